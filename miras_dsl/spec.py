@@ -1,0 +1,384 @@
+"""Stage 2: what a `.mem` file means.  Names are resolved, shapes are known, ranges are computed.
+
+Everything here is frozen data.  A formula is a tree of `Number`, `Ref` and `Apply`; every node knows
+its axes (its shape), so nothing after the checker has to infer a shape or look a name up again.
+Library definitions (biases, networks, algorithms) have been expanded in place: this stage contains
+no library name, which is why the same rule written with and without the library compiles to the
+same program.
+
+Axes are names, not positions.  `key` and `value` are the axes of tokens, `h1`, `h2` … those of hidden
+layers, `pair` numbers the (key, value) pairs of one token.  Their sizes are sympy expressions over the
+memory's parameters (`MemorySpec.sizes`): `{"key": dk, "value": dv}`, `{"h1": 4*d}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+import sympy as sp
+
+from .source import NOWHERE, Span
+
+Axis = str
+Axes = tuple[Axis, ...]
+
+POINTWISE: Mapping[str, int] = {
+    # operation: number of operands.  Operands broadcast: axes are united by name.
+    "add": 2, "sub": 2, "mul": 2, "div": 2, "pow": 2, "neg": 1,
+    "abs": 1, "sign": 1, "exact_sign": 1, "sqrt": 1, "exp": 1, "log": 1,
+    "sin": 1, "cos": 1, "tanh": 1, "sinh": 1, "cosh": 1, "erf": 1,
+    "sigmoid": 1, "softplus": 1, "relu": 1, "silu": 1, "gelu": 1, "gelu_tanh": 1,
+    "max": 2, "min": 2,
+    "where": 3, "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "and": 2, "or": 2, "not": 1,
+}  # fmt: skip
+"""Elementwise operations.  `sign` is `tanh(10 x)` as in the Miras paper; `exact_sign` is the step.
+`gelu` is the exact one (erf), `gelu_tanh` the tanh approximation.  Comparisons give 0 or 1."""
+
+TENSOR: Mapping[str, str] = {
+    "contract": "a @ b: sum of products over the axes in options['over'] (matrix @ vector, or dot)",
+    "outer": "all products of two vectors",
+    "sum": "sum over options['over']",
+    "mean": "mean over options['over']",
+    "norm": "p-norm over options['over']; options['p'] is a number, 2 unless told",
+    "retag": "the same numbers on other axes of the same size; options['axes'] = ((old, new), ...)",
+    "layernorm": "(x - mean) / sqrt(var + 1e-6) over options['over'], times weight plus shift if affine",
+    "softmax": "softmax over options['over']",
+    "orthogonal": "Newton-Schulz on a matrix; options['steps']",
+}
+"""Operations that look across an axis."""
+
+FEATURE: Mapping[str, str] = {
+    "linear": "learned linear map of a feature vector; options: rank (0 = full), size (0 = own axes)",
+    "shift": "the previous token's value; zero before the first",
+    "conv": "causal depthwise convolution; options['width']",
+    "normalize": "x / max(|x|, 1e-6), the l2 norm over options['over']",
+    "param": "a learned constant per head; options['init'] is a number",
+}
+"""Operations of the layer that feeds a memory, trained by the outer loss.
+
+They appear in the formulas of `Token` and `Gate` only: where a bias, a read, a retention or a rule
+uses one (`param(1) * key`), the checker has moved it into a token or gate of its own (`_1`, `_2` …)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number as written, exact (a sympy Integer, Rational or Float of 17 digits)."""
+
+    value: sp.Number
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+    axes: Axes = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A resolved name.
+
+    kind  what it names
+    token   a per-token vector of the memory: query, key, value or one of its own
+    gate    a per-token gate (`axes` may hold `row`, see `Gate`)
+    state   a weight of the memory: its current value
+    carry   a carried tensor of the algorithm (momentum), one per weight
+    keep    `keep(W)`: the weight after its decay (generic, inside an algorithm's rule)
+    weight  `W` inside an algorithm's rule: each weight in turn
+    grad    the gradient of the bias for that weight, term rates applied
+    size    a size parameter (d, dk, …) used as a number
+    x       the layer's input
+    input   the input of the network `M(x)` while it is declared
+    constant  a learned constant of the network, one per head (`Network.params`)
+    dual    `a` of a link, `w` of a potential, `w0` of a penalty (by that name)
+    position  the token's position in its block, from 1 (anchored rules only)
+    """
+
+    name: str
+    kind: str
+    axes: Axes = ()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """An operation of `POINTWISE`, `TENSOR` or `FEATURE` on its operands; `axes` is its shape."""
+
+    op: str
+    args: tuple[Expr, ...]
+    axes: Axes = ()
+    options: tuple[tuple[str, object], ...] = ()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    def option(self, name: str, default: object = None) -> object:
+        """The option called ``name``, or ``default``."""
+        return dict(self.options).get(name, default)
+
+
+Expr = Number | Ref | Apply
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """Every node of a formula, operands before the operation that uses them."""
+    stack: list[tuple[Expr, bool]] = [(expr, False)]
+    while stack:
+        node, opened = stack.pop()
+        if opened or not isinstance(node, Apply):
+            yield node
+        else:
+            stack.append((node, True))
+            stack.extend((arg, False) for arg in reversed(node.args))
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A closed range of real numbers; either end may be infinite."""
+
+    low: float = -inf
+    high: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A number (or vector) per token and head that steers the memory.
+
+    axes   () one number; ("key",) one per key channel; ("row",) one per row of *every* weight: it
+           stands for one gate per weight, on that weight's row axis, each with its own learned map;
+           ("pair",) one per pair; ("position",) a constant for each position of an anchored block
+    expr   its formula over x, param and other gates
+    range  where its values lie, by interval arithmetic on the formula
+    """
+
+    name: str
+    axes: Axes
+    expr: Expr
+    range: Interval
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A per-token, per-head vector; ``expr`` is None for a plain projection of the layer's input."""
+
+    name: str
+    axes: Axes
+    expr: Expr | None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A weight of the memory: axes (row, column) for a matrix, one axis for a vector.
+
+    init  "zero", "learned" (a parameter per head, small normal) or "positive" (rows on the simplex)
+    """
+
+    name: str
+    axes: Axes
+    init: str
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The memory as a function: `body` is M(input), a formula over states and Ref(kind="input").
+
+    params  learned constants inside the network (layer norm weights …): name -> (axes, init)
+    """
+
+    input: Ref
+    body: Expr
+    params: tuple[tuple[str, Axes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One term of the attentional bias, a scalar formula; the memory descends its gradient."""
+
+    name: str
+    loss: Expr
+    rate: Expr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A given update: `write error at place`.
+
+    For a matrix memory the "gradient" is outer(error, place).  For a network it is the network's
+    Jacobian at `place`, transposed, applied to `error` (error itself is not differentiated).
+    ``answer`` is M(place).
+    """
+
+    name: str
+    error: Expr
+    place: Expr
+    answer: Expr
+    rate: Expr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+Term = Loss | Write
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How the memory keeps what it has.
+
+    decay    multiplies the carried state: a Ref to a gate of axes () | (key,) | (value,) | (row,), or a
+             Number (a formula in place has become a gate of its own); None keeps all
+    bregman  a potential F(w) (formula over Ref("w", "dual")): the carried state is F'(w)
+    link     the weight as a formula of the carried state `a` (given, instead of a potential)
+    simplex  total mass of each row, when the potential lives on the simplex; else None
+    penalty  P(w, w0): the step is argmin_w <eta grad, w> + P; carried state is w
+    at       "token" or "chunk": where link, potential or penalty acts
+    """
+
+    decay: Ref | Number | None = None
+    bregman: Expr | None = None
+    link: Expr | None = None
+    simplex: Expr | None = None
+    penalty: Expr | None = None
+    at: str | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """Gradients are taken at the block's first weights; see DESIGN for sweeps and reads."""
+
+    block: int
+    sweeps: int = 1
+    reads: str = "running"
+    scale: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """The learning algorithm: rules over Ref kinds weight, keep, grad, carry, and its meaning.
+
+    rules     in order: (target, formula), target "W" or a carried name; each holds for every weight
+    carry     names of carried tensors, zero at the start
+    anchored  None means exact: every gradient at the newest weights
+    steps     the same pair again, n times (decay once)
+    pairs     the token has n pairs of its own on the `pair` axis, learned one after the other
+    window    (w, discount): each step learns from the last w tokens, discount^age each
+    implicit  the step solves argmin loss + |W - keep(W)|^2 / (2 eta) exactly
+    reset     every n tokens the state returns to its initial value; 0 never
+    """
+
+    rules: tuple[tuple[str, Expr], ...]
+    carry: tuple[str, ...] = ()
+    anchored: Anchored | None = None
+    steps: int = 1
+    pairs: int = 1
+    window: tuple[int, Expr] | None = None
+    implicit: bool = False
+    reset: int = 0
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySpec:
+    """One memory, complete.
+
+    params  size parameters in order, with their default (None: must be given or follows the head)
+    sizes   axis -> size, a sympy expression over the parameters
+    order   the events of one token in order, out of decay, predict, write, read
+    read    the answer that leaves the memory, a formula with axes (value,)
+    """
+
+    name: str
+    params: tuple[tuple[str, int | None], ...]
+    sizes: tuple[tuple[Axis, sp.Expr], ...]
+    tokens: tuple[Token, ...]
+    gates: tuple[Gate, ...]
+    states: tuple[State, ...]
+    network: Network
+    terms: tuple[Term, ...]
+    retention: Retention
+    algorithm: Algorithm
+    order: tuple[str, ...]
+    read: Expr
+    doc: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    def size(self, axis: Axis) -> sp.Expr:
+        """The size of an axis, over the memory's parameters."""
+        return dict(self.sizes)[axis]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A memory inside a layer, with its parameters given by name."""
+
+    memory: str
+    arguments: tuple[tuple[str, int], ...] = ()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """`a -> b`: the output of each part is the input of the next."""
+
+    parts: tuple[Mixing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """`a + b`: every part reads the same input; outputs are added."""
+
+    parts: tuple[Mixing, ...]
+
+
+Mixing = Use | Chain | Together
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """A token mixer: memories in a composition, and what surrounds each of them.
+
+    heads        default number of heads
+    conv         width of the causal convolution after each projection; 0 none
+    activation   of query, key and value after the convolution: "silu" or None
+    normalize    names of tokens that are l2-normalised
+    output_norm  per-head normalisation of the memory's answer (on unless `plain_output`)
+    output_gate  multiply the answer by a learned gate of the input
+    """
+
+    name: str
+    body: Mixing
+    heads: int | None = None
+    conv: int = 0
+    activation: str | None = None
+    normalize: tuple[str, ...] = ()
+    output_norm: bool = True
+    output_gate: bool = False
+    doc: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One residual block of a model: a layer by name, or `swiglu`."""
+
+    kind: str
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A language model: embeddings, pre-norm residual blocks in order (repeats unrolled), head."""
+
+    name: str
+    width: int
+    vocab: int
+    blocks: tuple[Block, ...]
+    doc: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpec:
+    """A whole checked file: its memories, layers and models by name."""
+
+    memories: Mapping[str, MemorySpec]
+    layers: Mapping[str, LayerSpec]
+    models: Mapping[str, ModelSpec]

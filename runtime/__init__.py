@@ -1,0 +1,1 @@
+"""The machine: load, launch, judge and train generated code.  Needs torch."""

@@ -1,0 +1,1 @@
+"""The frames of generated code: loops and layout, no arithmetic."""

@@ -1,0 +1,227 @@
+"""Scalar functions that stay finite, as sympy functions with stated derivatives.
+
+sympy's own `Abs`, `Max`, `Piecewise` and `Heaviside` either do not differentiate twice or give NaN
+where a kernel needs a number.  Here every function is total on the reals and its derivative is
+written down, almost everywhere, in terms of functions of this file.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import sympy as sp
+from sympy.core.function import ArgumentIndexError
+
+SLOTS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(64))
+"""The symbols that stand for the operands of a pointwise map, in order."""
+
+
+class sigmoid(sp.Function):
+    """1 / (1 + e^-x)."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return self * (1 - self)
+
+
+class softplus(sp.Function):
+    """log(1 + e^x)."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sigmoid(self.args[0])
+
+
+class logcosh(sp.Function):
+    """log(cosh x), which `cosh` alone overflows on from 89 in single precision."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.tanh(self.args[0])
+
+
+class step(sp.Function):
+    """1 where x >= 0, else 0; its derivative is 0."""
+
+    nargs = 1
+    is_real = True
+
+    @classmethod
+    def eval(cls, x: sp.Expr) -> sp.Expr | None:
+        return sp.Integer(1 if x >= 0 else 0) if x.is_number else None
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.Integer(0)
+
+
+class above(sp.Function):
+    """1 where x > 0, else 0; its derivative is 0."""
+
+    nargs = 1
+    is_real = True
+
+    @classmethod
+    def eval(cls, x: sp.Expr) -> sp.Expr | None:
+        return sp.Integer(1 if x > 0 else 0) if x.is_number else None
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.Integer(0)
+
+
+class signum(sp.Function):
+    """-1, 0 or 1; its derivative is 0."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.Integer(0)
+
+
+class where(sp.Function):
+    """``where(c, a, b)``: a where c is not 0, else b.  A choice, not a product: the branch not taken
+    may be infinite.  The derivative with respect to c is 0."""
+
+    nargs = 3
+    is_real = True
+
+    @classmethod
+    def eval(cls, c: sp.Expr, a: sp.Expr, b: sp.Expr) -> sp.Expr | None:
+        if a == b:
+            return a
+        return (b if c == 0 else a) if c.is_number else None
+
+    def _eval_derivative(self, s: sp.Symbol) -> sp.Expr:
+        c, a, b = self.args
+        return where(c, a.diff(s), b.diff(s))
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        raise ArgumentIndexError(self, argindex)
+
+
+class apow(sp.Function):
+    """``|x|^p`` for a constant p, 0 at x = 0 when p > 0 (and by convention also when p < 0)."""
+
+    nargs = 2
+    is_real = True
+
+    @classmethod
+    def eval(cls, x: sp.Expr, p: sp.Expr) -> sp.Expr | None:
+        if p == 0:
+            return sp.Integer(1)
+        return x**p if p.is_Integer and p > 0 and p % 2 == 0 else None
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        x, p = self.args
+        if argindex == 1:
+            return p * spow(x, p - 1)
+        return self * where(signum(x), sp.log(absolute(x)), 0)
+
+
+class spow(sp.Function):
+    """``sign(x) |x|^p`` for a constant p, 0 at x = 0."""
+
+    nargs = 2
+    is_real = True
+
+    @classmethod
+    def eval(cls, x: sp.Expr, p: sp.Expr) -> sp.Expr | None:
+        if p == 0:
+            return signum(x)
+        return x**p if p.is_Integer and p > 0 and p % 2 == 1 else None
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        x, p = self.args
+        if argindex == 1:
+            return p * apow(x, p - 1)
+        return self * where(signum(x), sp.log(absolute(x)), 0)
+
+
+class absolute(sp.Function):
+    """|x|; the derivative at 0 is 0."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return signum(self.args[0])
+
+
+class root(sp.Function):
+    """The square root of x, 0 for x <= 0 with derivative 0 there, so that a norm may be 0."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return inverse_root(self.args[0]) / 2
+
+
+class inverse_root(sp.Function):
+    """1 / sqrt(x) for x > 0, else 0."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return -(inverse_root(self.args[0]) ** 3) / 2
+
+
+class erf(sp.Function):
+    """The error function."""
+
+    nargs = 1
+    is_real = True
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        x = self.args[0]
+        return 2 * sp.exp(-(x**2)) / sp.sqrt(sp.pi)
+
+
+def larger(a: sp.Expr, b: sp.Expr) -> sp.Expr:
+    """The larger of two numbers; at a tie the derivative goes to ``a``."""
+    return where(step(a - b), a, b)
+
+
+def smaller(a: sp.Expr, b: sp.Expr) -> sp.Expr:
+    """The smaller of two numbers; at a tie the derivative goes to ``a``."""
+    return where(step(b - a), a, b)
+
+
+def log(x: sp.Expr) -> sp.Expr:
+    """Natural logarithm, written safely where its operand allows it."""
+    if isinstance(x, sp.cosh):
+        return logcosh(x.args[0])
+    if isinstance(x, sigmoid):
+        return -softplus(-x.args[0])
+    if isinstance(x, sp.exp):
+        return x.args[0]
+    return sp.log(x)
+
+
+def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
+    """``x^p`` for a constant p; ``|y|^p`` keeps a derivative at 0."""
+    if isinstance(x, absolute):
+        return apow(x.args[0], p)
+    if p == sp.Rational(1, 2):
+        return root(x)
+    return x**p
+
+
+FUNCTIONS = (
+    sigmoid, softplus, logcosh, step, above, signum, where, apow, spow, absolute, root, inverse_root,
+    erf, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
+)  # fmt: skip
+"""Every function that may stand in a scalar formula; printers and tests go through this list."""
+
+
+@lru_cache(maxsize=4096)
+def derivative(expr: sp.Expr, slot: sp.Symbol) -> sp.Expr:
+    """d expr / d slot."""
+    return expr.diff(slot)

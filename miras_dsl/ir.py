@@ -419,7 +419,11 @@ class Substitute(Node):
 
 def constant(value: Node | float | sp.Expr) -> Node:
     """A number as a node; a node as itself."""
-    return value if isinstance(value, Node) else Number(sp.sympify(value) if not isinstance(value, float) else sp.Float(value))
+    if isinstance(value, Node):
+        return value
+    if isinstance(value, sp.Expr):
+        return Number(value)
+    return Number(sp.Integer(value) if isinstance(value, int) else sp.Float(value))
 
 
 ZERO, ONE = Number(sp.Integer(0)), Number(sp.Integer(1))
@@ -498,25 +502,17 @@ def mean(x: Node, over: Axes) -> Node:
 
 def contract(left: Node, right: Node, over: Iterable[Axis]) -> Node:
     """Sum of products over ``over``; an axis that only one operand has is summed there first."""
-    axes = set(over)
     if _is_zero(left) or _is_zero(right):
         return ZERO
-    if isinstance(left, Spread) and not isinstance(left.x, Number):
-        extra = set(left.along) - axes - set(right.axes)
-        inner = spread(left.x, ()) if not extra else None
-        if inner is not None and set(left.along) <= set(right.axes):
-            left = inner
+    if isinstance(left, Spread) and set(left.along) <= set(right.axes):
+        left = left.x
     if isinstance(right, Spread) and set(right.along) <= set(left.axes):
         right = right.x
+    axes = set(over)
     shared = axes & set(left.axes) & set(right.axes)
-    left = total(left, (axes & set(left.axes)) - shared)
-    right = total(right, (axes & set(right.axes)) - shared)
-    for axis in axes - set(left.axes) - set(right.axes) - shared:
-        if axis not in left.axes and axis not in right.axes and axis not in shared:
-            pass
-    if not shared:
-        return left * right
-    return Contract(left, right, ordered(shared))
+    left = total(left, axes & set(left.axes) - shared)
+    right = total(right, axes - set(left.axes) - shared)
+    return Contract(left, right, ordered(shared)) if shared else left * right
 
 
 def rename(x: Node, names: Mapping[Axis, Axis]) -> Node:

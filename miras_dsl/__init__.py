@@ -1,1 +1,88 @@
-"""A compiler for sequence-model memories."""
+"""miras_dsl: from a memory written as text to a proven, trained module.
+
+    import miras_dsl as miras
+    Robust = miras.load("robust.mem").Robust
+    y, state = Robust(width=768, heads=12)(x)
+
+Importing this package imports nothing heavy: sympy, jinja2 and torch come on first use.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .source import Source
+
+if TYPE_CHECKING:
+    from miras_dsl.codegen.pipeline import RenderedModule
+    from miras_dsl.runtime.build import Library
+    from miras_dsl.runtime.certificate import Certificate
+
+    from .diagnostics import SpecErrors
+    from .spec import FileSpec
+
+__version__ = "0.1.0"
+__all__ = ["Source", "SpecErrors", "check", "compile", "explain", "load", "parse", "source"]
+
+
+def source(path_or_text: str | PathLike[str]) -> Source:
+    """A `.mem` file, or `.mem` text, as a named source.
+
+    A `Path`, or a string of one line without braces, names a file; anything else is the text itself.
+    Raises OSError when the file cannot be read, UnicodeDecodeError when it is not UTF-8.
+    """
+    if isinstance(path_or_text, str) and ("\n" in path_or_text or "{" in path_or_text):
+        return Source("<string>", path_or_text)
+    path = Path(path_or_text)
+    return Source(str(path_or_text), path.read_text(encoding="utf-8"))
+
+
+def parse(path_or_text: str | PathLike[str]) -> FileSpec:
+    """What a `.mem` file means; raises `SpecErrors` with every mistake found."""
+    from .check import read
+
+    return read(source(path_or_text))
+
+
+def compile(path_or_text: str | PathLike[str]) -> RenderedModule:
+    """The generated Python module as text, with its digest and the stages that led to it."""
+    from miras_dsl.codegen.pipeline import compile_file
+
+    return compile_file(parse(path_or_text))
+
+
+def load(path_or_text: str | PathLike[str]) -> Library:
+    """The memories, layers and models of a `.mem` file as `torch.nn.Module` classes."""
+    from miras_dsl.runtime.build import load as build
+
+    return build(path_or_text)
+
+
+def check(
+    path_or_text: str | PathLike[str], *, dtype: str = "float32", device: str = "cpu"
+) -> dict[str, Certificate]:
+    """A certificate for each memory of a `.mem` file: the generated code against autodiff."""
+    from miras_dsl.runtime.proof import prove
+
+    return prove(parse(path_or_text), dtype=dtype, device=device)
+
+
+def explain(what: str) -> str:
+    """The derivation of a `.mem` file (a path or text), or the page of a code such as ``M0101``."""
+    from .diagnostics import is_code
+
+    if is_code(what):
+        from .diagnostics import explain as page
+
+        return page(what)
+    return str(compile(what).stages)
+
+
+def __getattr__(name: str) -> object:
+    if name == "SpecErrors":
+        from .diagnostics import SpecErrors
+
+        return SpecErrors
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -485,11 +485,34 @@ def total(x: Node, over: Iterable[Axis]) -> Node:
                 result = result * Extent(axis)
         return spread(result, kept)
     inside = ordered(set(axes) & set(x.axes))
-    result = Reduce("sum", x, inside) if inside else x
+    result = _sum(x, inside) if inside else x
     for axis in axes:
         if axis not in x.axes:
             result = result * Extent(axis)
     return result
+
+
+def _sum(x: Node, over: Axes) -> Node:
+    """A sum over axes of ``x``; of a product, factors without these axes leave the sum and two
+    factors with them become a contraction."""
+    if not isinstance(x, Map):
+        return Reduce("sum", x, over)
+    number, factors = x.formula.as_coeff_Mul()
+    slots = factors.args if isinstance(factors, sp.Mul) else (factors,)
+    nodes = dict(zip(SLOTS, x.args, strict=False))
+    if not all(slot in nodes for slot in slots):
+        return Reduce("sum", x, over)
+    inside = [nodes[slot] for slot in slots if set(nodes[slot].axes) & set(over)]
+    outside = [nodes[slot] for slot in slots if not set(nodes[slot].axes) & set(over)]
+    *first, last = inside
+    if first:
+        left = pointwise(sp.Mul(*SLOTS[: len(first)]), *first)
+        summed = contract(left, last, over)
+    else:
+        summed = total(last, over) if last is not x else Reduce("sum", x, over)
+    for factor in outside:
+        summed = summed * factor
+    return pointwise(number * SLOTS[0], summed)
 
 
 def mean(x: Node, over: Axes) -> Node:

@@ -50,7 +50,9 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_every_folder_is_declared():
     """setuptools ships what is listed; a folder that nobody listed would be lost silently."""
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    listed = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    )
     there = {"miras_dsl"}
     for folder in FOLDERS:
         for path in (ROOT / folder, *(ROOT / folder).rglob("*")):

@@ -1,0 +1,124 @@
+"""A checkpoint is whole or it is the one before."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import torch
+
+from miras_dsl.runtime import checkpoint
+from miras_dsl.runtime.checkpoint import CheckpointError, Origin
+from tests.train.tiny import Tiny, tiny
+
+ORIGIN = Origin("aa", "memory A {\n  bias l2\n}", {"seed": 0, "steps": 5})
+
+
+def trained(seed: int = 0) -> tuple[Tiny, torch.optim.AdamW]:
+    """A model and an optimiser with state in it."""
+    model = tiny(seed=seed)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        model(torch.randint(0, 256, (2, 8)))[0].square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return model, optimiser
+
+
+def test_everything_comes_back(tmp_path):
+    """Weights, moments, counts and the random state."""
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+    following = torch.rand(3)
+
+    other = tiny(seed=9)
+    fresh = torch.optim.AdamW(other.parameters(), lr=1e-2)
+    assert checkpoint.load(path, other, fresh, ORIGIN) == 3
+
+    assert torch.equal(torch.rand(3), following)
+    for x, y in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(x, y)
+    for index, state in optimiser.state_dict()["state"].items():
+        for key, value in state.items():
+            assert torch.equal(value, fresh.state_dict()["state"][index][key])
+
+
+def test_a_full_disk_leaves_the_last_one(tmp_path, monkeypatch):
+    """The write fails half-way; the file is the old one, and nothing is left beside it."""
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+    before = path.read_bytes()
+
+    def full(tensors, name, metadata=None):
+        with open(name, "wb") as file:
+            file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(
+        CheckpointError, match=r"step 4 .*No space left.*the one before it is whole"
+    ):
+        checkpoint.save(path, model, optimiser, 4, ORIGIN)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_kill_before_the_rename_leaves_the_last_one(tmp_path, monkeypatch):
+    """What dies between writing and renaming has changed nothing that is read."""
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, model, optimiser, 4, ORIGIN)
+    assert checkpoint.facts(path)["step"] == 3
+
+
+def test_another_spec_is_shown_as_a_difference(tmp_path):
+    """The reader sees which line of the memory changed."""
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+    changed = Origin("bb", ORIGIN.spec.replace("l2", "huber(1)"), ORIGIN.config)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(path, model, optimiser, changed)
+    assert "-  bias l2" in str(caught.value)
+    assert "+  bias huber(1)" in str(caught.value)
+
+
+def test_other_settings_are_named(tmp_path):
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+    with pytest.raises(CheckpointError, match="seed: 0 then, 1 now"):
+        checkpoint.load(path, model, optimiser, Origin("aa", ORIGIN.spec, {"seed": 1, "steps": 5}))
+
+
+def test_another_width_is_named(tmp_path):
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+    with pytest.raises(
+        CheckpointError, match=r"embed.weight is \(256, 16\), the model's is \(256, 8\)"
+    ):
+        checkpoint.load(path, tiny(width=8), None, None)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all, but long enough to be read"])
+def test_something_else_is_refused(tmp_path, content):
+    path = tmp_path / checkpoint.NAME
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        checkpoint.facts(path)
+
+
+def test_a_missing_one_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no checkpoint at"):
+        checkpoint.facts(tmp_path / "nothing.safetensors")

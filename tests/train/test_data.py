@@ -1,0 +1,77 @@
+"""Text in, batches out: deterministic, held out honestly, and clear about bad input."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from miras_dsl.runtime import data
+
+
+def test_the_standard_library_is_enough_text():
+    """Megabytes, a twentieth held out, the same hash every time."""
+    first, again = data.standard_library(), data.standard_library()
+    assert first.sha256 == again.sha256
+    assert "Python" in first.name
+    assert len(first.train) > 2_000_000
+    assert 0.01 < len(first.held_out) / len(first.train) < 0.15
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    text = np.arange(5000, dtype=np.uint8)
+    x, y = data.batch(text, 4, 16, seed=1, step=7)
+    again, _ = data.batch(text, 4, 16, seed=1, step=7)
+    other, _ = data.batch(text, 4, 16, seed=1, step=8)
+    assert torch.equal(x, again)
+    assert not torch.equal(x, other)
+    assert torch.equal(y[:, :-1], x[:, 1:])
+    assert x.shape == y.shape == (4, 16)
+
+
+def test_held_out_windows_span_the_part():
+    text = np.arange(100, dtype=np.uint8)
+    x, y = data.held_out(text, 3, 10)
+    assert x[0, 0] == 0
+    assert y[-1, -1] == 99
+
+
+def test_the_bigram_is_the_one_counted_by_hand():
+    """Text `abab…`: after a comes b every time; add-one smoothing is exact arithmetic."""
+    text = np.frombuffer(b"ab" * 50, np.uint8)
+    x, y = data.held_out(text, 1, 2)
+    ab, ba = (50 + 1) / (50 + 256), (49 + 1) / (49 + 256)
+    assert data.bigram_bits(text, x, y) == pytest.approx(-(math.log2(ab) + math.log2(ba)) / 2)
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(bytes(range(256)) * 40)
+    corpus = data.text_file(path)
+    assert len(corpus.train) + len(corpus.held_out) == 256 * 40
+    assert len(corpus.held_out) == 256 * 40 // 20
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"", "is empty"), (b"short", "has 5 bytes"), (None, "no text file at")],
+)
+def test_bad_files_get_a_sentence(tmp_path, content, sentence):
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(data.TextError, match=sentence) as caught:
+        data.text_file(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_directory_gets_a_sentence(tmp_path):
+    with pytest.raises(data.TextError, match="is a directory"):
+        data.text_file(tmp_path)
+
+
+def test_a_window_longer_than_the_text_gets_a_sentence():
+    with pytest.raises(data.TextError, match="a window needs 101"):
+        data.batch(np.zeros(50, np.uint8), 1, 100, 0, 0)

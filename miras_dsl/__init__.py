@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .failures import Unusable
 from .source import Source
 
 if TYPE_CHECKING:
@@ -24,36 +25,54 @@ if TYPE_CHECKING:
     from .spec import FileSpec
 
 __version__ = "0.1.0"
-__all__ = ["Source", "SpecErrors", "check", "compile", "explain", "load", "parse", "source"]
+__all__ = [
+    "Source", "SpecErrors", "Unusable",
+    "check", "compile", "explain", "is_code", "load", "parse", "source",
+]  # fmt: skip
 
 
-def source(path_or_text: str | PathLike[str]) -> Source:
+def source(path_or_text: str | PathLike[str] | Source) -> Source:
     """A `.mem` file, or `.mem` text, as a named source.
 
-    A `Path`, or a string of one line without braces, names a file; anything else is the text itself.
-    Raises OSError when the file cannot be read, UnicodeDecodeError when it is not UTF-8.
+    A `Path`, or a string of one line without braces, names a file or one of the shipped memories
+    (`yaad`); anything else is the text itself.  Raises `failures.Unusable` for what cannot be read.
     """
+    if isinstance(path_or_text, Source):
+        return path_or_text
     if isinstance(path_or_text, str) and ("\n" in path_or_text or "{" in path_or_text):
         return Source("<string>", path_or_text)
-    path = Path(path_or_text)
-    return Source(str(path_or_text), path.read_text(encoding="utf-8"))
+    path, name = Path(path_or_text), str(path_or_text)
+    if path.name == name and not path.suffix and not path.exists():
+        from importlib.resources import files
+
+        shipped = files("miras_dsl.specs").joinpath(f"{name}.mem")
+        if shipped.is_file():
+            return Source(f"{name}.mem", shipped.read_text(encoding="utf-8"))
+    try:
+        return Source(name, path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Unusable(f"there is no file {name}") from error
+    except UnicodeDecodeError as error:
+        raise Unusable(f"{name} is not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise Unusable(f"{name} cannot be read: {error.strerror}") from error
 
 
-def parse(path_or_text: str | PathLike[str]) -> FileSpec:
+def parse(path_or_text: str | PathLike[str] | Source) -> FileSpec:
     """What a `.mem` file means; raises `SpecErrors` with every mistake found."""
     from .check import read
 
     return read(source(path_or_text))
 
 
-def compile(path_or_text: str | PathLike[str]) -> RenderedModule:
+def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
     """The generated Python module as text, with its digest and the stages that led to it."""
     from miras_dsl.codegen.pipeline import compile_file
 
     return compile_file(parse(path_or_text))
 
 
-def load(path_or_text: str | PathLike[str]) -> Library:
+def load(path_or_text: str | PathLike[str] | Source) -> Library:
     """The memories, layers and models of a `.mem` file as `torch.nn.Module` classes."""
     from miras_dsl.runtime.build import load as build
 
@@ -61,7 +80,7 @@ def load(path_or_text: str | PathLike[str]) -> Library:
 
 
 def check(
-    path_or_text: str | PathLike[str], *, dtype: str = "float32", device: str = "cpu"
+    path_or_text: str | PathLike[str] | Source, *, dtype: str = "float32", device: str = "cpu"
 ) -> dict[str, Certificate]:
     """A certificate for each memory of a `.mem` file: the generated code against autodiff."""
     from miras_dsl.runtime.proof import prove
@@ -71,13 +90,16 @@ def check(
 
 def explain(what: str) -> str:
     """The derivation of a `.mem` file (a path or text), or the page of a code such as ``M0101``."""
-    from .diagnostics import is_code
-
     if is_code(what):
         from .diagnostics import explain as page
 
-        return page(what)
-    return str(compile(what).stages)
+        return page(what.upper())
+    return "\n\n".join(str(stage) for stage in compile(what).stages.values())
+
+
+def is_code(word: str) -> bool:
+    """Whether a word is the code of a diagnostic, such as M0101."""
+    return len(word) == 5 and word[0] in "Mm" and word[1:].isdecimal()
 
 
 def __getattr__(name: str) -> object:

@@ -25,13 +25,15 @@ from types import ModuleType
 import platformdirs
 from filelock import FileLock
 
+from miras_dsl.failures import Unusable
+
 FILE = "generated.py"
 ASIDE = "aside-"
 ABANDONED = 3600.0
 """Seconds after which a half-built entry belongs to a process that died."""
 
 
-class CacheError(Exception):
+class CacheError(Unusable):
     """The cache folder cannot be used, in one sentence with a way out."""
 
 

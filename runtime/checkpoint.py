@@ -1,8 +1,8 @@
-"""One file that holds a training run at one step: weights, optimiser, random state, and what made it.
+"""One file that holds a training run at one step: weights, optimiser, random state, origin.
 
-The file is safetensors (no pickle): `model.…` and `optimiser.…` tensors, and one JSON text as metadata.
-It is written beside the old one, flushed to the disk, and put in its place by one rename; whatever
-happens before that leaves the old file as it was.
+The file is safetensors (no pickle): `model.…` and `optimiser.…` tensors, and one JSON text as
+metadata.  It is written beside the old one, flushed to the disk, and put in its place by one
+rename; whatever happens before that leaves the old file as it was.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from miras_dsl.failures import Unusable
+
 FORMAT = 1
 NAME = "checkpoint.safetensors"
 
 
-class CheckpointError(Exception):
+class CheckpointError(Unusable):
     """A checkpoint cannot be written or does not fit, in one sentence with a way out."""
 
 
@@ -138,7 +140,8 @@ def _agree(path: Path, found: Mapping[str, object], origin: Origin) -> None:
         )
         shown = "\n".join(lines) if lines else "(same text; the compiler that made it was another)"
         raise CheckpointError(
-            f"{path} was trained with another spec; train the old one, or choose another --out:\n{shown}"
+            f"{path} was trained with another spec; train the old one, or choose another --out:"
+            f"\n{shown}"
         )
     old = found["config"]
     assert isinstance(old, dict)

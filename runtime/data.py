@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from miras_dsl.failures import Unusable
+
 SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "encodings"}
 """Folders of the standard library that are left out: not its own, or tables rather than text."""
 
@@ -23,7 +25,7 @@ SMALLEST = 4096
 """Bytes below which a text is too short to hold a part out."""
 
 
-class TextError(Exception):
+class TextError(Unusable):
     """A text cannot be used, in one sentence."""
 
 
@@ -42,7 +44,7 @@ class Corpus:
 
 
 def standard_library() -> Corpus:
-    """The running Python's own sources; about one file in twenty, by its name's hash, is held out."""
+    """The running Python's own sources; one file in twenty, by its name's hash, is held out."""
     folder = Path(sysconfig.get_path("stdlib"))
     train, held_out = [], []
     for path in sorted(folder.rglob("*.py")):

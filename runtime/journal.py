@@ -16,7 +16,7 @@ Row = dict[str, object]
 
 
 class Journal:
-    """An open log.  Use it in a `with`; `append` is on the disk's side of a kill when it returns."""
+    """An open log, for a `with`; a row that `append` has written survives a kill."""
 
     def __init__(self, path: Path, *, keep_to: int | None = None):
         """Open ``path``; keep rows up to step ``keep_to``, or start anew when that is None."""
@@ -24,7 +24,7 @@ class Journal:
         aside = path.with_suffix(".aside")
         aside.write_text("".join(_line(row) for row in rows), encoding="utf-8")
         os.replace(aside, path)
-        self.file: TextIO = open(path, "a", encoding="utf-8")
+        self.file: TextIO = path.open("a", encoding="utf-8")
 
     def append(self, row: Row) -> None:
         """Write one row; it must hold its `step`."""

@@ -1,8 +1,8 @@
 """Generated associative recall: pairs first, questions later; and how well a model answers.
 
-The generator is the one of multi-query associative recall (Zoology): the first 2n positions hold n
-pairs `key value key value …`; later, at even positions whose gaps follow a power law, each key comes
-again, and the answer at that same position is its value.
+The generator is the one of multi-query associative recall (Zoology): the first 2n positions hold
+n pairs `key value key value …`; later, at even positions whose gaps follow a power law, each key
+comes again, and the answer at that same position is its value.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def learn(
     enough: float = 0.99,
     report: Callable[[int, float, float], None] | None = None,
 ) -> Score:
-    """Train ``model`` on fresh sequences until the time, the steps or ``enough`` accuracy is reached.
+    """Train ``model`` on fresh sequences until time, steps or ``enough`` accuracy is reached.
 
     ``report(step, loss, share of the time)`` is called after each step.  The rate warms up over 20
     steps and falls along a cosine of the time (or the steps, whichever is further on).
@@ -149,11 +149,9 @@ def memory_off(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator
     Raises ValueError when there is none: switching nothing off would prove nothing.
     """
 
-    def silence(_module: nn.Module, _inputs: object, output: object) -> object:
-        if isinstance(output, Tensor):
-            return output * 0
-        assert isinstance(output, tuple)
-        return (output[0] * 0, *output[1:])
+    def silence(_module: nn.Module, _inputs: object, output: tuple[Tensor, object]) -> object:
+        answer, state = output
+        return answer * 0, state
 
     found = [m for m in model.modules() if isinstance(m, kinds)]
     if not found:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -84,11 +84,16 @@ def train(
     ``resume`` goes on from the checkpoint in ``out``, exactly.  Raises TrainError, CheckpointError,
     TextError.
     """
-    console = console or Console(quiet=True)
+    show = console if console is not None else Console(quiet=True)
     out.mkdir(parents=True, exist_ok=True)
     optimiser = _optimiser(model, config)
     origin = checkpoint.Origin(digest, spec, {**asdict(config), "text": corpus.sha256})
     kept = out / checkpoint.NAME
+    if kept.exists() and not resume:
+        raise TrainError(
+            f"{out} already holds a run, at step {checkpoint.facts(kept)['step']}; "
+            "go on with it (--resume) or choose another folder (--out)"
+        )
     first = checkpoint.load(kept, model, optimiser, origin) if resume else 0
     tokens, targets = data.held_out(corpus.held_out, config.windows, config.length)
     bigram = data.bigram_bits(corpus.train, tokens, targets)
@@ -97,13 +102,12 @@ def train(
     def measure(step: int, log: journal.Journal) -> None:
         nonlocal sample
         bits = evaluate(model, tokens, targets, config.batch)
-        sample = (
-            generate(model, tokens[:1, :32], config.sample, config.seed) if config.sample else ""
-        )
+        if config.sample:
+            sample = generate(model, tokens[:1, :32], config.sample, config.seed)
         log.append({"step": step, "held_out": bits, "sample": sample})
-        console.print(f"step {step:5d}  held out {bits:.3f} bits per byte  (bigram {bigram:.3f})")
+        show.print(f"step {step:5d}  held out {bits:.3f} bits per byte  (bigram {bigram:.3f})")
 
-    with journal.Journal(out / LOG, keep_to=first if resume else None) as log, _bar(console) as bar:
+    with journal.Journal(out / LOG, keep_to=first if resume else None) as log, _bar(show) as bar:
         task = bar.add_task("train", total=config.steps, completed=first, loss="", speed="")
         for step in range(first, config.steps):
             x, y = data.batch(corpus.train, config.batch, config.length, config.seed, step)
@@ -117,14 +121,18 @@ def train(
                 checkpoint.save(kept, model, optimiser, done, origin)
             seen += x.numel()
             speed = seen / (time.perf_counter() - began)
-            shown = {"loss": f"{loss * BITS:.2f} bits", "speed": f"{speed:,.0f} tokens/s"}
-            bar.update(task, completed=done, **shown)
+            bar.update(
+                task,
+                completed=done,
+                loss=f"{loss * BITS:.2f} bits",
+                speed=f"{speed:,.0f} tokens/s",
+            )
     speed = seen / (time.perf_counter() - began)
     rows = journal.read(out / LOG)
     held = journal.series(rows, "held_out")
     if not sample:
         sample = str(next((r["sample"] for r in reversed(rows) if "sample" in r), ""))
-    picture = draw(out, bigram, console)
+    picture = draw(out, bigram, show)
     bits = held[-1][1] if held else evaluate(model, tokens, targets, config.batch)
     return Outcome(config.steps, bits, bigram, speed, sample, out / LOG, picture)
 
@@ -179,13 +187,15 @@ def generate(
     """``count`` bytes after a prompt, int64 [1, T], decoded token by token with a carried state."""
     model.eval()
     source = torch.Generator().manual_seed(seed)
+    # nn.Module types its attributes as tensors or modules; a language model has a method here.
+    decode: Callable[[Tensor, object], tuple[Tensor, object]] = getattr(model, "step")  # noqa: B009
     logits, state = model(prompt)
     logits, written = logits[:, -1], []
     for _ in range(count):
         chances = (logits[:, :256].float() / temperature).softmax(-1)
         token = torch.multinomial(chances, 1, generator=source)[:, 0]
         written.append(int(token))
-        logits, state = model.step(token, state)
+        logits, state = decode(token, state)
     model.train()
     return bytes(written).decode("utf-8", errors="replace")
 

@@ -54,7 +54,7 @@ def test_the_folder_is_private(own_cache):
 def test_a_folder_that_others_can_write_is_refused(own_cache, mode):
     own_cache.mkdir()
     own_cache.chmod(mode)
-    with pytest.raises(cache.CacheError, match="can be written by others.*chmod 700"):
+    with pytest.raises(cache.CacheError, match=r"can be written by others.*chmod 700"):
         cache.put(text("open"))
 
 

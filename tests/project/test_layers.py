@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPORTED = {"SpecErrors", "load", "compile", "explain"}
+EXPORTED = {"SpecErrors", "Unusable", "load", "compile", "explain", "is_code"}
 """Names of the facade, which hide no module of the same name."""
 
 # Third-party packages that a folder must not import, not even inside a function.
@@ -52,7 +52,7 @@ def module_of(path: Path) -> str:
 
 
 def imports(text: str, module: str, package: bool) -> list[tuple[int, str, bool, bool]]:
-    """Each import of a file: line, absolute name, written relatively?, seen by type checkers only?"""
+    """Each import of a file: line, absolute name, relative?, for type checkers only?"""
     tree = ast.parse(text)
     typing_only = {
         id(inner)

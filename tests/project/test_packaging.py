@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("codegen", "templates", "runtime", "specs")
-DATA = {".mem", ".j2", ".lark", ".md", ".py", ".typed"}
+DATA = {".mem", ".j2", ".lark", ".md", ".py", ".typed", ".txt"}
 
 pytestmark = pytest.mark.xdist_group("wheel")
 
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.xdist_group("wheel")
 def shipped() -> set[str]:
     """The files that a wheel must hold, by their name in it."""
     found = {f"miras_dsl/{p.name}" for p in (ROOT / "miras_dsl").iterdir() if p.suffix in DATA}
+    found |= {f"miras_dsl/errors/{p.name}" for p in (ROOT / "miras_dsl" / "errors").glob("*")}
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in DATA - {".md"} and "__pycache__" not in path.parts:

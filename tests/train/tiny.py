@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,4 +74,12 @@ CONFIG = TrainConfig(
 if __name__ == "__main__":
     torch.set_num_threads(1)
     out, resume = Path(sys.argv[1]), "--resume" in sys.argv
-    train(tiny(), corpus(), CONFIG, out, digest="tiny", spec="memory Tiny", resume=resume)
+    train(
+        tiny(),
+        corpus(),
+        replace(CONFIG, steps=60),
+        out,
+        digest="tiny",
+        spec="memory Tiny",
+        resume=resume,
+    )

@@ -9,8 +9,8 @@ name [heads, *axes]; `W.init` [heads, *axes] where a memory with `reset` starts 
 State, each [batch, heads, *axes]: `W` for a weight (its dual, where a link acts at every token) and
 `S.W` for a carried tensor.  Anchored rules add `W.anchor`, `W.1` … `W.(s-1)` and `S.W.1` … for the
 earlier trajectories, `position` [batch] (tokens seen of the current block) and, for a link at chunk
-ends, `W.dual` (then `W` is the weight).  A window adds `window.<leaf>` [batch, w-1, heads, …], oldest
-first; a slot whose leaves are all zero was never written.  `reset` adds `clock` [batch].
+ends, `W.dual` (then `W` is the weight).  A window adds `window.<leaf>` [batch, w-1, heads, …],
+oldest first; a slot whose leaves are all zero was never written.  `reset` adds `clock` [batch].
 """
 
 from __future__ import annotations

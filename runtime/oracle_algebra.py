@@ -1,8 +1,9 @@
 """The oracle's arithmetic: it evaluates stage-2 formulas on torch tensors whose axes have names.
 
 It is written for the judge alone and shares nothing with the compiler.  Where a function has a
-kink it takes these subgradients: `abs`, `relu`, `sqrt` and `norm` have slope 0 at 0; `max` and `min`
-follow their second operand at a tie; comparisons and `exact_sign` have slope 0 everywhere.
+kink it takes these subgradients: `abs`, `sqrt`, `norm` and powers that are no whole number have
+slope 0 at 0; `max`, `min` and `relu` (`max(x, 0)`) follow their first operand at a tie; comparisons
+and `exact_sign` have slope 0 everywhere.
 """
 
 from __future__ import annotations
@@ -82,13 +83,25 @@ def evaluate(expr: Expr, scope: Scope) -> Value:
             return _ACROSS[op](expr, [evaluate(arg, scope) for arg in expr.args], scope)
         case Apply(op="pow", args=(base, Number(value=exponent))):
             inner = evaluate(base, scope)
-            power = int(exponent) if exponent == int(exponent) else float(exponent)
-            return Value(inner.data**power, inner.axes)
+            return Value(_power(inner.data, float(exponent)), inner.axes)
         case Apply(op=op) if op in _POINTWISE:
             values = [evaluate(arg, scope) for arg in expr.args]
             axes = union(*(value.axes for value in values))
             return Value(_POINTWISE[op](*(value.on(axes) for value in values)), axes)
     raise ValueError(f"`{getattr(expr, 'op', expr)}` belongs to the layer, not to the memory")
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    if exponent == int(exponent):
+        return x ** int(exponent)
+    safe = torch.where(x != 0, x, torch.ones_like(x))
+    return torch.where(x != 0, safe**exponent, torch.zeros_like(x))
+
+
+def _square_root(x: Tensor) -> Tensor:
+    positive = x > 0
+    root = torch.sqrt(torch.where(positive, x, torch.ones_like(x)))
+    return torch.where(positive, root, torch.zeros_like(x))
 
 
 def _number(flags: Tensor, like: Tensor) -> Tensor:
@@ -105,7 +118,7 @@ _POINTWISE: Mapping[str, Callable[..., Tensor]] = {
     "abs": torch.abs,
     "sign": lambda x: torch.tanh(10 * x),
     "exact_sign": torch.sign,
-    "sqrt": torch.sqrt,
+    "sqrt": _square_root,
     "exp": torch.exp,
     "log": torch.log,
     "sin": torch.sin,
@@ -116,12 +129,12 @@ _POINTWISE: Mapping[str, Callable[..., Tensor]] = {
     "erf": torch.erf,
     "sigmoid": torch.sigmoid,
     "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
-    "relu": torch.relu,
+    "relu": lambda x: torch.where(x >= 0, x, torch.zeros_like(x)),
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "max": lambda a, b: torch.where(a > b, a, b),
-    "min": lambda a, b: torch.where(a < b, a, b),
+    "max": lambda a, b: torch.where(a >= b, a, b),
+    "min": lambda a, b: torch.where(a <= b, a, b),
     "where": lambda c, a, b: torch.where(c != 0, a, b),
     "lt": lambda a, b: _number(a < b, a),
     "le": lambda a, b: _number(a <= b, a),

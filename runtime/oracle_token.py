@@ -97,7 +97,9 @@ def one_token(
                 answer = evaluate(spec.read, rules.seen(spec, scope, read)).on(("value",))
     assert answer is not None, "an order always reads"
     state = _pack(spec, scope, state, courses)
-    return answer, state if track else {name: tensor.detach() for name, tensor in state.items()}
+    if track:
+        return answer, state
+    return answer.detach(), {name: tensor.detach() for name, tensor in state.items()}
 
 
 def _events(spec: MemorySpec) -> list[tuple[str, int]]:

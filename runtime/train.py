@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from miras_dsl.failures import Unusable
+
 from . import checkpoint, data, figures, journal
 
 LOG, PICTURE = "log.jsonl", "loss.png"
 BITS = 1 / math.log(2)
 
 
-class TrainError(Exception):
+class TrainError(Unusable):
     """Training cannot go on, in one sentence with a way out."""
 
 
@@ -67,6 +69,19 @@ class Outcome:
     log: Path
     picture: Path | None
 
+    def __str__(self) -> str:
+        where = f"log {self.log}" + (f", picture {self.picture}" if self.picture else "")
+        return (
+            f"after {self.steps} steps {self.bits:.3f} bits per byte on the held-out part; "
+            f"a byte bigram has {self.bigram_bits:.3f}\n"
+            f"{self.tokens_per_second:,.0f} tokens/s; {where}\n"
+            f"it writes: {self.sample!r}"
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The same as plain data."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
 
 def train(
     model: nn.Module,
@@ -76,18 +91,21 @@ def train(
     *,
     digest: str = "",
     spec: str = "",
+    settings: Mapping[str, object] | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Outcome:
     """Train ``model`` in place, writing log, checkpoint and picture to ``out``.
 
-    ``resume`` goes on from the checkpoint in ``out``, exactly.  Raises TrainError, CheckpointError,
-    TextError.
+    ``resume`` goes on from the checkpoint in ``out``, exactly; ``digest``, ``config`` and
+    ``settings`` must then be those of the checkpoint.  Raises `failures.Unusable`.
     """
     show = console if console is not None else Console(quiet=True)
     out.mkdir(parents=True, exist_ok=True)
     optimiser = _optimiser(model, config)
-    origin = checkpoint.Origin(digest, spec, {**asdict(config), "text": corpus.sha256})
+    origin = checkpoint.Origin(
+        digest, spec, {**asdict(config), "text": corpus.sha256, **(settings or {})}
+    )
     kept = out / checkpoint.NAME
     if kept.exists() and not resume:
         raise TrainError(

@@ -1,0 +1,154 @@
+"""From a `.mem` file to a training run: the model around its memory, its settings, its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from miras_dsl.check import read
+from miras_dsl.codegen.pipeline import compile_file
+from miras_dsl.source import Source
+from miras_dsl.spec import FileSpec, MemorySpec, ModelSpec
+
+from . import build, checkpoint, data
+from .train import Outcome, TrainConfig, TrainError, paced, train
+
+WIDTH, LAYERS, HEAD = 128, 2, 32
+BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What was asked for on the command line; None where nothing was."""
+
+    text: Path | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    width: int | None = None
+    layers: int | None = None
+    batch: int | None = None
+    length: int | None = None
+    rate: float | None = None
+    seed: int | None = None
+
+
+def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: Console) -> Outcome:
+    """Train the model of a `.mem` file as wished; everything that is kept goes to ``folder``.
+
+    A resumed run takes every setting that is not given from its checkpoint.  Raises SpecErrors and
+    the failures of `train`.
+    """
+    read(source)
+    before: Mapping[str, object] = {}
+    if resume:
+        found = checkpoint.facts(folder / checkpoint.NAME)["config"]
+        assert isinstance(found, dict)
+        before = found
+    width, layers = _chosen(wishes, before, "width"), _chosen(wishes, before, "layers")
+    whole = with_model(source, width=width, layers=layers)
+    spec = read(whole)
+    digest = compile_file(spec).digest
+
+    settings = {
+        key: value
+        for key in TrainConfig.__dataclass_fields__
+        if (value := getattr(wishes, key, None)) is not None
+        or (value := before.get(key)) is not None
+    }
+    config = replace(TrainConfig(), **settings)
+    corpus = data.standard_library() if wishes.text is None else data.text_file(wishes.text)
+    torch.manual_seed(config.seed)
+    model, _ = language_model(whole, spec)
+    if wishes.minutes is not None and "steps" not in before:
+        config = paced(model, corpus, config, wishes.minutes)
+    parameters = sum(p.numel() for p in model.parameters())
+    console.print(f"{corpus.name}: {len(corpus.train):,} bytes, {len(corpus.held_out):,} held out")
+    console.print(
+        f"{parameters:,} parameters, {config.steps} steps of {config.batch} x {config.length}"
+    )
+    return train(
+        model,
+        corpus,
+        config,
+        folder,
+        digest=digest,
+        spec=whole.text,
+        settings={"width": width, "layers": layers},
+        resume=resume,
+        console=console,
+    )
+
+
+def with_model(
+    source: Source, *, width: int | None = None, layers: int | None = None, vocab: int = BYTES
+) -> Source:
+    """The same text with a language model around its first layer, or memory, if it has none.
+
+    Raises TrainError when there is nothing to build on, or when the file's own model is asked to be
+    another.
+    """
+    spec = read(source)
+    if spec.models:
+        name, model = next(iter(spec.models.items()))
+        if layers is not None:
+            raise TrainError(f"{source.name} has its own model {name}; --layers would change it")
+        if model.vocab < vocab:
+            raise TrainError(f"{name} has a vocabulary of {model.vocab}; bytes need {vocab}")
+        if width is not None and width != model.width:
+            raise TrainError(f"{name} has its own width {model.width}; change it in {source.name}")
+        return source
+    width, layers = width or WIDTH, layers or LAYERS
+    text = source.text.rstrip("\n") + "\n"
+    if spec.layers:
+        layer = next(iter(spec.layers))
+    elif spec.memories:
+        memory = next(iter(spec.memories.values()))
+        layer = _free("Mixer", spec)
+        text += layer_text(layer, memory, heads=max(1, width // HEAD))
+    else:
+        raise TrainError(f"{source.name} holds no memory, layer or model to train")
+    name = _free("Trained", spec)
+    blocks = f"repeat {layers} {{ {layer} ; swiglu }}"
+    text += f"model {name}(width = {width}, vocab = {vocab}) = {blocks}\n"
+    return Source(source.name, text)
+
+
+def layer_text(name: str, memory: MemorySpec, heads: int) -> str:
+    """A layer around a memory: convolution, silu, unit keys, a gate on the answer.
+
+    Tokens that the memory makes by formulas of its own are left as they are.
+    """
+    plain = {t.name for t in memory.tokens if t.expr is None}
+    parts = []
+    if plain:
+        parts += ["conv(4)", "silu"]
+    if {"query", "key"} <= plain:
+        parts.append("normalize(query, key)")
+    parts.append("output_gate")
+    return f"layer {name}(heads = {heads}) = {memory.name} with {', '.join(parts)}\n"
+
+
+def language_model(source: Source, spec: FileSpec) -> tuple[nn.Module, tuple[type[nn.Module], ...]]:
+    """The first model of a file with fresh weights, and the classes of what it remembers with."""
+    library = build.load(source.text)
+    model: ModelSpec = next(iter(spec.models.values()))
+    mixers = {block.kind for block in model.blocks} & {*spec.layers, *spec.memories}
+    made = getattr(library, model.name)(width=model.width, vocab=model.vocab)
+    return made, tuple(getattr(library, name) for name in sorted(mixers))
+
+
+def _chosen(wishes: Wishes, before: Mapping[str, object], key: str) -> int | None:
+    wished, kept = getattr(wishes, key), before.get(key)
+    return wished if wished is not None or kept is None else int(str(kept))
+
+
+def _free(name: str, spec: FileSpec) -> str:
+    """A name that the file does not use."""
+    while name in {*spec.memories, *spec.layers, *spec.models}:
+        name += "X"
+    return name

@@ -457,6 +457,13 @@ def pointwise(formula: sp.Expr, *args: Node) -> Node:
     return spread(made, missing) if missing and not _is_zero(made) else made
 
 
+def formula(expr: sp.Expr, nodes: Mapping[sp.Symbol, Node]) -> Node:
+    """A sympy formula over some of the symbols of ``nodes``, on the nodes that it uses and no other."""
+    used = [slot for slot in nodes if slot in expr.free_symbols]
+    renamed = expr.xreplace(dict(zip(used, SLOTS, strict=False)))
+    return pointwise(renamed, *(nodes[slot] for slot in used))
+
+
 def _is_zero(node: Node) -> bool:
     return isinstance(node, Number) and node.value == 0
 

@@ -1,0 +1,140 @@
+"""Stage 3: a memory's bias, read and gates as nodes.  The gradient of the bias is derived here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from miras_dsl.ir import Axes, Input, Node, ZERO, inputs_of, pointwise, replace
+from miras_dsl.lower import lower, size_of
+from miras_dsl.model import Feed, MemoryModel, Weight
+from miras_dsl.scalars import SLOTS
+from miras_dsl.spec import Loss, MemorySpec, Ref, Write, walk
+
+from .differentiate import gradient, pull_back
+
+POSITION = "position"
+"""The program input that counts a token's place in its block, from 1."""
+
+
+def model_of(spec: MemorySpec) -> MemoryModel:
+    """The memory's formulas as nodes; weights stand as inputs of kind ``point``."""
+
+    def name(ref: Ref) -> Node:
+        return stand_in(ref, spec)
+
+    points = {state.name: Input(state.name, state.axes, "point") for state in spec.states}
+    gradients: dict[str, Node] = {state: ZERO for state in points}
+    for term in spec.terms:
+        rate = lower(term.rate, name)
+        match term:
+            case Loss():
+                loss = lower(term.loss, name)
+                shares = {w: gradient(loss, points[w]) for w in points}
+            case Write():
+                answer, error = lower(term.answer, name), lower(term.error, name)
+                found = pull_back({answer: error}, points.values())
+                shares = {w: found[points[w]] for w in points}
+        for w in points:
+            gradients[w] = gradients[w] + rate * shares[w]
+    scale = spec.algorithm.anchored.scale if spec.algorithm.anchored else None
+    if scale is not None:
+        factor = lower(scale, name)
+        gradients = {w: factor * g for w, g in gradients.items()}
+    return MemoryModel(
+        name=spec.name,
+        spec=spec,
+        feeds=tuple(feeds_of(spec).values()),
+        weights=tuple(Weight(s.name, s.name, s.axes, s.init) for s in spec.states),
+        gradients=tuple(gradients.items()),
+        answer=lower(spec.read, name),
+        retention=spec.retention,
+        algorithm=spec.algorithm,
+        order=spec.order,
+        sizes=spec.sizes,
+    )
+
+
+def stand_in(ref: Ref, spec: MemorySpec, weight: str | None = None) -> Node:
+    """What a name of a formula is in a program; ``weight`` says whose row a gate per row steers."""
+    match ref.kind:
+        case "token":
+            return Input(ref.name, ref.axes, "token")
+        case "gate":
+            return gate_input(ref.name, spec, weight)
+        case "state":
+            return Input(ref.name, ref.axes, "point")
+        case "constant":
+            return Input(ref.name, ref.axes, "constant")
+        case "size":
+            return size_of(ref.name, dict(spec.sizes))
+        case "position":
+            return Input(POSITION, (), "token")
+        case _:
+            raise AssertionError(f"a {ref.kind} has no place in a bias or read")
+
+
+def gate_input(gate: str, spec: MemorySpec, weight: str | None, log: bool = False) -> Input:
+    """The program input of a gate, or of its logarithm."""
+    declared = next(g for g in spec.gates if g.name == gate)
+    name, axes = gate, declared.axes
+    if "row" in axes:
+        assert weight is not None, f"{gate}[row] is used outside a weight's own rule"
+        name, axes = f"{gate}_{weight}", (row_axis(spec, weight),)
+    if "position" in axes:
+        axes = ()
+    return Input(f"log_{name}" if log else name, axes, "token")
+
+
+def row_axis(spec: MemorySpec, weight: str) -> str:
+    """The axis of a weight's outputs."""
+    return next(s.axes[0] for s in spec.states if s.name == weight)
+
+
+def feeds_of(spec: MemorySpec) -> dict[str, Feed]:
+    """Every input that programs of this memory may have, by name."""
+    feeds: dict[str, Feed] = {}
+    for token in spec.tokens:
+        feeds[token.name] = Feed(token.name, token.name, "token", token.axes)
+    for gate in spec.gates:
+        kind = "position" if "position" in gate.axes else "gate"
+        if "row" in gate.axes:
+            for state in spec.states:
+                for log in (False, True):
+                    name = f"{'log_' if log else ''}{gate.name}_{state.name}"
+                    axes = tuple(row_axis(spec, state.name) if a == "row" else a for a in gate.axes)
+                    feeds[name] = Feed(name, gate.name, kind, axes, state.name, log)
+            continue
+        for log in (False, True):
+            name = f"log_{gate.name}" if log else gate.name
+            feeds[name] = Feed(name, gate.name, kind, gate.axes, None, log)
+    for constant, axes, _ in spec.network.params:
+        feeds[constant] = Feed(constant, constant, "constant", axes)
+    return feeds
+
+
+def logarithm_of_gates(node: Node, spec: MemorySpec) -> Node:
+    """A factor of a carried state with every gate in it written as e^log: the form that chains."""
+    exchange: dict[Node, Node] = {}
+    feeds: Mapping[str, Feed] = feeds_of(spec)
+    for found in inputs_of([node]):
+        feed = feeds.get(found.name)
+        if feed is not None and feed.kind in ("gate", "position") and not feed.log:
+            exchange[found] = exp(gate_input(feed.of, spec, feed.weight, log=True))
+    return replace([node], exchange)[0] if exchange else node
+
+
+def exp(x: Node) -> Node:
+    """e^x."""
+    import sympy as sp
+
+    return pointwise(sp.exp(SLOTS[0]), x)
+
+
+def used_by_gates(spec: MemorySpec) -> set[str]:
+    """Names of gates that only other gates read."""
+    return {r.name for g in spec.gates for r in walk(g.expr) if isinstance(r, Ref) and r.kind == "gate"}
+
+
+def token_axes(spec: MemorySpec, name: str) -> Axes:
+    """The axes of a token by name."""
+    return next(token.axes for token in spec.tokens if token.name == name)

@@ -1,0 +1,184 @@
+"""Stage 2 to nodes: formulas of a spec as tensors with named axes, sympy inside the maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import sympy as sp
+
+from . import scalars
+from .ir import (
+    Axes,
+    Axis,
+    Extent,
+    Input,
+    Map,
+    Node,
+    Number,
+    Reduce,
+    contract,
+    mean,
+    pointwise,
+    rename,
+    spread,
+    total,
+)
+from .scalars import SLOTS
+from .spec import Apply, Expr, Ref
+from .spec import Number as Numeral
+
+X, Y, Z = SLOTS[:3]
+EPSILON = sp.Float("1e-6")
+
+POINTWISE: Mapping[str, sp.Expr] = {
+    "add": X + Y,
+    "sub": X - Y,
+    "mul": X * Y,
+    "div": X / Y,
+    "neg": -X,
+    "abs": scalars.absolute(X),
+    "sign": sp.tanh(10 * X),
+    "exact_sign": scalars.signum(X),
+    "sqrt": scalars.root(X),
+    "exp": sp.exp(X),
+    "sin": sp.sin(X),
+    "cos": sp.cos(X),
+    "tanh": sp.tanh(X),
+    "sinh": sp.sinh(X),
+    "cosh": sp.cosh(X),
+    "erf": scalars.erf(X),
+    "sigmoid": scalars.sigmoid(X),
+    "softplus": scalars.softplus(X),
+    "relu": scalars.larger(X, sp.Integer(0)),
+    "silu": X * scalars.sigmoid(X),
+    "gelu": X * (1 + scalars.erf(X / sp.sqrt(2))) / 2,
+    "gelu_tanh": X * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (X + sp.Rational(44715, 1000000) * X**3))) / 2,
+    "max": scalars.larger(X, Y),
+    "min": scalars.smaller(X, Y),
+    "where": scalars.where(X, Y, Z),
+    "lt": scalars.above(Y - X),
+    "le": scalars.step(Y - X),
+    "gt": scalars.above(X - Y),
+    "ge": scalars.step(X - Y),
+    "eq": 1 - scalars.absolute(scalars.signum(X - Y)),
+    "and": X * Y,
+    "or": X + Y - X * Y,
+    "not": 1 - X,
+}
+"""Each elementwise operation of the language as a sympy formula over its operands."""
+
+
+def lower(expr: Expr, name: Callable[[Ref], Node]) -> Node:
+    """A formula as a node; ``name`` says what each reference stands for."""
+    done: dict[int, Node] = {}
+
+    def visit(node: Expr) -> Node:
+        if id(node) not in done:
+            done[id(node)] = _one(node, [visit(arg) for arg in getattr(node, "args", ())], name)
+        return done[id(node)]
+
+    return visit(expr)
+
+
+def _one(expr: Expr, args: list[Node], name: Callable[[Ref], Node]) -> Node:
+    match expr:
+        case Numeral(value):
+            return Number(value)
+        case Ref():
+            return name(expr)
+        case Apply("log", _):
+            return _log(args[0])
+        case Apply("pow", _):
+            return _power(args[0], args[1])
+        case Apply(op, _) if op in POINTWISE:
+            return pointwise(POINTWISE[op], *args)
+        case Apply("outer", _):
+            return args[0] * args[1]
+        case Apply("contract", _):
+            return contract(args[0], args[1], over(expr))
+        case Apply("sum", _):
+            return total(args[0], over(expr))
+        case Apply("mean", _):
+            return mean(args[0], over(expr))
+        case Apply("norm", _):
+            return norm(args[0], over(expr), expr.option("p", sp.Integer(2)))
+        case Apply("normalize", _):
+            return args[0] * pointwise(1 / scalars.larger(X, EPSILON), norm(args[0], over(expr), sp.Integer(2)))
+        case Apply("retag", _):
+            return rename(args[0], dict(expr.option("axes", ())))  # type: ignore[arg-type]
+        case Apply("layernorm", _):
+            return layer_norm(args, over(expr))
+        case Apply("softmax", _):
+            return softmax(args[0], over(expr))
+        case Apply(op, _):
+            raise AssertionError(f"`{op}` has no meaning inside a memory; the checker moves it out")
+
+
+def over(expr: Apply) -> Axes:
+    """The axes that an operation sums over."""
+    axes = expr.option("over", ())
+    return (axes,) if isinstance(axes, str) else tuple(axes)  # type: ignore[arg-type]
+
+
+def _inner(node: Node) -> tuple[sp.Expr, tuple[Node, ...]]:
+    return (node.formula, node.args) if isinstance(node, Map) else (SLOTS[0], (node,))
+
+
+def _log(x: Node) -> Node:
+    if isinstance(x, Number):
+        return Number(sp.log(x.value))
+    formula, args = _inner(x)
+    return pointwise(scalars.log(formula), *args)
+
+
+def _power(x: Node, p: Node) -> Node:
+    if isinstance(p, Number):
+        formula, args = _inner(x)
+        if isinstance(x, Number):
+            return Number(x.value**p.value)
+        return pointwise(scalars.power(formula, p.value), *args)
+    formula, args = _inner(x)
+    if isinstance(formula, scalars.absolute):
+        base = formula.args[0]
+        moved = base.xreplace({slot: SLOTS[n + 1] for n, slot in enumerate(SLOTS[: len(args)])})
+        return pointwise(scalars.apow(moved, SLOTS[0]), p, *args)
+    return pointwise(sp.exp(Y * sp.log(X)), x, p)
+
+
+def norm(x: Node, axes: Axes, p: object) -> Node:
+    """The p-norm over axes."""
+    exponent = p if isinstance(p, sp.Expr) else sp.Integer(p) if isinstance(p, int) else sp.Float(p)
+    if exponent == 2:
+        return pointwise(scalars.root(X), total(x * x, axes))
+    powers = total(pointwise(scalars.apow(X, exponent), x), axes)
+    return pointwise(scalars.apow(X, 1 / exponent), powers)
+
+
+def layer_norm(args: list[Node], axes: Axes) -> Node:
+    """(x - mean) / sqrt(variance + 1e-6), times a weight plus a shift when given."""
+    x = args[0]
+    centred = x - spread(mean(x, axes), axes)
+    variance = mean(centred * centred, axes)
+    result = centred * pointwise(scalars.inverse_root(X + EPSILON), variance)
+    if len(args) > 1:
+        result = result * args[1]
+    return result + args[2] if len(args) > 2 else result
+
+
+def softmax(x: Node, axes: Axes) -> Node:
+    """Softmax over axes."""
+    shifted = pointwise(sp.exp(X - Y), x, Reduce("max", x, axes))
+    return pointwise(X / Y, shifted, total(shifted, axes))
+
+
+def size_of(parameter: str, sizes: Mapping[Axis, sp.Expr]) -> Node:
+    """A size parameter as a number: the extent of the axis that it sizes."""
+    for axis, size in sizes.items():
+        if size == sp.Symbol(parameter, positive=True, integer=True) or str(size) == parameter:
+            return Extent(axis)
+    raise AssertionError(f"no axis has size {parameter}")
+
+
+def token_input(name: str, axes: Axes) -> Input:
+    """A per-token input of a program."""
+    return Input(name, axes, "token")

@@ -24,7 +24,7 @@ def main() -> None:
     layer = miras.load(DELTA).Delta(width=32, heads=2)
     x = torch.randn(2, 100, 32, requires_grad=True)
 
-    y, state = layer(x)
+    y, _ = layer(x)
     y.square().mean().backward()
     print(
         f"100 tokens at once: {tuple(y.shape)}; the input's gradient has norm {x.grad.norm():.4f}"

@@ -1,0 +1,202 @@
+"""The command line, as a new user meets it: help, exit status, JSON, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from miras_dsl.cli import app
+
+GOOD = """
+memory Delta(d) {
+  architecture W: matrix[value, key]
+  bias         l2
+  retention    none
+  algorithm    gd(eta), exact
+  order        predict, write, read
+  gates        { eta = sigmoid(linear(x)) }
+}
+"""
+WRONG = GOOD.replace("eta = sigmoid", "beta = sigmoid").replace(
+    "bias         l2", "bias         l22"
+)
+
+
+@pytest.fixture
+def miras(tmp_path, monkeypatch):
+    """Runs the command in an empty directory that holds good.mem and wrong.mem."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.mem").write_text(GOOD)
+    (tmp_path / "wrong.mem").write_text(WRONG)
+    runner = CliRunner(env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
+    return lambda *words: runner.invoke(app, [str(w) for w in words])
+
+
+def files(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("command", ["new", "check", "explain", "compile", "train"])
+def test_help_teaches_by_example(miras, command):
+    """Each command's help shows a line that could be typed."""
+    shown = miras(command, "--help")
+    assert shown.exit_code == 0
+    assert re.search(rf"miras {command} \w", shown.output)
+
+
+def test_help_is_quick():
+    """Nothing heavy is imported to print it."""
+    start = time.perf_counter()
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "miras_dsl", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0
+    assert time.perf_counter() - start < 5
+    assert not re.search(r"\| +(torch|sympy|triton|lark)$", run.stderr, re.MULTILINE)
+
+
+def test_new_writes_a_file_that_is_right(miras, tmp_path):
+    """What a newcomer starts from is well formed, and is not overwritten."""
+    assert miras("new", "mine.mem").exit_code == 0
+    compiled = miras("compile", "mine.mem", "-o", "mine.py")
+    assert compiled.exit_code == 0, compiled.output
+    again = miras("new", "mine.mem")
+    assert again.exit_code == 3
+    assert "mine.mem exists" in again.output
+
+
+@pytest.mark.parametrize("command", ["check", "compile", "explain", "train"])
+def test_a_wrong_spec_is_told_and_nothing_is_written(miras, tmp_path, command):
+    """Every mistake of the file in one run, with codes; status 1; the directory as it was."""
+    before = files(tmp_path)
+    extra = ["-o", "out"] if command != "explain" else []
+    shown = miras(command, "wrong.mem", *extra)
+    assert shown.exit_code == 1, shown.output
+    assert len(set(re.findall(r"M\d{4}", shown.output))) >= 2
+    assert "wrong.mem:" in shown.output
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["check", "compile", "train"])
+def test_a_wrong_spec_as_json(miras, command):
+    """The same as data, on stdout, and nothing else there."""
+    shown = miras(command, "wrong.mem", "--json")
+    assert shown.exit_code == 1
+    codes = {error["code"] for error in json.loads(shown.stdout)["errors"]}
+    assert all(re.fullmatch(r"M\d{4}", code) for code in codes)
+    assert len(codes) >= 2
+
+
+@pytest.mark.parametrize("command", ["check", "compile", "explain", "train"])
+def test_a_missing_file_gets_a_sentence(miras, command):
+    shown = miras(command, "nothing.mem")
+    assert shown.exit_code == 3
+    assert "there is no file nothing.mem" in shown.output
+
+
+def test_a_file_that_is_not_text_gets_a_sentence(miras, tmp_path):
+    (tmp_path / "picture.mem").write_bytes(b"\x89PNG\xff\xfe")
+    shown = miras("compile", "picture.mem")
+    assert shown.exit_code == 3
+    assert "picture.mem is not UTF-8 text" in shown.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check"],
+        ["check", "good.mem", "--dtype", "int8"],
+        ["train", "good.mem", "--steps", "0"],
+        ["train", "good.mem", "--steps", "5", "--minutes", "1"],
+        ["explain", "good.mem", "--stage", "nonsense"],
+        ["explain", "M9999"],
+        ["nonsense"],
+    ],
+)
+def test_a_wrong_command_has_status_two(miras, words):
+    assert miras(*words).exit_code == 2
+
+
+def test_a_code_is_explained(miras):
+    """What the diagnostics of a wrong file point at exists."""
+    (code, *_) = re.findall(r"M\d{4}", miras("check", "wrong.mem").output)
+    shown = miras("explain", code.lower())
+    assert shown.exit_code == 0
+    assert code in shown.output
+
+
+def test_compile_writes_what_it_prints(miras, tmp_path):
+    printed = miras("compile", "good.mem")
+    assert miras("compile", "good.mem", "-o", "good.py").exit_code == 0
+    assert (tmp_path / "good.py").read_text() == printed.stdout
+    compile(printed.stdout, "good.py", "exec")
+    assert json.loads(miras("compile", "good.mem", "--json").stdout)["text"] == printed.stdout
+
+
+def test_compile_into_nowhere_gets_a_sentence(miras):
+    shown = miras("compile", "good.mem", "-o", "no/such/folder/good.py")
+    assert shown.exit_code == 3
+    assert "cannot be written" in shown.output
+
+
+@pytest.mark.parametrize("form", ["text", "latex", "json"])
+def test_a_derivation_is_shown(miras, form):
+    shown = miras("explain", "good.mem", "--format", form)
+    assert shown.exit_code == 0, shown.output
+    assert len(shown.stdout) > 200
+    if form == "json":
+        json.loads(shown.stdout)
+    if form == "latex":
+        assert "\\" in shown.stdout
+
+
+@pytest.mark.slow
+def test_check_prints_and_writes_a_certificate(miras, tmp_path):
+    """Green: status 0, the table on the screen, the same as JSON in the file."""
+    shown = miras("check", "good.mem", "-o", "good.json")
+    assert shown.exit_code == 0, shown.output
+    written = json.loads((tmp_path / "good.json").read_text())
+    assert set(written) == {"Delta"}
+    assert json.loads(miras("check", "good.mem", "--json").stdout).keys() == written.keys()
+
+
+@pytest.mark.slow
+def test_train_from_text_to_picture(miras, tmp_path):
+    """A few steps on a small text; then more of the same run, exactly."""
+    text = tmp_path / "text.txt"
+    text.write_text("the memory remembers what the memory was told\n" * 400)
+    small = ["--text", text, "--width", 32, "--layers", 1, "--batch", 4, "--length", 64]
+    shown = miras("train", "good.mem", *small, "--steps", 6, "--json")
+    assert shown.exit_code == 0, shown.output
+    told = json.loads(shown.stdout)
+    assert told["steps"] == 6
+    assert told["bits"] < 8.5
+    run = tmp_path / "runs" / "good"
+    assert files(run) == ["checkpoint.safetensors", "log.jsonl", "loss.png"]
+
+    again = miras("train", "good.mem", *small, "--steps", 6)
+    assert again.exit_code == 3
+    assert "already holds a run" in again.output
+    assert miras("train", "good.mem", *small, "--resume").exit_code == 0
+    other = miras("train", "good.mem", *small, "--resume", "--steps", 9)
+    assert other.exit_code == 3
+    assert "steps: 6 then, 9 now" in other.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("content", "sentence"), [(None, "no text file"), ("", "is empty")])
+def test_train_on_a_bad_text_gets_a_sentence(miras, tmp_path, content, sentence):
+    if content is not None:
+        (tmp_path / "text.txt").write_text(content)
+    shown = miras("train", "good.mem", "--text", "text.txt", "--steps", 2)
+    assert shown.exit_code == 3
+    assert sentence in shown.output
+    assert not (tmp_path / "runs").exists()

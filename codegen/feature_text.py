@@ -1,0 +1,128 @@
+"""How pointwise operations and numbers are spelled in torch: a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy as sp
+
+from miras_dsl.spec import Axes
+
+INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "pow": ("**", 4)}
+"""operation -> sign and strength."""
+COMPARE = {
+    "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}",
+}  # fmt: skip
+SIGNS = {"and": "{} & {}", "or": "{} | {}", "not": "~{}"}
+METHODS = {"abs": "abs", "sqrt": "sqrt"}
+CALLS = {
+    "neg": "-{}",
+    "abs": "torch.abs({})",
+    "sqrt": "torch.sqrt({})",
+    "sign": "torch.tanh(10 * ({}))",
+    "exact_sign": "torch.sign({})",
+    "exp": "torch.exp({})",
+    "log": "torch.log({})",
+    "sin": "torch.sin({})",
+    "cos": "torch.cos({})",
+    "tanh": "torch.tanh({})",
+    "sinh": "torch.sinh({})",
+    "cosh": "torch.cosh({})",
+    "erf": "torch.erf({})",
+    "sigmoid": "torch.sigmoid({})",
+    "softplus": "F.softplus({})",
+    "relu": "F.relu({})",
+    "silu": "F.silu({})",
+    "gelu": "F.gelu({})",
+    "gelu_tanh": 'F.gelu({}, approximate="tanh")',
+    "max": "torch.maximum({}, {})",
+    "min": "torch.minimum({}, {})",
+}
+"""operation -> call; `sign` is tanh(10 x), as in the language."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """An expression and what it is.
+
+    kind   "number" (no tensor), "heads" ([.., H, *axes]) or "flat" (features [.., size])
+    axes   the axes that the tensor really has, in order
+    timed  it has batch and time; a learned constant [H, *axes] has neither
+    headed it has the axis of heads (not 1)
+    binds  how tight its outermost operation is: 1 sum, 2 product, 3 sign, 4 power, 5 call
+    size   number of features, if flat
+    """
+
+    text: str
+    kind: str
+    axes: Axes = ()
+    timed: bool = False
+    headed: bool = False
+    binds: int = 5
+    size: str = ""
+
+    def inside(self, strength: int) -> str:
+        """The text as an operand of an operation of that strength."""
+        return self.text if self.binds >= strength else f"({self.text})"
+
+
+def number_text(value: sp.Expr) -> Text:
+    """A number, canonical: an integer, else the shortest decimal of its double."""
+    text = str(int(value)) if value.is_Integer else repr(float(value))
+    return Text(text, "number", binds=3 if text.startswith("-") else 5)
+
+
+def size_text(size: sp.Expr, names: dict[str, str]) -> str:
+    """A size over the memory's parameters as an integer expression, `4 * d`, `d // 2`."""
+    match size:
+        case sp.Integer():
+            return str(int(size))
+        case sp.Symbol():
+            return names[size.name]
+        case sp.Add():
+            terms = sorted(size.args, key=lambda t: (t.is_Number, str(t)))
+            return " + ".join(size_text(t, names) for t in terms)
+        case sp.Mul():
+            number, rest = size.as_coeff_Mul()
+            factors = [_factor(f, names) for f in sp.Mul.make_args(rest)]
+            if number.p != 1:
+                factors.insert(0, str(int(number.p)))
+            product = " * ".join(factors)
+            return product if number.q == 1 else f"{product} // {int(number.q)}"
+        case sp.Pow(args=(base, sp.Integer() as power)) if power > 0:
+            return f"{_factor(base, names)} ** {int(power)}"
+    raise NotImplementedError(f"the size {size}")
+
+
+def _factor(size: sp.Expr, names: dict[str, str]) -> str:
+    text = size_text(size, names)
+    return f"({text})" if isinstance(size, sp.Add) else text
+
+
+def align(x: Text, target: Axes) -> Text:
+    """A tensor with its axes in the order of ``target`` and a 1 for each that it lacks."""
+    if x.kind == "number" or x.axes == target:
+        return x
+    order = tuple(a for a in target if a in x.axes)
+    text = x.inside(5)
+    if order != x.axes:
+        moved = [x.axes.index(a) - len(x.axes) for a in order]
+        for place, source in enumerate(_swaps(moved)):
+            if source != place:
+                first, second = place - len(order), source - len(order)
+                text = f"{text}.transpose({first}, {second})"
+    index = [":" if a in order else "None" for a in target]
+    if "None" in index:  # what comes before the first 1 is part of the ellipsis
+        text = f"{text}[..., {', '.join(index[index.index('None') :])}]"
+    return Text(text, x.kind, target, x.timed, x.headed)
+
+
+def _swaps(moved: list[int]) -> list[int]:
+    """Transpositions, place by place, that bring axes into the order ``moved`` (from the end)."""
+    count = len(moved)
+    now, swaps = list(range(count)), []
+    for place, source in enumerate(moved):
+        at = now.index(source + count)
+        now[place], now[at] = now[at], now[place]
+        swaps.append(at)
+    return swaps

@@ -1,0 +1,199 @@
+"""The modules of a generated file: a memory as a layer, layers of memories, models of layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from miras_dsl.model import Feed, Weight
+from miras_dsl.spec import Chain, LayerSpec, MemorySpec, Mixing, ModelSpec, Together, Use
+
+from .feeding import Feeding
+from .names import cite, identifier, snake
+from .render import render
+from .starting import state_items
+
+HEADS = 4
+"""Heads of a layer whose spec names no number."""
+
+IMPORTS = {
+    "miras_dsl.runtime.layers": (
+        "Answer", "Backbone", "CausalConv", "Linear", "RMSNorm", "Shift", "TokenShape", "blank",
+        "head_size", "initial_tails", "inverse_softplus_step", "learned_constant", "learned_weight",
+        "log_uniform_rate", "positive_weight", "rows_on_simplex", "spread", "start", "token_dtype", "unit",
+    ),
+    "miras_dsl.runtime.blocks": ("Embedding", "FeedForward", "Head", "Mixing"),
+    "miras_dsl.runtime.past": ("Past", "full", "rows"),
+    "miras_dsl.runtime.state": ("State", "part"),
+}  # fmt: skip
+
+
+def import_lines(text: str) -> str:
+    """The imports that the classes in ``text`` need, and no other."""
+    used = set(re.findall(r"[A-Za-z_]\w*", text))
+    lines = ["import torch"] if "torch" in used else []
+    from_torch = [name for name in ("Tensor", "nn") if name in used]
+    if from_torch:
+        lines.append(f"from torch import {', '.join(from_torch)}")
+    if "F" in used:
+        lines.append("from torch.nn import functional as F")
+    lines.append("")
+    for module in sorted(IMPORTS):
+        names = [name for name in IMPORTS[module] if name in used]
+        if names:
+            line = f"from {module} import {', '.join(names)}"
+            block = "".join(f"    {name},\n" for name in names)
+            lines.append(line if len(line) <= 100 else f"from {module} import (\n{block})")
+    return "\n".join(lines).strip() + "\n"
+
+
+def module_text(
+    spec: MemorySpec,
+    feeds: Sequence[Feed],
+    weights: Sequence[Weight],
+    tails: Sequence[str] = (),
+) -> str:
+    """The class of a memory: parameters, what it is fed, state, `forward` and `step`.
+
+    tails  names of feeds whose last tokens the memory carries as `window.<feed>`
+    """
+    feeding = Feeding.of(spec, feeds)
+    state = state_items(spec, feeds, weights, tails, feeding)
+    sizes = [
+        (identifier(name), "width" if default is None else str(default))
+        for name, default in spec.params
+    ]
+    slots = {
+        "name": identifier(spec.name),
+        "function": snake(spec.name),
+        "place": cite(spec.span),
+        "heads": HEADS,
+        "sizes": sizes,
+        "stored": [name for name, _ in sizes if name in feeding.stored],
+        "parts": feeding.part_lines() + state.parts,
+        "answer": feeding.size_text("value", False),
+        "feed_lines": feeding.feed_lines,
+        "feed_items": feeding.feed_items,
+        "constant_lines": feeding.constant_lines,
+        "constant_items": feeding.constant_items,
+        "state_items": state.items,
+        "needs_dtype": any("to(dtype)" in line for line in feeding.feed_lines),
+    }
+    return render("torch/module.py.j2", slots)
+
+
+def layer_text(layer: LayerSpec) -> str:
+    """The class of a layer: its memories in their composition, each in the layer's backbone."""
+    names: dict[int, str] = {}
+    parts = []
+    for use in _uses(layer.body):
+        name = _unused(snake(use.memory), names.values())
+        names[id(use)] = name
+        given = "".join(f", {identifier(k)}={v}" for k, v in use.arguments)
+        parts.append((name, f"{identifier(use.memory)}(width, heads{given}, backbone=backbone)"))
+    calls = _compose(layer.body, "x", names, [])
+    lines = [
+        f"{target}, kept[\"{name}\"] = self.{name}%s({source}, part(state, \"{name}\")%s)"
+        if name
+        else f"{target} = {source}"
+        for target, name, source in calls.steps
+    ]
+    slots = {
+        "name": identifier(layer.name),
+        "place": cite(layer.span),
+        "heads": layer.heads or HEADS,
+        "backbone": [
+            f"conv={layer.conv}",
+            f"activation={_quoted(layer.activation)}",
+            f"normalize={_tuple(layer.normalize)}",
+            f"output_norm={layer.output_norm}",
+            f"output_gate={layer.output_gate}",
+        ],
+        "parts": parts,
+        "calls": [line % ("", ", cu_seqlens") if "%s" in line else line for line in lines],
+        "steps": [line % (".step", "") if "%s" in line else line for line in lines],
+        "result": calls.result,
+    }
+    return render("torch/layer.py.j2", slots)
+
+
+def model_text(model: ModelSpec) -> str:
+    """The class of a language model: embedding, residual blocks, norm and head."""
+    kinds = [block.kind for block in model.blocks]
+    period, times = _repeated(kinds)
+    blocks = [
+        "FeedForward(width)"
+        if kind == "swiglu"
+        else f"Mixing(width, {identifier(kind)}(width, **given))"
+        for kind in period
+    ]
+    slots = {
+        "name": identifier(model.name),
+        "place": cite(model.span),
+        "width": model.width,
+        "vocab": model.vocab,
+        "blocks": blocks,
+        "given": any(kind != "swiglu" for kind in period),
+        "times": times,
+    }
+    return render("torch/model.py.j2", slots)
+
+
+class _Calls:
+    """Statements of a composition: (target, part, argument) calls and sums, and the result."""
+
+    def __init__(self, steps: list[tuple[str, str, str]], result: str) -> None:
+        self.steps, self.result = steps, result
+
+
+def _compose(
+    body: Mixing, source: str, names: Mapping[int, str], steps: list[tuple[str, str, str]]
+) -> _Calls:
+    match body:
+        case Use():
+            name = names[id(body)]
+            target = f"{name}_out"
+            steps.append((target, name, source))
+            return _Calls(steps, target)
+        case Chain(parts=parts):
+            for inner in parts:
+                source = _compose(inner, source, names, steps).result
+            return _Calls(steps, source)
+        case Together(parts=parts):
+            outputs = [_compose(inner, source, names, steps).result for inner in parts]
+            target = _unused("total", (step[0] for step in steps))
+            steps.append((target, "", " + ".join(outputs)))
+            return _Calls(steps, target)
+
+
+def _uses(body: Mixing) -> list[Use]:
+    match body:
+        case Use():
+            return [body]
+        case Chain(parts=parts) | Together(parts=parts):
+            return [use for inner in parts for use in _uses(inner)]
+
+
+def _unused(name: str, taken: Iterable[str]) -> str:
+    known, number, made = set(taken), 1, name
+    while made in known:
+        number += 1
+        made = f"{name}_{number}"
+    return made
+
+
+def _repeated(kinds: list[str]) -> tuple[list[str], int]:
+    """The shortest list that gives ``kinds`` when repeated, and how often."""
+    for size in range(1, len(kinds)):
+        if len(kinds) % size == 0 and kinds == kinds[:size] * (len(kinds) // size):
+            return kinds[:size], len(kinds) // size
+    return kinds, 1
+
+
+def _quoted(name: str | None) -> str:
+    return "None" if name is None else f'"{identifier(name)}"'
+
+
+def _tuple(names: Sequence[str]) -> str:
+    inside = ", ".join(_quoted(name) for name in names)
+    return f"({inside},)" if len(names) == 1 else f"({inside})"

@@ -1,0 +1,80 @@
+"""States of layers and models: nested dictionaries of tensors, by name.
+
+A memory's state is {"memory": {weight: [B, H, *axes]}, "conv": {token: tail}, "shift": {…}}; a
+layer nests the states of its parts by name, a model those of its blocks by number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = dict[str, Any]
+"""name -> Tensor or State."""
+
+
+def map(state: State, fn: Callable[[Tensor], Tensor]) -> State:
+    """``fn`` applied to every tensor, names kept."""
+    return {k: fn(v) if isinstance(v, Tensor) else map(v, fn) for k, v in state.items()}
+
+
+def detach(state: State) -> State:
+    """The same numbers, cut off from the graph that made them."""
+    return map(state, Tensor.detach)
+
+
+def part(state: State | None, name: str) -> State | None:
+    """The state of one part; None before the first call, empty for a part that has none."""
+    return None if state is None else state.get(name, {})
+
+
+def walk(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor and its path, `0/yaad/memory/S.W`."""
+    for name, value in state.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Tensor):
+            yield path, value
+        else:
+            yield from walk(value, f"{path}/")
+
+
+def flatten(state: State) -> dict[str, Tensor]:
+    """path -> tensor, the form that safetensors stores."""
+    return dict(walk(state))
+
+
+def unflatten(tensors: Mapping[str, Tensor]) -> State:
+    """The inverse of `flatten`."""
+    state: State = {}
+    for path, tensor in tensors.items():
+        *folders, name = path.split("/")
+        place = state
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[name] = tensor
+    return state
+
+
+def save(state: State, path: str | PathLike[str]) -> None:
+    """Write a state to a safetensors file; OSError where that cannot be done."""
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().clone().contiguous() for name, value in walk(state)}, path)
+
+
+def load(path: str | PathLike[str], device: str | torch.device = "cpu") -> State:
+    """The state in a safetensors file."""
+    from safetensors.torch import load_file
+
+    return unflatten(load_file(path, device=str(device)))
+
+
+def require_finite(state: State, where: str) -> None:
+    """Raise FloatingPointError that names the first tensor with an infinity or a NaN in it."""
+    for path, tensor in walk(state):
+        if not torch.isfinite(tensor).all():
+            raise FloatingPointError(f"{where}: the state {path} is not finite")

@@ -1,0 +1,309 @@
+"""One memory: its clauses in the order in which each can be understood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import sympy as sp
+
+from . import syntax
+from .check_algorithm import Chosen, algorithm, chosen, rated
+from .check_bias import terms
+from .check_bindings import Bindings, definitions, resolve_bindings
+from .check_features import Moved
+from .check_formula import Entry, Scope, elaborate, whole
+from .check_network import Architecture, architecture, is_vector
+from .check_order import order
+from .check_retention import retention, weight_axes
+from .check_sizes import CLAUSES, Axis_sizes
+from .diagnostics import Findings, Label, Problem, problem
+from .functions import FUNCTIONS
+from .library import Library
+from .ranges import interval
+from .shapes import shown, to_axes
+from .spec import (
+    Apply,
+    Expr,
+    Gate,
+    Interval,
+    MemorySpec,
+    Network,
+    Number,
+    Ref,
+    Retention,
+    Term,
+    Token,
+    walk,
+)  # fmt: skip
+
+REQUIRED = ("architecture", "bias", "retention", "algorithm", "order")
+MAX_EXPANDED = 5000
+
+
+def memory(
+    item: syntax.Memory, library: Library, findings: Findings, given: Mapping[str, int] = {}  # noqa: B006
+) -> MemorySpec | None:
+    """The memory that ``item`` defines; None when anything is wrong, which is then in ``findings``.
+
+    ``given`` are parameters that a layer sets, in place of their defaults.
+    """
+    mine = Findings()
+    try:
+        made = _memory(item, library, mine, given)
+    except Problem as mistake:
+        mine.add(mistake)
+        made = None
+    findings.found += mine.found
+    return None if mine else made
+
+
+def _memory(item: syntax.Memory, library: Library, findings: Findings, given: Mapping[str, int]) -> MemorySpec:
+    clauses = _clauses(item, findings)
+    sizes = _sizes(item, clauses, library, given)
+    base: dict[str, Entry] = {"x": Ref("x", "x", ("width",))}
+    for name, default in sizes.params.items():
+        base[name] = Ref(name, "size") if default is None else Number(sp.Integer(default))
+    scope = Scope("the architecture", base, sizes.sizes, sizes.entry, FUNCTIONS)
+    pairs = _pairs(clauses["algorithm"], scope)
+    if pairs > 1:
+        sizes.pairs, sizes.sizes["pair"] = pairs, sp.Integer(pairs)
+    built = architecture(clauses["architecture"], library, scope, sizes)
+    if len(built.states) == 1:
+        sizes.single_row = built.states[0].axes[0]
+    written = definitions(clauses.get("tokens"), "token") + definitions(clauses.get("gates"), "gate")
+    bound = resolve_bindings(written, sizes, replace(scope, place="a token"), findings)
+    moved = Moved(pairs)
+    network = lambda argument, span: built.apply(argument, sizes.sizes, span)  # noqa: E731
+    states: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
+    names = {**base, **bound.entries(pairs=False), **states}
+    del names["x"]
+    inside = replace(
+        scope, names=names, place="a bias", network=network, network_names=tuple({"M", built.name}),
+    )  # fmt: skip
+    bare = replace(inside, names={n: e for n, e in names.items() if n not in states}, network=None, network_names=())
+    one = Number(sp.Integer(1))
+    losses = _try(findings, lambda: terms(clauses["bias"], library, inside, moved, one)) or []
+    named = [t.name for t in clauses["bias"].content if isinstance(t, syntax.Term) and t.name]  # type: ignore[union-attr]
+    choice: Chosen | None = _try(findings, lambda: chosen(clauses["algorithm"], library, bare, moved, named))
+    kept = _try(
+        findings,
+        lambda: retention(
+            clauses["retention"], library, bare, sizes, moved, built.states, choice and choice.eta
+        ),
+    )
+    learned = _try(
+        findings,
+        lambda: choice and algorithm(clauses["algorithm"], choice, bare, sizes, moved, weight_axes(built.states)),
+    )
+    reading = _try(findings, lambda: _read(clauses.get("read"), inside, built, bound, moved, sizes))
+    if findings or kept is None or learned is None or reading is None or choice is None:
+        raise Problem(None)
+    losses = rated(losses, choice)
+    _at_chunk(kept, learned.anchored is not None, clauses)
+    steps = order(clauses["order"], losses, kept)
+    assert built.network is not None
+    used = [built.network.body, reading, *_formulas(losses, kept), *(e for _, e in learned.rules)]
+    used += [e for e in (learned.anchored and learned.anchored.scale, learned.window and learned.window[1]) if e]
+    gates = tuple(_with_ranges([*bound.gates.values(), *moved.gates]))
+    _decay_range(kept, gates)
+    tokens = _tokens(bound, moved, written, used, gates)
+    made = MemorySpec(
+        name=item.name,
+        params=tuple(sizes.params.items()),
+        sizes=tuple(_sizes_used(sizes, tokens, gates)),
+        tokens=tokens,
+        gates=gates,
+        states=tuple(built.states),
+        network=Network(built.network.input, built.network.body, built.network.params),
+        terms=tuple(losses),
+        retention=kept,
+        algorithm=learned,
+        order=steps,
+        read=reading,
+        doc=item.doc,
+        span=item.name_span,
+    )
+    _limit(used, item)
+    return made
+
+
+def _try(findings: Findings, part):
+    try:
+        return part()
+    except Problem as mistake:
+        findings.add(mistake)
+        return None
+
+
+def _clauses(item: syntax.Memory, findings: Findings) -> dict[str, syntax.Clause]:
+    found: dict[str, syntax.Clause] = {}
+    for clause in item.clauses:
+        if clause.word in found:
+            because = (Label(found[clause.word].word_span, "first written here"),)
+            what = f"`{clause.word}` is written twice"
+            findings.add(problem("M0106", what, clause.word_span, "again", because=because))
+        found.setdefault(clause.word, clause)
+    for word in REQUIRED:
+        if word not in found:
+            hint = {
+                "retention": "write `retention none` for a memory that keeps everything",
+                "order": "the order changes the model: write `order predict, decay, write, read` or another",
+            }.get(word, f"add a line `{word} …`")
+            what = f"the memory `{item.name}` has no `{word}`"
+            findings.add(problem("M0107", what, item.name_span, f"no `{word}` clause", help=hint))
+    if findings:
+        raise Problem(None)
+    assert found.keys() <= CLAUSES
+    return found
+
+
+def _sizes(
+    item: syntax.Memory, clauses: dict[str, syntax.Clause], library: Library, given: Mapping[str, int]
+) -> Axis_sizes:
+    sizes = Axis_sizes({})
+    scope = Scope("a parameter", {}, {}, sizes.entry, FUNCTIONS, features=False)
+    for param in item.params:
+        sizes.claim(param.name, param.span, "a parameter")
+        default = None if param.default is None else whole(param.default, scope, f"the default of `{param.name}`")
+        sizes.params[param.name] = given.get(param.name, default)
+    free = [n for n, default in sizes.params.items() if default is None]
+    if len(free) not in (1, 2):
+        raise problem(
+            "M0110",
+            "a memory has one size for keys and values, `(d)`, or two, `(dk, dv)`",
+            item.name_span,
+            f"{len(free)} sizes without a default",
+            help="give every other parameter a default, such as `n = 2`",
+        )
+    sizes.vector = is_vector(clauses["architecture"], library)
+    if not sizes.vector:
+        sizes.sizes["key"] = sp.Symbol(free[0])
+    sizes.sizes["value"] = sp.Symbol(free[-1])
+    if sizes.vector and len(free) == 2:
+        raise problem("M0110", "a vector memory has one size", item.name_span, "two sizes here", help="write `(d)`")
+    return sizes
+
+
+def _pairs(clause: syntax.Clause, scope: Scope) -> int:
+    for part in clause.content:  # type: ignore[union-attr]
+        if isinstance(part, syntax.Call) and part.name == "pairs" and part.arguments:
+            return whole(part.arguments[0].value, scope, "the number of pairs", 1, 64)
+    return 1
+
+
+def _read(
+    clause: syntax.Clause | None, scope: Scope, built: Architecture, bound: Bindings, moved: Moved,
+    sizes: Axis_sizes,
+) -> Expr:  # fmt: skip
+    assert built.network is not None
+    if clause is None:
+        query = bound.tokens["query"]
+        return built.apply(Ref("query", "token", query.axes, built.network.input.span), sizes.sizes, built.network.input.span)
+    node: syntax.Formula = clause.content  # type: ignore[assignment]
+    expr = moved.out(elaborate(node, replace(scope, place="a read")))
+    for part in walk(expr):
+        paired = sizes.pairs > 1 and isinstance(part, Ref) and part.kind in ("token", "gate")
+        if paired and "pair" in (bound.tokens | bound.gates)[part.name].axes:
+            raise problem(
+                "M0203",
+                f"`{part.name}` has several pairs and a read has none",
+                part.span,
+                "which pair?",
+                help="read with `query`",
+            )
+    met = to_axes(expr, ("value",), sizes.sizes)
+    if met is None or met.axes != ("value",):
+        raise problem("M0203", "a read gives a [value]", node.span, f"{shown(expr.axes)} here")
+    return met
+
+
+def _at_chunk(kept: Retention, anchored: bool, clauses: dict[str, syntax.Clause]) -> None:
+    if kept.at == "chunk" and not anchored:
+        raise problem(
+            "M0511",
+            "`at chunk` needs blocks",
+            clauses["retention"].span,
+            "acts at the ends of blocks",
+            because=(Label(clauses["algorithm"].span, "no `anchored(…)` here"),),
+            help="write `anchored(64)` in the algorithm, or `at token` here",
+        )
+
+
+def _formulas(losses: list[Term], kept: Retention) -> list[Expr]:
+    found: list[Expr] = []
+    for term in losses:
+        parts = (getattr(term, n, None) for n in ("loss", "error", "place", "answer", "rate"))
+        found += [p for p in parts if p is not None]
+    kinds = (kept.decay, kept.bregman, kept.link, kept.simplex, kept.penalty)
+    return found + [p for p in kinds if p is not None]
+
+
+def _with_ranges(gates: list[Gate]) -> list[Gate]:
+    known: dict[str, Interval] = {}
+    made = []
+    for gate in gates:
+        known[gate.name] = interval(gate.expr, known)
+        made.append(replace(gate, range=known[gate.name]))
+    return made
+
+
+def _decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
+    for gate in gates:
+        if isinstance(kept.decay, Ref) and gate.name == kept.decay.name and gate.range.low < 0:
+            low, high = gate.range.low, gate.range.high
+            raise problem(
+                "M0502",
+                f"the decay `{gate.name}` can be negative",
+                gate.span,
+                f"lies between {low:g} and {high:g}",
+                because=(Label(kept.decay.span, "used as a decay here"),),
+                help="a decay keeps a share of the memory: `sigmoid(linear(x))` lies between 0 and 1",
+            )
+
+
+def _tokens(
+    bound: Bindings, moved: Moved, written: list, used: list[Expr], gates: tuple[Gate, ...]
+) -> tuple[Token, ...]:
+    """Declared tokens, and of query, key and value those that are used."""
+    declared = {d.name for d in written if d.kind == "token"}
+    formulas = [*used, *(t.expr for t in (*bound.tokens.values(), *moved.tokens) if t.expr is not None)]
+    named = {n.name for e in formulas for n in walk(e) if isinstance(n, Ref) and n.kind == "token"}
+    return tuple(t for n, t in bound.tokens.items() if n in declared | named) + tuple(moved.tokens)
+
+
+def _sizes_used(sizes: Axis_sizes, tokens: tuple[Token, ...], gates: tuple[Gate, ...]):
+    """All axes with their sizes; `f64` is a feature vector of 64 inside a gate."""
+    yield from sizes.sizes.items()
+    formulas = [t.expr for t in tokens if t.expr is not None] + [g.expr for g in gates]
+    seen = {a for e in formulas for n in walk(e) for a in n.axes if a[:1] == "f" and a[1:].isdigit()}
+    for axis in sorted(seen):
+        yield axis, sp.Integer(int(axis[1:]))
+
+
+def _limit(formulas: list[Expr], item: syntax.Memory) -> None:
+    """Refuse formulas that the library has blown up; parts that are shared count each time."""
+    total = 0
+    for formula in formulas:
+        size: dict[int, int] = {}
+        stack: list[Expr] = [formula]
+        while stack:
+            node = stack[-1]
+            below = node.args if isinstance(node, Apply) else ()
+            waiting = [a for a in below if id(a) not in size]
+            if waiting:
+                stack += waiting
+                continue
+            stack.pop()
+            size[id(node)] = 1 + sum(size[id(a)] for a in below)
+        total += size[id(formula)]
+    if total > MAX_EXPANDED:
+        raise problem(
+            "M0003",
+            f"the formulas of this memory have more than {MAX_EXPANDED} parts once definitions are written out",
+            item.name_span,
+            f"{min(total, 10**9)} parts",
+            help="use an argument fewer times in a definition",
+        )
+
+

@@ -1,0 +1,211 @@
+"""What is wrong with a `.mem` file: where, why we think so, a way out, and a code to look up.
+
+A `Diagnostic` is data.  `Problem` carries one of them up to the clause that can go on without it;
+`SpecErrors` is what a user sees: every problem of one run, in source order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+
+from .source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A place in a source and what to say about it."""
+
+    span: Span
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One problem.  ``at`` is the place to fix; ``because`` are the places that made us expect otherwise."""
+
+    code: str
+    what: str
+    at: Label
+    because: tuple[Label, ...] = ()
+    help: str = ""
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        labels = sorted((*self.because, self.at), key=lambda l: (l.span.source.name, l.span.start))
+        own = [label for label in labels if label.span.source == self.at.span.source]
+        foreign = [label for label in labels if label.span.source != self.at.span.source]
+        gutter = max(len(str(label.span.line)) for label in labels) + 2
+        lines = [f"{self.severity}[{self.code}]: {self.what}"]
+        lines.append(f"{'':{gutter}}--> {self.at.span.place}")
+        lines += _quote(own, gutter)
+        for label in foreign:
+            lines.append(f"{'':{gutter}}::: {label.span.place}")
+            lines += _quote([label], gutter)
+        if self.help:
+            lines.append(f"{'':{gutter}} = help: {self.help}")
+        lines.append(f"{'':{gutter}} = more: miras explain {self.code}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, object]:
+        """The same as plain data, for editors and other programs."""
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            "what": self.what,
+            "at": _label_json(self.at),
+            "because": [_label_json(label) for label in self.because],
+            "help": self.help,
+        }
+
+
+class Problem(Exception):
+    """One diagnostic on its way up; ``None`` when the real cause was reported elsewhere."""
+
+    def __init__(self, diagnostic: Diagnostic | None):
+        self.diagnostic = diagnostic
+        super().__init__(diagnostic.what if diagnostic else "reported elsewhere")
+
+
+class SpecErrors(Exception):
+    """All problems of one run, in source order."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]):
+        unique = dict.fromkeys(diagnostics)
+        self.diagnostics = tuple(sorted(unique, key=lambda d: (d.at.span.start, d.code)))
+        super().__init__(f"{len(self.diagnostics)} problem(s)")
+
+    def __str__(self) -> str:
+        return "\n\n".join(str(d) for d in self.diagnostics)
+
+    def to_json(self) -> list[dict[str, object]]:
+        """The diagnostics as plain data."""
+        return [d.to_json() for d in self.diagnostics]
+
+
+@dataclass(slots=True)
+class Findings:
+    """The problems found so far; a clause that fails adds one and the check goes on."""
+
+    found: list[Diagnostic] = field(default_factory=list)
+
+    def add(self, problem: Problem) -> None:
+        """Keep the diagnostic of ``problem``, if it has one of its own."""
+        if problem.diagnostic is not None:
+            self.found.append(problem.diagnostic)
+
+    def __bool__(self) -> bool:
+        return any(d.severity == "error" for d in self.found)
+
+
+def problem(
+    code: str, what: str, span: Span, label: str = "", *, because: tuple[Label, ...] = (), help: str = ""
+) -> Problem:
+    """An error ready to be raised."""
+    return Problem(Diagnostic(code, what, Label(span, label), because, help))
+
+
+def warning(
+    code: str, what: str, span: Span, label: str = "", *, because: tuple[Label, ...] = (), help: str = ""
+) -> Diagnostic:
+    """A warning: the file has a meaning, but perhaps not a good one."""
+    return Diagnostic(code, what, Label(span, label), because, help, "warning")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A help sentence that names the closest known word, or lists the known ones."""
+    words = sorted({w for w in known if not w.startswith("_")})
+    close = get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    if not words:
+        return ""
+    shown = ", ".join(f"`{w}`" for w in words[:16])
+    return f"known here: {shown}{' …' if len(words) > 16 else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A page of the catalogue: one code, explained, with a failing and a mended file."""
+
+    code: str
+    title: str
+    explanation: str
+    bad: str
+    good: str
+
+
+@cache
+def catalogue() -> dict[str, Entry]:
+    """Every code that the language can report."""
+    pages = (p for p in files(__package__).joinpath("errors").iterdir() if p.name.endswith(".txt"))
+    entries = [_entry(p.name.removesuffix(".txt"), p.read_text(encoding="utf-8")) for p in pages]
+    return {e.code: e for e in sorted(entries, key=lambda e: e.code)}
+
+
+def explain(code: str) -> str:
+    """The page of the catalogue for ``code``, as text; LookupError for a code that does not exist."""
+    entry = catalogue().get(code.upper())
+    if entry is None:
+        raise LookupError(f"there is no code `{code}`; {did_you_mean(code.upper(), catalogue())}")
+    bad, good = (_indent(_shorten(text)) for text in (entry.bad, entry.good))
+    return f"{entry.code}: {entry.title}\n\n{entry.explanation}\n\nfails:\n\n{bad}\n\nmended:\n\n{good}\n"
+
+
+def _entry(code: str, page: str) -> Entry:
+    head, bad, good = page.split("\n---\n")
+    title, _, explanation = head.partition("\n")
+    return Entry(code, title.strip(), explanation.strip(), _expand(bad), _expand(good))
+
+
+def _expand(text: str) -> str:
+    """An example file; a line `@repeat 900 g` stands for 900 lines `g`, so that pages stay short."""
+    lines: list[str] = []
+    for line in text.strip("\n").split("\n"):
+        if line.startswith("@repeat "):
+            _, count, repeated = line.split(" ", 2)
+            lines += [repeated] * int(count)
+        else:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _shorten(text: str) -> str:
+    lines = text.rstrip("\n").split("\n")
+    shown = lines if len(lines) <= 40 else [*lines[:8], f"… {len(lines) - 12} more lines …", *lines[-4:]]
+    return "\n".join(line if len(line) <= 160 else line[:150] + " …" for line in shown)
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.split("\n"))
+
+
+def _quote(labels: list[Label], gutter: int) -> list[str]:
+    lines: list[str] = []
+    for label in labels:
+        span = label.span
+        text = span.source.line(span.line)
+        start = span.column - 1
+        width = max(1, min(span.end - span.start, len(text) - start))
+        # a very long line is cut around the place, so that a hostile file cannot flood the terminal
+        left = max(0, start - 60)
+        shown = text[left : left + 120].replace("\t", " ")
+        width = min(width, max(1, len(shown) - (start - left)))
+        lines.append(f"{span.line:>{gutter - 1}} | {shown}")
+        lines.append(f"{'':{gutter}}| {'':{start - left}}{'^' * width} {label.text}".rstrip())
+    return lines
+
+
+def _label_json(label: Label) -> dict[str, object]:
+    span = label.span
+    return {
+        "file": span.source.name,
+        "line": span.line,
+        "column": span.column,
+        "start": span.start,
+        "end": span.end,
+        "text": label.text,
+    }

@@ -85,7 +85,8 @@ def root(slope: Slope, target: Tensor) -> Tensor:
             apart, torch.sqrt(low.clamp_min(0) * high.clamp_min(0)), (low + high) / 2
         )
         new = torch.where(error == 0, w, torch.where(inside, newton, centre))
-        done = ((new - w).abs() <= 2 * tiny * w.abs()) | (high - low <= 2 * tiny * high.abs())
+        close = 2 * tiny * torch.maximum(low.abs(), high.abs()) + 1e-20
+        done = ((new - w).abs() <= 2 * tiny * w.abs()) | (high - low <= close)
         w = new
         if bool(done.all()):
             break

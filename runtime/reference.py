@@ -1,0 +1,175 @@
+"""What the oracle says about a case: exact values, a low-precision reference, all gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..spec import MemorySpec, Ref
+from . import oracle
+from .agree import Kind
+from .cases import Case, Data, data, narrow, parameters
+from .oracle import State
+from .oracle_token import leaf_axes
+
+Call = Callable[[Mapping[str, Tensor], State | None, Tensor | None], tuple[Tensor, State]]
+"""A memory as a function of inputs, state and offsets of packed sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything a call gives, by name: `y`, `state W`, `d key`, `d state W`."""
+
+    values: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The judged data of a case, and the oracle's outcome in float64 and in low precision."""
+
+    data: Data
+    exact: Outcome
+    low: Outcome
+
+
+def kind_of(spec: MemorySpec, name: str) -> Kind:
+    """Which tolerance a quantity of an outcome is under."""
+    if name.endswith("y"):
+        return "output"
+    if not name.startswith("d "):
+        return "state"
+    if name.startswith("d state "):
+        return "state gradient"
+    tokens = {token.name for token in spec.tokens}
+    return "token gradient" if name.removeprefix("d ") in tokens else "gate gradient"
+
+
+@lru_cache(maxsize=32)
+def reference(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0) -> Reference:
+    """The oracle on a case; kept, so that several comparisons share it."""
+    drawn = data(spec, case, dtype, seed)
+    sizes = parameters(spec, case)
+    single = torch.float32
+
+    def call(rounding: torch.dtype | None) -> Call:
+        def apply(
+            inputs: Mapping[str, Tensor], state: State | None, offsets: Tensor | None
+        ) -> tuple[Tensor, State]:
+            if offsets is None:
+                return oracle.run(spec, sizes, inputs, state, rounding=rounding)
+            return _separately(spec, sizes, inputs, state, offsets, rounding)
+
+        return apply
+
+    exact = outcome(spec, call(None), drawn, lambda name: torch.float64)
+    low = outcome(
+        spec, call(single if dtype == torch.float64 else dtype), drawn, lambda name: single
+    )
+    return Reference(drawn, exact, low)
+
+
+def _separately(
+    spec: MemorySpec,
+    sizes: Mapping[str, int],
+    inputs: Mapping[str, Tensor],
+    state: State | None,
+    offsets: Tensor,
+    rounding: torch.dtype | None,
+) -> tuple[Tensor, State]:
+    """Packed sequences one after the other, each with its own row of the state."""
+    timed = {name for _, name in leaf_axes(spec)}
+    parts, states = [], []
+    for row, (low, high) in enumerate(pairwise(offsets)):
+        own = {n: t[:, low:high] if n in timed else t for n, t in inputs.items()}
+        before = None if state is None else {n: t[row : row + 1] for n, t in state.items()}
+        y, after = oracle.run(spec, sizes, own, before, rounding=rounding)
+        parts.append(y)
+        states.append(after)
+    return torch.cat(parts, 1), {n: torch.cat([s[n] for s in states]) for n in states[0]}
+
+
+def leaves(
+    spec: MemorySpec, drawn: Data, to: Callable[[str], torch.dtype], device: str = "cpu"
+) -> tuple[dict[str, Tensor], State | None, Tensor, Tensor | None]:
+    """The data of a case as fresh leaves of autograd: inputs, state, cotangent, offsets."""
+
+    def leaf(name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.to(device)
+        return tensor.detach().to(device=device, dtype=to(name), copy=True).requires_grad_()
+
+    inputs = {name: leaf(name, tensor) for name, tensor in drawn.inputs.items()}
+    state = drawn.state and {name: leaf("", tensor) for name, tensor in drawn.state.items()}
+    offsets = None
+    if drawn.offsets is not None:
+        offsets = torch.tensor(drawn.offsets, dtype=torch.int32, device=device)
+    return inputs, state, drawn.cotangent.to(device=device), offsets
+
+
+def outcome(
+    spec: MemorySpec,
+    call: Call,
+    drawn: Data,
+    to: Callable[[str], torch.dtype],
+    device: str = "cpu",
+) -> Outcome:
+    """Run a memory on a case and take every gradient.
+
+    The loss is <y, cotangent> + <state, random>.  The gradient of a decay is given as decay *
+    gradient, the one of its logarithm: a layer learns through it and it is finite at a decay of 0.
+    """
+    inputs, state, cotangent, offsets = leaves(spec, drawn, to, device)
+    y, after = call(inputs, state, offsets)
+    after = live(spec, after)
+    values: dict[str, Tensor] = {"y": y.detach()}
+    values |= {f"state {name}": tensor.detach() for name, tensor in after.items()}
+    total = (y.double() * cotangent).sum()
+    for name, tensor in sorted((n, t) for n, t in after.items() if t.is_floating_point()):
+        weights = torch.Generator().manual_seed(len(name) + sum(map(ord, name)))
+        random = torch.randn(tensor.shape, generator=weights, dtype=torch.float64).to(device)
+        total = total + (tensor.double() * random).sum()
+    wanted = {f"d {name}": tensor for name, tensor in inputs.items()}
+    if state is not None:
+        wanted |= {f"d state {n}": t for n, t in state.items() if t.is_floating_point()}
+    found: tuple[Tensor | None, ...] = (None,) * len(wanted)
+    if total.requires_grad:
+        found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    decay = spec.retention.decay.name if isinstance(spec.retention.decay, Ref) else None
+    for (name, tensor), gradient in zip(wanted.items(), found, strict=True):
+        slope = torch.zeros_like(tensor) if gradient is None else gradient
+        if name.removeprefix("d ").split(".")[0] == decay:
+            slope = slope * tensor.detach()
+        values[name] = slope
+    return Outcome({name: tensor.cpu() for name, tensor in values.items()})
+
+
+def live(spec: MemorySpec, state: State) -> State:
+    """The state with zeros where a value can no longer matter.
+
+    Between two blocks the anchor, the earlier trajectories and a weight with a dual are overwritten
+    before anything reads them, so an implementation may hold what it likes there.
+    """
+    if spec.algorithm.anchored is None or "position" not in state:
+        return state
+    between = state["position"] == 0
+    duals = {name.removesuffix(".dual") for name in state if name.endswith(".dual")}
+    dead = {f"{weight.name}.anchor" for weight in spec.states} | duals
+    for i in range(1, spec.algorithm.anchored.sweeps):
+        dead |= {f"{weight.name}.{i}" for weight in spec.states}
+        dead |= {f"{s}.{w.name}.{i}" for s in spec.algorithm.carry for w in spec.states}
+    return {
+        name: torch.where(between.reshape(-1, *([1] * (t.dim() - 1))), torch.zeros_like(t), t)
+        if name in dead
+        else t
+        for name, t in state.items()
+    }
+
+
+def typed(spec: MemorySpec, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
+    """The type of each input for a form that runs in ``dtype``."""
+    return lambda name: narrow(spec, name, dtype)

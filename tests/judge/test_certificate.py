@@ -1,0 +1,98 @@
+"""The certificate: green for the meaning itself, red for each of many small lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from miras_dsl.runtime import oracle
+from miras_dsl.runtime.certificate import Certificate, certify
+from miras_dsl.runtime.compare import Implementation
+from miras_dsl.runtime.oracle import State
+from miras_dsl.spec import MemorySpec
+from tests.judge.forms import matrix
+
+Change = Callable[[dict[str, Tensor], Tensor, State], tuple[Tensor, State]]
+
+
+def naive(
+    spec: MemorySpec, sizes: Mapping[str, int], change: Change | None = None
+) -> Implementation:
+    """The oracle itself as an implementation, packed sequences included; ``change`` spoils it."""
+
+    def run(
+        inputs: Mapping[str, Tensor], state: State | None, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        if cu_seqlens is None:
+            y, after = oracle.run(spec, sizes, inputs, state)
+            return change(dict(inputs), y, after) if change else (y, after)
+        parts = []
+        for row, (low, high) in enumerate(pairwise(cu_seqlens)):
+            own = {name: tensor[:, low:high] for name, tensor in inputs.items()}
+            parts.append(run(own, {n: t[row : row + 1] for n, t in state.items()}))
+        ends = {n: torch.cat([after[n] for _, after in parts]) for n in parts[0][1]}
+        return torch.cat([y for y, _ in parts], 1), ends
+
+    return run
+
+
+def certified(change: Change | None = None, dtype: torch.dtype = torch.float32) -> Certificate:
+    spec = matrix()
+    return certify(spec, partial(naive, spec, change=change), dtype=dtype, chunk=16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_meaning_is_green(dtype: torch.dtype) -> None:
+    certificate = certified(dtype=dtype)
+    assert certificate.green, str(certificate)
+    assert {check for check, _ in certificate.expected} == {"whole", "split", "steps", "causal"}
+    assert Certificate.from_json(certificate.to_json()) == certificate
+    assert "green" in str(certificate)
+
+
+def test_an_absent_case_is_not_green() -> None:
+    certificate = certified()
+    text = certificate.to_json()
+    held = Certificate.from_json(text)
+    short = Certificate(**{f: getattr(held, f) for f in held.__slots__} | {"rows": held.rows[40:]})
+    assert short.missing and not short.green
+    assert "MISSING" in str(short)
+
+
+class _Louder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 1.001 * gradient
+
+
+def _peek(inputs: dict[str, Tensor], y: Tensor, state: State) -> tuple[Tensor, State]:
+    late = torch.cat([inputs["value"][:, 1:], inputs["value"][:, -1:]], 1)
+    return y + 1e-7 * late, state
+
+
+LIES: dict[str, Change] = {
+    "output a little too large": lambda x, y, s: (y * (1 + 1e-5), s),
+    "gradient a little too large": lambda x, y, s: (_Louder.apply(y), s),
+    "state not carried": lambda x, y, s: (y, {"W": torch.zeros_like(s["W"])}),
+    "state carried without gradient": lambda x, y, s: (y, {"W": s["W"].detach()}),
+    "state in half precision": lambda x, y, s: (y, {"W": s["W"].bfloat16().to(y.dtype)}),
+    "state missing": lambda x, y, s: (y, {"V": s["W"]}),
+    "looks ahead": _peek,
+    "not a number at the end": lambda x, y, s: (y.where(y != y.max(), torch.nan), s),
+    "output without gradient": lambda x, y, s: (y.detach(), {"W": s["W"].detach()}),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_is_red(name: str) -> None:
+    certificate = certified(LIES[name])
+    assert not certificate.green and certificate.failures

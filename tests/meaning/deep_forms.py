@@ -1,0 +1,188 @@
+"""Chunk forms of networks and links, written by hand as programs.
+
+Axes: W2[hidden, key], W1[value, hidden]; a residual renames key to value, so there dk = dv.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from miras_dsl.ir import (
+    Cumsum,
+    Decay,
+    I,
+    Input,
+    J,
+    L,
+    Node,
+    Program,
+    Reduce,
+    Shift,
+    mean,
+    pointwise,
+    rename,
+    spread,
+    total,
+)
+from miras_dsl.scalars import SLOTS, absolute, erf, inverse_root, root, sigmoid, signum, smaller
+from tests.meaning.forms import (
+    ALPHA,
+    ETA,
+    KK,
+    QK,
+    K,
+    Q,
+    S,
+    V,
+    exp,
+    j,
+    last,
+    log,
+    over,
+    program,
+    state,
+    token,
+)
+
+X, Y = SLOTS[:2]
+GELU = X * (1 + erf(X / sp.sqrt(2))) / 2
+SILU = X * sigmoid(X)
+CLIP = signum(X) * smaller(absolute(X), sp.Rational(7, 10))
+EPS = sp.Rational(1, 100)
+
+W1, W2, W3 = (
+    state("W1", "value", "hidden"),
+    state("W2", "hidden", "key"),
+    state("W3", "hidden", "key"),
+)
+
+
+def act(x: Node) -> Node:
+    return pointwise(GELU, x)
+
+
+def slope(formula: sp.Expr, x: Node) -> Node:
+    return pointwise(formula.diff(X), x)
+
+
+def as_value(x: Node) -> Node:
+    return rename(x, {"key": "value"})
+
+
+def normalized(z: Node) -> tuple[Node, Node]:
+    """A layer norm without its weights, and 1 / its standard deviation."""
+    centred = z - mean(z, ("value",))
+    scale = pointwise(inverse_root(X + EPS), mean(pointwise(X**2, centred), ("value",)))
+    return centred * scale, scale
+
+
+def mlp() -> Program:
+    """2.9 with residual, layer norm and log-cosh bias, all gradients at the chunk's first weights."""
+    gain, shift = Input("gain", ("value",), "constant"), Input("shift", ("value",), "constant")
+    a = over("key", K, W2)
+    h = act(a)
+    zh, scale = normalized(over("hidden", h, W1))
+    u = pointwise(sp.tanh(X), as_value(K) + gain * zh + shift - V) * gain
+    d1 = (u - mean(u, ("value",)) - zh * mean(u * zh, ("value",))) * scale
+    d2 = over("value", d1, W1) * slope(GELU, a)
+
+    lb = Cumsum(log(ALPHA), I)
+    weights = Decay(lb, j(lb), I, J, False) * j(ETA)
+    hq = act(exp(lb) * over("key", Q, W2) - over(J, QK * weights, j(d2)))
+    zq = exp(lb) * over("hidden", hq, W1) - over(J, over("hidden", hq, j(h)) * weights, j(d1))
+    y = as_value(Q) + gain * normalized(zq)[0] + shift
+    w = ETA * exp(last(lb) - lb)
+    after = {
+        "W1": exp(last(lb)) * W1 - over(I, d1 * w, h),
+        "W2": exp(last(lb)) * W2 - over(I, d2 * w, K),
+    }
+    return program({"y": y, **after}, Q, K, V, ALPHA, ETA, gain, shift, W1, W2)
+
+
+def glu() -> Program:
+    """2.9, W1 (silu(W2 x) * (W3 x)) under the squared error, anchored."""
+    a, c = over("key", K, W2), over("key", K, W3)
+    s = pointwise(SILU, a)
+    h = s * c
+    e = over("hidden", h, W1) - V
+    back = over("value", e, W1)
+    d2, d3 = back * c * slope(SILU, a), back * s
+
+    lb = Cumsum(log(ALPHA), I)
+    weights = Decay(lb, j(lb), I, J, False) * j(ETA)
+    aq = exp(lb) * over("key", Q, W2) - over(J, QK * weights, j(d2))
+    cq = exp(lb) * over("key", Q, W3) - over(J, QK * weights, j(d3))
+    hq = pointwise(SILU, aq) * cq
+    y = exp(lb) * over("hidden", hq, W1) - over(J, over("hidden", hq, j(h)) * weights, j(e))
+    w = ETA * exp(last(lb) - lb)
+    after = {
+        "W1": exp(last(lb)) * W1 - over(I, e * w, h),
+        "W2": exp(last(lb)) * W2 - over(I, d2 * w, K),
+        "W3": exp(last(lb)) * W3 - over(I, d3 * w, K),
+    }
+    return program({"y": y, **after}, Q, K, V, ALPHA, ETA, W1, W2, W3)
+
+
+def softmax_link() -> Program:
+    """2.10: S is the dual, W = softmax of its rows at the chunk's start; gradients at W, reads with
+    W plus what the dual has moved since."""
+    top = spread(Reduce("max", S, ("key",)), ("key",))
+    lifted = pointwise(sp.exp(X - Y), S, top)
+    w = pointwise(X / Y, lifted, total(lifted, ("key",)))
+    g = pointwise(sp.tanh(X), over("key", K, w) - V)
+    lb = Cumsum(log(ALPHA), I)
+    moved = (exp(lb) - 1.0) * over("key", Q, S)
+    moved = moved - over(J, Decay(lb, j(lb), I, J, False) * QK * j(ETA), j(g))
+    after = exp(last(lb)) * S - over(I, g * (ETA * exp(last(lb) - lb)), K)
+    return program({"y": over("key", Q, w) + moved, "S": after}, Q, K, V, ALPHA, ETA, S)
+
+
+def norm_link() -> Program:
+    """2.10 with a link that couples the whole state: W = S / |S|, anchored, read at W."""
+    size = pointwise(root(X), total(pointwise(X**2, S), ("value", "key")))
+    w = pointwise(X / Y, S, size)
+    g = over("key", K, w) - V
+    lb = Cumsum(log(ALPHA), I)
+    after = exp(last(lb)) * S - over(I, g * (ETA * exp(last(lb) - lb)), K)
+    return program({"y": over("key", Q, w), "S": after}, Q, K, V, ALPHA, ETA, S)
+
+
+def sweeps(count: int) -> Program:
+    """2.14: residual GELU network with momentum, clipped error, `count` coupled trajectories."""
+    mu = token("mu")
+    n1, n2 = state("N1", "value", "hidden"), state("N2", "hidden", "key")
+    lb, lm = Cumsum(log(ALPHA), I), Cumsum(log(mu), I)
+    decay, slow = Decay(lb, j(lb), I, J, False), Decay(lm, j(lm), I, J, False)
+    both = over(L, rename(decay, {J: L}), rename(slow, {I: L}))
+    weights, earlier = both * j(ETA), Shift(both, I, 1) * j(ETA)
+    b, f = exp(lb), over(J, decay, j(exp(lm)))
+    c, g = exp(Shift(lb, I, 1)), Shift(f, I, 1)
+
+    a = over("key", K, W2)
+    h = act(a)
+    e = pointwise(CLIP, over("hidden", h, W1) + as_value(K) - V)
+    d2 = over("value", e, W1) * slope(GELU, a)
+    for _ in range(count - 1):
+        a = c * over("key", K, W2) + g * over("key", K, n2) - over(J, KK * earlier, j(d2))
+        new = act(a)
+        seen = c * over("hidden", new, W1) + g * over("hidden", new, n1)
+        seen = seen - over(J, over("hidden", new, j(h)) * earlier, j(e))
+        error = pointwise(CLIP, seen + as_value(K) - V)
+        back = c * over("value", error, W1) + g * over("value", error, n1)
+        back = back - over(J, over("value", error, j(e)) * earlier, j(h))
+        d2, e, h = back * slope(GELU, a), error, new
+
+    hq = act(b * over("key", Q, W2) + f * over("key", Q, n2) - over(J, QK * weights, j(d2)))
+    y = b * over("hidden", hq, W1) + f * over("hidden", hq, n1) + as_value(Q)
+    y = y - over(J, over("hidden", hq, j(h)) * weights, j(e))
+
+    def written(triangle: Node, left: Node, right: Node) -> Node:
+        return over(I, left * (rename(last(triangle), {J: I}) * ETA), right)
+
+    after = {
+        "W1": last(b) * W1 + last(f) * n1 - written(both, e, h),
+        "W2": last(b) * W2 + last(f) * n2 - written(both, d2, K),
+        "N1": exp(last(lm)) * n1 - written(slow, e, h),
+        "N2": exp(last(lm)) * n2 - written(slow, d2, K),
+    }
+    return program({"y": y, **after}, Q, K, V, ALPHA, mu, ETA, W1, W2, n1, n2)

@@ -3,7 +3,7 @@
 Operands meet by the names of their axes: one that lacks an axis gets a 1 there, so the generated
 text is ordinary broadcasting.  Every learned operation of a formula becomes a declared part of the
 layer, named after the token or gate it stands in.  A part that a gate and its logarithm share is
-declared once: parts belong to nodes of the formula, by identity.
+declared once: parts belong to nodes of the formula.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Formulas:
     parameters: dict[str, str]
     parts: list[tuple[str, str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
-    made: dict[tuple[int, str | None], str] = field(default_factory=dict)
+    made: dict[tuple[object, ...], str] = field(default_factory=dict)
     starts: dict[int, str] = field(default_factory=dict)
     held: list[Expr] = field(default_factory=list)
 
@@ -182,7 +182,8 @@ class _Formula:
             return done(f"torch.where({test}, {yes.text}, {no.text})")
         if op in ("max", "min") and "number" in (x.kind for x in aligned):
             tensor, bound = sorted(aligned, key=lambda x: x.kind == "number")
-            return done(f"{tensor.inside(5)}.clamp({op}={bound.text})")
+            end = {"max": "min", "min": "max"}[op]  # the larger of two is at least the bound
+            return done(f"{tensor.inside(5)}.clamp({end}={bound.text})")
         if floor:
             return done(f"torch.log({aligned[0].inside(5)}.clamp(min=1e-38))")
         if op in METHODS:
@@ -259,16 +260,17 @@ class _Formula:
         return size_text(value, self.book.parameters) if value != 0 else ""
 
     def param(self, expr: Apply, flat: str) -> Text:
-        shape = ["heads", *(self.book.size_text(a, False) for a in self.axes(expr.axes))]
-        if flat:
-            shape = [flat if expr.axes else "1"]
+        axes = self.axes(expr.axes)
+        shape = ["heads", *(self.book.size_text(a, False) for a in axes if not flat)]
+        if flat:  # among features a constant is for all heads
+            shape = [flat if axes else "1"]
         init, sizes = float(expr.option("init", 0) or 0), ", ".join(shape)  # type: ignore[arg-type]
         made = f"learned_constant({init!r}, {sizes})"
         if not init and not flat and id(expr) in self.book.starts:
             made = f"{self.book.starts[id(expr)]}({sizes})"
         name = self.declare(expr, "param", lambda _: made)
         kind, size = ("flat", flat) if flat else ("heads", "")
-        return Text(f"full({name})", kind, self.axes(expr.axes), False, True, 5, size)
+        return Text(f"full({name})", kind, axes, False, True, 5, size)
 
     def part_shape(self, x: Text) -> str:
         return x.size if x.kind == "flat" else ", ".join(self.factors(x))
@@ -280,7 +282,9 @@ class _Formula:
         self, expr: Expr, what: str, made: Callable[[str], str], key: str | None = None
     ) -> str:
         """The part of the layer for this node, declared the first time it is met."""
-        identity = (0, f"{key} {what}") if key else (id(expr), self.weight)
+        # the checker numbers learned parts: equal nodes are one part, wherever they stand
+        numbered = isinstance(expr, Apply) and expr.option("index") is not None
+        identity = (key or (expr if numbered else id(expr)), what, self.weight if not key else None)
         if identity not in self.book.made:
             base = f"{key}_{what}" if key else f"{self.owner}_{what}"
             name = self.book.fresh(base)

@@ -18,7 +18,7 @@ def log_of(expr: Expr) -> Expr | None:
     """
     match expr:
         case Number(value=value) if value > 0:
-            return Number(sp.Float(sp.log(value), 17), span=expr.span)
+            return Number(sp.log(value).evalf(17), span=expr.span)
         case Apply(op="exp", args=(x,)):
             return x
         case Apply(op="sigmoid", args=(x,)):

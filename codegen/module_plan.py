@@ -59,9 +59,11 @@ def module_text(
     """
     feeding = Feeding.of(spec, feeds)
     state = state_items(spec, feeds, weights, tails, feeding)
+    free = {symbol.name for _, size in spec.sizes for symbol in size.free_symbols}  # type: ignore[attr-defined]
     sizes = [
         (identifier(name), "width" if default is None else str(default))
         for name, default in spec.params
+        if default is None or name in free
     ]
     slots = {
         "name": identifier(spec.name),

@@ -1,0 +1,368 @@
+"""Formulas of tokens and gates: the generated expressions give the numbers that the formula means."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import sympy as sp
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from miras_dsl import spec
+from miras_dsl.codegen.module_plan import module_text
+from miras_dsl.model import Feed, Weight
+from miras_dsl.runtime.past import Past
+from tests.module import rules
+from tests.module.rules import X, decay, gate, linear, memory, number, op, param
+from tests.module.written import write
+
+Layer = nn.Module
+
+
+def build(path: Path, made: spec.MemorySpec, feeds: tuple[Feed, ...], **sizes: int) -> Layer:
+    """The layer of a spec in float64; its memory is never called."""
+    torch.manual_seed(2)
+    module: ModuleType = write(path / "m.py", "m", [module_text(made, feeds, rules.WEIGHTS)])
+    checker = shutil.which("ruff")
+    if checker is not None:
+        command = [checker, "check", "--isolated", "--select", "E,F", "--line-length", "100"]
+        found = subprocess.run([*command, path / "m.py"], capture_output=True, text=True)
+        assert found.returncode == 0, found.stdout
+    layer = getattr(module, made.name)(width=8, heads=2, **sizes).double()
+    for parameter in layer.parameters():  # away from special values
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return layer
+
+
+def fed(layer: Layer, x: Tensor) -> dict[str, Tensor]:
+    values = layer.feeds(x, Past(layer.initial_state(x.shape[0])))
+    return {**values, **layer.constants()}
+
+
+x = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+GATES: dict[str, tuple[spec.Expr, Callable[[Layer], Tensor]]] = {
+    "decay": (
+        decay(),
+        lambda m: torch.exp(
+            -m.g_param.exp() * F.softplus(m.g_linear(x) + m.g_param_2),
+        ),
+    ),
+    "sigmoid": (op("sigmoid", linear()), lambda m: m.g_linear(x).sigmoid()),
+    "complement": (
+        op("sub", number(1), op("sigmoid", linear())),
+        lambda m: 1 - m.g_linear(x).sigmoid(),
+    ),
+    "root": (
+        op("pow", op("sigmoid", linear(rank=3)), number(0.0625)),
+        lambda m: m.g_linear(x).sigmoid() ** 0.0625,
+    ),
+    "product": (
+        op("mul", number(0.5), op("mul", op("sigmoid", linear()), op("softplus", param()))),
+        lambda m: 0.5 * m.g_linear(x).sigmoid() * F.softplus(m.g_param),
+    ),
+    "quotient": (
+        op("div", op("exp", linear()), op("add", number(1), op("exp", linear()))),
+        lambda m: m.g_linear(x).exp() / (1 + m.g_linear_2(x).exp()),
+    ),
+    "squared": (op("sqrt", op("sigmoid", linear())), lambda m: m.g_linear(x).sigmoid().sqrt()),
+    "affine": (
+        op("add", number(0.9), op("mul", number(0.1), op("sigmoid", linear(rank=2)))),
+        lambda m: 0.9 + 0.1 * m.g_linear(x).sigmoid(),
+    ),
+    "learned": (op("sigmoid", param()), lambda m: m.g_param.sigmoid().expand(2, 5, 2)),
+    "number": (number(0.25), lambda m: torch.full((2, 5, 2), 0.25, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("case", GATES)
+def test_a_gate_and_its_logarithm(case: str, tmp_path: Path) -> None:
+    expr, wanted = GATES[case]
+    feeds = (Feed("g", "g", "gate", ()), Feed("log_g", "g", "gate", (), log=True))
+    layer = build(tmp_path, memory("M", gates=(gate("g", expr),)), feeds)
+    values = fed(layer, x)
+    torch.testing.assert_close(values["g"], wanted(layer))
+    torch.testing.assert_close(values["log_g"], wanted(layer).log())
+    parts = {name.split(".")[0] for name, _ in layer.named_parameters() if name.startswith("g_")}
+    features = [n for n in spec.walk(expr) if isinstance(n, spec.Apply) and n.op in spec.FEATURE]
+    assert len(parts) == len(features), "a gate and its logarithm have the same parameters"
+
+
+def test_the_logarithm_keeps_its_digits(tmp_path: Path) -> None:
+    expr = op("sigmoid", linear())
+    layer = build(
+        tmp_path, memory("M", gates=(gate("g", expr),)), (Feed("log_g", "g", "gate", (), log=True),)
+    ).float()
+    with torch.no_grad():
+        layer.g_linear.weight.fill_(1)
+    far = torch.zeros(1, 2, 8)
+    far[0, 0, 0], far[0, 1, 0] = -200, 20
+    log_g = fed(layer, far)["log_g"][0, :, 0]
+    torch.testing.assert_close(log_g, torch.tensor([-200.0, -2.0611536e-9]), rtol=1e-5, atol=0)
+
+
+K, V = ("key",), ("value",)
+A = spec.Ref("a", "gate", K)
+KEY, VALUE = spec.Ref("key", "token", K), spec.Ref("value", "token", V)
+
+
+def shifted() -> spec.Apply:
+    return op("shift", X, axes=("width",))
+
+
+def test_tokens_of_their_own(tmp_path: Path) -> None:
+    scaled = op("mul", KEY, param(K), axes=K)
+    grown = op("mul", op("sub", A, number(1), axes=K), param(K), axes=K)
+    inner = linear(("f6",), shifted(), size=6)
+    tokens = (
+        spec.Token("query", K, linear(K, shifted()), rules.span(3)),
+        spec.Token("key", K, linear(K, shifted()), rules.span(3)),
+        spec.Token("value", V, linear(V, X), rules.span(4)),
+        spec.Token("removal", K, op("normalize", scaled, axes=K, over=K), rules.span(5)),
+        spec.Token("insert", K, op("mul", KEY, op("add", number(1), grown, axes=K), axes=K)),
+    )
+    gates = (
+        gate("a", op("sigmoid", linear(K, op("tanh", inner, axes=("f6",))), axes=K), K),
+        gate("b", op("sigmoid", op("contract", KEY, VALUE_AS_KEY, over=K)), ()),
+    )
+    names = ("query", "key", "value", "removal", "insert")
+    feeds = tuple(Feed(n, n, "token", V if n == "value" else K) for n in names)
+    feeds += (Feed("a", "a", "gate", K), Feed("b", "b", "gate", ()))
+    layer = build(tmp_path, memory("M", tokens=tokens, gates=gates), feeds, dk=3, dv=3)
+    values = fed(layer, x)
+    before = torch.cat([torch.zeros(2, 1, 8, dtype=x.dtype), x[:, :-1]], 1)
+    key = F.normalize(layer.key_linear(before), dim=-1)
+    a = layer.a_linear_2(layer.a_linear(before).tanh()).sigmoid()
+    value = layer.value_linear(x)
+    torch.testing.assert_close(values["query"], F.normalize(layer.query_linear(before), dim=-1))
+    torch.testing.assert_close(values["key"], key)
+    torch.testing.assert_close(values["a"], a)
+    torch.testing.assert_close(values["removal"], F.normalize(key * layer.removal_param, dim=-1))
+    torch.testing.assert_close(values["insert"], key * (1 + (a - 1) * layer.insert_param))
+    torch.testing.assert_close(values["b"], (key * value).sum(-1).sigmoid())
+    assert sum(name.endswith("_shift") for name, _ in layer.named_children()) == 1
+
+
+VALUE_AS_KEY = op("retag", VALUE, axes=K)
+VALUE_AS_KEY = replace(VALUE_AS_KEY, options=(("axes", (("value", "key"),)),))
+
+
+def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
+    d = sp.Symbol("d")
+    made = replace(
+        memory("M", gates=(gate("g", op("sigmoid", linear(("row",), rank=2), axes=("row",)), ("row",)),)),
+        params=(("d", None),),
+        sizes=(("key", d), ("value", d), ("h1", 4 * d)),
+        states=(
+            spec.State("A", ("h1", "key"), "learned"),
+            spec.State("B", ("value", "h1"), "positive"),
+        ),
+        retention=spec.Retention(simplex=number(2)),
+        algorithm=spec.Algorithm((), anchored=spec.Anchored(16)),
+    )
+    feeds = (
+        Feed("log_g_A", "g", "gate", ("h1",), weight="A", log=True),
+        Feed("g_B", "g", "gate", ("value",), weight="B"),
+    )
+    weights = (
+        Weight("A", "A", ("h1", "key"), "learned"),
+        Weight("B", "B", ("value", "h1"), "positive"),
+        Weight("S.A", "A", ("h1", "key"), "zero"),
+        Weight("B.anchor", "B", ("value", "h1"), "weight"),
+        Weight("B.dual", "B", ("value", "h1"), "dual"),
+        Weight("A.turned", "A", ("key", "h1"), "weight"),
+    )
+    module = write(tmp_path / "m.py", "m", [module_text(made, feeds, weights)])
+    layer = module.M(width=8, heads=2)
+    values, state = fed(layer, x.float()), layer.initial_state(3)["memory"]
+    torch.testing.assert_close(values["log_g_A"].exp(), layer.g_A_linear(x.float()).sigmoid())
+    torch.testing.assert_close(values["g_B"], layer.g_B_linear(x.float()).sigmoid())
+    assert values["log_g_A"].shape == (2, 5, 2, 16) and values["g_B"].shape == (2, 5, 2, 4)
+    assert {n: tuple(v.shape[1:]) for n, v in state.items()} == {
+        "A": (2, 16, 4), "S.A": (2, 16, 4), "A.turned": (2, 4, 16),
+        "B": (2, 4, 16), "B.anchor": (2, 4, 16), "B.dual": (2, 4, 16), "position": (),
+    }  # fmt: skip
+    torch.testing.assert_close(state["B"].sum(-1), torch.full((3, 2, 4), 2.0))
+    torch.testing.assert_close(state["B.dual"].exp(), state["B"])
+    torch.testing.assert_close(state["A.turned"], state["A"].transpose(-1, -2))
+    assert torch.equal(state["B.anchor"], state["B"]) and not state["S.A"].any()
+    assert state["position"].dtype == torch.int64
+
+
+def test_pairs_constants_positions_and_windows(tmp_path: Path) -> None:
+    P = ("pair",)
+    tokens = (
+        spec.Token("query", K, None),
+        spec.Token("key", (*P, *K), None),
+        spec.Token("value", (*P, *V), None),
+    )
+    gates = (
+        gate("eta", op("mul", number(2), op("sigmoid", linear(P), axes=P), axes=P), P),
+        gate("rate", op("div", param(("position",), 0.5), spec.Ref("dk", "size")), ("position",)),
+        gate("spread_out", op("sigmoid", linear()), K),
+    )
+    made = replace(
+        memory("M", tokens=tokens, gates=gates),
+        algorithm=spec.Algorithm(
+            (), pairs=3, anchored=spec.Anchored(4), window=(5, number(1))
+        ),
+    )
+    feeds = (
+        Feed("query", "query", "token", K),
+        Feed("key", "key", "token", (*P, *K)),
+        Feed("value", "value", "token", (*P, *V)),
+        Feed("eta", "eta", "gate", P),
+        Feed("rate", "rate", "position", ("position",)),
+        Feed("spread_out", "spread_out", "gate", K),
+    )
+    text = module_text(made, feeds, rules.WEIGHTS, tails=("key", "eta"))
+    layer = write(tmp_path / "m.py", "m", [text]).M(width=8, heads=2, dk=3)
+    values, state = fed(layer, x.float()), layer.initial_state(2)["memory"]
+    shapes = {name: tuple(value.shape) for name, value in values.items()}
+    assert shapes == {
+        "query": (2, 5, 2, 3), "key": (2, 5, 2, 3, 3), "value": (2, 5, 2, 3, 4),
+        "eta": (2, 5, 2, 3), "rate": (2, 4), "spread_out": (2, 5, 2, 3),
+    }  # fmt: skip
+    torch.testing.assert_close(values["key"].norm(dim=-1), torch.ones(2, 5, 2, 3))
+    torch.testing.assert_close(values["rate"], torch.full((2, 4), 0.5 / 3))
+    assert state["window.key"].shape == (2, 4, 2, 3, 3)
+    assert state["window.eta"].shape == (2, 4, 2, 3)
+
+
+ACROSS: dict[str, tuple[spec.Expr, Callable[[Tensor, Layer], Tensor]]] = {
+    "where": (
+        op("where", op("lt", KEY, number(0.1), axes=K), number(2), op("exp", KEY, axes=K), axes=K),
+        lambda key, _: torch.where(key < 0.1, 2.0, key.exp()),
+    ),
+    "both": (
+        op("and", op("gt", KEY, number(0), axes=K), op("le", KEY, number(0.5), axes=K), axes=K),
+        lambda key, _: ((key > 0) & (key <= 0.5)).float(),
+    ),
+    "clipped": (
+        op("min", op("max", KEY, number(-0.1), axes=K), number(0.2), axes=K),
+        lambda key, _: key.clamp(-0.1, 0.2),
+    ),
+    "norms": (
+        op("div", KEY, op("add", number(1), op("norm", KEY, over=K, p=sp.Integer(3))), axes=K),
+        lambda key, _: key / (1 + key.abs().pow(3).sum(-1, keepdim=True) ** (1 / 3)),
+    ),
+    "softmax": (op("softmax", KEY, axes=K, over=K), lambda key, _: key.softmax(-1)),
+    "layernorm": (
+        op("layernorm", KEY, param(K, 1.0), param(K), axes=K, over=K),
+        lambda key, m: F.layer_norm(key, (4,), eps=1e-6) * m.g_param + m.g_param_2,
+    ),
+    "sums": (
+        op("sub", op("sum", KEY, over=K), op("mul", op("mean", KEY, over=K), KEY, axes=K), axes=K),
+        lambda key, _: key.sum(-1, keepdim=True) - key.mean(-1, keepdim=True) * key,
+    ),
+    "powers": (
+        op("neg", op("pow", op("add", KEY, number(-1), axes=K), number(2), axes=K), axes=K),
+        lambda key, _: -((key - 1) ** 2),
+    ),
+    "differences": (
+        op("sub", KEY, op("sub", KEY, op("div", KEY, op("mul", KEY, KEY, axes=K), axes=K), axes=K), axes=K),
+        lambda key, _: 1 / key,
+    ),
+    "matrix": (
+        op(
+            "contract",
+            op("outer", VALUE, KEY, axes=(*V, *K)),
+            op("add", KEY, param(V), axes=(*K, *V)),
+            axes=V,
+            over=K,
+        ),
+        lambda key, m: None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ACROSS)
+def test_operations(case: str, tmp_path: Path) -> None:
+    expr, wanted = ACROSS[case]
+    axes = V if case == "matrix" else K
+    feeds = (
+        Feed("key", "key", "token", K), Feed("value", "value", "token", V),
+        Feed("g", "g", "gate", axes),
+    )  # fmt: skip
+    layer = build(tmp_path, memory("M", gates=(gate("g", expr, axes),)), feeds)
+    values = fed(layer, x)
+    key, value = values["key"], values["value"]
+    result = wanted(key, layer)
+    if case == "matrix":
+        shifts = key[..., None, :] + layer.g_param[:, :, None]
+        result = torch.einsum("bthv,bthk,bthvk->bthv", value, key, shifts)
+    torch.testing.assert_close(values["g"], result)
+
+
+def test_features_without_heads(tmp_path: Path) -> None:
+    """x + param[width] * (shift(x) - x), a convolution of it, its norm; then back to heads."""
+    W = ("width",)
+    mixed = op("add", X, op("mul", param(W), op("sub", shifted(), X, axes=W), axes=W), axes=W)
+    smooth = op("conv", op("silu", mixed, axes=W), axes=W, width=3)
+    gates = (
+        gate("g", op("sigmoid", op("mul", linear(K, smooth), param(K), axes=K), axes=K), K),
+        gate("n", op("norm", X, over=W), ()),
+    )
+    tokens = (
+        spec.Token("query", K, op("normalize", X, axes=W, over=W)),
+        spec.Token("key", K, op("conv", linear(K), axes=K, width=2)),
+    )
+    feeds = (
+        Feed("query", "query", "token", K), Feed("key", "key", "token", K),
+        Feed("g", "g", "gate", K), Feed("n", "n", "gate", ()),
+    )  # fmt: skip
+    layer = build(tmp_path, memory("M", tokens=tokens, gates=gates), feeds)
+    values = fed(layer, x)
+
+    def back(u: Tensor, lag: int) -> Tensor:
+        return torch.cat([torch.zeros_like(u[:, :lag]), u[:, : u.shape[1] - lag]], 1)
+
+    mix = F.silu(x + layer.g_param * (back(x, 1) - x))
+    kernel = layer.g_conv.weight
+    smoothed = sum(kernel[lag] * back(mix, lag) for lag in range(3))
+    wanted = (layer.g_linear(smoothed) * layer.g_param_2).sigmoid()
+    torch.testing.assert_close(values["g"], wanted)
+    torch.testing.assert_close(values["n"], x.norm(dim=-1)[..., None].expand(2, 5, 2))
+    line, kernel = layer.key_linear(x), layer.key_conv.weight
+    key = F.normalize(kernel[0] * line + kernel[1] * back(line, 1), dim=-1)
+    torch.testing.assert_close(values["key"], key)
+    split = F.normalize(F.normalize(x, dim=-1).unflatten(-1, (2, 4)), dim=-1)
+    torch.testing.assert_close(values["query"], split)
+    whole, _ = fed(layer, x), None
+    past = Past(layer.initial_state(2))
+    first = layer.feeds(x[:, :2], past)
+    second = layer.feeds(x[:, 2:], Past(past.tails))
+    for name in ("g", "key"):
+        torch.testing.assert_close(torch.cat([first[name], second[name]], 1), whole[name])
+
+
+def test_where_constants_start(tmp_path: Path) -> None:
+    gates = (gate("g", decay()), gate("h", op("mul", op("exp", param()), op("sigmoid", linear()))))
+    feeds = (Feed("log_g", "g", "gate", (), log=True), Feed("h", "h", "gate", ()))
+    module = write(tmp_path / "m.py", "m", [module_text(memory("M", gates=gates), feeds, rules.WEIGHTS)])
+    layer = module.M(width=64, heads=64)
+    rate, step = layer.g_param.exp(), F.softplus(layer.g_param_2)
+    assert 1 <= rate.min() < 4 and 12 < rate.max() <= 16.001
+    assert 0.9e-3 < step.min() < 3e-3 and 3e-2 < step.max() < 1.01e-1
+    assert not layer.h_param.any(), "only the rate of a decay has a start of its own"
+
+
+def test_names_that_python_needs(tmp_path: Path) -> None:
+    tokens = (spec.Token("query", K, None), spec.Token("torch", K, op("neg", KEY, axes=K)))
+    tokens += (spec.Token("key", K, None),)
+    gates = (gate("state", op("sigmoid", linear())), gate("F", op("tanh", spec.Ref("state", "gate"))))
+    feeds = (
+        Feed("torch", "torch", "token", K), Feed("state", "state", "gate", ()),
+        Feed("F", "F", "gate", ()),
+    )  # fmt: skip
+    layer = build(tmp_path, memory("M", tokens=tokens, gates=gates), feeds)
+    values = fed(layer, x)
+    torch.testing.assert_close(values["F"], values["state"].tanh())
+    assert set(values) == {"torch", "state", "F"}

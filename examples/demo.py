@@ -35,7 +35,7 @@ def main() -> int:
 
     console.rule("1. Is the generated code right?")
     (certificate,) = miras.check(source).values()
-    console.print(certificate)
+    console.print(str(certificate), markup=False)
 
     console.rule(f"2. {asked.minutes:g} minutes on real text")
     (asked.out / checkpoint.NAME).unlink(missing_ok=True)

@@ -67,25 +67,29 @@ def parse(path_or_text: str | PathLike[str] | Source) -> FileSpec:
 
 def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
     """The generated Python module as text, with its digest and the stages that led to it."""
+    spec = parse(path_or_text)
     from miras_dsl.codegen.pipeline import compile_file
 
-    return compile_file(parse(path_or_text))
+    return compile_file(spec)
 
 
 def load(path_or_text: str | PathLike[str] | Source) -> Library:
     """The memories, layers and models of a `.mem` file as `torch.nn.Module` classes."""
+    meant = source(path_or_text)
+    parse(meant)
     from miras_dsl.runtime.build import load as build
 
-    return build(path_or_text)
+    return build(meant.text)
 
 
 def check(
     path_or_text: str | PathLike[str] | Source, *, dtype: str = "float32", device: str = "cpu"
 ) -> dict[str, Certificate]:
     """A certificate for each memory of a `.mem` file: the generated code against autodiff."""
+    spec = parse(path_or_text)
     from miras_dsl.runtime.proof import prove
 
-    return prove(parse(path_or_text), dtype=dtype, device=device)
+    return prove(spec, dtype=dtype, device=device)
 
 
 def explain(what: str) -> str:

@@ -89,6 +89,14 @@ def _complain(errors: Console, as_json: bool, sentence: str) -> None:
         errors.print(Text(f"error: {sentence}"))
 
 
+def _painted(text: str) -> Text:
+    """A certificate with its verdicts in colour."""
+    shown = Text(text)
+    shown.highlight_words(["green"], "green", case_sensitive=True)
+    shown.highlight_words(["RED", "MISSING", "red", "ill-conditioned"], "bold red")
+    return shown
+
+
 def _write(path: Path, text: str) -> None:
     """Write a whole file or none."""
     try:
@@ -138,17 +146,19 @@ def check(
         raise typer.BadParameter("float32 or float64", param_hint="--dtype")
     with told(as_json) as out:
         source = miras.source(spec)
+        # A wrong spec is told before torch is imported, which takes longer than all of this.
+        meant = miras.parse(source)
         from miras_dsl.runtime.proof import prove
 
         with out.status(f"checking {source.name} …"):
-            proofs = prove(miras.parse(source), dtype=dtype, device=device)
-        plain = {name: proof.to_json() for name, proof in proofs.items()}
+            proofs = prove(meant, dtype=dtype, device=device)
+        plain = {name: json.loads(proof.to_json()) for name, proof in proofs.items()}
         if output is not None:
             _write(output, json.dumps(plain, indent=2) + "\n")
         if as_json:
             print(json.dumps(plain, indent=2))
         for proof in proofs.values():
-            out.print(proof)
+            out.print(_painted(str(proof)))
         if not proofs:
             out.print(f"{source.name} is well formed; it holds no memory to certify")
         if not all(proof.green for proof in proofs.values()):
@@ -178,11 +188,12 @@ def explain(
                 print(json.dumps({"code": what.upper(), "text": page}))
             out.print(Text(page))
             return
+        meant = miras.parse(what)
         from miras_dsl.codegen.report import STAGES, report
 
         if stage not in STAGES:
             raise typer.BadParameter(f"one of {', '.join(STAGES)}", param_hint="--stage")
-        print(report(miras.parse(what), stage=stage, form=form.value))
+        print(report(meant, stage=stage, form=form.value))
 
 
 @app.command("compile")
@@ -247,6 +258,7 @@ def train(
         raise typer.BadParameter("give --steps or --minutes, not both", param_hint="--minutes")
     with told(as_json) as out:
         source = miras.source(spec)
+        miras.parse(source)
         from miras_dsl.runtime.job import Wishes, run
 
         wishes = Wishes(text, steps, minutes, width, layers, batch, length, rate, seed)

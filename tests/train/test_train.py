@@ -22,12 +22,12 @@ from miras_dsl.runtime.train import (
     TrainConfig,
     TrainError,
     evaluate,
-    first_bad,
     generate,
     paced,
     rate_at,
     train,
 )
+from miras_dsl.runtime.watch import first_bad
 from tests.train.tiny import CONFIG, Tiny, corpus, tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,28 @@
+"""Certificates for every memory of a file: the generated code under the judge."""
+
+from __future__ import annotations
+
+import torch
+
+from miras_dsl.codegen.pipeline import compile_file
+from miras_dsl.spec import FileSpec
+
+from .build import implementation
+from .certificate import Certificate, certify
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def prove(spec: FileSpec, *, dtype: str = "float32", device: str = "cpu") -> dict[str, Certificate]:
+    """One certificate per memory, by name."""
+    digest = compile_file(spec).digest
+    return {
+        name: certify(
+            memory,
+            lambda sizes, memory=memory: implementation(memory, sizes),
+            digest=digest,
+            dtype=DTYPES[dtype],
+            device=device,
+        )
+        for name, memory in spec.memories.items()
+    }

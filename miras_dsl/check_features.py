@@ -28,7 +28,8 @@ class Moved:
         for node in walk(expr):
             below = node.args if isinstance(node, Apply) else ()
             op = node.op if isinstance(node, Apply) else ""
-            learned[id(node)] = op in FEATURE or any(learned[id(a)] for a in below)
+            source = isinstance(node, Ref) and node.kind == "x"
+            learned[id(node)] = source or op in FEATURE or any(learned[id(a)] for a in below)
             own = isinstance(node, Ref) and node.kind in INSIDE
             inside[id(node)] = own or any(inside[id(a)] for a in below)
         done: dict[int, Expr] = {}

@@ -77,7 +77,6 @@ def _memory(item: syntax.Memory, library: Library, findings: Findings, given: Ma
     network = lambda argument, span: built.apply(argument, sizes.sizes, span)  # noqa: E731
     states: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
     names = {**base, **bound.entries(pairs=False), **states}
-    del names["x"]
     inside = replace(
         scope, names=names, place="a bias", network=network, network_names=tuple({"M", built.name}),
     )  # fmt: skip

@@ -38,8 +38,9 @@ def retention(
         choice = choose("retention", "M0501", first, library, also=("none",))
         values = choice.values.items()
         names: dict[str, Entry] = {n: moved.out(elaborate(v, scope)) for n, v in values}
-        if eta is not None:
-            names.setdefault("eta", eta)
+        rate = scope.names.get("eta") if eta is None else eta
+        if rate is not None:
+            names.setdefault("eta", rate)
         inner = replace(scope, names=names, place=f"the retention `{choice.definition.name}`")
         body = choice.definition.body
         assert isinstance(body, tuple)

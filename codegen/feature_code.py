@@ -33,6 +33,9 @@ class Formulas:
     parameters size parameter -> its name in `__init__`
     parts      (owner, name, constructor) of what the formulas declare
     lines      statements that the formulas need first
+    computed   expression -> the name that a statement gave it
+    made       node -> the part that it declared
+    starts     id of a learned constant -> what makes its first value
     """
 
     size_text: Callable[[Axis, bool], str]
@@ -42,6 +45,7 @@ class Formulas:
     parameters: dict[str, str]
     parts: list[tuple[str, str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    computed: dict[str, str] = field(default_factory=dict)
     made: dict[tuple[object, ...], str] = field(default_factory=dict)
     starts: dict[int, str] = field(default_factory=dict)
     held: list[Expr] = field(default_factory=list)
@@ -105,11 +109,12 @@ class _Formula:
             made = self.operation(expr, args)
         return made
 
-    def named(self, value: Text) -> Text:
-        """The value under a name of its own."""
-        name = self.book.fresh(f"{self.owner}_part")
-        self.book.lines.append(f"{name} = {value.text}")
-        return replace(value, text=name, binds=5)
+    def named(self, value: Text, name: str = "") -> Text:
+        """The value under a name of its own, the same for the same expression."""
+        if value.text not in self.book.computed:
+            name = self.book.computed[value.text] = self.book.fresh(name or f"{self.owner}_part")
+            self.book.lines.append(f"{name} = {value.text}")
+        return replace(value, text=self.book.computed[value.text], binds=5)
 
     def operation(self, expr: Apply, args: list[Text]) -> Text:
         op = expr.op
@@ -161,6 +166,8 @@ class _Formula:
         if op in INFIX:
             sign, binds = INFIX[op]
             left, right = aligned
+            if op == "add" and right.binds == 3:  # a + -b
+                return done(f"{left.inside(1)} - {right.text[1:]}", 1)
             if op == "pow":
                 return done(f"{left.inside(5)} ** {right.inside(4)}", binds)
             return done(
@@ -229,7 +236,8 @@ class _Formula:
                 # every shift of the layer's input is the same one
                 key = "x" if x.text == "x" else None
                 name = self.declare(expr, "shift", lambda n: f'Shift("{n}", {shape})', key)
-                return _like(x, f"{name}({x.text}, past)")
+                before = f"{x.text}_before" if x.text.isidentifier() else ""
+                return self.named(_like(x, f"{name}({x.text}, past)"), before)
             case "conv":
                 width, shape = self.size_option(expr, "width"), self.part_shape(x)
                 name = self.declare(expr, "conv", lambda n: f'CausalConv("{n}", {width}, {shape})')

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from miras_dsl.model import Feed
-from miras_dsl.spec import Apply, Axes, Axis, Expr, Gate, MemorySpec, Ref, State, Token
+from miras_dsl.source import NOWHERE
+from miras_dsl.spec import Axes, Axis, Expr, Gate, MemorySpec, Ref, State, Token, walk
 
 from .feature_code import Formulas
 from .feature_log import log_of
@@ -151,11 +152,20 @@ class _Scope:
         owner = identifier(name) if weight is None else f"{name}_{weight}"
         return known or self.feeding.fresh(f"log_{owner}" if log else owner)
 
+    def after(self, expr: Expr | None, weight: str | None) -> int:
+        """Where a formula's own statements begin: after those of what it names."""
+        for node in walk(expr) if expr is not None else ():
+            if isinstance(node, Ref) and node.kind in ("token", "gate"):
+                self.named(node, weight)
+        return len(self.lines)
+
     def token(self, token: Token) -> Text:
         name = self.name(token.name, None, False)
+        note = self.after(token.expr, None)
+        place = cite(self.spec.span if token.span is NOWHERE else token.span)
         sizes = [self.feeding.size_text(axis, False) for axis in token.axes]
         shape = ", ".join(["heads", *sizes])
-        self.feeding.places[name] = cite(token.span)
+        self.feeding.places[name] = place
         if token.expr is None:
             part = self.part(name, "linear", f"Linear(width, {shape})")
             made = Text(f"self.{part}(x)", "heads", token.axes, True, True)
@@ -167,7 +177,10 @@ class _Scope:
                 made = Text(text, "heads", token.axes, True, True)
             made = self.filled(made, token.axes)
             made = Text(f"{made.inside(5)}.to(dtype)", "heads", token.axes, True, True)
-        self.lines += [f"# {name}: {cite(token.span)}", f"{name} = {made.text}"]
+        self.lines.insert(note, f"# {name}: {place}")
+        self.lines.append(f"{name} = {made.text}")
+        if token.name.startswith("_"):  # the checker's own: no backbone can name it
+            return Text(name, "heads", token.axes, True, True)
         part = self.part(name, "shape", f'TokenShape("{token.name}", backbone, {shape})')
         self.lines.append(f"{name} = self.{part}({name}, past)")
         return Text(name, "heads", token.axes, True, True)
@@ -176,9 +189,16 @@ class _Scope:
         rows = self.feeding.state(weight).axes[:1] if weight else ()
         owner = identifier(gate.name) if weight is None else f"{gate.name}_{weight}"
         self.feeding.places[owner] = cite(gate.span)
-        note = len(self.lines)
-        made = self.book.write(_logarithm(gate.expr) if log else gate.expr, owner, weight, rows)
-        name = self.name(gate.name, weight, log)
+        logarithm = log_of(gate.expr)
+        other = None
+        if log and logarithm is None or not log and (gate.name, weight, True) in self.known:
+            other = self.value(gate.name, weight, not log) if log or logarithm else None
+        name, note = self.name(gate.name, weight, log), self.after(gate.expr, weight)
+        if other is not None and other.kind != "number":
+            text = f"torch.log({other.text}.clamp(min=1e-38))" if log else f"torch.exp({other.text})"
+            made = replace(other, text=text)
+        else:
+            made = self.book.write(logarithm if log else gate.expr, owner, weight, rows)
         self.lines.insert(note, f"# {name}: {cite(gate.span)}")
         self.lines.append(f"{name} = {made.text}")
         kind = "heads" if made.kind == "flat" else made.kind
@@ -204,11 +224,3 @@ class _Scope:
         name = self.feeding.fresh(f"{owner}_{what}")
         self.feeding.parts.append((owner, name, made))
         return name
-
-
-def _logarithm(expr: Expr) -> Expr:
-    """log of a gate's formula; where none is derived the gate is kept away from zero."""
-    derived = log_of(expr)
-    if derived is not None:
-        return derived
-    return Apply("log", (expr,), expr.axes, (("floor", True),), expr.span)

@@ -94,12 +94,6 @@ def layer_text(layer: LayerSpec) -> str:
         given = "".join(f", {identifier(k)}={v}" for k, v in use.arguments)
         parts.append((name, f"{identifier(use.memory)}(width, heads{given}, backbone=backbone)"))
     calls = _compose(layer.body, "x", names, [])
-    lines = [
-        f"{target}, kept[\"{name}\"] = self.{name}%s({source}, part(state, \"{name}\")%s)"
-        if name
-        else f"{target} = {source}"
-        for target, name, source in calls.steps
-    ]
     slots = {
         "name": identifier(layer.name),
         "place": cite(layer.span),
@@ -112,8 +106,8 @@ def layer_text(layer: LayerSpec) -> str:
             f"output_gate={layer.output_gate}",
         ],
         "parts": parts,
-        "calls": [line % ("", ", cu_seqlens") if "%s" in line else line for line in lines],
-        "steps": [line % (".step", "") if "%s" in line else line for line in lines],
+        "calls": _statements(calls.steps, "", ", cu_seqlens"),
+        "steps": _statements(calls.steps, ".step", ""),
         "result": calls.result,
     }
     return render("torch/layer.py.j2", slots)
@@ -166,6 +160,20 @@ def _compose(
             target = _unused("total", (step[0] for step in steps))
             steps.append((target, "", " + ".join(outputs)))
             return _Calls(steps, target)
+
+
+def _statements(steps: list[tuple[str, str, str]], method: str, rest: str) -> list[str]:
+    lines: list[str] = []
+    for target, name, source in steps:
+        call = f"{target}, kept[\"{name}\"] = self.{name}{method}("
+        given = f"{source}, part(state, \"{name}\"){rest}"
+        if not name:
+            lines.append(f"{target} = {source}")
+        elif len(call + given) < 92:
+            lines.append(f"{call}{given})")
+        else:
+            lines += [call, f"    {given}", ")"]
+    return lines
 
 
 def _uses(body: Mixing) -> list[Use]:

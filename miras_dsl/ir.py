@@ -22,14 +22,13 @@ The operations
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 from weakref import WeakValueDictionary
 
 import sympy as sp
 
-from . import scalars
 from .scalars import SLOTS
 
 Axis = str
@@ -66,11 +65,31 @@ class _Interned(type):
         return _Interned._table.setdefault(key, made)
 
 
+class _Memo:
+    """Holds what `_once` has computed."""
+
+    __slots__ = ("_axes",)
+
+
+def _once(compute: Callable[[Any], Axes]) -> property:
+    """A property computed at its first use: operands are shared, so a formula that recomputed its
+    axes from theirs would take exponential time."""
+
+    def get(node: Any) -> Axes:
+        try:
+            return node._axes
+        except AttributeError:
+            object.__setattr__(node, "_axes", compute(node))
+            return node._axes
+
+    return property(get, doc=compute.__doc__)
+
+
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
-class Node(metaclass=_Interned):
+class Node(_Memo, metaclass=_Interned):
     """A tensor.  `axes` is computed from the operands and always in stored order."""
 
-    @property
+    @_once
     def axes(self) -> Axes:
         raise AssertionError("every node class computes its axes")
 
@@ -104,7 +123,7 @@ class Input(Node):
     shape: Axes
     kind: str
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered(self.shape)
 
@@ -115,7 +134,7 @@ class Number(Node):
 
     value: sp.Expr
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ()
 
@@ -126,7 +145,7 @@ class Extent(Node):
 
     axis: Axis
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ()
 
@@ -138,7 +157,7 @@ class Map(Node):
     formula: sp.Expr
     args: tuple[Node, ...]
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered(axis for arg in self.args for axis in arg.axes)
 
@@ -155,7 +174,7 @@ class Contract(Node):
     right: Node
     over: Axes
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered(set(self.left.axes + self.right.axes) - set(self.over))
 
@@ -172,7 +191,7 @@ class Reduce(Node):
     x: Node
     over: Axes
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered(set(self.x.axes) - set(self.over))
 
@@ -188,7 +207,7 @@ class Spread(Node):
     x: Node
     along: Axes
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered(self.x.axes + self.along)
 
@@ -204,7 +223,7 @@ class Rename(Node):
     x: Node
     names: tuple[tuple[Axis, Axis], ...]
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered(dict(self.names).get(axis, axis) for axis in self.x.axes)
 
@@ -221,7 +240,7 @@ class Cumsum(Node):
     axis: Axis
     reverse: bool = False
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return self.x.axes
 
@@ -238,7 +257,7 @@ class Shift(Node):
     axis: Axis
     by: int
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return self.x.axes
 
@@ -254,7 +273,7 @@ class Last(Node):
     x: Node
     axis: Axis
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered(set(self.x.axes) - {self.axis})
 
@@ -270,7 +289,7 @@ class Put(Node):
     x: Node
     axis: Axis
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered((*self.x.axes, self.axis))
 
@@ -288,7 +307,7 @@ class Mask(Node):
     col: Axis
     strict: bool
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered((*self.x.axes, self.row, self.col))
 
@@ -310,7 +329,7 @@ class Decay(Node):
     col: Axis
     strict: bool
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered((*self.a.axes, *self.b.axes))
 
@@ -332,7 +351,7 @@ class GatedContract(Node):
     col: Axis
     strict: bool
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered((set(self.x.axes) | set(self.y.axes)) - {self.over})
 
@@ -359,7 +378,7 @@ class GatedApply(Node):
     strict: bool
     over: Axis
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered((set(self.m.axes) | set(self.y.axes)) - {self.over})
 
@@ -376,7 +395,7 @@ class Inverse(Node):
     row: Axis
     col: Axis
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return self.x.axes
 
@@ -405,7 +424,7 @@ class Substitute(Node):
     gates: tuple[Node, Node] | None = None
     reverse: bool = False
 
-    @property
+    @_once
     def axes(self) -> Axes:
         return ordered((I, *self.body.axes))
 

@@ -31,7 +31,7 @@ def _cases() -> list[Case]:
         Case("hebbian, channel gate", forms.hebbian_channel(), loops.hebbian),
         Case("diagonal plus rank one", forms.diagonal_plus_rank_one(), loops.diagonal_plus_rank_one),
         Case("row gates", forms.row_gates(), loops.row_gates),
-        Case("window 1", forms.window(1, 5), loops.window(1), length=15),
+        Case("window 2", forms.window(2, 5), loops.window(2), length=15),
         Case("window 4", forms.window(4, 5), loops.window(4), length=15),
         Case("window 5", forms.window(5, 5), loops.window(5), length=15),
         Case("soft threshold at chunk", forms.soft_threshold(), loops.soft_threshold),
@@ -96,7 +96,7 @@ def _draw(name: str, rng: np.random.Generator, shape: list[int]) -> Array:
         case "alpha" | "mu" | "w":
             return rng.uniform(0.6, 1.0, shape)
         case "eta" | "ep":
-            return rng.uniform(0.1, 0.5, shape)
+            return rng.uniform(0.1, 0.4, shape)
         case "delta":
             return rng.uniform(0.3, 1.2, shape)
         case "gamma":
@@ -107,6 +107,6 @@ def _draw(name: str, rng: np.random.Generator, shape: list[int]) -> Array:
             raw = rng.standard_normal(shape)
             return (0.8 if name in "xz" else 1.0) * raw / np.linalg.norm(raw, axis=-1, keepdims=True)
         case "v" | "vp":
-            return rng.standard_normal(shape)
+            return 0.7 * rng.standard_normal(shape)
         case _:
-            return 0.5 * rng.standard_normal(shape)
+            return 0.3 * rng.standard_normal(shape)

@@ -472,8 +472,7 @@ def pointwise(formula: sp.Expr, *args: Node) -> Node:
         made = chosen[0]
     else:
         made = Map(formula, chosen)
-    missing = set(wanted) - set(made.axes)
-    return spread(made, missing) if missing and not _is_zero(made) else made
+    return spread(made, wanted)
 
 
 def formula(expr: sp.Expr, nodes: Mapping[sp.Symbol, Node]) -> Node:
@@ -493,9 +492,9 @@ def is_zero(node: Node) -> bool:
 
 
 def spread(x: Node, along: Iterable[Axis]) -> Node:
-    """``x`` repeated along those of the axes that it does not have."""
+    """``x`` repeated along those of the axes that it does not have; a number has every axis already."""
     missing = ordered(set(along) - set(x.axes))
-    return Spread(x, missing) if missing and not _is_zero(x) else x
+    return Spread(x, missing) if missing and not isinstance(x, Number) else x
 
 
 def total(x: Node, over: Iterable[Axis]) -> Node:

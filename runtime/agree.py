@@ -3,8 +3,8 @@
 A result x passes when it is finite, ``max|x - exact| <= k (max|low - exact| + eps max|exact|)``
 with k = 2 forward and 3 backward, and its RMS error is small against the RMS of the exact values.
 Here ``low`` is the low-precision reference: the oracle with single-precision states and every
-operand of a product rounded to the type under test.  Where that reference itself is off by more than 5 %
-(RMS) no tolerance means anything: the verdict is "ill-conditioned", which is never green.
+operand of a product rounded to the type under test.  Where that reference itself is off by more
+than 5 % (RMS) no tolerance means anything: the verdict is "ill-conditioned", which is never green.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def full_product(chunk: int = 64) -> tuple[Case, ...]:
 class Data:
     """The tensors of a case in float64, all of them exact in ``dtype`` too.
 
-    inputs     one per leaf, see `oracle`; with `packed` the batch is 1 and time runs over all tokens
+    inputs     one per leaf, see `oracle`; `packed`: batch 1, time runs over all sequences
     state      a row for each sequence, or None where the memory starts from zeros
     cotangent  of the output
     """

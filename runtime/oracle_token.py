@@ -1,8 +1,8 @@
 """One token of the oracle: the events of `order`, on one or several trajectories of the weights.
 
 An exact rule has one trajectory.  An anchored rule has `sweeps` of them: the first learns from
-gradients at the block's first weights (the anchor), each other one from gradients at the trajectory
-before it, as that stood after the previous token; the last one is read and becomes the next anchor.
+gradients at the block's first weights (the anchor), each other one from gradients at the one before
+it, as that stands when this token predicts; the last one is read and becomes the next anchor.
 A scaled block counts what it has learned only in part: the weight is anchor + scale * (W - anchor).
 """
 
@@ -72,7 +72,7 @@ def one_token(
     state = _open_block(spec, scope, state)
     courses = _unpack(spec, state)
     anchored = spec.algorithm.anchored
-    bases = _bases(spec, before, state, courses)
+    bases: list[dict[str, Tensor]] = []
     answer: Tensor | None = None
     now = before
     for event, number in _events(spec):
@@ -81,8 +81,7 @@ def one_token(
             case "decay":
                 courses = [_decayed(spec, inside, course) for course in courses]
             case "predict":
-                if anchored is None or number > 0:
-                    bases = _bases(spec, used, state, courses)
+                bases = _bases(spec, used, state, courses)
             case "write":
                 courses = [
                     _written(spec, inside, state, course, base, track)

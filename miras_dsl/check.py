@@ -96,7 +96,7 @@ def _library(file: syntax.File, findings: Findings) -> Library:
             key = (item.kind, item.name)
             if key in library:
                 because = (Label(library[key].name_span, "first defined here"),)
-                what = f"there is already a {item.kind} called `{item.name}`"
+                what = f"`{item.kind} {item.name}` is already defined"
                 findings.add(problem("M0109", what, item.name_span, "again", because=because))
             library[key] = item
     return library

@@ -19,9 +19,9 @@ CLAUSES = frozenset(
 )
 RESERVED = CLAUSES | {
     "memory", "layer", "model", "space", "pattern", "write", "at", "decay", "bregman", "link",
-    "penalty", "on", "carry", "repeat", "with", "and", "or", "not", "x", "r", "w", "w0", "a0",
-    "param", "position", "grad", "keep", "M",
-} - {"r", "w", "a0"}  # fmt: skip
+    "penalty", "on", "carry", "repeat", "with", "and", "or", "not", "x", "param", "position",
+    "grad", "keep", "M",
+}  # fmt: skip
 NAMED = ("key", "value", "pair", "row", "position")
 
 
@@ -49,7 +49,7 @@ class Axis_sizes:  # noqa: N801
                 f"`{name}` is reserved and cannot name {what}",
                 span,
                 "a word of the language" if not name.startswith("_") else "names do not begin with `_`",
-                help=f"take another name, such as `{name.strip('_') or 'g'}_1`",
+                help=f"take another name, such as `my_{name.strip('_') or 'gate'}`",
             )
         if name in self.taken:
             where, other = self.taken[name]
@@ -89,6 +89,8 @@ class Axis_sizes:  # noqa: N801
         """The axis that ``node`` names, by its name or by its size."""
         if isinstance(node, syntax.Name) and node.name in NAMED:
             return self._by_name(node)
+        if isinstance(node, syntax.Name) and node.name not in self.params:
+            raise _unknown_axis(node)
         size = size_of(node, scope)
         own = next((a for a in scope.own if self.sizes.get(a) == size), None)
         if own is not None:
@@ -149,6 +151,8 @@ def _size(expr: Expr, node: syntax.Formula) -> sp.Expr:
             case _:
                 raise _unknown_axis(node)
     size = done[id(expr)]
+    if size.has(sp.zoo, sp.nan, sp.oo):
+        raise problem("M0215", "this size divides by zero", node.span, "no such size")
     if isinstance(size, sp.Number) and not (size.is_Integer and 1 <= int(size) <= 1 << 20):
         raise problem("M0213", "a size is a whole number from 1 to 1048576", node.span, "not such a number")
     return size

@@ -185,6 +185,7 @@ def _indent(text: str) -> str:
 
 def _quote(labels: list[Label], gutter: int) -> list[str]:
     lines: list[str] = []
+    last = 0
     for label in labels:
         span = label.span
         text = span.source.line(span.line)
@@ -194,7 +195,9 @@ def _quote(labels: list[Label], gutter: int) -> list[str]:
         left = max(0, start - 60)
         shown = text[left : left + 120].replace("\t", " ")
         width = min(width, max(1, len(shown) - (start - left)))
-        lines.append(f"{span.line:>{gutter - 1}} | {shown}")
+        if span.line != last or left:
+            lines.append(f"{span.line:>{gutter - 1}} | {shown}")
+        last = 0 if left else span.line
         lines.append(f"{'':{gutter}}| {'':{start - left}}{'^' * width} {label.text}".rstrip())
     return lines
 

@@ -113,7 +113,7 @@ def pieces(source: Source, places: Places, findings: Findings) -> list[Piece]:
         last_end = match.end()
     if opened and not broken:
         findings.add(_unclosed(opened[-1], places))
-    if findings:
+    if findings or not found:
         # with brackets out of step, what follows would only be noise
         return []
     ends = [start for _, start in found[1:]] + [last_end]

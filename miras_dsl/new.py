@@ -1,0 +1,49 @@
+"""The file that `miras new` writes: a memory to start from, with a word about every choice."""
+
+from __future__ import annotations
+
+import re
+
+TEXT = """\
+# {name}: say in a line what this memory should remember, and how it should forget.
+#
+# `miras check {file}` derives the memory and proves it against autodiff.
+# `miras explain {file}` shows the derivation.  `miras train {file}` trains a small model.
+memory {name}(dk, dv) {{
+  # What holds the memory.  W: matrix[value, key] answers W @ key.
+  # A deep one: mlp(hidden = 4 * d, activation = gelu, residual, layernorm), with `memory {name}(d)`.
+  architecture W: matrix[value, key]
+
+  # What it learns from each pair: a number to make small.  r is its error, W @ key - value.
+  # From the library: l2, l1, lp(3), huber(delta), huber_mixture(delta), logcosh, pinball(0.3), dot.
+  bias         sum(log(cosh(r)))
+
+  # How it keeps what it has.  `none`, l2(alpha), soft(alpha, gamma) at token, kl(alpha) at chunk …
+  retention    decay alpha
+
+  # How it learns.  momentum(eta, mu), exact  |  gd(eta), anchored(64, sweeps = 3)  |  gd(eta), steps(2), exact
+  algorithm    gd(eta), exact
+
+  # What happens to a token, in order.  It changes the model, so it is always written.
+  order        decay, predict, write, read
+
+  # What steers it: formulas over the layer's input x.  [key] or [row] makes a gate a vector.
+  gates        {{ alpha = exp(-exp(param(1)) * softplus(linear(x) + param(-4)))
+                 eta   = sigmoid(linear(x)) }}
+}}
+
+# A layer puts projections around the memory, a model stacks layers.
+layer {name}Layer(heads = 4) = {name} with conv(4), silu, normalize(query, key), output_gate
+model {name}Model(width = 128, vocab = 256) = repeat 2 {{ {name}Layer ; swiglu }}
+"""
+
+
+def template(name: str) -> str:
+    """A commented file that defines a memory called after ``name`` (a file's name or any words)."""
+    stem = name.rsplit("/", 1)[-1].removesuffix(".mem")
+    words = [w for w in re.split(r"[^A-Za-z0-9]+", stem) if w]
+    memory = "".join(w[:1].upper() + w[1:] for w in words)[:48]
+    if not memory or not memory[0].isalpha():
+        memory = "Memory" + memory
+    shown = "".join(c for c in stem if c.isprintable()) or "memory"
+    return TEXT.format(name=memory, file=f"{shown}.mem")

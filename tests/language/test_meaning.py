@@ -1,0 +1,245 @@
+"""What a text means: shapes, names, expansion in place, ranges."""
+
+from dataclasses import replace
+
+import pytest
+import sympy as sp
+
+from miras_dsl.check import read, warnings
+from miras_dsl.diagnostics import SpecErrors
+from miras_dsl.source import Source
+from miras_dsl.spec import Apply, Interval, Loss, Number, Ref, Write, walk
+
+CLAUSES = {
+    "architecture": "W: matrix[value, key]",
+    "bias": "l2",
+    "retention": "decay alpha",
+    "algorithm": "gd(eta), exact",
+    "order": "predict, decay, write, read",
+    "gates": "{ alpha, eta = sigmoid(linear(x)) }",
+}
+
+
+def memory(head="M(dk, dv)", extra="", **clauses):
+    """The memory with some clauses replaced."""
+    lines = "\n".join(f"  {word} {text}" for word, text in {**CLAUSES, **clauses}.items())
+    return read(Source("m.mem", f"memory {head} {{\n{lines}\n}}\n{extra}")).memories["M"]
+
+
+def codes(text):
+    """The codes of all errors of a text."""
+    with pytest.raises(SpecErrors) as caught:
+        read(Source("m.mem", text))
+    return [d.code for d in caught.value.diagnostics]
+
+
+@pytest.mark.parametrize(
+    ("clause", "library", "formula"),
+    [
+        ("bias", "l2", "sum((W @ key - value)^2) / 2"),
+        ("bias", "l2", "sum(r^2) / 2"),
+        ("bias", "logcosh", "sum(log(cosh(M(key) - value)))"),
+        ("bias", "lp(4)", "sum(abs(W @ key - value)^4)"),
+        ("bias", "huber_mixture(alpha)", "write where(norm(r) <= alpha, r, alpha * sign(r)) at key"),
+        ("retention", "l2(alpha)", "decay alpha"),
+        ("retention", "soft(alpha, 1) at token", "decay alpha link max(a - 1, 0) - max(-a - 1, 0) at token"),
+        ("algorithm", "gd(eta), exact", "{ W = keep(W) - eta * grad }, exact"),
+        ("algorithm", "momentum(eta, alpha), exact",
+         "{ carry S  S = alpha * S - eta * grad  W = keep(W) + S }, exact"),
+        ("architecture", "matrix", "W: matrix[value, key]"),
+        ("architecture", "matrix", "{ W: matrix[value, key] = zero  M(z) = W @ z }"),
+        ("architecture", "glu(64)",
+         "{ A: matrix[value, 64]  B, C: matrix[64, key]  M(x) = A @ (silu(B @ x) * (C @ x)) }"),
+    ],
+)  # fmt: skip
+def test_a_library_name_means_its_formula(clause, library, formula):
+    assert memory(**{clause: library}) == memory(**{clause: formula})
+
+
+def test_the_mlp_means_its_network():
+    flags = "mlp(hidden = 4 * d, activation = gelu, bias, depth = 2)"
+    network = """{ W1: matrix[4 * d, key]  b1: vector[4 * d]  W2: matrix[value, 4 * d]  b2: vector[value]
+                   M(x) = W2 @ gelu(W1 @ x + b1) + b2 }"""
+    a, b = (memory("M(d)", architecture=t, algorithm="gd(eta), anchored(8)") for t in (flags, network))
+
+    assert a.network == b.network and a.terms == b.terms and a.sizes == b.sizes
+    assert {s.name: (s.axes, s.init) for s in a.states} == {s.name: (s.axes, s.init) for s in b.states}
+
+
+def test_one_size_lets_keys_and_values_meet_and_two_do_not():
+    one = memory("M(d)", bias="sum((W @ key + key - value)^2) / 2")
+    assert any(isinstance(n, Apply) and n.op == "retag" for n in walk(one.terms[0].loss))
+
+    with pytest.raises(SpecErrors, match="shapes do not meet") as caught:
+        memory(bias="sum((W @ key + key - value)^2) / 2")
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == "M0203"
+    assert {diagnostic.at.span.text, diagnostic.because[0].span.text} == {"key", "W @ key"}
+
+
+def test_every_node_has_the_shape_that_its_operands_give():
+    spec = memory("M(d)", architecture="mlp(hidden = 3 * d, depth = 3, residual, layernorm)")
+    loss = spec.terms[0].loss
+
+    for node in walk(loss):
+        if isinstance(node, Apply) and node.op in ("add", "sub", "mul"):
+            assert {a for arg in node.args for a in arg.axes} == set(node.axes)
+        if isinstance(node, Apply) and node.op == "contract":
+            (over,) = node.option("over")
+            left, right = node.args
+            assert over in left.axes and over in right.axes and over not in node.axes
+    assert dict(spec.sizes)["h1"] == dict(spec.sizes)["h2"] == 3 * sp.Symbol("d")
+    assert {n for n, *_ in spec.network.params} == {"norm_weight", "norm_shift"}
+
+
+def test_rows_of_the_only_weight_are_its_own_axis_and_of_many_are_generic():
+    gates = "{ alpha[row] = sigmoid(linear(x))  eta = sigmoid(linear(x)) }"
+    assert memory(gates=gates).gates[0].axes == ("value",)
+    deep = memory("M(d)", gates=gates, architecture="glu(2 * d)", algorithm="gd(eta / 64), anchored(8)")
+    assert deep.gates[0].axes == ("row",)
+    assert deep.algorithm.rules[0][1].axes == ("row", "column")
+
+
+def test_a_vector_memory_has_one_axis():
+    spec = memory("M(d)", architecture="h: vector[d]", bias="-dot(h, value)", order="decay, write, read",
+                  gates="{ alpha[d], eta = sigmoid(linear(x)) }")  # fmt: skip
+
+    assert spec.states[0].axes == spec.gates[0].axes == ("value",)
+    assert all(t.axes == ("value",) for t in spec.tokens)
+    assert spec.read == Apply("mul", (Ref("h", "state", ("value",)), Ref("query", "token", ("value",))), ("value",))
+
+
+def test_pairs_have_an_axis_outside_the_bias_and_none_inside():
+    spec = memory(
+        "M(dk, dv, n = 3)", algorithm="gd(eta), pairs(n), exact", tokens="{ probe = normalize(key) }",
+        bias="sum((W @ probe - value)^2)", gates="{ alpha = sigmoid(linear(x))  eta[n] = sigmoid(linear(x)) }",
+    )  # fmt: skip
+
+    assert {t.name: t.axes for t in spec.tokens}["probe"] == ("pair", "key")
+    assert all("pair" not in n.axes for n in walk(spec.terms[0].loss))
+    assert dict(spec.sizes)["pair"] == 3 and spec.algorithm.pairs == 3
+
+
+def test_learned_maps_in_place_move_into_gates_and_tokens():
+    spec = memory(algorithm="gd(sigmoid(linear(x))), exact", read="W @ (query - param(1) * key)")
+
+    assert [g.name for g in spec.gates if g.name.startswith("_")] == ["_1"]
+    moved = next(t for t in spec.tokens if t.name.startswith("_"))
+    assert moved.axes == ("key",)
+    inside = [*walk(spec.read), *walk(spec.terms[0].loss), *(n for _, e in spec.algorithm.rules for n in walk(e))]
+    assert not any(isinstance(n, Apply) and n.op in ("linear", "param") for n in inside)
+
+
+def test_two_learned_constants_are_not_one():
+    spec = memory(gates="{ alpha = sigmoid(param * param + linear(x))  eta = sigmoid(linear(x)) }")
+    product = next(n for n in walk(spec.gates[0].expr) if isinstance(n, Apply) and n.op == "mul")
+
+    assert product.args[0] != product.args[1]
+
+
+@pytest.mark.parametrize(
+    ("formula", "low", "high"),
+    [
+        ("0.9 + 0.1 * sigmoid(linear(x))", 0.9, 1.0),
+        ("exp(-exp(param) * softplus(linear(x) + param))", 0, 1),
+        ("sigmoid(linear(x) + param)^(1 / 16)", 0, 1),
+        ("1 - eta", 0.5, 1),
+        ("tanh(linear(x))^2", 0, 1),
+        ("clip(linear(x), 0.25, 2)", 0.25, 2),
+        ("1 / (1 + exp(linear(x)))", 0, 1),
+        ("where(linear(x) > 0, 0.5, 0.75)", 0.5, 0.75),
+        ("abs(tanh(linear(x)))", 0, 1),
+    ],
+)
+def test_the_range_of_a_gate_is_read_off_its_formula(formula, low, high):
+    spec = memory(gates=f"{{ alpha = {formula}  eta = sigmoid(linear(x)) / 2 }}")
+    gate = next(g for g in spec.gates if g.name == "alpha")
+
+    assert (gate.range.low, gate.range.high) == pytest.approx((low, high), abs=1e-12)
+    assert isinstance(gate.range, Interval)
+
+
+def test_named_rates_go_to_their_terms():
+    spec = memory(bias="a: l2, b: write value at key", algorithm="gd(a = eta, b = 1 / 2), exact")
+    first, second = spec.terms
+
+    assert isinstance(first, Loss) and first.rate == Ref("eta", "gate")
+    assert isinstance(second, Write) and second.rate == Number(sp.Rational(1, 2))
+    one = Number(sp.Integer(1))
+    assert next(n for n in walk(spec.algorithm.rules[0][1]) if isinstance(n, Number)) == one
+
+
+def test_a_layer_may_settle_a_parameter_of_its_memory():
+    text = """memory M(d, n = 8) { architecture W: matrix[value, key]  bias l2  retention none
+      algorithm gd(eta), anchored(n)  order predict, write, read  gates { eta = sigmoid(linear(x)) / 64 } }
+    layer A = M -> M(n = 4) + M(8)
+    """
+    with pytest.raises(SpecErrors):
+        read(Source("m.mem", text))
+    spec = read(Source("m.mem", text.replace("M(8)", "M(d = 8)")))
+
+    assert set(spec.memories) == {"M", "M_n4"}
+    assert spec.memories["M_n4"].algorithm.anchored.block == 4
+    chain = spec.layers["A"].body
+    assert chain.parts[0].memory == "M" and chain.parts[1].parts[0].memory == "M_n4"
+    assert chain.parts[1].parts[1].arguments == (("d", 8),)
+
+
+def test_models_are_unrolled():
+    text = """memory M(d) { architecture matrix  bias l2  retention none  algorithm gd(1), exact
+      order predict, write, read }
+    layer A(heads = 2) = M with conv(4), silu, normalize(query, key), output_gate
+    model T(width = 64, vocab = 256) = repeat 2 { A ; repeat 2 { swiglu } } ; A
+    """
+    spec = read(Source("m.mem", text))
+
+    assert "".join(b.kind[0] for b in spec.models["T"].blocks) == "AssAssA"
+    layer = spec.layers["A"]
+    assert (layer.heads, layer.conv, layer.activation, layer.normalize) == (2, 4, "silu", ("query", "key"))
+    assert layer.output_gate and layer.output_norm
+
+
+def test_all_mistakes_are_reported_in_one_run_and_none_twice():
+    text = """memory M(dk, dv) {
+  architecture W: matrix[value, key]
+  bias         hubber(1)
+  retention    decay alhpa
+  algorithm    gd(etta), exact
+  order        predict, write, read
+  gates        { alpha = sigmoyd(linear(x))  eta = alpha }
+}
+layer L = N
+model T(width = 8) = L
+"""
+    assert codes(text) == ["M0401", "M0201", "M0201", "M0202", "M0901", "M0904"]
+
+
+def test_what_depends_on_a_mistake_is_not_blamed():
+    text = "memory M(d) {\n" + "\n".join(f"  {w} {t}" for w, t in CLAUSES.items()) + "\n}\nlayer L = M\n"
+    assert codes(text.replace("sigmoid(linear", "sigmoyd(linear")) == ["M0202", "M0202"]
+
+
+def test_spans_point_into_the_text():
+    spec = memory()
+    assert spec.gates[0].span.text == "alpha"
+    assert spec.terms[0].span.place == "m.mem:3:8"
+
+
+def test_meaning_does_not_depend_on_layout_or_comments():
+    a = memory()
+    b = read(Source("m.mem", "memory M ( dk,dv ){" + " # c\n ".join(f"{w} {t}" for w, t in CLAUSES.items()) + "}"))
+    assert replace(a, doc="") == replace(b.memories["M"], doc="")
+
+
+def test_a_definition_of_the_file_is_used_like_one_of_the_library():
+    spec = memory(bias="own(2)", extra="bias own(r, s) = s * sum(r^4)\n")
+    assert spec.terms == memory(bias="2 * sum((W @ key - value)^4)").terms
+
+
+def test_warnings_come_in_order_and_are_not_errors():
+    text = "memory M(dk, dv) {\n" + "\n".join(f"  {w} {t}" for w, t in CLAUSES.items()) + "\n}\n"
+    text = text.replace("alpha, eta = sigmoid", "spare = 1 alpha, eta = 3 * sigmoid")
+    found = warnings(read(Source("m.mem", text)))
+
+    assert [w.code for w in found] == ["M0503", "M0609", "M0801"]
+    assert all(w.severity == "warning" for w in found)

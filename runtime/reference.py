@@ -39,7 +39,7 @@ class Reference:
 
 def kind_of(spec: MemorySpec, name: str) -> Kind:
     """Which tolerance a quantity of an outcome is under."""
-    if name.endswith("y"):
+    if name == "y":
         return "output"
     if not name.startswith("d "):
         return "state"

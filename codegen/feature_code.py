@@ -14,10 +14,11 @@ from typing import NoReturn
 
 import sympy as sp
 
-from miras_dsl.spec import Apply, Axes, Axis, Expr, Number, Ref
+from miras_dsl.spec import POINTWISE, Apply, Axes, Axis, Expr, Number, Ref
 
+from .feature_pointwise import pointwise
 from .feature_start import decay_starts
-from .feature_text import CALLS, COMPARE, INFIX, METHODS, SIGNS, Text, align, number_text, size_text
+from .feature_text import Text, align, number_text, size_text
 
 LONG = 40
 """An operand longer than this gets a line of its own where an operation would become too long."""
@@ -98,8 +99,6 @@ class _Formula:
             case Apply(args=args):
                 return next((t for t in map(self.flat_size, args) if t), "")
 
-    # operations -----------------------------------------------------------------------------
-
     def short(self, expr: Apply, args: list[Text]) -> Text:
         """The operation on its operands, long operands on lines of their own first."""
         made = self.operation(expr, args)
@@ -118,16 +117,16 @@ class _Formula:
 
     def operation(self, expr: Apply, args: list[Text]) -> Text:
         op = expr.op
-        if op in INFIX or op in COMPARE or op in SIGNS or op in CALLS or op == "where":
-            return self.pointwise(op, args, self.axes(expr.axes), bool(expr.option("floor")))
+        if op in POINTWISE:
+            return pointwise(op, args, self.axes(expr.axes), bool(expr.option("floor")))
         over = self.axes(_axes_option(expr))
         match op:
             case "contract":
                 both = self.union(args, tuple(a for x in args for a in x.axes), over)
-                product = self.pointwise("mul", args, both, False)
+                product = pointwise("mul", args, both, False)
                 return self.reduce(f"({product.text}).sum({self.dims(both, over)})", product, over)
             case "outer":
-                return self.pointwise("mul", args, self.axes(expr.axes), False)
+                return pointwise("mul", args, self.axes(expr.axes), False)
             case "sum" | "mean":
                 [x] = args
                 return self.reduce(f"{x.inside(5)}.{op}({self.dims(x.axes, over, x)})", x, over)
@@ -144,58 +143,11 @@ class _Formula:
                 size = "x.shape[-1]" if x.kind == "flat" else self.book.size_text(x.axes[-1], True)
                 made = _like(x, f"F.layer_norm({x.text}, ({size},), eps=1e-6)")
                 for step, operand in zip(("mul", "add"), affine, strict=False):
-                    made = self.pointwise(step, [made, operand], x.axes, False)
+                    made = pointwise(step, [made, operand], x.axes, False)
                 return made
             case "retag":
                 return self.retag(expr, args[0])
         return _refuse(expr)
-
-    def pointwise(self, op: str, args: list[Text], axes: Axes, floor: bool) -> Text:
-        """Operands united by their axes; ``axes`` is the order in which to keep them."""
-        present = {a for x in args for a in x.axes}
-        target = tuple(a for a in axes if a in present)
-        target += tuple(sorted(present - set(target)))
-        kind = _kind(args)
-        aligned = [align(x, target) if kind == "heads" else x for x in args]
-        size = next((x.size for x in args if x.size), "")
-        timed, headed = any(x.timed for x in args), any(x.headed for x in args)
-
-        def done(text: str, binds: int = 5) -> Text:
-            return Text(text, kind, target, timed, headed, binds, size)
-
-        if op in INFIX:
-            sign, binds = INFIX[op]
-            left, right = aligned
-            if op == "add" and right.binds == 3:  # a + -b
-                return done(f"{left.inside(1)} - {right.text[1:]}", 1)
-            if op == "pow":
-                return done(f"{left.inside(5)} ** {right.inside(4)}", binds)
-            return done(
-                f"{left.inside(binds)} {sign} {right.inside(binds + (op in ('sub', 'div')))}", binds
-            )
-        if op == "neg":
-            return done(f"-{aligned[0].inside(3)}", 3)
-        if kind == "number":  # a number is not a tensor
-            aligned = [Text(f"torch.tensor({x.text})", "heads") for x in aligned]
-            kind = "heads"
-        if op in COMPARE:
-            return done(f"({COMPARE[op].format(*(x.inside(2) for x in aligned))}) * 1.0", 2)
-        if op in SIGNS:  # and, or, not: on conditions
-            return done(f"({SIGNS[op].format(*(f'({x.text} != 0)' for x in aligned))}) * 1.0", 2)
-        if op == "where":
-            condition, yes, no = aligned
-            test = condition.text.removesuffix(" * 1.0")
-            test = test if test != condition.text else f"{condition.inside(1)} != 0"
-            return done(f"torch.where({test}, {yes.text}, {no.text})")
-        if op in ("max", "min") and "number" in (x.kind for x in aligned):
-            tensor, bound = sorted(aligned, key=lambda x: x.kind == "number")
-            end = {"max": "min", "min": "max"}[op]  # the larger of two is at least the bound
-            return done(f"{tensor.inside(5)}.clamp({end}={bound.text})")
-        if floor:
-            return done(f"torch.log({aligned[0].inside(5)}.clamp(min=1e-38))")
-        if op in METHODS:
-            return done(f"{aligned[0].inside(5)}.{METHODS[op]}()")
-        return done(CALLS[op].format(*(x.text for x in aligned)))
 
     def union(self, args: list[Text], axes: Axes, over: Axes) -> Axes:
         kept = dict.fromkeys(a for a in axes if a not in over)
@@ -219,8 +171,6 @@ class _Formula:
         renamed = tuple(pairs.get(a, a) for a in x.axes)
         same = replace(x, axes=renamed)
         return align(same, self.axes(expr.axes)) if x.kind == "heads" else same
-
-    # learned operations -----------------------------------------------------------------------
 
     def feature(self, expr: Apply, flat: str) -> Text:
         if expr.op == "param":
@@ -299,11 +249,6 @@ class _Formula:
             self.book.parts.append((self.owner, name, made(name)))
             self.book.made[identity] = name
         return f"self.{self.book.made[identity]}"
-
-
-def _kind(args: list[Text]) -> str:
-    kinds = {x.kind for x in args}
-    return "flat" if "flat" in kinds else "heads" if "heads" in kinds else "number"
 
 
 def _like(x: Text, text: str) -> Text:

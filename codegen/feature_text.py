@@ -1,4 +1,4 @@
-"""How pointwise operations and numbers are spelled in torch: a table."""
+"""Expressions as text, with their axes; numbers and sizes, spelled in one way."""
 
 from __future__ import annotations
 
@@ -7,38 +7,6 @@ from dataclasses import dataclass
 import sympy as sp
 
 from miras_dsl.spec import Axes
-
-INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "pow": ("**", 4)}
-"""operation -> sign and strength."""
-COMPARE = {
-    "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}",
-}  # fmt: skip
-SIGNS = {"and": "{} & {}", "or": "{} | {}", "not": "~{}"}
-METHODS = {"abs": "abs", "sqrt": "sqrt"}
-CALLS = {
-    "neg": "-{}",
-    "abs": "torch.abs({})",
-    "sqrt": "torch.sqrt({})",
-    "sign": "torch.tanh(10 * ({}))",
-    "exact_sign": "torch.sign({})",
-    "exp": "torch.exp({})",
-    "log": "torch.log({})",
-    "sin": "torch.sin({})",
-    "cos": "torch.cos({})",
-    "tanh": "torch.tanh({})",
-    "sinh": "torch.sinh({})",
-    "cosh": "torch.cosh({})",
-    "erf": "torch.erf({})",
-    "sigmoid": "torch.sigmoid({})",
-    "softplus": "F.softplus({})",
-    "relu": "F.relu({})",
-    "silu": "F.silu({})",
-    "gelu": "F.gelu({})",
-    "gelu_tanh": 'F.gelu({}, approximate="tanh")',
-    "max": "torch.maximum({}, {})",
-    "min": "torch.minimum({}, {})",
-}
-"""operation -> call; `sign` is tanh(10 x), as in the language."""
 
 
 @dataclass(frozen=True, slots=True)

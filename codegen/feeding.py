@@ -191,14 +191,18 @@ class _Scope:
         self.feeding.places[owner] = cite(gate.span)
         logarithm = log_of(gate.expr)
         other = None
-        if log and logarithm is None or not log and (gate.name, weight, True) in self.known:
-            other = self.value(gate.name, weight, not log) if log or logarithm else None
+        both = (gate.name, weight, True) in self.known
+        if (log and logarithm is None) or (not log and logarithm is not None and both):
+            other = self.value(gate.name, weight, not log)
         name, note = self.name(gate.name, weight, log), self.after(gate.expr, weight)
-        if other is not None and other.kind != "number":
-            text = f"torch.log({other.text}.clamp(min=1e-38))" if log else f"torch.exp({other.text})"
-            made = replace(other, text=text)
+        if other is not None and log:
+            plain = other.text if other.kind != "number" else f"blank(self).new_tensor({other.text})"
+            made = replace(other, text=f"torch.log({plain}.clamp(min=LEAST))", kind="heads")
+        elif other is not None and other.kind != "number":
+            made = replace(other, text=f"torch.exp({other.text})")
         else:
-            made = self.book.write(logarithm if log else gate.expr, owner, weight, rows)
+            expr = logarithm if log and logarithm is not None else gate.expr
+            made = self.book.write(expr, owner, weight, rows)
         self.lines.insert(note, f"# {name}: {cite(gate.span)}")
         self.lines.append(f"{name} = {made.text}")
         kind = "heads" if made.kind == "flat" else made.kind

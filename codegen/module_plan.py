@@ -20,10 +20,11 @@ IMPORTS = {
     "miras_dsl.runtime.layers": (
         "Answer", "Backbone", "CausalConv", "Linear", "RMSNorm", "Shift", "TokenShape", "blank",
         "head_size", "initial_tails", "inverse_softplus_step", "learned_constant", "learned_weight",
-        "log_uniform_rate", "positive_weight", "rows_on_simplex", "spread", "start", "token_dtype", "unit",
+        "log_uniform_rate", "positive_weight", "rows_on_simplex", "spread", "start", "token_dtype",
+        "unit",
     ),
     "miras_dsl.runtime.blocks": ("Embedding", "FeedForward", "Head", "Mixing"),
-    "miras_dsl.runtime.past": ("Past", "full", "rows"),
+    "miras_dsl.runtime.past": ("LEAST", "Past", "full", "rows"),
     "miras_dsl.runtime.state": ("State", "part"),
 }  # fmt: skip
 
@@ -59,7 +60,7 @@ def module_text(
     """
     feeding = Feeding.of(spec, feeds)
     state = state_items(spec, feeds, weights, tails, feeding)
-    free = {symbol.name for _, size in spec.sizes for symbol in size.free_symbols}  # type: ignore[attr-defined]
+    free = {str(symbol) for _, size in spec.sizes for symbol in size.free_symbols}
     sizes = [
         (identifier(name), "width" if default is None else str(default))
         for name, default in spec.params

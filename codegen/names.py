@@ -10,14 +10,15 @@ from miras_dsl.source import NOWHERE, Span
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 PLAIN_FILE = re.compile(r"[A-Za-z0-9_.-]{1,80}\Z")
 
-TAKEN = frozenset(
-    "F Tensor nn torch math self x y state memory past batch width heads backbone super empty name "
-    "cu_seqlens ids vocab given range int float dict tuple kept True False None State "
-    "Answer Backbone CausalConv Embedding FeedForward Head Linear Mixing Past RMSNorm Shift "
-    "TokenShape blank full head_size initial_tails inverse_softplus_step learned_weight rows "
-    "learned_constant "
-    "log_uniform_rate part positive_weight rows_on_simplex spread start token_dtype unit".split()
-)
+TAKEN = frozenset({
+    "Answer", "Backbone", "CausalConv", "Embedding", "F", "FeedForward", "Head", "LEAST", "Linear",
+    "Mixing", "Past", "RMSNorm", "Shift", "State", "Tensor", "TokenShape", "backbone", "batch",
+    "blank", "cu_seqlens", "dict", "empty", "float", "full", "given", "head_size", "heads", "ids",
+    "initial_tails", "int", "inverse_softplus_step", "kept", "learned_constant", "learned_weight",
+    "log_uniform_rate", "math", "memory", "name", "nn", "part", "past", "positive_weight",
+    "range", "rows", "rows_on_simplex", "self", "spread", "start", "state", "super",
+    "token_dtype", "torch", "tuple", "unit", "vocab", "width", "x", "y",
+})  # fmt: skip
 """Names that generated code needs for itself."""
 
 

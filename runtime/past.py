@@ -7,6 +7,9 @@ from torch import Tensor
 
 from .state import State
 
+LEAST = 1.2e-38
+"""The least gate that a logarithm is taken of: the smallest normal float32, rounded up."""
+
 
 def full(x: Tensor) -> Tensor:
     """``x`` in float32 at least."""

@@ -1,4 +1,4 @@
-"""A delta rule written out, and the spec of a memory that uses it: the module without a compiler."""
+"""A delta rule written out, and the spec of a memory that uses it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,165 @@
+"""From text to classes: compile a `.mem` file, put the module into the cache, import it.
+
+Nothing is executed from a string: the generated module is a file whose hash is checked, and a reader
+can open it (`Library.path`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from miras_dsl.codegen.pipeline import compile_file
+from torch import Tensor, nn
+
+from miras_dsl.check import read
+from miras_dsl.codegen.names import identifier, snake
+from miras_dsl.model import Feed, Weight
+from miras_dsl.source import Source
+from miras_dsl.spec import FileSpec, MemorySpec
+
+from . import cache
+from .past import LEAST
+from .state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The memories, layers and models of a file as classes: `library.Robust(width=768, heads=12)`.
+
+    spec         what the file means
+    source_text  the text it was made from
+    text         the generated module
+    digest       of the meaning: equal for two files that say the same
+    path         where the generated module lies
+    """
+
+    spec: FileSpec
+    source_text: str
+    text: str
+    digest: str
+    path: Path
+    classes: Mapping[str, type[nn.Module]]
+
+    def __getattr__(self, name: str) -> type[nn.Module]:
+        if name.startswith("__") or name not in self.classes:
+            raise AttributeError(f"this file defines no {name}; it has {', '.join(self.classes)}")
+        return self.classes[name]
+
+    def __getitem__(self, name: str) -> type[nn.Module]:
+        """A class by name, also where the name is one of this object's own."""
+        return self.classes[name]
+
+    def __dir__(self) -> list[str]:
+        return [*object.__dir__(self), *self.classes]
+
+
+def load(path_or_text: str | PathLike[str] | Source) -> Library:
+    """Everything that a file defines.
+
+    A `Source` is taken as it is; a path, or a string of one line without braces, names a file;
+    anything else is the text itself.  Raises `diagnostics.SpecErrors` for a wrong spec, OSError for
+    a file that cannot be read, `cache.CacheError` where the module cannot be written.
+    """
+    if isinstance(path_or_text, Source):
+        return _load(path_or_text)
+    written = isinstance(path_or_text, str) and ("\n" in path_or_text or "{" in path_or_text)
+    if written:
+        return _load(Source("<string>", str(path_or_text)))
+    return _load(Source(str(path_or_text), Path(path_or_text).read_text(encoding="utf-8")))
+
+
+@lru_cache(maxsize=32)
+def _load(source: Source) -> Library:
+    spec = read(source)
+    rendered = compile_file(spec)
+    path = cache.put(rendered.text)
+    module = cache.import_module(path)
+    names = (*spec.memories, *spec.layers, *spec.models)
+    classes = {name: getattr(module, identifier(name)) for name in names}
+    return Library(spec, source.text, rendered.text, rendered.digest, path, classes)
+
+
+Run = Callable[..., tuple[Tensor, State]]
+"""(inputs, state, cu_seqlens=None) -> (y, state), with the oracle's inputs and states."""
+
+
+def implementation(spec: MemorySpec, sizes: Mapping[str, int]) -> Run:
+    """The generated code of one memory as a function of its leaves, to be judged.
+
+    inputs  every token and gate by name, [B, T, H, *axes]; a gate per row once per weight, as
+            `alpha.W1`; constants [H, *axes]; gates per position [H, block]
+    state   by name, [B, H, *axes]; None starts at zero where the spec does
+    """
+    rendered, module = _compiled(spec)
+    memory = rendered.memories[spec.name]
+    missing = {name for name, default in spec.params if default is None} - sizes.keys()
+    if missing:
+        raise ValueError(f"{spec.name} needs the size {', '.join(sorted(missing))}")
+    return bound(spec, memory.feeds, memory.weights, module, sizes)
+
+
+@lru_cache(maxsize=64)
+def _compiled(spec: MemorySpec) -> tuple[object, ModuleType]:
+    rendered = compile_file(FileSpec({spec.name: spec}, {}, {}))
+    return rendered, cache.import_module(cache.put(rendered.text))
+
+
+def bound(
+    spec: MemorySpec,
+    feeds: tuple[Feed, ...],
+    weights: tuple[Weight, ...],
+    module: ModuleType,
+    sizes: Mapping[str, int],
+) -> Run:
+    """A memory's function with the oracle's names and order of axes."""
+    function = getattr(module, f"{snake(spec.name)}_memory")
+    declared = {s.name: s.axes for s in spec.states}
+    turned = {w.name: _places(declared[w.of], w.axes) for w in weights}
+    back = {w.name: _places(w.axes, declared[w.of]) for w in weights}
+
+    def first(inputs: Mapping[str, Tensor], rows: int) -> State:
+        like = next(t for name, t in inputs.items() if t.dim() >= 3)
+        blank = torch.zeros((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        extents = {axis: int(size.subs(dict(sizes))) for axis, size in spec.sizes}
+        state: State = {}
+        for weight in weights:
+            if weight.init != "zero":
+                raise ValueError(f"{spec.name}: {weight.name} starts at a learned value; give a state")
+            shape = [extents[axis] for axis in declared[weight.of]]
+            state[weight.name] = blank.new_zeros(rows, like.shape[2], *shape)
+        if spec.algorithm.anchored is not None or spec.algorithm.reset:
+            state["position"] = blank.new_zeros(rows, dtype=torch.int64)
+        return state
+
+    def run(
+        inputs: Mapping[str, Tensor], state: State | None, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        fed = {feed.name: _leaf(feed, inputs) for feed in feeds}
+        rows = next(iter(inputs.values())).shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+        state = first(inputs, rows) if state is None else state
+        state = {name: _turn(value, turned.get(name)) for name, value in state.items()}
+        y, after = function(**fed, state=state, cu_seqlens=cu_seqlens)
+        return y, {name: _turn(value, back.get(name)) for name, value in after.items()}
+
+    return run
+
+
+def _leaf(feed: Feed, inputs: Mapping[str, Tensor]) -> Tensor:
+    value = inputs[feed.of if feed.weight is None else f"{feed.of}.{feed.weight}"]
+    return value.clamp(min=LEAST).log() if feed.log else value
+
+
+def _places(have: tuple[str, ...], want: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(have.index(axis) for axis in want)
+
+
+def _turn(value: Tensor, places: tuple[int, ...] | None) -> Tensor:
+    if places is None or places == tuple(range(len(places))):
+        return value
+    return value.permute(0, 1, *(2 + place for place in places))

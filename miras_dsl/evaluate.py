@@ -68,7 +68,7 @@ def rounded(x: Array, kind: str) -> Array:
         case "float16":
             return x.astype(np.float16).astype(np.float64)
         case "bfloat16":
-            bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+            bits = np.asarray(x, np.float32).view(np.uint32)
             odd = (bits >> 16) & 1
             bits = (bits + 0x7FFF + odd) & np.uint32(0xFFFF0000)
             return np.where(np.isfinite(x), bits.view(np.float32), x).astype(np.float64)
@@ -147,7 +147,7 @@ def _one(
         case Input():
             return np.asarray(values[node], np.float64)
         case Number(value):
-            return np.asarray(float(value))
+            return scalar(value, {}, {})
         case Extent(axis):
             return np.asarray(float(sizes[axis]))
         case Map(formula, args):
@@ -278,7 +278,7 @@ def scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Ar
         return done[expr]
     if isinstance(expr, sp.Symbol):
         return env[expr]
-    if expr.is_number:
+    if isinstance(expr, (sp.Number, sp.NumberSymbol)):
         value = np.asarray(float(expr))
     else:
         args = [scalar(arg, env, done) for arg in expr.args]

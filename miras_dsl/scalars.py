@@ -16,31 +16,48 @@ SLOTS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(64))
 """The symbols that stand for the operands of a pointwise map, in order."""
 
 
-class sigmoid(sp.Function):
-    """1 / (1 + e^-x)."""
+class _Real(sp.Function):
+    """A real function of one number; `said` says it in sympy's own, for operands without symbols."""
 
     nargs = 1
     is_real = True
+
+    @classmethod
+    def said(cls, x: sp.Expr) -> sp.Expr:
+        raise AssertionError(f"{cls.__name__} does not say its value")
+
+    def _eval_evalf(self, prec: int) -> sp.Expr:
+        return self.said(self.args[0])._evalf(prec)
+
+
+class sigmoid(_Real):
+    """1 / (1 + e^-x)."""
+
+    @classmethod
+    def said(cls, x: sp.Expr) -> sp.Expr:
+        return 1 / (1 + sp.exp(-x))
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return self * (1 - self)
 
 
-class softplus(sp.Function):
+class softplus(_Real):
     """log(1 + e^x)."""
 
-    nargs = 1
-    is_real = True
+    @classmethod
+    def said(cls, x: sp.Expr) -> sp.Expr:
+        return sp.log(1 + sp.exp(x))
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sigmoid(self.args[0])
 
 
-class logcosh(sp.Function):
+class logcosh(_Real):
     """log(cosh x), which `cosh` alone overflows on from 89 in single precision."""
 
-    nargs = 1
-    is_real = True
+    @classmethod
+    def said(cls, x: sp.Expr) -> sp.Expr:
+        return sp.log(sp.cosh(x))
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sp.tanh(self.args[0])
@@ -80,6 +97,10 @@ class signum(sp.Function):
     nargs = 1
     is_real = True
 
+    @classmethod
+    def eval(cls, x: sp.Expr) -> sp.Expr | None:
+        return sp.sign(x) if x.is_number else None
+
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sp.Integer(0)
 
@@ -95,7 +116,7 @@ class where(sp.Function):
     def eval(cls, c: sp.Expr, a: sp.Expr, b: sp.Expr) -> sp.Expr | None:
         if a == b:
             return a
-        return (b if c == 0 else a) if c.is_number else None
+        return (b if c.is_zero else a) if c.is_Number else None
 
     def _eval_derivative(self, s: sp.Symbol) -> sp.Expr:
         c, a, b = self.args
@@ -117,6 +138,10 @@ class apow(sp.Function):
             return sp.Integer(1)
         return x**p if p.is_Integer and p > 0 and p % 2 == 0 else None
 
+    def _eval_evalf(self, prec: int) -> sp.Expr:
+        x, p = self.args
+        return sp.Integer(0) if x.is_zero else (sp.Abs(x) ** p)._evalf(prec)
+
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         x, p = self.args
         if argindex == 1:
@@ -136,6 +161,10 @@ class spow(sp.Function):
             return signum(x)
         return x**p if p.is_Integer and p > 0 and p % 2 == 1 else None
 
+    def _eval_evalf(self, prec: int) -> sp.Expr:
+        x, p = self.args
+        return sp.Integer(0) if x.is_zero else (sp.sign(x) * sp.Abs(x) ** p)._evalf(prec)
+
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         x, p = self.args
         if argindex == 1:
@@ -143,31 +172,34 @@ class spow(sp.Function):
         return self * where(signum(x), sp.log(absolute(x)), 0)
 
 
-class absolute(sp.Function):
+class absolute(_Real):
     """|x|; the derivative at 0 is 0."""
 
-    nargs = 1
-    is_real = True
+    @classmethod
+    def said(cls, x: sp.Expr) -> sp.Expr:
+        return sp.Abs(x)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return signum(self.args[0])
 
 
-class root(sp.Function):
+class root(_Real):
     """The square root of x, 0 for x <= 0 with derivative 0 there, so that a norm may be 0."""
 
-    nargs = 1
-    is_real = True
+    @classmethod
+    def said(cls, x: sp.Expr) -> sp.Expr:
+        return sp.sqrt(x) if x > 0 else sp.Integer(0)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return inverse_root(self.args[0]) / 2
 
 
-class inverse_root(sp.Function):
+class inverse_root(_Real):
     """1 / sqrt(x) for x > 0, else 0."""
 
-    nargs = 1
-    is_real = True
+    @classmethod
+    def said(cls, x: sp.Expr) -> sp.Expr:
+        return 1 / sp.sqrt(x) if x > 0 else sp.Integer(0)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return -(inverse_root(self.args[0]) ** 3) / 2

@@ -1,6 +1,6 @@
 """Nodes and programs as text and as LaTeX: what `miras explain` prints.
 
-A formula is written in place where it is used once and gets a name where it is used more often, so a
+A formula is written in place where it is used once and gets a name where it is used more often: a
 program reads as a short list of lines.  Axes over the tokens of a chunk are written `i`, `j` …; an
 axis under a sum names what is summed, as in the program itself.
 """
@@ -40,6 +40,8 @@ class Style:
         """A name of the spec or of a line."""
         if not self.latex:
             return word
+        if word.startswith("grad "):
+            return f"\\nabla_{{{self.name(word.removeprefix('grad '))}}}"
         if word.startswith("log_"):
             return f"\\log {self.name(word.removeprefix('log_'))}"
         if word[:1] == "t" and word[1:].isdecimal():
@@ -232,9 +234,11 @@ def show(program: Program, style: Style = TEXT) -> str:
         body = " \\\\\n".join(f"  {name} &= {formula}" for _, name, formula in found)
         return f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}"
     text: list[str] = []
+    by_chunk = any(ir.is_token_axis(axis) for _, node in program.results for axis in node.axes)
+    piece = "chunk" if by_chunk else "token"
     for part, title in PARTS.items():
         here = [(name, formula) for where, name, formula in found if where == part]
         if here:
-            text.append(title)
+            text.append(title.format(piece=piece))
             text += [f"  {name} = {formula}" for name, formula in here]
     return "\n".join(text)

@@ -1,0 +1,230 @@
+"""What was derived from a spec, for people: the text, LaTeX and JSON of `miras explain`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+
+import sympy as sp
+
+from miras_dsl import ir
+from miras_dsl.ir import Node, Program, postorder
+from miras_dsl.show import LATEX, TEXT, Style, lines, show
+from miras_dsl.spec import FileSpec, Gate, Interval, MemorySpec
+
+from .chunk import ChunkForm, chunk_of
+from .collect import Obstacle
+from .differentiate import adjoint
+from .model import model_of
+from .update import UpdateRule, update_of
+
+STAGES = ("summary", "spec", "gradient", "update", "chunk", "adjoint", "code", "all")
+SIZE, CHUNK = 64, 64
+"""The size of a head and of a chunk at which costs are given as numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """The stages of one memory; ``chunk`` is None where ``obstacle`` says why."""
+
+    spec: MemorySpec
+    rule: UpdateRule
+    chunk: ChunkForm | None
+    obstacle: str
+
+
+def derive(spec: MemorySpec) -> Derivation:
+    """Every stage of a memory up to its chunk form."""
+    rule = update_of(model_of(spec))
+    try:
+        return Derivation(spec, rule, chunk_of(rule), "")
+    except Obstacle as obstacle:
+        return Derivation(spec, rule, None, str(obstacle))
+
+
+def report(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> str:
+    """One stage of every memory of a file (`STAGES`), as text, latex or json."""
+    found = [derive(memory) for memory in spec.memories.values()]
+    if form == "json":
+        return json.dumps({d.spec.name: plain(d) for d in found}, indent=2)
+    style = LATEX if form == "latex" else TEXT
+    sections = [
+        section
+        for d in found
+        for name in (STAGES[:-2] if stage == "all" else (stage,))
+        if name != "code"
+        for section in (f"{_heading(d, name, style)}\n{_section(d, name, style)}",)
+    ]
+    if stage in ("code", "all"):
+        # Imported here: rendering reads templates, which no other stage needs.
+        from .pipeline import compile_file
+
+        text = compile_file(spec).text
+        verbatim = f"\\begin{{verbatim}}\n{text}\\end{{verbatim}}"
+        sections.append(verbatim if style.latex else text)
+    return "\n\n".join(sections)
+
+
+def plain(d: Derivation) -> dict[str, object]:
+    """A derivation as plain data."""
+    chunked = None if d.chunk is None else _rows(d.chunk.program)
+    back = None if d.chunk is None else _rows(adjoint(d.chunk.program))
+    return {
+        "class": "token by token" if d.chunk is None else d.chunk.family,
+        "evidence": [d.obstacle] if d.chunk is None else list(d.chunk.evidence),
+        "gradient": dict(_gradients(d, TEXT)),
+        "gates": {
+            g.name: {"formula": g.expr.span.text, "range": _ends(g.range)} for g in d.spec.gates
+        },
+        "update": _rows(d.rule.program),
+        "chunk": chunked,
+        "adjoint": back,
+        "state_numbers_per_head": str(state_size(d)),
+        "state_bytes_per_head": _number(4 * state_size(d), d.spec),
+        "flops_per_token_and_head": _number(work(d.rule.program, d.spec), d.spec),
+    }
+
+
+def state_size(d: Derivation) -> sp.Expr:
+    """How many numbers one head carries from token to token, over the memory's parameters."""
+    sizes = dict(d.spec.sizes)
+    each = [sp.prod([sizes[axis] for axis in weight.axes]) for weight in d.rule.weights]
+    return sp.expand(sp.Add(*each))
+
+
+def work(program: Program, spec: MemorySpec) -> sp.Expr:
+    """Floating-point operations of a program: two for each product summed, one for each formula."""
+    sizes = dict(spec.sizes)
+
+    def extent(node: Node, *others: Node) -> sp.Expr:
+        axes = {axis for n in (node, *others) for axis in n.axes}
+        return sp.prod([CHUNK if ir.is_token_axis(a) else sizes[a] for a in axes])
+
+    total: sp.Expr = sp.Integer(0)
+    for node in postorder(value for _, value in program.results):
+        match node:
+            case ir.Contract(left, right, _):
+                total += 2 * extent(left, right)
+            case ir.GatedContract(x, y, _, _) | ir.GatedApply(x, y, _, _):
+                total += 4 * extent(x, y)
+            case ir.Map() | ir.Reduce() | ir.Cumsum() | ir.Decay():
+                total += extent(node, *node.operands)
+            case ir.Inverse():
+                total += sp.Integer(CHUNK) ** 3 / 3
+            case ir.Substitute(a, p):
+                total += 2 * extent(a, p)
+            case _:
+                pass
+    return sp.expand(total)
+
+
+def _section(d: Derivation, stage: str, style: Style) -> str:
+    match stage:
+        case "summary":
+            return _summary(d, style)
+        case "spec":
+            return _spec(d.spec, style)
+        case "gradient":
+            return _formulas(_gradients(d, style), style)
+        case "update":
+            return show(d.rule.program, style)
+        case "chunk":
+            return d.obstacle if d.chunk is None else show(d.chunk.program, style)
+        case "adjoint":
+            return d.obstacle if d.chunk is None else show(adjoint(d.chunk.program), style)
+        case _:
+            raise AssertionError(f"no stage {stage}")
+
+
+def _summary(d: Derivation, style: Style) -> str:
+    """What most readers want: gradient, update, class with its evidence, chunk form, costs."""
+    if d.chunk is None:
+        verdict = ["runs token by token", f"because {d.obstacle}"]
+    else:
+        verdict = [f"class {d.chunk.family}", *(f"because {e}" for e in d.chunk.evidence)]
+    size, bytes_ = state_size(d), _number(4 * state_size(d), d.spec)
+    flops = _number(work(d.rule.program, d.spec), d.spec)
+    costs = [f"state {size} numbers a head ({bytes_:,} bytes at {SIZE})"]
+    costs.append(f"token by token {flops:,} operations a token and head")
+    if d.chunk is not None:
+        chunked = _number(work(d.chunk.program, d.spec), d.spec) // CHUNK
+        costs.append(f"in chunks of {CHUNK}: {chunked:,}, as matrix products")
+    blocks = [
+        ("gradient of the bias", _formulas(_gradients(d, style), style)),
+        ("one token", show(d.rule.program, style)),
+        ("class", _list(verdict, style)),
+        ("one chunk", _section(d, "chunk", style)),
+        ("cost", _list(costs, style)),
+    ]
+    if style.latex:
+        return "\n\n".join(f"\\paragraph{{{title}}}\n{_display(body)}" for title, body in blocks)
+    return "\n\n".join(f"{title}\n{_indented(body)}" for title, body in blocks)
+
+
+def _spec(spec: MemorySpec, style: Style) -> str:
+    sizes = [f"{axis} has size {size}" for axis, size in spec.sizes]
+    states = [f"{s.name}[{', '.join(s.axes)}] starts {s.init}" for s in spec.states]
+    tokens = [f"token {t.name}[{', '.join(t.axes)}]" for t in spec.tokens]
+    gates = [_gate(g) for g in spec.gates]
+    return _list([*sizes, *tokens, *states, *gates, f"order {', '.join(spec.order)}"], style)
+
+
+def _gate(gate: Gate) -> str:
+    axes = f"[{', '.join(gate.axes)}]" if gate.axes else ""
+    low, high = _ends(gate.range)
+    return f"gate {gate.name}{axes} = {gate.expr.span.text}, between {low} and {high}"
+
+
+def _ends(range_: Interval) -> tuple[object, object]:
+    low, high = range_.low, range_.high
+    return ("-inf" if low == -inf else low, "inf" if high == inf else high)
+
+
+def _gradients(d: Derivation, style: Style) -> list[tuple[str, str]]:
+    """Each weight's gradient and the answer, lines of shared parts first."""
+    model = d.rule.model
+    results = [*((f"grad {w}", g) for w, g in model.gradients), ("answer", model.answer)]
+    program = Program((), tuple(results), ())
+    return [(name, formula) for _, name, formula in lines(program, style)]
+
+
+def _rows(program: Program) -> list[dict[str, str]]:
+    return [{"part": p, "name": n, "formula": f} for p, n, f in lines(program)]
+
+
+def _number(size: sp.Expr, spec: MemorySpec) -> int:
+    """A size with every parameter that has no default at `SIZE`."""
+    values: Mapping[str, int] = {name: default or SIZE for name, default in spec.params}
+    return int(size.subs({symbol: values[symbol.name] for symbol in size.free_symbols}))
+
+
+def _heading(d: Derivation, stage: str, style: Style) -> str:
+    title = d.spec.name if stage == "summary" else f"{d.spec.name}: {stage}"
+    return (
+        f"\\subsection*{{{_plain_latex(title)}}}" if style.latex else f"{title}\n{'=' * len(title)}"
+    )
+
+
+def _formulas(pairs: list[tuple[str, str]], style: Style) -> str:
+    if style.latex:
+        body = " \\\\\n".join(f"  {name} &= {formula}" for name, formula in pairs)
+        return f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}"
+    return "\n".join(f"{name} = {formula}" for name, formula in pairs)
+
+
+def _list(sentences: list[str], style: Style) -> str:
+    return "\n\n".join(map(_plain_latex, sentences)) if style.latex else "\n".join(sentences)
+
+
+def _display(body: str) -> str:
+    return f"\\[\n{body}\n\\]" if body.startswith("\\begin") else body
+
+
+def _plain_latex(text: str) -> str:
+    return "".join(f"\\{c}" if c in "_#%&{}" else "\\^{}" if c == "^" else c for c in text)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,157 @@
+"""sympy formulas as the text of a target: torch or Triton.
+
+A target is a table from functions to text; precedence and numbers are shared.  Only symbols, canonical
+numbers and the functions of `scalars.FUNCTIONS` can be printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import sympy as sp
+
+from miras_dsl import scalars
+
+Printer = Callable[..., str]
+
+TORCH: Mapping[type, Printer] = {
+    sp.exp: "torch.exp({})".format,
+    sp.log: "torch.log({})".format,
+    sp.tanh: "torch.tanh({})".format,
+    sp.sinh: "torch.sinh({})".format,
+    sp.cosh: "torch.cosh({})".format,
+    sp.sin: "torch.sin({})".format,
+    sp.cos: "torch.cos({})".format,
+    scalars.erf: "torch.erf({})".format,
+    scalars.sigmoid: "torch.sigmoid({})".format,
+    scalars.softplus: "softplus({})".format,
+    scalars.logcosh: "logcosh({})".format,
+    scalars.step: "step({})".format,
+    scalars.above: "above({})".format,
+    scalars.signum: "torch.sign({})".format,
+    scalars.absolute: "torch.abs({})".format,
+    scalars.root: "root({})".format,
+    scalars.inverse_root: "inverse_root({})".format,
+    scalars.where: "where({}, {}, {})".format,
+    scalars.apow: "apow({}, {})".format,
+    scalars.spow: "spow({}, {})".format,
+}
+"""Names in lower case without a module are functions of `miras_dsl.runtime.tiles`."""
+
+TRITON: Mapping[type, Printer] = {
+    sp.exp: "tl.exp({})".format,
+    sp.log: "tl.log({})".format,
+    sp.tanh: "(2.0 * tl.sigmoid(2.0 * ({})) - 1.0)".format,
+    sp.sinh: "(0.5 * (tl.exp({0}) - tl.exp(-({0}))))".format,
+    sp.cosh: "(0.5 * (tl.exp({0}) + tl.exp(-({0}))))".format,
+    sp.sin: "tl.sin({})".format,
+    sp.cos: "tl.cos({})".format,
+    scalars.erf: "tl.erf({})".format,
+    scalars.sigmoid: "tl.sigmoid({})".format,
+    scalars.softplus: "(tl.maximum({0}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({0}))))".format,
+    scalars.logcosh: "(tl.abs({0}) + tl.log(0.5 + 0.5 * tl.exp(-2.0 * tl.abs({0}))))".format,
+    scalars.step: "tl.where({} >= 0.0, 1.0, 0.0)".format,
+    scalars.above: "tl.where({} > 0.0, 1.0, 0.0)".format,
+    scalars.signum: "(tl.where({0} > 0.0, 1.0, 0.0) - tl.where({0} < 0.0, 1.0, 0.0))".format,
+    scalars.absolute: "tl.abs({})".format,
+    scalars.root: "tl.sqrt(tl.maximum({}, 0.0))".format,
+    scalars.inverse_root: "tl.where({0} > 0.0, 1.0 / tl.sqrt(tl.where({0} > 0.0, {0}, 1.0)), 0.0)".format,
+    scalars.where: "tl.where(({}) != 0.0, {}, {})".format,
+    scalars.apow: "tl.where({0} != 0.0, tl.exp({1} * tl.log(tl.abs(tl.where({0} != 0.0, {0}, 1.0)))), 0.0)".format,
+    scalars.spow: (
+        "(tl.where({0} > 0.0, 1.0, 0.0) - tl.where({0} < 0.0, 1.0, 0.0))"
+        " * tl.exp({1} * tl.log(tl.abs(tl.where({0} != 0.0, {0}, 1.0))))"
+    ).format,
+}
+
+_SUM, _PRODUCT, _UNARY, _ATOM = 1, 2, 3, 4
+
+
+def text(formula: sp.Expr, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]) -> str:
+    """A formula as an expression of the target; ``names`` gives the text of each symbol."""
+    return _text(formula, names, target)[0]
+
+
+def number(value: sp.Expr) -> str:
+    """A number as a Python literal that reads back as the nearest double."""
+    if value.is_Integer:
+        return f"{int(value)}.0"
+    return repr(float(value))
+
+
+def _wrapped(part: tuple[str, int], needed: int) -> str:
+    return part[0] if part[1] >= needed else f"({part[0]})"
+
+
+def _text(
+    expr: sp.Expr, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+) -> tuple[str, int]:
+    if isinstance(expr, sp.Symbol):
+        return names[expr], _ATOM
+    if expr.is_number and not expr.args or expr.is_number:
+        literal = number(expr)
+        return literal, _UNARY if literal.startswith("-") else _ATOM
+    match expr:
+        case sp.Add():
+            return _sum(expr, names, target), _SUM
+        case sp.Mul():
+            return _product(expr, names, target)
+        case sp.Pow():
+            return _power(expr, names, target)
+        case _:
+            arguments = [_text(argument, names, target)[0] for argument in expr.args]
+            if target is TRITON:
+                arguments = [a if a.isidentifier() else f"({a})" for a in arguments]
+            return target[expr.func](*arguments), _ATOM
+
+
+def _sum(expr: sp.Add, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]) -> str:
+    terms = sorted(expr.as_ordered_terms(), key=lambda t: t.could_extract_minus_sign())
+    out = ""
+    for term in terms:
+        negative = bool(out) and term.could_extract_minus_sign()
+        part = _wrapped(_text(-term if negative else term, names, target), _PRODUCT)
+        out += f"{' - ' if negative else ' + '}{part}" if out else part
+    return out
+
+
+def _product(
+    expr: sp.Mul, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+) -> tuple[str, int]:
+    coefficient, rest = expr.as_coeff_Mul()
+    if coefficient == -1:
+        return f"-{_wrapped(_text(rest, names, target), _UNARY)}", _PRODUCT
+    above: list[str] = [] if coefficient == 1 else [number(coefficient)]
+    below: list[str] = []
+    for factor in rest.as_ordered_factors():
+        if isinstance(factor, sp.Pow) and factor.exp.is_number and factor.exp.is_negative:
+            below.append(_wrapped(_text(factor.base ** (-factor.exp), names, target), _UNARY))
+        else:
+            above.append(_wrapped(_text(factor, names, target), _UNARY))
+    line = " * ".join(above or ["1.0"])
+    for divisor in below:
+        line += f" / {divisor if divisor[0] != '-' else f'({divisor})'}"
+    return line, _PRODUCT
+
+
+def _power(
+    expr: sp.Pow, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+) -> tuple[str, int]:
+    base = _wrapped(_text(expr.base, names, target), _ATOM)
+    if expr.exp.is_Integer:
+        count = abs(int(expr.exp))
+        if count <= 4 and base.isidentifier():
+            product = " * ".join([base] * count)
+            return (product, _PRODUCT) if expr.exp > 0 else (f"1.0 / ({product})", _PRODUCT)
+        if target is TORCH:
+            return f"{base} ** {int(expr.exp)}", _UNARY
+        return _repeated(base, int(expr.exp)), _PRODUCT
+    exponent = _text(expr.exp, names, target)[0]
+    if target is TORCH:
+        return f"torch.pow({base}, {exponent})", _ATOM
+    return f"tl.exp({exponent} * tl.log({base}))", _ATOM
+
+
+def _repeated(base: str, power: int) -> str:
+    product = "(" + " * ".join([base] * abs(power)) + ")"
+    return product if power > 0 else f"1.0 / {product}"

@@ -156,6 +156,14 @@ def _over(expr: Apply, *values: Value) -> Axes:
 
 
 def _dims(value: Value, over: Axes) -> tuple[tuple[int, ...], Axes]:
+    """Positions of the axes to run over, and the axes that stay.
+
+    `row` and `column` are the axes of whatever weight a generic formula is about.
+    """
+    if set(over) <= {"row", "column"}:
+        over = tuple(
+            axis for name, axis in zip(("row", "column"), value.axes, strict=False) if name in over
+        )
     missing = [axis for axis in over if axis not in value.axes]
     if missing:
         raise ValueError(f"no axis {missing} in a formula with axes {value.axes}")

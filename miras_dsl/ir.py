@@ -557,9 +557,10 @@ def contract(left: Node, right: Node, over: Iterable[Axis]) -> Node:
     if isinstance(right, Spread) and set(right.along) <= set(left.axes):
         right = right.x
     axes = set(over)
-    shared = axes & set(left.axes) & set(right.axes)
-    left = total(left, axes & set(left.axes) - shared)
-    right = total(right, axes - set(left.axes) - shared)
+    has = set(left.axes)
+    shared = axes & has & set(right.axes)
+    left = total(left, axes & has - shared)
+    right = total(right, axes - has)
     return Contract(left, right, ordered(shared)) if shared else left * right
 
 

@@ -1,0 +1,312 @@
+"""Each operation: what it means, its derivative against differences, sharing and batching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from miras_dsl import ir
+from miras_dsl.codegen.differentiate import gradient, pull_back
+from miras_dsl.evaluate import Array, evaluate
+from miras_dsl.ir import (
+    ONE,
+    ZERO,
+    Contract,
+    GatedApply,
+    GatedContract,
+    I,
+    Input,
+    Inverse,
+    J,
+    Last,
+    Mask,
+    Node,
+    Put,
+    Rename,
+    Shift,
+    Spread,
+    Substitute,
+    contract,
+    inputs_of,
+    is_zero,
+    pointwise,
+    postorder,
+    rename,
+    replace,
+    total,
+)
+from miras_dsl.scalars import SLOTS
+from tests.meaning.node_cases import (
+    GATES,
+    LOWER,
+    NODES,
+    RATES,
+    SCALES,
+    SIZES,
+    A,
+    P,
+    R,
+    T,
+    leaf,
+    triangle,
+)
+
+X, Y, Z = SLOTS[:3]
+TALL = list(NODES.items())
+
+
+def draw(leaves: list[Input], rng: np.random.Generator, *batch: int) -> dict[Input, Array]:
+    return {x: 0.5 * rng.standard_normal((*batch, *(SIZES[a] for a in x.axes))) for x in leaves}
+
+
+def shape(node: Node) -> tuple[int, ...]:
+    return tuple(SIZES[axis] for axis in node.axes)
+
+
+def test_every_operation_is_covered() -> None:
+    operations = {c for c in vars(ir).values() if isinstance(c, type) and issubclass(c, Node)} - {Node}
+    assert len(operations) == 18
+    found = {type(node) for root in NODES.values() for node in postorder([root])}
+    assert found == operations
+
+
+@pytest.mark.parametrize(("name", "node"), TALL, ids=list(NODES))
+def test_gradient_against_differences(name: str, node: Node) -> None:
+    rng = np.random.default_rng(len(name))
+    leaves = inputs_of([node])
+    values = draw(leaves, rng)
+    cotangent = Input("cotangent", node.axes, "cotangent")
+    weight = rng.standard_normal(shape(node))
+    found = pull_back({node: cotangent}, leaves)
+
+    def loss(at: dict[Input, Array]) -> float:
+        return float((evaluate([node], at, SIZES)[0] * weight).sum())
+
+    for x in leaves:
+        (got,) = evaluate([found[x]], {**values, cotangent: weight}, SIZES)
+        assert set(found[x].axes) <= set(x.axes)
+        wanted = np.empty(values[x].shape)
+        for index in np.ndindex(*wanted.shape):
+            h = np.zeros(wanted.shape)
+            h[index] = 1e-5
+            up, down = loss({**values, x: values[x] + h}), loss({**values, x: values[x] - h})
+            wanted[index] = (up - down) / 2e-5
+        np.testing.assert_allclose(np.broadcast_to(got, wanted.shape), wanted, rtol=1e-6, atol=1e-8)
+        assert np.abs(wanted).max() > 1e-4, f"{x.name} does nothing in {name}"
+
+
+@pytest.mark.parametrize(("name", "node"), TALL, ids=list(NODES))
+def test_batch_axes_are_independent(name: str, node: Node) -> None:
+    """Batch and head are never written: an array may have more axes in front."""
+    leaves = inputs_of([node])
+    many = draw(leaves, np.random.default_rng(0), 2, 3)
+    (together,) = evaluate([node], many, SIZES)
+    assert together.shape == (2, 3, *shape(node))
+    for b in np.ndindex(2, 3):
+        (one,) = evaluate([node], {x: v[b] for x, v in many.items()}, SIZES)
+        np.testing.assert_allclose(together[b], one, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "node"), TALL, ids=list(NODES))
+def test_rebuilding_changes_no_value(name: str, node: Node) -> None:
+    leaves = inputs_of([node])
+    twins = {x: Input(f"{x.name}_twin", x.shape, x.kind) for x in leaves}
+    (other,) = replace([node], twins)
+    assert other is not node
+    assert other.axes == node.axes
+    values = draw(leaves, np.random.default_rng(0))
+    first, second = (
+        evaluate([n], {**values, **{twins[x]: v for x, v in values.items()}}, SIZES)[0]
+        for n in (node, other)
+    )
+    np.testing.assert_allclose(first, second, rtol=1e-13, atol=1e-13)
+    assert replace([node], {}) == [node]
+
+
+def value(node: Node, **arrays: Array) -> Array:
+    leaves = {x.name: x for x in inputs_of([node])}
+    return evaluate([node], {leaves[n]: v for n, v in arrays.items()}, SIZES)[0]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_meaning_on_the_triangle(strict: bool) -> None:
+    """Each entry written out; above the triangle a huge exponent must not reach the exponential."""
+    rng = np.random.default_rng(0)
+    n, d = SIZES[I], SIZES["key"]
+    x, y, m = rng.standard_normal((n, d)), rng.standard_normal((n, d)), rng.standard_normal((n, n))
+    a = -np.cumsum(rng.uniform(0, 400, (n, d)), 0)
+    b = a.copy()
+    contracted, down, up = np.zeros((n, n)), np.zeros((n, d)), np.zeros((n, d))
+    for i in range(n):
+        for t in range(i if strict else i + 1):
+            w = np.exp(a[i] - b[t])
+            contracted[i, t] = (x[i] * y[t] * w).sum()
+            down[i] += m[i, t] * y[t] * w
+            up[t] += m[i, t] * x[i] * w
+    word = "strict" if strict else "with diagonal"
+    nodes = triangle(strict)
+    with np.errstate(over="raise", invalid="raise"):
+        got = value(nodes[f"gated contract {word}"], x=x, y=y, a=a, b=b)
+        np.testing.assert_allclose(got, contracted, rtol=1e-12)
+        got = value(nodes[f"gated contract {word}, transposed"], x=x, y=y, a=a, b=b)
+        assert not np.allclose(got, contracted) or strict
+        got = value(nodes[f"gated apply {word} over col"], m=m, y=y, a=a, b=b)
+        np.testing.assert_allclose(got, down, rtol=1e-12)
+        got = value(nodes[f"gated apply {word} over row"], m=m, x=x, a=a, b=b)
+        np.testing.assert_allclose(got, up, rtol=1e-12)
+        got = value(nodes[f"decay {word}"], a=a[:, 0], b=b[:, 0])
+    lower = np.tril(np.ones((n, n)), -1 if strict else 0)
+    wanted = lower * np.exp(np.minimum(a[:, None, 0] - b[None, :, 0], 0))
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+    np.testing.assert_array_equal(value(nodes[f"mask {word}"], T=m), lower * m)
+
+
+def test_meaning_of_moves() -> None:
+    x = np.arange(6.0)
+    row = leaf("row", I)
+    np.testing.assert_array_equal(value(Shift(row, I, 1), row=x), [0, 0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(value(Shift(row, I, -1), row=x), [1, 2, 3, 4, 5, 0])
+    np.testing.assert_array_equal(value(ir.Cumsum(row, I), row=x), [0, 1, 3, 6, 10, 15])
+    np.testing.assert_array_equal(value(ir.Cumsum(row, I, True), row=x), [15, 15, 14, 12, 9, 5])
+    assert value(Last(row, I), row=x) == 5
+    np.testing.assert_array_equal(value(Put(leaf("scalar"), I), scalar=np.array(7.0)), [0] * 5 + [7])
+    t = np.arange(36.0).reshape(6, 6)
+    np.testing.assert_array_equal(value(Rename(T, ((I, J), (J, I))), T=t), t.T)
+    np.testing.assert_array_equal(value(Spread(row, (J,)), row=x), np.tile(x[:, None], 6))
+
+
+def test_meaning_of_the_inverse() -> None:
+    t = np.random.default_rng(0).standard_normal((6, 6))
+    wanted = np.linalg.inv(np.eye(6) + np.tril(t, -1))
+    np.testing.assert_allclose(value(Inverse(LOWER, I, J), T=t), wanted, atol=1e-12)
+
+
+def test_meaning_of_substitution() -> None:
+    rng = np.random.default_rng(0)
+    t, p, rate = rng.standard_normal((6, 6)), rng.standard_normal((6, 3)), rng.standard_normal(6)
+    ga, gb = rng.standard_normal((2, 6, 3))
+    plain, gated = np.zeros((6, 3)), np.zeros((6, 3))
+    for i in range(6):
+        r, s = p[i].copy(), p[i].copy()
+        for k in range(i):
+            r += t[i, k] * plain[k]
+            s += t[i, k] * np.exp(ga[i] - gb[k]) * gated[k]
+        plain[i], gated[i] = rate[i] * np.tanh(r), rate[i] * np.tanh(s)
+    got = value(NODES["substitute"], T=t, p=p, rates=rate)
+    np.testing.assert_allclose(got, plain, rtol=1e-12)
+    got = value(NODES["substitute, gated"], T=t, p=p, rates=rate, ga=ga, gb=gb)
+    np.testing.assert_allclose(got, gated, rtol=1e-12)
+
+
+def test_the_linear_substitution_is_the_inverse() -> None:
+    values = draw([T, P], np.random.default_rng(0))
+    solved = contract(Inverse(-LOWER, I, J), rename(P, {I: J}), (J,))
+    first, second = evaluate([NODES["substitute, identity"], solved], values, SIZES)
+    np.testing.assert_allclose(first, second, rtol=1e-12)
+
+
+@pytest.mark.parametrize("gates", [None, GATES])
+def test_a_reverse_substitution_is_the_mirror_image(gates: tuple[Node, Node] | None) -> None:
+    """From the last row with A transposed = from the first row with all rows reversed."""
+    body = pointwise(sp.tanh(X) * Y, R, SCALES[0])
+    forward = Substitute(LOWER, P, body, R, (SCALES,), gates)
+    backward = Substitute(LOWER, P, body, R, (SCALES,), gates, True)
+    values = draw(inputs_of([forward]), np.random.default_rng(0))
+    (got,) = evaluate([backward], values, SIZES)
+    mirror = {x: v[::-1] for x, v in values.items()}
+    mirror[T] = values[T][::-1, ::-1].T
+    if gates is not None:
+        mirror[GATES[0]], mirror[GATES[1]] = -mirror[GATES[1]], -mirror[GATES[0]]
+    (wanted,) = evaluate([forward], mirror, SIZES)
+    np.testing.assert_allclose(got, wanted[::-1], rtol=1e-12)
+
+
+def test_the_same_formula_is_the_same_object() -> None:
+    assert Contract(A, A, ("key",)) is Contract(A, A, ("key",))
+    assert leaf("A", I, "key") is A
+    assert pointwise(X + Y, A, P) is pointwise(X + Y, A, P)
+    assert pointwise(X + Y, A, A) is pointwise(2 * X, A)
+    assert Mask(T, I, J, True) is not Mask(T, I, J, False)
+
+
+def test_normal_form() -> None:
+    assert A * 1 is A
+    assert A + 0 is A
+    assert is_zero(A * 0)
+    assert is_zero(contract(A, ZERO, ("key",)))
+    assert rename(rename(A, {I: J}), {J: I}) is A
+    assert isinstance(contract(A, leaf("u", "value"), ()), ir.Map)
+    swapped = rename(rename(T, {I: J, J: I}), {I: J, J: I})
+    assert swapped is T
+
+
+ROW, U, C = leaf("row", I), leaf("u", "value"), leaf("C", I, "key")
+SUMS = [
+    (total(Spread(ROW, ("key", "value")), ("key",)), lambda r, u, a, c: 4 * r[:, None] + 0 * u),
+    (total(ROW, (I, "key")), lambda r, u, a, c: 4 * r.sum()),
+    (total(pointwise(3 * X * Y, A, ROW), ("key",)), lambda r, u, a, c: 3 * r * a.sum(1)),
+    (total(pointwise(3 * X * Y, A, ROW), (I,)), lambda r, u, a, c: 3 * r @ a),
+    (total(pointwise(X * Y * Z, A, ROW, C), ("key",)), lambda r, u, a, c: r * (a * c).sum(1)),
+    (total(pointwise(X * Y, A, C), (I, "key")), lambda r, u, a, c: (a * c).sum()),
+    (total(pointwise(X * Y, ROW, U), (I, "value")), lambda r, u, a, c: r.sum() * u.sum()),
+    (total(pointwise(X * Y, ROW, U), (I,)), lambda r, u, a, c: r.sum() * u),
+    (contract(Spread(ROW, ("key",)), A, ("key",)), lambda r, u, a, c: r * a.sum(1)),
+    (contract(A, Spread(ROW, ("key",)), ("key",)), lambda r, u, a, c: r * a.sum(1)),
+    (
+        contract(Spread(ROW, ("key",)), Spread(U, ("key",)), ("key",)),
+        lambda r, u, a, c: 4 * r[:, None] * u,
+    ),
+    (contract(ROW, A, ("key",)), lambda r, u, a, c: r * a.sum(1)),
+    (contract(A, ROW, ("key",)), lambda r, u, a, c: r * a.sum(1)),
+    (contract(A, U, (I, "key")), lambda r, u, a, c: a.sum() * u),
+    (contract(U, A, (I, "value")), lambda r, u, a, c: u.sum() * a.sum(0)),
+    (contract(A, U, ("value", "key")), lambda r, u, a, c: a.sum(1) * u.sum()),
+    (contract(ROW, U, ("key",)), lambda r, u, a, c: 4 * r[:, None] * u),
+]
+
+
+@pytest.mark.parametrize(("node", "wanted"), SUMS)
+def test_sums_take_shortcuts_without_changing_the_value(
+    node: Node, wanted: Callable[..., Array]
+) -> None:
+    """Sums of a spread, of a product, and over an axis that only one operand or none has."""
+    values = draw([ROW, U, A, C], np.random.default_rng(0))
+    (got,) = evaluate([node], values, SIZES)
+    expected = wanted(*values.values())
+    assert got.shape == shape(node) == np.shape(expected)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_gradient_of_a_sum_is_one_everywhere() -> None:
+    slope = gradient(total(A, (I, "key")), A)
+    assert evaluate([slope], {}, SIZES)[0] == 1
+    assert is_zero(gradient(total(A, (I, "key")), P))
+
+
+def test_gated_operations_are_adjoint_to_each_other() -> None:
+    g = Input("g", (I, J), "cotangent")
+    node = NODES["gated contract strict"]
+    x, y = (leaf("x", I, "key"), leaf("y", J, "key"))
+    found = pull_back({node: g}, [x, y])
+    assert all(isinstance(found[each], GatedApply) for each in (x, y))
+    node = NODES["gated apply strict over col"]
+    back = pull_back({node: Input("g", node.axes, "cotangent")}, [leaf("m", I, J)])
+    assert isinstance(back[leaf("m", I, J)], GatedContract)
+
+
+def test_a_reverse_substitution_is_not_differentiated() -> None:
+    node = Substitute(LOWER, P, R, R, (), None, True)
+    with pytest.raises(AssertionError, match="not read by it"):
+        pull_back({node: ONE}, [P])
+
+
+def test_a_deep_formula_stays_cheap() -> None:
+    """Shared operands must not be visited once per path: 2^200 of them here."""
+    x: Node = A
+    for _ in range(200):
+        x = pointwise(sp.tanh(X) * Y, x, Shift(x, I, 1))
+    assert x.axes == A.axes
+    assert len(postorder([x])) == 401

@@ -62,9 +62,8 @@ def main() -> int:
 def remember(source: miras.Source, seconds: float, console: Console) -> tuple[float, float]:
     """Accuracy of a small model trained on recall, and of the same with its memory silenced."""
     whole = job.with_model(source, width=64, layers=2, vocab=TASK.vocab)
-    spec = miras.parse(whole)
     torch.manual_seed(0)
-    model, mixers = job.language_model(whole, spec)
+    model, mixers = job.language_model(whole)
     fields = (
         TextColumn("step {task.fields[step]}"),
         BarColumn(),

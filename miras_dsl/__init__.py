@@ -76,10 +76,9 @@ def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
 def load(path_or_text: str | PathLike[str] | Source) -> Library:
     """The memories, layers and models of a `.mem` file as `torch.nn.Module` classes."""
     meant = source(path_or_text)
-    parse(meant)
     from miras_dsl.runtime.build import load as build
 
-    return build(meant.text)
+    return build(meant)
 
 
 def check(

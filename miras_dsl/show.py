@@ -19,9 +19,9 @@ from .ir import Axes, Axis, Node, Program, postorder
 from .scalars import SLOTS
 
 PARTS = {
-    "before": "before: each chunk by itself",
-    "loop": "loop: chunk after chunk",
-    "after": "after",
+    "before": "before: every {piece} by itself",
+    "loop": "loop: one {piece} after the other",
+    "after": "after: every {piece} by itself",
 }
 
 LONG = 100

@@ -11,7 +11,6 @@ from rich.console import Console
 from torch import nn
 
 from miras_dsl.check import read
-from miras_dsl.codegen.pipeline import compile_file
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec, ModelSpec
 
@@ -43,7 +42,6 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
     A resumed run takes every setting that is not given from its checkpoint.  Raises SpecErrors and
     the failures of `train`.
     """
-    read(source)
     before: Mapping[str, object] = {}
     if resume:
         found = checkpoint.facts(folder / checkpoint.NAME)["config"]
@@ -51,8 +49,6 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
         before = found
     width, layers = _chosen(wishes, before, "width"), _chosen(wishes, before, "layers")
     whole = with_model(source, width=width, layers=layers)
-    spec = read(whole)
-    digest = compile_file(spec).digest
 
     settings = {
         key: value
@@ -63,7 +59,7 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
     config = replace(TrainConfig(), **settings)
     corpus = data.standard_library() if wishes.text is None else data.text_file(wishes.text)
     torch.manual_seed(config.seed)
-    model, _ = language_model(whole, spec)
+    model, _ = language_model(whole)
     if wishes.minutes is not None and "steps" not in before:
         config = paced(model, corpus, config, wishes.minutes)
     parameters = sum(p.numel() for p in model.parameters())
@@ -76,7 +72,7 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
         corpus,
         config,
         folder,
-        digest=digest,
+        digest=build.load(whole).digest,
         spec=whole.text,
         settings={"width": width, "layers": layers},
         resume=resume,
@@ -133,9 +129,10 @@ def layer_text(name: str, memory: MemorySpec, heads: int) -> str:
     return f"layer {name}(heads = {heads}) = {memory.name} with {', '.join(parts)}\n"
 
 
-def language_model(source: Source, spec: FileSpec) -> tuple[nn.Module, tuple[type[nn.Module], ...]]:
+def language_model(source: Source) -> tuple[nn.Module, tuple[type[nn.Module], ...]]:
     """The first model of a file with fresh weights, and the classes of what it remembers with."""
-    library = build.load(source.text)
+    library = build.load(source)
+    spec = library.spec
     model: ModelSpec = next(iter(spec.models.values()))
     mixers = {block.kind for block in model.blocks} & {*spec.layers, *spec.memories}
     made = getattr(library, model.name)(width=model.width, vocab=model.vocab)

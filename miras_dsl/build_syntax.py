@@ -77,7 +77,9 @@ class builder(Transformer_NonRecursive):  # noqa: N801
     def call(self, meta: Any, children: list[Any]) -> s.Call:
         name, *arguments = children
         span = self.span(meta)
-        return s.Call(str(name), tuple(arguments), span, self.at(name), self.grown(span, *arguments))
+        return s.Call(
+            str(name), tuple(arguments), span, self.at(name), self.grown(span, *arguments)
+        )
 
     def arg(self, meta: Any, children: list[Any]) -> s.Argument:
         *name, value = children
@@ -110,7 +112,9 @@ class builder(Transformer_NonRecursive):  # noqa: N801
         return tuple(children)
 
     def param(self, meta: Any, children: list[Any]) -> s.Parameter:
-        return s.Parameter(str(children[0]), children[1] if len(children) > 1 else None, self.span(meta))
+        return s.Parameter(
+            str(children[0]), children[1] if len(children) > 1 else None, self.span(meta)
+        )
 
     def target(self, meta: Any, children: list[Any]) -> s.Target:
         name, *entries = children
@@ -153,7 +157,9 @@ class builder(Transformer_NonRecursive):  # noqa: N801
 
     def rules(self, meta: Any, children: list[Any]) -> s.Rules:
         carry = children[0] if children and isinstance(children[0], tuple) else ()
-        return s.Rules(carry, tuple(c for c in children if isinstance(c, s.Binding)), self.span(meta))
+        return s.Rules(
+            carry, tuple(c for c in children if isinstance(c, s.Binding)), self.span(meta)
+        )
 
     # clauses
 
@@ -223,7 +229,9 @@ class builder(Transformer_NonRecursive):  # noqa: N801
         name, *rest = children
         params = rest.pop(0) if _is_params(rest[0]) else ()
         body, *features = rest
-        return s.Layer(str(name), params, body, tuple(features), self.doc, self.span(meta), self.at(name))
+        return s.Layer(
+            str(name), params, body, tuple(features), self.doc, self.span(meta), self.at(name)
+        )
 
     def blocks(self, meta: Any, children: list[Any]) -> list[Any]:
         return children

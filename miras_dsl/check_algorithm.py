@@ -48,7 +48,9 @@ class Chosen:
         return entry if isinstance(entry, Number | Ref | Apply) else None
 
 
-def chosen(clause: syntax.Clause, library: Library, scope: Scope, moved: Moved, names: list[str]) -> Chosen:
+def chosen(
+    clause: syntax.Clause, library: Library, scope: Scope, moved: Moved, names: list[str]
+) -> Chosen:
     """The algorithm's own part and the rates of the terms called ``names``."""
     first = clause.content[0]  # type: ignore[index]
     if isinstance(first, syntax.Rules):
@@ -75,7 +77,11 @@ def chosen(clause: syntax.Clause, library: Library, scope: Scope, moved: Moved, 
         if missing or "eta" in choice.written:
             what = f"the term `{missing[0]}` has no rate" if missing else "rates are given twice"
             raise problem(
-                "M0402", what, first.span, "each term needs one rate", help="write `gd(erase = a, store = b)`"
+                "M0402",
+                what,
+                first.span,
+                "each term needs one rate",
+                help="write `gd(erase = a, store = b)`",
             )
         values["eta"] = Number(ONE, first.span)
     for name, expr in {**values, **rates}.items():
@@ -117,7 +123,9 @@ def algorithm(
             )
         if part.name in seen:
             first = (Label(seen[part.name].span, "first here"),)
-            raise problem("M0608", f"`{part.name}` is written twice", part.span, "again", because=first)
+            raise problem(
+                "M0608", f"`{part.name}` is written twice", part.span, "again", because=first
+            )
         for other in seen:
             if (part.name, other) in APART or (other, part.name) in APART:
                 raise problem(
@@ -139,12 +147,19 @@ def algorithm(
             help="add `, exact` (always the newest weights) or `, anchored(64)` (those at the block's start)",
         )
     if made.implicit and (carry or len(rules) != 1):
-        raise problem("M0608", "an implicit step has no carried tensors", seen["implicit"].span, "with a carry")
+        raise problem(
+            "M0608",
+            "an implicit step has no carried tensors",
+            seen["implicit"].span,
+            "with a carry",
+        )
     return made
 
 
 def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Moved) -> Algorithm:
-    call = part if isinstance(part, syntax.Call) else syntax.Call(part.name, (), part.span, part.span)
+    call = (
+        part if isinstance(part, syntax.Call) else syntax.Call(part.name, (), part.span, part.span)
+    )
     signature: dict[str, object] = {
         "exact": {}, "implicit": {}, "steps": {"n": None}, "pairs": {"n": None}, "reset": {"n": None},
         "window": {"n": None, "discount": None},
@@ -153,7 +168,13 @@ def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Move
     given = arguments(call, signature)
     first = next(iter(signature), None)
     if first is not None and first not in given:
-        raise problem("M0205", f"`{part.name}` needs a number", part.span, "no number", help=f"write `{part.name}(4)`")
+        raise problem(
+            "M0205",
+            f"`{part.name}` needs a number",
+            part.span,
+            "no number",
+            help=f"write `{part.name}(4)`",
+        )
     match part.name:
         case "steps":
             return replace(made, steps=whole(given["n"], scope, "the number of steps", 1, 64))
@@ -167,7 +188,12 @@ def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Move
             if "discount" in given:
                 discount = moved.out(elaborate(given["discount"], scope))
             if discount.axes:
-                raise problem("M0212", "a discount is one number", discount.span, f"{shown(discount.axes)} here")
+                raise problem(
+                    "M0212",
+                    "a discount is one number",
+                    discount.span,
+                    f"{shown(discount.axes)} here",
+                )
             return replace(made, window=(width, discount))
         case "implicit":
             return replace(made, implicit=True)
@@ -179,7 +205,9 @@ def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Move
 
 def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Moved) -> Anchored:
     block = whole(given["block"], scope, "the length of a block", 1, 65536)
-    sweeps = whole(given["sweeps"], scope, "the number of sweeps", 1, 64) if "sweeps" in given else 1
+    sweeps = (
+        whole(given["sweeps"], scope, "the number of sweeps", 1, 64) if "sweeps" in given else 1
+    )
     reads = "running"
     if "reads" in given:
         node = given["reads"]
@@ -191,7 +219,9 @@ def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Moved) -> A
         inner = scope.with_names(position=Ref("position", "position", ("position",)))
         expr = moved.out(elaborate(given["scale"], replace(inner, own=("position",))))
         if expr.axes not in ((), ("position",)):
-            raise problem("M0212", "the scale of a step is one number", expr.span, f"{shown(expr.axes)} here")
+            raise problem(
+                "M0212", "the scale of a step is one number", expr.span, f"{shown(expr.axes)} here"
+            )
         scale = expr
     return Anchored(block, sweeps, reads, scale)
 
@@ -202,7 +232,9 @@ def _rules(
     rules = choice.rules
     for name in rules.carry:
         if name == "W" or rules.carry.count(name) > 1:
-            raise problem("M0109", f"`{name}` cannot be carried again", rules.span, "already a name here")
+            raise problem(
+                "M0109", f"`{name}` cannot be carried again", rules.span, "already a name here"
+            )
     names: dict[str, Entry] = {**scope.names} if choice.own else {}
     names |= choice.names
     names |= {name: Ref(name, "carry", axes) for name in rules.carry}
@@ -250,9 +282,10 @@ def _rules(
 def _keep(node: syntax.Call, scope: Scope, axes: Axes) -> Expr:
     value = node.arguments[0].value if len(node.arguments) == 1 else None
     if not (isinstance(value, syntax.Name) and value.name == "W"):
-        raise problem("M0605", "`keep` takes W: the weight after its retention", node.span, "not so here")
+        raise problem(
+            "M0605", "`keep` takes W: the weight after its retention", node.span, "not so here"
+        )
     return Ref("W", "keep", axes, node.span)
-
 
 
 def _refs(expr: Expr) -> list[Ref]:

@@ -14,7 +14,9 @@ from .shapes import shown, to_axes
 from .spec import Apply, Expr, Loss, Number, Ref, Term, Write, walk
 
 
-def terms(clause: syntax.Clause, library: Library, scope: Scope, moved: Moved, one: Number) -> list[Term]:
+def terms(
+    clause: syntax.Clause, library: Library, scope: Scope, moved: Moved, one: Number
+) -> list[Term]:
     """The terms of the bias, each with rate ``one`` for now."""
     written: tuple[syntax.Term, ...] = clause.content  # type: ignore[assignment]
     if len(written) > 1:

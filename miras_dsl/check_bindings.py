@@ -111,7 +111,9 @@ def _gate(item: Definition, made: Bindings, sizes: Axis_sizes, scope: Scope) -> 
         )
     axes = _written_axes(item, sizes, scope) or ()
     if len(axes) > 1 and axes != ("pair",) and "row" in axes:
-        raise problem("M0208", "a gate for each row has no other axis", item.span, f"{shown(axes)} here")
+        raise problem(
+            "M0208", "a gate for each row has no other axis", item.span, f"{shown(axes)} here"
+        )
     inner = replace(scope, place="a gate", own=axes)
     inner = inner.with_names(**made.entries(pairs=True, tokens=False))
     expr = _fitted(elaborate(item.value, inner), axes, item, sizes)
@@ -177,7 +179,9 @@ def _fitted(expr: Expr, axes: Axes, item: Definition, sizes: Axis_sizes) -> Expr
         item.value.span,
         "the layer's input is as wide as the layer" if wide else f"{shown(expr.axes)} here",
         because=(Label(item.span, f"declared as {shown(axes)}"),),
-        help="bring x to a size with `linear(x)`" if wide else f"declare it as `{item.name}{shown(expr.axes)[2:]}`",
+        help="bring x to a size with `linear(x)`"
+        if wide
+        else f"declare it as `{item.name}{shown(expr.axes)[2:]}`",
     )
 
 
@@ -199,7 +203,9 @@ def _names(node: syntax.Formula | None) -> Iterator[str]:
 
 def _in_order(chosen: dict[str, Definition], findings: Findings, failed: set[str]) -> list[str]:
     """Names so that each stands after those that it uses; circles are reported and left out."""
-    needs = {n: [m for m in dict.fromkeys(_names(d.value)) if m in chosen] for n, d in chosen.items()}
+    needs = {
+        n: [m for m in dict.fromkeys(_names(d.value)) if m in chosen] for n, d in chosen.items()
+    }
     order: list[str] = []
     state: dict[str, int] = {}
     for root in chosen:
@@ -228,7 +234,11 @@ def _circle(circle: list[str], chosen: dict[str, Definition]) -> Problem:
     first, *others = circle
     because = tuple(Label(chosen[n].span, "and through this") for n in others[:3])
     what = f"`{first}` is defined through itself"
-    help = "give the new value another name" if not others else "break the circle: one of them needs another formula"
-    return problem("M0209", what, chosen[first].span, "goes round in a circle", because=because, help=help)
-
-
+    help = (
+        "give the new value another name"
+        if not others
+        else "break the circle: one of them needs another formula"
+    )
+    return problem(
+        "M0209", what, chosen[first].span, "goes round in a circle", because=because, help=help
+    )

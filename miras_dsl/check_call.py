@@ -98,4 +98,8 @@ def choose(
 
 
 def _usage(definition: syntax.Definition, names: list[str]) -> str:
-    return f"write `{definition.name}({', '.join(names)})`" if names else f"write `{definition.name}` alone"
+    return (
+        f"write `{definition.name}({', '.join(names)})`"
+        if names
+        else f"write `{definition.name}` alone"
+    )

@@ -38,7 +38,8 @@ class Moved:
                 done[id(node)] = node
             elif inside[id(node)]:
                 args = (
-                    self.whole(a) if learned[id(a)] and not inside[id(a)] else done[id(a)] for a in node.args
+                    self.whole(a) if learned[id(a)] and not inside[id(a)] else done[id(a)]
+                    for a in node.args
                 )
                 done[id(node)] = replace(node, args=tuple(args))
             else:

@@ -16,6 +16,8 @@ from .spec import Apply, Axes, Axis, Expr, Number, Ref
 
 MAX_EXPONENT = 16
 MAX_BITS = 1024
+MAX_PARTS = 5000
+MAX_DEPTH = 200
 OPERATORS = {
     "+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow",
     "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "and": "and", "or": "or",
@@ -29,10 +31,31 @@ class Operation:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How large a formula is; it holds the formula, so that its identity stays its own."""
+
+    expr: Expr
+    parts: int
+    depth: int
+
+
 Entry = Expr | Operation | Callable[[Span], Expr]
 Function = Callable[[syntax.Call, "Scope"], Expr]
 LATER = frozenset(
-    {"attend", "local", "gate", "lse", "product", "pooled", "blocks", "polar", "real", "first", "mix"}
+    {
+        "attend",
+        "local",
+        "gate",
+        "lse",
+        "product",
+        "pooled",
+        "blocks",
+        "polar",
+        "real",
+        "first",
+        "mix",
+    }
 )
 
 
@@ -48,6 +71,7 @@ class Scope:
     functions every function, by name
     features  whether learned maps of the layer's input may be written here
     network   M applied to an argument, and the names it goes by
+    indices   numbers that keep learned maps apart;  measured: sizes of formulas, for the limits
     """
 
     place: str
@@ -60,6 +84,7 @@ class Scope:
     network: Callable[[Expr, Span], Expr] | None = None
     network_names: tuple[str, ...] = ()
     indices: count[int] = field(default_factory=count)
+    measured: dict[int, Measure] = field(default_factory=dict)
 
     def with_names(self, **names: Entry) -> Scope:
         """The same scope with more names; they hide others of the same name."""
@@ -68,6 +93,38 @@ class Scope:
 
 def elaborate(node: syntax.Formula, scope: Scope) -> Expr:
     """The typed formula; raises Problem with the first thing that has no meaning."""
+    expr = _elaborate(node, scope)
+    measure(expr, node.span, scope.measured)
+    return expr
+
+
+def measure(expr: Expr, span: Span, known: dict[int, Measure]) -> Measure:
+    """Parts and depth of ``expr``, shared parts counted each time; refuses what has been blown up."""
+    stack: list[Expr] = [expr]
+    while stack:
+        node = stack[-1]
+        below = node.args if isinstance(node, Apply) else ()
+        waiting = [a for a in below if id(a) not in known]
+        if waiting:
+            stack += waiting
+            continue
+        stack.pop()
+        found = [known[id(a)] for a in below]
+        parts = 1 + sum(m.parts for m in found)
+        depth = 1 + max((m.depth for m in found), default=0)
+        if parts > MAX_PARTS or depth > MAX_DEPTH:
+            raise problem(
+                "M0003",
+                f"written out, this formula has more than {MAX_PARTS} parts or {MAX_DEPTH} levels",
+                span,
+                "too large",
+                help="use an argument fewer times in a definition, or `M` fewer times",
+            )
+        known[id(node)] = Measure(node, parts, depth)
+    return known[id(expr)]
+
+
+def _elaborate(node: syntax.Formula, scope: Scope) -> Expr:
     match node:
         case syntax.Literal(value, span):
             return Number(value, span)
@@ -110,12 +167,16 @@ def resolve(name: str, span: Span, scope: Scope) -> Expr:
         case Ref():
             return replace(entry, span=span)
         case Operation(function):
-            raise problem("M0201", f"`{name}` is the function `{function}`", span, "needs an argument")
+            raise problem(
+                "M0201", f"`{name}` is the function `{function}`", span, "needs an argument"
+            )
         case None:
             hint = did_you_mean(name, scope.names)
             if name in scope.functions or name in scope.network_names:
                 hint = f"`{name}` is a function: write `{name}(…)`"
-            raise problem("M0201", f"`{name}` is not known in {scope.place}", span, "unknown", help=hint)
+            raise problem(
+                "M0201", f"`{name}` is not known in {scope.place}", span, "unknown", help=hint
+            )
         case _:
             return entry(span)
 
@@ -124,7 +185,9 @@ def call(node: syntax.Call, scope: Scope) -> Expr:
     """A function or the network, applied."""
     if node.name in scope.network_names and scope.network is not None:
         if len(node.arguments) != 1 or node.arguments[0].name:
-            raise problem("M0205", f"`{node.name}` takes one argument", node.span, "a vector to look up")
+            raise problem(
+                "M0205", f"`{node.name}` takes one argument", node.span, "a vector to look up"
+            )
         return scope.network(elaborate(node.arguments[0].value, scope), node.span)
     given = scope.names.get(node.name)
     name = given.name if isinstance(given, Operation) else node.name
@@ -143,7 +206,12 @@ def axes_of(entries: tuple[syntax.Formula, ...], scope: Scope) -> Axes:
 
 
 def learned(
-    op: str, args: tuple[Expr, ...], axes: Axes, options: tuple[tuple[str, object], ...], scope: Scope, span: Span
+    op: str,
+    args: tuple[Expr, ...],
+    axes: Axes,
+    options: tuple[tuple[str, object], ...],
+    scope: Scope,
+    span: Span,
 ) -> Apply:
     """An operation with parameters of its own; ``index`` keeps two of them apart."""
     if not scope.features:
@@ -195,11 +263,18 @@ def fold(op: str, args: tuple[Expr, ...], span: Span) -> Number | None:
             if a == 0 and b < 0:
                 raise _division(args[0])
             value = a**b
+        case "pow", [a, _] if a < 0:
+            raise problem(
+                "M0004", "this is not a real number", span, "a root of something negative"
+            )
         case "pow", [_, b] if abs(b) > MAX_EXPONENT:
             raise _exponent(args[1])
         case _:
             return None
-    if isinstance(value, sp.Rational) and max(abs(value.p).bit_length(), value.q.bit_length()) > MAX_BITS:
+    if (
+        isinstance(value, sp.Rational)
+        and max(abs(value.p).bit_length(), value.q.bit_length()) > MAX_BITS
+    ):
         raise problem("M0004", "this number is too large", span, "more than 1024 binary digits")
     if not isinstance(value, sp.Number) or not value.is_finite:
         raise problem("M0004", "this is not a real number", span, "no such number")
@@ -224,7 +299,12 @@ def constant(node: syntax.Formula, scope: Scope, what: str) -> Number:
     """A number known when the file is read."""
     expr = elaborate(node, scope)
     if not isinstance(expr, Number):
-        raise problem("M0213", f"{what} must be a number known when the file is read", node.span, "not a constant")
+        raise problem(
+            "M0213",
+            f"{what} must be a number known when the file is read",
+            node.span,
+            "not a constant",
+        )
     return expr
 
 
@@ -233,9 +313,17 @@ def _unknown_function(node: syntax.Call, scope: Scope) -> Problem:
         what = f"`{node.name}(…)` is not part of this version of the language"
         return problem("M0105", what, node.span, "not yet a function")
     if node.name in scope.names:
-        return problem("M0202", f"`{node.name}` is not a function", node.name_span, "cannot be called")
+        return problem(
+            "M0202", f"`{node.name}` is not a function", node.name_span, "cannot be called"
+        )
     hint = did_you_mean(node.name, scope.functions)
-    return problem("M0202", f"there is no function `{node.name}`", node.name_span, "unknown function", help=hint)
+    return problem(
+        "M0202",
+        f"there is no function `{node.name}`",
+        node.name_span,
+        "unknown function",
+        help=hint,
+    )
 
 
 def _exponent(expr: Expr) -> Problem:

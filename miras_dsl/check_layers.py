@@ -13,12 +13,17 @@ from .source import Span
 from .spec import Block, Chain, LayerSpec, MemorySpec, Mixing, ModelSpec, Together, Use
 
 FEATURES = ("conv", "silu", "normalize", "output_gate", "plain_output")
-LATER_PARTS = frozenset({"gate", "lse", "product", "local", "attend", "rope", "persistent", "bidirectional"})
+LATER_PARTS = frozenset(
+    {"gate", "lse", "product", "local", "attend", "rope", "persistent", "bidirectional"}
+)
 MAX_BLOCKS = 1024
+MAX_MEMORIES = 64
 Special = Callable[[str, dict[str, int]], str | None]
 
 
-def layer(item: syntax.Layer, memories: dict[str, MemorySpec], failed: set[str], special: Special) -> LayerSpec:
+def layer(
+    item: syntax.Layer, memories: dict[str, MemorySpec], failed: set[str], special: Special
+) -> LayerSpec:
     """The layer that ``item`` defines.
 
     ``special`` gives the name of a memory with parameters other than its defaults, and makes it.
@@ -27,41 +32,66 @@ def layer(item: syntax.Layer, memories: dict[str, MemorySpec], failed: set[str],
     for param in item.params:
         if param.name != "heads":
             hint = did_you_mean(param.name, ("heads",)) or "a layer has `heads`"
-            raise problem("M0206", f"a layer has no `{param.name}`", param.span, "unknown", help=hint)
+            raise problem(
+                "M0206", f"a layer has no `{param.name}`", param.span, "unknown", help=hint
+            )
         heads = _whole(param.default, param.span, "the number of heads", 4096)
     body = _mixing(item.body, memories, failed, special)
+    if len(uses(body)) > MAX_MEMORIES:
+        what = f"a layer has at most {MAX_MEMORIES} memories"
+        raise problem(
+            "M0905", what, item.name_span, f"{len(uses(body))} here", help="make several layers"
+        )
     made = LayerSpec(item.name, body, heads, doc=item.doc, span=item.name_span)
     tokens = {t.name for u in uses(body) for t in memories[u.memory].tokens}
     seen: dict[str, syntax.Reference] = {}
     for feature in item.features:
         if feature.name in seen:
             first = (Label(seen[feature.name].span, "first here"),)
-            raise problem("M0608", f"`{feature.name}` is written twice", feature.span, "again", because=first)
+            raise problem(
+                "M0608", f"`{feature.name}` is written twice", feature.span, "again", because=first
+            )
         seen[feature.name] = feature
         made = _with(made, feature, tokens)
     if "output_gate" in seen and "plain_output" in seen:
-        raise problem("M0608", "`plain_output` and `output_gate` exclude each other", seen["output_gate"].span, "both")
+        raise problem(
+            "M0608",
+            "`plain_output` and `output_gate` exclude each other",
+            seen["output_gate"].span,
+            "both",
+        )
     return made
 
 
-def model(item: syntax.Model, layers: dict[str, LayerSpec], known: set[str], memories: set[str]) -> ModelSpec:
+def model(
+    item: syntax.Model, layers: dict[str, LayerSpec], known: set[str], memories: set[str]
+) -> ModelSpec:
     """The model that ``item`` defines, its repeats unrolled; ``known`` are all layer names."""
     given: dict[str, int] = {}
     for param in item.params:
         if param.name not in ("width", "vocab"):
             help = did_you_mean(param.name, ("width", "vocab"))
-            raise problem("M0206", f"a model has no `{param.name}`", param.span, "unknown", help=help)
+            raise problem(
+                "M0206", f"a model has no `{param.name}`", param.span, "unknown", help=help
+            )
         given[param.name] = _whole(param.default, param.span, f"the {param.name}", 1 << 20)
     missing = [n for n in ("width", "vocab") if n not in given]
     if missing:
         help = f"write `model {item.name}(width = 128, vocab = 256)`"
-        raise problem("M0904", f"the model needs a {missing[0]}", item.name_span, "not given", help=help)
+        raise problem(
+            "M0904", f"the model needs a {missing[0]}", item.name_span, "not given", help=help
+        )
     blocks: list[Block] = []
     for part in item.blocks:
         blocks += _blocks(part, known, memories, item.name_span)
+    if len(blocks) > MAX_BLOCKS:
+        what = f"a model has at most {MAX_BLOCKS} blocks"
+        raise problem("M0905", what, item.name_span, f"{len(blocks)} here")
     if any(b.kind not in layers and b.kind != "swiglu" for b in blocks):
         raise Problem(None)
-    return ModelSpec(item.name, given["width"], given["vocab"], tuple(blocks), item.doc, item.name_span)
+    return ModelSpec(
+        item.name, given["width"], given["vocab"], tuple(blocks), item.doc, item.name_span
+    )
 
 
 def uses(body: Mixing) -> list[Use]:
@@ -71,12 +101,19 @@ def uses(body: Mixing) -> list[Use]:
     return [use for part in body.parts for use in uses(part)]
 
 
-def _blocks(part: syntax.Repeat | syntax.Reference, known: set[str], memories: set[str], name: Span) -> list[Block]:
+def _blocks(
+    part: syntax.Repeat | syntax.Reference, known: set[str], memories: set[str], name: Span
+) -> list[Block]:
     if isinstance(part, syntax.Repeat):
         count = _whole(part.count, part.count.span, "a repeat", MAX_BLOCKS)
         inner = [b for p in part.blocks for b in _blocks(p, known, memories, name)]
         if len(inner) * count > MAX_BLOCKS:
-            raise problem("M0905", f"a model has at most {MAX_BLOCKS} blocks", part.span, f"{len(inner) * count} here")
+            raise problem(
+                "M0905",
+                f"a model has at most {MAX_BLOCKS} blocks",
+                part.span,
+                f"{len(inner) * count} here",
+            )
         return inner * count
     if not isinstance(part, syntax.Name) or (part.name not in known and part.name != "swiglu"):
         hint = did_you_mean(part.name, (*known, "swiglu"))
@@ -87,7 +124,9 @@ def _blocks(part: syntax.Repeat | syntax.Reference, known: set[str], memories: s
     return [Block(part.name, part.span)]
 
 
-def _mixing(body: syntax.Mixing, memories: dict[str, MemorySpec], failed: set[str], special: Special) -> Mixing:
+def _mixing(
+    body: syntax.Mixing, memories: dict[str, MemorySpec], failed: set[str], special: Special
+) -> Mixing:
     if isinstance(body, syntax.Composition):
         parts = tuple(_mixing(p, memories, failed, special) for p in body.parts)
         return Chain(parts) if body.op == "->" else Together(parts)
@@ -117,7 +156,9 @@ def _mixing(body: syntax.Mixing, memories: dict[str, MemorySpec], failed: set[st
         if name not in dict(params) or name in given:
             raise problem(
                 "M0206",
-                f"`{body.name}` has no parameter `{name}`" if name not in given else f"`{name}` is given twice",
+                f"`{body.name}` has no parameter `{name}`"
+                if name not in given
+                else f"`{name}` is given twice",
                 argument.span,
                 "unknown",
                 help=did_you_mean(name, dict(params)),
@@ -138,11 +179,19 @@ def _with(made: LayerSpec, feature: syntax.Reference, tokens: set[str]) -> Layer
             what = f"`{feature.name}` is not part of this version of the language"
             raise problem("M0105", what, feature.span, "not yet a feature of a layer")
         hint = did_you_mean(feature.name, FEATURES)
-        raise problem("M0902", f"a layer has no `{feature.name}`", feature.span, "unknown", help=hint)
+        raise problem(
+            "M0902", f"a layer has no `{feature.name}`", feature.span, "unknown", help=hint
+        )
     wants = {"conv": 1, "normalize": None}.get(feature.name, 0)
     if wants is not None and len(arguments) != wants:
         usage = "`conv(4)`" if wants else f"`{feature.name}` alone"
-        raise problem("M0205", f"`{feature.name}` takes {wants} arguments", feature.span, "not so", help=f"write {usage}")
+        raise problem(
+            "M0205",
+            f"`{feature.name}` takes {wants} arguments",
+            feature.span,
+            "not so",
+            help=f"write {usage}",
+        )
     match feature.name:
         case "conv":
             return replace(made, conv=_whole(arguments[0].value, feature.span, "the width", 64))
@@ -157,7 +206,9 @@ def _with(made: LayerSpec, feature: syntax.Reference, tokens: set[str]) -> Layer
 
 
 def _token(argument: syntax.Argument, tokens: set[str]) -> str:
-    name = argument.value.name if isinstance(argument.value, syntax.Name) and not argument.name else ""
+    name = (
+        argument.value.name if isinstance(argument.value, syntax.Name) and not argument.name else ""
+    )
     if name not in tokens:
         raise problem(
             "M0906",
@@ -171,12 +222,12 @@ def _token(argument: syntax.Argument, tokens: set[str]) -> str:
 
 def _whole(node: syntax.Formula | None, span: Span, what: str, high: int) -> int:
     if node is None:
-        raise problem("M0213", f"{what} needs a number", span, "no number", help="write `heads = 4`")
+        raise problem(
+            "M0213", f"{what} needs a number", span, "no number", help="write `heads = 4`"
+        )
     scope = Scope("a layer", {}, {}, _no_axes, FUNCTIONS, features=False)
     return whole(node, scope, what, 1, high)
 
 
 def _no_axes(node: syntax.Formula, scope: Scope) -> str:
     raise problem("M0208", "there are no axes here", node.span, "not an axis")
-
-

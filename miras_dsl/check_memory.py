@@ -12,7 +12,7 @@ from .check_algorithm import Chosen, algorithm, chosen, rated
 from .check_bias import terms
 from .check_bindings import Bindings, definitions, resolve_bindings
 from .check_features import Moved
-from .check_formula import Entry, Scope, elaborate, whole
+from .check_formula import Entry, Measure, Scope, elaborate, measure, whole
 from .check_network import Architecture, architecture, is_vector
 from .check_order import order
 from .check_retention import retention, weight_axes
@@ -42,7 +42,10 @@ MAX_EXPANDED = 5000
 
 
 def memory(
-    item: syntax.Memory, library: Library, findings: Findings, given: Mapping[str, int] = {}  # noqa: B006
+    item: syntax.Memory,
+    library: Library,
+    findings: Findings,
+    given: Mapping[str, int] = {},  # noqa: B006
 ) -> MemorySpec | None:
     """The memory that ``item`` defines; None when anything is wrong, which is then in ``findings``.
 
@@ -58,7 +61,9 @@ def memory(
     return None if mine else made
 
 
-def _memory(item: syntax.Memory, library: Library, findings: Findings, given: Mapping[str, int]) -> MemorySpec:
+def _memory(
+    item: syntax.Memory, library: Library, findings: Findings, given: Mapping[str, int]
+) -> MemorySpec:
     clauses = _clauses(item, findings)
     sizes = _sizes(item, clauses, library, given)
     base: dict[str, Entry] = {"x": Ref("x", "x", ("width",))}
@@ -71,7 +76,9 @@ def _memory(item: syntax.Memory, library: Library, findings: Findings, given: Ma
     built = architecture(clauses["architecture"], library, scope, sizes)
     if len(built.states) == 1:
         sizes.single_row = built.states[0].axes[0]
-    written = definitions(clauses.get("tokens"), "token") + definitions(clauses.get("gates"), "gate")
+    written = definitions(clauses.get("tokens"), "token") + definitions(
+        clauses.get("gates"), "gate"
+    )
     bound = resolve_bindings(written, sizes, replace(scope, place="a token"), findings)
     moved = Moved(pairs)
     network = lambda argument, span: built.apply(argument, sizes.sizes, span)  # noqa: E731
@@ -80,11 +87,18 @@ def _memory(item: syntax.Memory, library: Library, findings: Findings, given: Ma
     inside = replace(
         scope, names=names, place="a bias", network=network, network_names=tuple({"M", built.name}),
     )  # fmt: skip
-    bare = replace(inside, names={n: e for n, e in names.items() if n not in states}, network=None, network_names=())
+    bare = replace(
+        inside,
+        names={n: e for n, e in names.items() if n not in states},
+        network=None,
+        network_names=(),
+    )
     one = Number(sp.Integer(1))
     losses = _try(findings, lambda: terms(clauses["bias"], library, inside, moved, one)) or []
     named = [t.name for t in clauses["bias"].content if isinstance(t, syntax.Term) and t.name]  # type: ignore[union-attr]
-    choice: Chosen | None = _try(findings, lambda: chosen(clauses["algorithm"], library, bare, moved, named))
+    choice: Chosen | None = _try(
+        findings, lambda: chosen(clauses["algorithm"], library, bare, moved, named)
+    )
     kept = _try(
         findings,
         lambda: retention(
@@ -93,7 +107,12 @@ def _memory(item: syntax.Memory, library: Library, findings: Findings, given: Ma
     )
     learned = _try(
         findings,
-        lambda: choice and algorithm(clauses["algorithm"], choice, bare, sizes, moved, weight_axes(built.states)),
+        lambda: (
+            choice
+            and algorithm(
+                clauses["algorithm"], choice, bare, sizes, moved, weight_axes(built.states)
+            )
+        ),
     )
     reading = _try(findings, lambda: _read(clauses.get("read"), inside, built, bound, moved, sizes))
     if findings or kept is None or learned is None or reading is None or choice is None:
@@ -103,7 +122,11 @@ def _memory(item: syntax.Memory, library: Library, findings: Findings, given: Ma
     steps = order(clauses["order"], losses, kept)
     assert built.network is not None
     used = [built.network.body, reading, *_formulas(losses, kept), *(e for _, e in learned.rules)]
-    used += [e for e in (learned.anchored and learned.anchored.scale, learned.window and learned.window[1]) if e]
+    used += [
+        e
+        for e in (learned.anchored and learned.anchored.scale, learned.window and learned.window[1])
+        if e
+    ]
     gates = tuple(_with_ranges([*bound.gates.values(), *moved.gates]))
     _decay_range(kept, gates)
     tokens = _tokens(bound, moved, written, used, gates)
@@ -158,13 +181,20 @@ def _clauses(item: syntax.Memory, findings: Findings) -> dict[str, syntax.Clause
 
 
 def _sizes(
-    item: syntax.Memory, clauses: dict[str, syntax.Clause], library: Library, given: Mapping[str, int]
+    item: syntax.Memory,
+    clauses: dict[str, syntax.Clause],
+    library: Library,
+    given: Mapping[str, int],
 ) -> Axis_sizes:
     sizes = Axis_sizes({})
     scope = Scope("a parameter", {}, {}, sizes.entry, FUNCTIONS, features=False)
     for param in item.params:
         sizes.claim(param.name, param.span, "a parameter")
-        default = None if param.default is None else whole(param.default, scope, f"the default of `{param.name}`")
+        default = (
+            None
+            if param.default is None
+            else whole(param.default, scope, f"the default of `{param.name}`")
+        )
         sizes.params[param.name] = given.get(param.name, default)
     free = [n for n, default in sizes.params.items() if default is None]
     if len(free) not in (1, 2):
@@ -180,7 +210,13 @@ def _sizes(
         sizes.sizes["key"] = sp.Symbol(free[0])
     sizes.sizes["value"] = sp.Symbol(free[-1])
     if sizes.vector and len(free) == 2:
-        raise problem("M0110", "a vector memory has one size", item.name_span, "two sizes here", help="write `(d)`")
+        raise problem(
+            "M0110",
+            "a vector memory has one size",
+            item.name_span,
+            "two sizes here",
+            help="write `(d)`",
+        )
     return sizes
 
 
@@ -198,7 +234,11 @@ def _read(
     assert built.network is not None
     if clause is None:
         query = bound.tokens["query"]
-        return built.apply(Ref("query", "token", query.axes, built.network.input.span), sizes.sizes, built.network.input.span)
+        return built.apply(
+            Ref("query", "token", query.axes, built.network.input.span),
+            sizes.sizes,
+            built.network.input.span,
+        )
     node: syntax.Formula = clause.content  # type: ignore[assignment]
     expr = moved.out(elaborate(node, replace(scope, place="a read")))
     for part in walk(expr):
@@ -266,7 +306,10 @@ def _tokens(
 ) -> tuple[Token, ...]:
     """Declared tokens, and of query, key and value those that are used."""
     declared = {d.name for d in written if d.kind == "token"}
-    formulas = [*used, *(t.expr for t in (*bound.tokens.values(), *moved.tokens) if t.expr is not None)]
+    formulas = [
+        *used,
+        *(t.expr for t in (*bound.tokens.values(), *moved.tokens) if t.expr is not None),
+    ]
     named = {n.name for e in formulas for n in walk(e) if isinstance(n, Ref) and n.kind == "token"}
     return tuple(t for n, t in bound.tokens.items() if n in declared | named) + tuple(moved.tokens)
 
@@ -275,27 +318,17 @@ def _sizes_used(sizes: Axis_sizes, tokens: tuple[Token, ...], gates: tuple[Gate,
     """All axes with their sizes; `f64` is a feature vector of 64 inside a gate."""
     yield from sizes.sizes.items()
     formulas = [t.expr for t in tokens if t.expr is not None] + [g.expr for g in gates]
-    seen = {a for e in formulas for n in walk(e) for a in n.axes if a[:1] == "f" and a[1:].isdigit()}
+    seen = {
+        a for e in formulas for n in walk(e) for a in n.axes if a[:1] == "f" and a[1:].isdigit()
+    }
     for axis in sorted(seen):
         yield axis, sp.Integer(int(axis[1:]))
 
 
 def _limit(formulas: list[Expr], item: syntax.Memory) -> None:
     """Refuse formulas that the library has blown up; parts that are shared count each time."""
-    total = 0
-    for formula in formulas:
-        size: dict[int, int] = {}
-        stack: list[Expr] = [formula]
-        while stack:
-            node = stack[-1]
-            below = node.args if isinstance(node, Apply) else ()
-            waiting = [a for a in below if id(a) not in size]
-            if waiting:
-                stack += waiting
-                continue
-            stack.pop()
-            size[id(node)] = 1 + sum(size[id(a)] for a in below)
-        total += size[id(formula)]
+    known: dict[int, Measure] = {}
+    total = sum(measure(f, item.name_span, known).parts for f in formulas)
     if total > MAX_EXPANDED:
         raise problem(
             "M0003",
@@ -304,5 +337,3 @@ def _limit(formulas: list[Expr], item: syntax.Memory) -> None:
             f"{min(total, 10**9)} parts",
             help="use an argument fewer times in a definition",
         )
-
-

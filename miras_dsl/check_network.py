@@ -58,7 +58,9 @@ def is_vector(clause: syntax.Clause, library: Library) -> bool:
             return False
 
 
-def architecture(clause: syntax.Clause, library: Library, scope: Scope, sizes: Axis_sizes) -> Architecture:
+def architecture(
+    clause: syntax.Clause, library: Library, scope: Scope, sizes: Axis_sizes
+) -> Architecture:
     """What the `architecture` clause means."""
     match clause.content:
         case syntax.Weights() as weights:
@@ -89,7 +91,9 @@ def architecture(clause: syntax.Clause, library: Library, scope: Scope, sizes: A
         case syntax.Name("mlp", span):
             return _mlp(syntax.Call("mlp", (), span, span), scope, sizes)
         case syntax.Index(_, _, span):
-            raise problem("M0301", "an architecture is a name, a weight or a network", span, "none of these")
+            raise problem(
+                "M0301", "an architecture is a name, a weight or a network", span, "none of these"
+            )
         case reference:
             return _library(reference, library, scope, sizes)
 
@@ -107,7 +111,9 @@ def substitute(expr: Expr, old: Ref, new: Expr) -> Expr:
     return done[id(expr)]
 
 
-def _library(reference: syntax.Reference, library: Library, scope: Scope, sizes: Axis_sizes) -> Architecture:
+def _library(
+    reference: syntax.Reference, library: Library, scope: Scope, sizes: Axis_sizes
+) -> Architecture:
     extra = ("init",)
     choice = choose("architecture", "M0301", reference, library, also=("mlp",), extra=extra)
     body = choice.definition.body
@@ -125,7 +131,11 @@ def _library(reference: syntax.Reference, library: Library, scope: Scope, sizes:
 
 
 def _network(
-    body: syntax.NetworkBody, scope: Scope, sizes: Axis_sizes, hidden: dict[str, sp.Expr], init: str | None
+    body: syntax.NetworkBody,
+    scope: Scope,
+    sizes: Axis_sizes,
+    hidden: dict[str, sp.Expr],
+    init: str | None,
 ) -> Architecture:
     built = Architecture(name=body.name)
     outer = scope.entry
@@ -142,19 +152,38 @@ def _network(
     source = Ref("input", "input", (axis,), body.span)
     names: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes, s.span) for s in built.states}
     if body.input in names:
-        raise problem("M0109", f"`{body.input}` is a weight and the input", body.span, "one name, two meanings")
+        raise problem(
+            "M0109",
+            f"`{body.input}` is a weight and the input",
+            body.span,
+            "one name, two meanings",
+        )
     names[body.input] = source
     inner = replace(
-        scope.with_names(**names), place="a network", features=True, own=("value",), network_names=()
+        scope.with_names(**names),
+        place="a network",
+        features=True,
+        own=("value",),
+        network_names=(),
     )
     found = elaborate(body.body, inner)
     expr = _constants(found, built, body.span)
     if not any(isinstance(n, Ref) and n.kind == "input" for n in walk(expr)):
-        raise problem("M0302", "this network does not use its input", body.body.span, f"no `{body.input}` here")
+        raise problem(
+            "M0302",
+            "this network does not use its input",
+            body.body.span,
+            f"no `{body.input}` here",
+        )
     used = {n.name for n in walk(expr) if isinstance(n, Ref) and n.kind == "state"}
     for state in built.states:
         if state.name not in used:
-            raise problem("M0304", f"the weight `{state.name}` is never used", state.span, "not used by the network")
+            raise problem(
+                "M0304",
+                f"the weight `{state.name}` is never used",
+                state.span,
+                "not used by the network",
+            )
     built.network = Network(source, _answer(expr, sizes, body.body.span), tuple(built.params))
     return built
 
@@ -236,7 +265,12 @@ def _weight_axes(entries: tuple[syntax.Formula, ...], scope: Scope, sizes: Axis_
         )
     for axis, entry in zip(axes, entries, strict=True):
         if axis in ("pair", "row", "position"):
-            raise problem("M0305", f"a weight cannot have the axis {axis}", entry.span, "belongs to tokens and gates")
+            raise problem(
+                "M0305",
+                f"a weight cannot have the axis {axis}",
+                entry.span,
+                "belongs to tokens and gates",
+            )
     return axes
 
 
@@ -295,18 +329,26 @@ def _mlp(call: syntax.Call, scope: Scope, sizes: Axis_sizes) -> Architecture:
         else:
             word = argument.name or argument.span.text
             help = did_you_mean(word, (*MLP, *FLAGS))
-            raise problem("M0206", f"`mlp` has no argument `{word}`", argument.span, "unknown", help=help)
+            raise problem(
+                "M0206", f"`mlp` has no argument `{word}`", argument.span, "unknown", help=help
+            )
     depth, init, act = int(str(given["depth"])), str(given["init"]), str(given["activation"])
     if depth > 1 and "hidden" not in given:
         raise problem(
-            "M0205", "`mlp` needs `hidden`", call.span, "no hidden size", help="write `mlp(hidden = 4 * d)`"
+            "M0205",
+            "`mlp` needs `hidden`",
+            call.span,
+            "no hidden size",
+            help="write `mlp(hidden = 4 * d)`",
         )
     built, span = Architecture(), call.span
     axes = ["key", *(sizes.layer(given["hidden"]) for _ in range(depth - 1)), "value"]
     source = Ref("input", "input", ("key",), span)
     x: Expr = source
     for layer, (low, high) in enumerate(zip(axes, axes[1:], strict=False), start=1):
-        x = contract(_state(built, f"W{layer}", (high, low), init, sizes, span), x, sizes.sizes, span)
+        x = contract(
+            _state(built, f"W{layer}", (high, low), init, sizes, span), x, sizes.sizes, span
+        )
         if "bias" in flags:
             shift = _state(built, f"b{layer}", (high,), "zero", sizes, span)
             x = Apply("add", (x, shift), x.axes, (), span)
@@ -323,7 +365,9 @@ def _mlp(call: syntax.Call, scope: Scope, sizes: Axis_sizes) -> Architecture:
     return built
 
 
-def _state(built: Architecture, name: str, axes: Axes, init: str, sizes: Axis_sizes, span: Span) -> Ref:
+def _state(
+    built: Architecture, name: str, axes: Axes, init: str, sizes: Axis_sizes, span: Span
+) -> Ref:
     sizes.claim(name, span, "a weight")
     built.states.append(State(name, axes, init, span))
     return Ref(name, "state", axes, span)
@@ -333,7 +377,11 @@ def _activation(node: syntax.Formula) -> str:
     name = node.name if isinstance(node, syntax.Name) else ""
     if POINTWISE.get(name) != 1:
         known = [op for op, places in POINTWISE.items() if places == 1]
-        raise problem("M0202", "an activation is a function of one number", node.span, "unknown", help=did_you_mean(name, known))
+        raise problem(
+            "M0202",
+            "an activation is a function of one number",
+            node.span,
+            "unknown",
+            help=did_you_mean(name, known),
+        )
     return name
-
-

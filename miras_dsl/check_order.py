@@ -17,10 +17,14 @@ def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[st
     for name in names:
         if name.name not in EVENTS:
             help = did_you_mean(name.name, EVENTS)
-            raise problem("M0701", f"`{name.name}` is not an event", name.span, "unknown", help=help)
+            raise problem(
+                "M0701", f"`{name.name}` is not an event", name.span, "unknown", help=help
+            )
         if name.name in seen:
             first = (Label(seen[name.name].span, "first here"),)
-            raise problem("M0704", f"`{name.name}` happens once per token", name.span, "again", because=first)
+            raise problem(
+                "M0704", f"`{name.name}` happens once per token", name.span, "again", because=first
+            )
         seen[name.name] = name
     if kept.decay is None and "decay" in seen:
         raise problem(
@@ -59,7 +63,9 @@ def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[st
 def _looks(term: Term) -> bool:
     """Whether the gradient of a term depends on the memory: false for a loss linear in one weight."""
     if not isinstance(term, Loss):
-        return any(isinstance(n, Ref) and n.kind == "state" for n in walk(term.error)) or _deep(term)
+        return any(isinstance(n, Ref) and n.kind == "state" for n in walk(term.error)) or _deep(
+            term
+        )
     return not _linear(term)
 
 

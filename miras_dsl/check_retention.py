@@ -33,7 +33,12 @@ def retention(
     if not isinstance(first, syntax.Form):
         if isinstance(first, syntax.Name) and first.name == "none":
             if forms:
-                raise problem("M0509", "`none` keeps everything; nothing can follow it", forms[0].span, "too much")
+                raise problem(
+                    "M0509",
+                    "`none` keeps everything; nothing can follow it",
+                    forms[0].span,
+                    "too much",
+                )
             return Retention(span=clause.span)
         choice = choose("retention", "M0501", first, library, also=("none",))
         values = choice.values.items()
@@ -72,7 +77,9 @@ def _build(
     for form in forms:
         if form.word in found:
             first = (Label(found[form.word].span, "first here"),)
-            raise problem("M0509", f"`{form.word}` is written twice", form.span, "again", because=first)
+            raise problem(
+                "M0509", f"`{form.word}` is written twice", form.span, "again", because=first
+            )
         found[form.word] = form
     shapers = [found[w] for w in ("bregman", "link", "penalty") if w in found]
     if len(shapers) > 1:
@@ -87,7 +94,9 @@ def _build(
     decay = None
     if "decay" in found:
         value = found["decay"].value
-        decay = gate_of(elaborate(value, replace(inner, place="a decay")), moved, "a decay", "M0510", value.span)
+        decay = gate_of(
+            elaborate(value, replace(inner, place="a decay")), moved, "a decay", "M0510", value.span
+        )
         _decay_shape(decay, found["decay"], states)
         if isinstance(decay, Number) and decay.value < 0:
             raise problem("M0502", "a decay cannot be negative", value.span, "negative")
@@ -110,7 +119,9 @@ def weight_axes(states: list[State]) -> Axes:
     return ("row", "column")
 
 
-def _formula(form: syntax.Form, names: tuple[str, ...], axes: Axes, inner: Scope, moved: Moved) -> Expr:
+def _formula(
+    form: syntax.Form, names: tuple[str, ...], axes: Axes, inner: Scope, moved: Moved
+) -> Expr:
     duals: dict[str, Entry] = {n: Ref(n, "dual", axes) for n in names}
     scope = replace(inner.with_names(**duals), place=f"a {form.word}")
     expr = moved.out(elaborate(form.value, scope))
@@ -125,7 +136,9 @@ def _formula(form: syntax.Form, names: tuple[str, ...], axes: Axes, inner: Scope
     return expr
 
 
-def _place(found: dict[str, syntax.Form], shapers: list[syntax.Form], clause: syntax.Clause) -> str | None:
+def _place(
+    found: dict[str, syntax.Form], shapers: list[syntax.Form], clause: syntax.Clause
+) -> str | None:
     at = found.get("at")
     if at is None:
         if shapers:
@@ -174,12 +187,18 @@ def _simplex(on: syntax.Reference, inner: Scope, moved: Moved) -> Expr:
         )
     assert isinstance(on, syntax.Call)
     rows, total = on.arguments
-    if not (isinstance(rows.value, syntax.Name) and rows.value.name == "rows") or total.name not in (None, "total"):
-        raise problem("M0506", "a domain is written `simplex(rows, total = c)`", on.span, "not so here")
+    if not (
+        isinstance(rows.value, syntax.Name) and rows.value.name == "rows"
+    ) or total.name not in (None, "total"):
+        raise problem(
+            "M0506", "a domain is written `simplex(rows, total = c)`", on.span, "not so here"
+        )
     expr = elaborate(total.value, inner)
     gate = gate_of(expr, moved, "the total of a simplex", "M0506", total.value.span)
     if gate.axes or (isinstance(gate, Number) and gate.value <= 0):
-        raise problem("M0506", "the total of a simplex is one positive number", total.value.span, "not so")
+        raise problem(
+            "M0506", "the total of a simplex is one positive number", total.value.span, "not so"
+        )
     return gate
 
 
@@ -204,5 +223,3 @@ def _simplex_rules(
             f"{shown(made.decay.axes)} here",
             help="declare the gate as `[row]` or without axes",
         )
-
-

@@ -48,7 +48,9 @@ class Axis_sizes:  # noqa: N801
                 "M0108",
                 f"`{name}` is reserved and cannot name {what}",
                 span,
-                "a word of the language" if not name.startswith("_") else "names do not begin with `_`",
+                "a word of the language"
+                if not name.startswith("_")
+                else "names do not begin with `_`",
                 help=f"take another name, such as `my_{name.strip('_') or 'gate'}`",
             )
         if name in self.taken:
@@ -154,7 +156,9 @@ def _size(expr: Expr, node: syntax.Formula) -> sp.Expr:
     if size.has(sp.zoo, sp.nan, sp.oo):
         raise problem("M0215", "this size divides by zero", node.span, "no such size")
     if isinstance(size, sp.Number) and not (size.is_Integer and 1 <= int(size) <= 1 << 20):
-        raise problem("M0213", "a size is a whole number from 1 to 1048576", node.span, "not such a number")
+        raise problem(
+            "M0213", "a size is a whole number from 1 to 1048576", node.span, "not such a number"
+        )
     return size
 
 

@@ -84,7 +84,12 @@ def _steps(made: MemorySpec, ranges: dict[str, Interval]) -> Iterator[Diagnostic
             continue
         largest = eta.high * slope
         block = made.algorithm.anchored.block if made.algorithm.anchored else 0
-        if block and made.algorithm.anchored and made.algorithm.anchored.scale is None and largest * block > 2:
+        if (
+            block
+            and made.algorithm.anchored
+            and made.algorithm.anchored.scale is None
+            and largest * block > 2
+        ):
             yield warning(
                 "M0606",
                 f"{block} steps of up to {eta.high:g} from the same weights can overshoot",
@@ -112,7 +117,9 @@ def steepness(term: Term, made: MemorySpec) -> float | None:
     if isinstance(term, Write):
         return 1.0 if any(n == _error_of(term) for n in walk(term.error)) else None
     squares = [n for n in walk(term.loss) if _is_square_of_answer(n)]
-    if len(squares) != 1 or not any(isinstance(n, Ref) and n.kind == "state" for n in walk(term.loss)):
+    if len(squares) != 1 or not any(
+        isinstance(n, Ref) and n.kind == "state" for n in walk(term.loss)
+    ):
         return None
     match term.loss:
         case Apply("div", (Apply("sum", (inner,)), Number(value))) if inner is squares[0]:
@@ -124,13 +131,22 @@ def steepness(term: Term, made: MemorySpec) -> float | None:
 
 
 def _error_of(term: Write) -> Expr | None:
-    return next((n for n in walk(term.error) if isinstance(n, Apply) and n.op == "sub" and n.args[0] == term.answer), None)
+    return next(
+        (
+            n
+            for n in walk(term.error)
+            if isinstance(n, Apply) and n.op == "sub" and n.args[0] == term.answer
+        ),
+        None,
+    )
 
 
 def _is_square_of_answer(node: Expr) -> bool:
     if not (isinstance(node, Apply) and node.op == "pow" and isinstance(node.args[1], Number)):
         return False
-    return node.args[1].value == 2 and any(isinstance(n, Ref) and n.kind == "state" for n in walk(node))
+    return node.args[1].value == 2 and any(
+        isinstance(n, Ref) and n.kind == "state" for n in walk(node)
+    )
 
 
 def _rate(made: MemorySpec, term: Term, ranges: dict[str, Interval]) -> Interval | None:
@@ -199,5 +215,3 @@ def _degree(op: str, below: list[float | None], args: tuple[Expr, ...]) -> float
             return known[0] * float(args[1].value) if isinstance(args[1], Number) else None
         case _:
             return 0 if not any(known) else None
-
-

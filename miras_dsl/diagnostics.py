@@ -102,14 +102,26 @@ class Findings:
 
 
 def problem(
-    code: str, what: str, span: Span, label: str = "", *, because: tuple[Label, ...] = (), help: str = ""
+    code: str,
+    what: str,
+    span: Span,
+    label: str = "",
+    *,
+    because: tuple[Label, ...] = (),
+    help: str = "",
 ) -> Problem:
     """An error ready to be raised."""
     return Problem(Diagnostic(code, what, Label(span, label), because, help))
 
 
 def warning(
-    code: str, what: str, span: Span, label: str = "", *, because: tuple[Label, ...] = (), help: str = ""
+    code: str,
+    what: str,
+    span: Span,
+    label: str = "",
+    *,
+    because: tuple[Label, ...] = (),
+    help: str = "",
 ) -> Diagnostic:
     """A warning: the file has a meaning, but perhaps not a good one."""
     return Diagnostic(code, what, Label(span, label), because, help, "warning")
@@ -175,7 +187,11 @@ def _expand(text: str) -> str:
 
 def _shorten(text: str) -> str:
     lines = text.rstrip("\n").split("\n")
-    shown = lines if len(lines) <= 40 else [*lines[:8], f"… {len(lines) - 12} more lines …", *lines[-4:]]
+    shown = (
+        lines
+        if len(lines) <= 40
+        else [*lines[:8], f"… {len(lines) - 12} more lines …", *lines[-4:]]
+    )
     return "\n".join(line if len(line) <= 160 else line[:150] + " …" for line in shown)
 
 

@@ -68,7 +68,9 @@ def _pointwise(op: str) -> Function:
 def _clip(node: syntax.Call, scope: Scope) -> Expr:
     given = arguments(node, dict.fromkeys(("x", "low", "high"), REQUIRED))
     x, low, high = (elaborate(given[n], scope) for n in ("x", "low", "high"))
-    return apply("min", (apply("max", (x, low), scope.sizes, node.span), high), scope.sizes, node.span)
+    return apply(
+        "min", (apply("max", (x, low), scope.sizes, node.span), high), scope.sizes, node.span
+    )
 
 
 def _reduce(op: str) -> Function:
@@ -100,14 +102,22 @@ def _dot(node: syntax.Call, scope: Scope) -> Expr:
     if "value" in b.axes and a.axes == ("key",):
         a, b = b, a
     if len(_summed(a)) != 1 or len(_summed(b)) != 1:
-        raise problem("M0204", "`dot` takes two vectors", node.span, f"{shown(a.axes)} and {shown(b.axes)}")
+        raise problem(
+            "M0204", "`dot` takes two vectors", node.span, f"{shown(a.axes)} and {shown(b.axes)}"
+        )
     if "pair" in a.axes or "pair" in b.axes:
         # the pairs of a token run side by side: multiply and sum over the vector's own axis
         over = _summed(a)
         met = to_axes(b, tuple({*a.axes, *b.axes} - set(_summed(b)) | set(over)), scope.sizes)
         if met is None:
             raise problem("M0204", "`dot` takes two vectors of one size", node.span, "sizes differ")
-        return Apply("sum", (Apply("mul", (a, met), ("pair", *over)),), ("pair",), (("over", over),), node.span)
+        return Apply(
+            "sum",
+            (Apply("mul", (a, met), ("pair", *over)),),
+            ("pair",),
+            (("over", over),),
+            node.span,
+        )
     return contract(a, b, scope.sizes, node.span)
 
 
@@ -115,7 +125,9 @@ def _outer(node: syntax.Call, scope: Scope) -> Expr:
     given = arguments(node, {"a": REQUIRED, "b": REQUIRED})
     a, b = elaborate(given["a"], scope), elaborate(given["b"], scope)
     if len(a.axes) != 1 or len(b.axes) != 1 or a.axes == b.axes:
-        raise problem("M0204", "`outer` takes two vectors with different axes", node.span, "not so here")
+        raise problem(
+            "M0204", "`outer` takes two vectors with different axes", node.span, "not so here"
+        )
     return Apply("outer", (a, b), (*a.axes, *b.axes), (), node.span)
 
 
@@ -131,13 +143,23 @@ def _layernorm(node: syntax.Call, scope: Scope) -> Expr:
     _vector(x, node)
     over = x.axes[-1:]
     if ("weight" in given) != ("shift" in given):
-        raise problem("M0205", "`layernorm` takes a weight and a shift, or neither", node.span, "one is missing")
+        raise problem(
+            "M0205",
+            "`layernorm` takes a weight and a shift, or neither",
+            node.span,
+            "one is missing",
+        )
     args = [x]
     for name in ("weight", "shift"):
         if name in given:
             met = to_axes(elaborate(given[name], scope), over, scope.sizes)
             if met is None:
-                raise problem("M0203", f"the {name} of a layernorm has the axis {over[0]}", given[name].span, "not so")
+                raise problem(
+                    "M0203",
+                    f"the {name} of a layernorm has the axis {over[0]}",
+                    given[name].span,
+                    "not so",
+                )
             args.append(met)
     return Apply("layernorm", tuple(args), x.axes, (("over", over),), node.span)
 
@@ -169,7 +191,9 @@ def _shift(node: syntax.Call, scope: Scope) -> Expr:
 def _conv(node: syntax.Call, scope: Scope) -> Expr:
     given = arguments(node, {"x": REQUIRED, "width": None})
     x = elaborate(given["x"], scope)
-    width = whole(given["width"], scope, "the width of a convolution", 1, 64) if "width" in given else 4
+    width = (
+        whole(given["width"], scope, "the width of a convolution", 1, 64) if "width" in given else 4
+    )
     return learned("conv", (x,), x.axes, (("width", width),), scope, node.span)
 
 
@@ -187,7 +211,9 @@ def _normalize(node: syntax.Call, scope: Scope) -> Expr:
         return Apply("normalize", (x,), x.axes, (("over", over),), node.span)
     norm = Apply("norm", (x,), _left(x, over), (("over", over), ("p", TWO)), node.span)
     floor = Number(FLOOR, node.span)
-    return apply("div", (x, apply("max", (norm, floor), scope.sizes, node.span)), scope.sizes, node.span)
+    return apply(
+        "div", (x, apply("max", (norm, floor), scope.sizes, node.span)), scope.sizes, node.span
+    )
 
 
 def _feature_place(node: syntax.Call, scope: Scope) -> None:
@@ -204,7 +230,11 @@ def _feature_place(node: syntax.Call, scope: Scope) -> None:
 def _vector(x: Expr, node: syntax.Call) -> None:
     if not x.axes:
         raise problem(
-            "M0212", f"`{node.name}` takes a vector", x.span, "one number", help="only vectors have a length"
+            "M0212",
+            f"`{node.name}` takes a vector",
+            x.span,
+            "one number",
+            help="only vectors have a length",
         )
 
 
@@ -220,7 +250,22 @@ def _counted(n: int, word: str) -> str:
     return f"{n} {word}{'' if n == 1 else 's'}"
 
 
-_OWN_SIGNS = {"add", "sub", "mul", "div", "pow", "neg", "lt", "le", "gt", "ge", "eq", "and", "or", "not"}
+_OWN_SIGNS = {
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "pow",
+    "neg",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "eq",
+    "and",
+    "or",
+    "not",
+}
 FUNCTIONS: dict[str, Function] = {
     **{op: _pointwise(op) for op in POINTWISE if op not in _OWN_SIGNS},
     "clip": _clip, "sum": _reduce("sum"), "mean": _reduce("mean"), "norm": _norm, "dot": _dot,

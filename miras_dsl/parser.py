@@ -62,7 +62,9 @@ def grammar() -> Lark:
     from lark import Lark
 
     text = files(__package__).joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(text, parser="lalr", lexer="contextual", propagate_positions=True, maybe_placeholders=False)
+    return Lark(
+        text, parser="lalr", lexer="contextual", propagate_positions=True, maybe_placeholders=False
+    )
 
 
 def _item(part: Piece, places: Places, build: builder) -> syntax.Item:
@@ -93,7 +95,12 @@ def _syntax_problem(error: Exception, part: Piece, places: Places) -> Problem:
     from lark.exceptions import UnexpectedToken
 
     token = error.token if isinstance(error, UnexpectedToken) else None
-    accepted = set(getattr(error, "accepts", None) or getattr(error, "expected", None) or getattr(error, "allowed", None) or ())
+    accepted = set(
+        getattr(error, "accepts", None)
+        or getattr(error, "expected", None)
+        or getattr(error, "allowed", None)
+        or ()
+    )
     wanted = _wanted(accepted)
     if token is None:
         start = part.start + (getattr(error, "pos_in_stream", 0) or 0)
@@ -111,7 +118,9 @@ def _syntax_problem(error: Exception, part: Piece, places: Places) -> Problem:
     shown = word if len(word) <= 40 else word[:37] + "…"
     keyword = token.type not in SIGNS and word.isidentifier()
     what = f"the word `{shown}` cannot stand here" if keyword else f"`{shown}` does not fit here"
-    return problem("M0101", what, places.span(start, start + len(word)), wanted, help=_hint(word, accepted))
+    return problem(
+        "M0101", what, places.span(start, start + len(word)), wanted, help=_hint(word, accepted)
+    )
 
 
 def _wanted(accepted: set[str]) -> str:

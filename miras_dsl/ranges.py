@@ -34,7 +34,7 @@ def interval(expr: Expr, known: Mapping[str, Interval]) -> Interval:
 
 def _apply(op: str, given: list[Interval], args: tuple[Expr, ...]) -> Interval:
     match op, given:
-        case ("retag" | "shift" | "mean"), [a, *_]:
+        case (("retag" | "shift" | "mean"), [a, *_]):
             return Interval(min(a.low, 0.0), max(a.high, 0.0)) if op == "shift" else a
         case "sum", [a]:
             return Interval(0 if a.low >= 0 else -inf, 0 if a.high <= 0 else inf)
@@ -66,14 +66,17 @@ def _apply(op: str, given: list[Interval], args: tuple[Expr, ...]) -> Interval:
             return Interval(sqrt(max(a.low, 0.0)), sqrt(max(a.high, 0.0)))
         case "log", [a]:
             return Interval(log(a.low) if a.low > 0 else -inf, log(a.high) if a.high > 0 else -inf)
-        case ("gelu" | "gelu_tanh"), [a]:
+        case (("gelu" | "gelu_tanh"), [a]):
             return Interval(0 if a.low >= 0 else GELU_FLOOR, max(a.high, 0.0))
         case "silu", [a]:
             return Interval(0 if a.low >= 0 else SILU_FLOOR, max(a.high, 0.0))
         case "cosh", [a]:
             far = max(-a.low, a.high)
-            return Interval(1 if a.low <= 0 <= a.high else _safe(cosh, min(abs(a.low), abs(a.high))), _safe(cosh, far))
-        case ("sin" | "cos"), _:
+            return Interval(
+                1 if a.low <= 0 <= a.high else _safe(cosh, min(abs(a.low), abs(a.high))),
+                _safe(cosh, far),
+            )
+        case (("sin" | "cos"), _):
             return Interval(-1, 1)
         case "max", [a, b]:
             return Interval(max(a.low, b.low), max(a.high, b.high))
@@ -81,7 +84,7 @@ def _apply(op: str, given: list[Interval], args: tuple[Expr, ...]) -> Interval:
             return Interval(min(a.low, b.low), min(a.high, b.high))
         case "where", [_, a, b]:
             return Interval(min(a.low, b.low), max(a.high, b.high))
-        case ("lt" | "le" | "gt" | "ge" | "eq" | "and" | "or" | "not"), _:
+        case (("lt" | "le" | "gt" | "ge" | "eq" | "and" | "or" | "not"), _):
             return Interval(0, 1)
         case _, [a] if op in MONOTONE:
             rise = MONOTONE[op]
@@ -142,7 +145,10 @@ def _inverse(b: Interval) -> Interval:
 
 def _power(a: Interval, n: float) -> Interval:
     if n == int(n) and n >= 0:
-        ends = [_safe(lambda x: x ** int(n), x) if x not in (inf, -inf) else _infinite(x, int(n)) for x in (a.low, a.high)]
+        ends = [
+            _safe(lambda x: x ** int(n), x) if x not in (inf, -inf) else _infinite(x, int(n))
+            for x in (a.low, a.high)
+        ]
         if int(n) % 2 == 0 and a.low < 0 < a.high:
             ends.append(0.0 if n else 1.0)
         return _hull(ends)
@@ -171,4 +177,3 @@ def _powers(a: Interval, b: Interval) -> Interval:
     if a.high <= 1 and b.low >= 0:
         return Interval(0, 1)
     return Interval(0, inf)
-

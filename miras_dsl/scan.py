@@ -181,7 +181,11 @@ def _unmatched(word: str, start: int, opened: list[tuple[str, int]], places: Pla
     because = (Label(places.span(where, where + 1), f"opened here with `{sign}`"),)
     expected = CLOSES[sign]
     return problem(
-        "M0103", f"`{expected}` must come before this `{word}`", at, f"expected `{expected}`", because=because
+        "M0103",
+        f"`{expected}` must come before this `{word}`",
+        at,
+        f"expected `{expected}`",
+        because=because,
     )
 
 

@@ -48,7 +48,9 @@ def to_axes(expr: Expr, axes: Axes, sizes: Sizes) -> Expr | None:
     return expr
 
 
-def together(what: str, args: Sequence[Expr], sizes: Sizes, span: Span) -> tuple[tuple[Expr, ...], Axes]:
+def together(
+    what: str, args: Sequence[Expr], sizes: Sizes, span: Span
+) -> tuple[tuple[Expr, ...], Axes]:
     """Operands of an elementwise operation brought to common axes, and those axes."""
     widest = max((a.axes for a in args), key=lambda axes: (len(axes), _rank(axes)))
     met = [to_axes(arg, widest, sizes) for arg in args]
@@ -80,7 +82,9 @@ def contract(a: Expr, b: Expr, sizes: Sizes, span: Span) -> Apply:
     over = a.axes[-1]
     met: Expr | None = b
     if over not in b.axes:
-        old = next((x for x in reversed(b.axes) if x not in a.axes and equal_size(x, over, sizes)), None)
+        old = next(
+            (x for x in reversed(b.axes) if x not in a.axes and equal_size(x, over, sizes)), None
+        )
         old = old or next((x for x in reversed(b.axes) if equal_size(x, over, sizes)), None)
         met = retag(b, old, over) if old else None
     if met is None:

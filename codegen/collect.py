@@ -72,20 +72,29 @@ def collect(node: Node, axes: Axes, states: frozenset[Input]) -> Linear:
     if len(axes) == 1 and not states & set(inputs_of([node])):
         return Linear((), (_pulled(Outer(spread(node, axes), None, ONE)),))
     if not isinstance(node, Map):
+        if len(axes) == 1:
+            return Linear((), (Outer(spread(node, axes), None, ONE),))
         raise Obstacle("the new state is not a sum of kept states and products u xᵀ")
     nodes = dict(zip(SLOTS, node.args, strict=False))
-    whole = [slot for slot, arg in nodes.items() if _is_whole(arg, axes, states)]
+    whole = {
+        slot: collect(arg, axes, states) for slot, arg in nodes.items() if _is_whole(arg, axes, states)
+    }
+    if len(axes) == 1:
+        whole = {slot: inner for slot, inner in whole.items() if inner.keep}
     result = NOTHING
     for term in sp.Add.make_args(sp.expand(node.formula) if whole else node.formula):
         factors = sp.Mul.make_args(term)
         inside = [slot for slot in whole if slot in term.free_symbols]
         if not inside:
-            result = result.plus(Linear((), (_outer(factors, nodes, axes),)))
+            result = result.plus(Linear((), (_outer(term, nodes, axes),)))
             continue
         rest = [factor for factor in factors if factor != inside[0]]
         if len(inside) > 1 or len(rest) == len(factors) or inside[0] in sp.Mul(*rest).free_symbols:
+            if len(axes) == 1:
+                result = result.plus(Linear((), (_outer(term, nodes, axes),)))
+                continue
             raise Obstacle("the new state is not linear in the old one")
-        inner = collect(nodes[inside[0]], axes, states)
+        inner = whole[inside[0]]
         for factor in _by_axis(rest, nodes, axes).values():
             inner = inner.scaled(factor, axes)
         result = result.plus(inner)
@@ -110,9 +119,11 @@ def _by_axis(factors: Iterable[sp.Expr], nodes: Mapping[sp.Symbol, Node], axes: 
     return {held: formula(sp.Mul(*group), nodes) for held, group in groups.items()}
 
 
-def _outer(factors: Iterable[sp.Expr], nodes: Mapping[sp.Symbol, Node], axes: Axes) -> Outer:
-    """A product of vectors as ``scale · u xᵀ``."""
-    parts = _by_axis(factors, nodes, axes)
+def _outer(term: sp.Expr, nodes: Mapping[sp.Symbol, Node], axes: Axes) -> Outer:
+    """A product of vectors as ``scale · u xᵀ``; for a vector state, any vector as ``u``."""
+    if len(axes) == 1:
+        return _pulled(Outer(spread(formula(term, nodes), axes), None, ONE))
+    parts = _by_axis(sp.Mul.make_args(term), nodes, axes)
     row, column = (parts.get((axis,)) for axis in axes)
     if row is None or column is None:
         raise Obstacle("the update adds the same vector to every row or column of the state")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace as replace_fields
 
 from miras_dsl.ir import Axes, Input, Node, ZERO, inputs_of, pointwise, replace
 from miras_dsl.lower import lower, size_of
 from miras_dsl.model import Feed, MemoryModel, Weight
 from miras_dsl.scalars import SLOTS
-from miras_dsl.spec import Loss, MemorySpec, Ref, Write, walk
+from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Ref, Write, walk
 
 from .differentiate import gradient, pull_back
 
@@ -17,7 +18,11 @@ POSITION = "position"
 
 
 def model_of(spec: MemorySpec) -> MemoryModel:
-    """The memory's formulas as nodes; weights stand as inputs of kind ``point``."""
+    """The memory's formulas as nodes; weights stand as inputs of kind ``point``.
+
+    A token with several pairs takes one step for each of them, so the formulas are those of one pair.
+    """
+    spec = one_pair(spec)
 
     def name(ref: Ref) -> Node:
         return stand_in(ref, spec)
@@ -51,6 +56,47 @@ def model_of(spec: MemorySpec) -> MemoryModel:
         algorithm=spec.algorithm,
         order=spec.order,
         sizes=spec.sizes,
+    )
+
+
+def one_pair(spec: MemorySpec) -> MemorySpec:
+    """The spec with formulas for a single pair: the `pair` axis is gone."""
+    if spec.algorithm.pairs == 1:
+        return spec
+
+    def strip(expr: Expr) -> Expr:
+        axes = tuple(axis for axis in expr.axes if axis != "pair")
+        match expr:
+            case Apply():
+                options = tuple(
+                    (name, tuple(a for a in value if a != "pair") if name == "over" and isinstance(value, tuple) else value)
+                    for name, value in expr.options
+                )
+                return replace_fields(expr, args=tuple(strip(a) for a in expr.args), axes=axes, options=options)
+            case _:
+                return replace_fields(expr, axes=axes)
+
+    def term(old: Loss | Write) -> Loss | Write:
+        match old:
+            case Loss():
+                return replace_fields(old, loss=strip(old.loss), rate=strip(old.rate))
+            case Write():
+                return replace_fields(
+                    old, error=strip(old.error), place=strip(old.place), answer=strip(old.answer), rate=strip(old.rate)
+                )
+
+    def bare(axes: Axes) -> Axes:
+        return tuple(axis for axis in axes if axis != "pair")
+
+    return replace_fields(
+        spec,
+        terms=tuple(term(t) for t in spec.terms),
+        tokens=tuple(replace_fields(t, axes=bare(t.axes)) for t in spec.tokens),
+        gates=tuple(replace_fields(g, axes=bare(g.axes)) for g in spec.gates),
+        algorithm=replace_fields(
+            spec.algorithm, rules=tuple((name, strip(e)) for name, e in spec.algorithm.rules)
+        ),
+        read=strip(spec.read),
     )
 
 

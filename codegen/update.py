@@ -224,9 +224,11 @@ def _finish(
     spec, algorithm = model.spec, model.algorithm
     linear: dict[Input, Linear] = {}
     obstacle = ""
+    moving = frozenset(state for state in old if new[state.name] is not state)
     try:
         for state in old:
-            found = collect(new[state.name], state.axes, frozenset(old))
+            own = frozenset([state]) if new[state.name] is state else moving
+            found = collect(new[state.name], state.axes, own)
             keep = tuple((s, logarithm_of_gates(c, spec)) for s, c in found.keep)
             linear[state] = Linear(keep, found.writes)
     except Obstacle as reason:

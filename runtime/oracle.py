@@ -8,9 +8,10 @@ name [heads, *axes]; `W.init` [heads, *axes] where a memory with `reset` starts 
 
 State, each [batch, heads, *axes]: `W` for a weight (its dual, where a link acts at every token) and
 `S.W` for a carried tensor.  Anchored rules add `W.anchor`, `W.1` … `W.(s-1)` and `S.W.1` … for the
-earlier trajectories, `position` [batch] (tokens seen of the current block) and, for a link at chunk
-ends, `W.dual` (then `W` is the weight).  A window adds `window.<leaf>` [batch, w-1, heads, …],
-oldest first; a slot whose leaves are all zero was never written.  `reset` adds `clock` [batch].
+earlier trajectories and, for a link at chunk ends, `W.dual` (then `W` is the weight).  Anchored
+rules and `reset` add `position` [batch]: tokens seen since the last reset, or of the current block.
+A window adds `window.<leaf>` [batch, w-1, heads, …], oldest first; a slot whose leaves are all zero
+was never written.
 """
 
 from __future__ import annotations
@@ -110,10 +111,8 @@ def initial(
         state |= {f"{s}.{w}.{i}": zeros for s in algorithm.carry for i in earlier}
         if spec.retention.at == "chunk":
             state[f"{w}.dual"] = start
-    if anchored:
+    if anchored or algorithm.reset:
         state["position"] = torch.zeros(batch, dtype=torch.int64, device=like.device)
-    if algorithm.reset:
-        state["clock"] = torch.zeros(batch, dtype=torch.int64, device=like.device)
     if algorithm.window:
         for name in window_leaves(spec, inputs):
             past = inputs[name].shape[2:]
@@ -147,5 +146,5 @@ def _restart(spec: MemorySpec, state: State, start: Mapping[str, Tensor]) -> Sta
     """The state, but the initial one in each batch entry whose `reset` count has come round."""
     if not spec.algorithm.reset:
         return state
-    fresh = state["clock"] == 0
+    fresh = state["position"] == 0
     return {name: where_batch(fresh, start[name], tensor) for name, tensor in state.items()}

@@ -135,7 +135,7 @@ def _placed(
     """The scope with `position` and the gates on it, ``ahead`` tokens after the state's."""
     if spec.algorithm.anchored is None:
         return scope
-    place = (state["position"] + ahead).clamp_min(1)
+    place = (state["position"] % spec.algorithm.anchored.block + ahead).clamp_min(1)
     like = next(iter(scope.names.values())).data
     names = {("position", "position"): Value(place.to(like.dtype)[:, None])}
     for gate in spec.gates:
@@ -149,7 +149,7 @@ def _open_block(spec: MemorySpec, scope: Scope, state: State) -> State:
     anchored = spec.algorithm.anchored
     if anchored is None:
         return state
-    new, fresh = dict(state), state["position"] == 0
+    new, fresh = dict(state), state["position"] % anchored.block == 0
     for weight in spec.states:
         w = weight.name
         if spec.retention.at == "chunk":
@@ -265,13 +265,12 @@ def _pack(spec: MemorySpec, scope: Scope, state: State, courses: list[Course]) -
         end = "" if number == len(courses) else f".{number}"
         new |= {f"{name}{end}": data for name, data in (course.weights | course.carries).items()}
         new |= {f"{w}.dual": data for w, data in course.duals.items()}
-    if algorithm.anchored is not None:
-        new["position"] = (state["position"] + 1) % algorithm.anchored.block
-        if algorithm.anchored.scale is not None:
-            final = _live(spec, scope, state, courses[-1])
-            new |= {w: where_batch(new["position"] == 0, final[w], new[w]) for w in final}
-    if algorithm.reset:
-        new["clock"] = (state["clock"] + 1) % algorithm.reset
+    block = algorithm.anchored.block if algorithm.anchored else 1
+    if "position" in state:
+        new["position"] = (state["position"] + 1) % (algorithm.reset or block)
+    if algorithm.anchored is not None and algorithm.anchored.scale is not None:
+        final, ends = _live(spec, scope, state, courses[-1]), new["position"] % block == 0
+        new |= {w: where_batch(ends, final[w], new[w]) for w in final}
     for kind, name in leaf_axes(spec):
         if f"window.{name}" in state:
             newest = scope.names[kind, name].data[:, None]

@@ -156,7 +156,7 @@ def live(spec: MemorySpec, state: State) -> State:
     """
     if spec.algorithm.anchored is None or "position" not in state:
         return state
-    between = state["position"] == 0
+    between = state["position"] % spec.algorithm.anchored.block == 0
     duals = {name.removesuffix(".dual") for name in state if name.endswith(".dual")}
     dead = {f"{weight.name}.anchor" for weight in spec.states} | duals
     for i in range(1, spec.algorithm.anchored.sweeps):

@@ -137,9 +137,15 @@ class _Formula:
                 return self.reduce(f"torch.linalg.vector_norm({x.text}, {order}, {dims})", x, over)
             case "softmax":
                 [x] = args
-                return _like(x, f"torch.softmax({x.text}, {self.dims(x.axes, over, x)})")
-            case "layernorm" if self.dims(args[0].axes, over, args[0]) == "-1":
+                axis = "-1" if x.kind == "flat" else self.dims(x.axes, over)
+                return _like(x, f"torch.softmax({x.text}, {axis})")
+            case "orthogonal":
+                [x] = args
+                return _like(x, f"orthogonal({x.text}, {int(str(expr.option('steps', 5)))})")
+            case "layernorm":
                 x, *affine = args
+                if x.kind == "heads":  # the axis of the mean goes last
+                    x = align(x, (*(a for a in x.axes if a not in over), *over))
                 size = "x.shape[-1]" if x.kind == "flat" else self.book.size_text(x.axes[-1], True)
                 made = _like(x, f"F.layer_norm({x.text}, ({size},), eps=1e-6)")
                 for step, operand in zip(("mul", "add"), affine, strict=False):
@@ -160,7 +166,7 @@ class _Formula:
         return Text(text, x.kind, tuple(a for a in x.axes if a not in over), x.timed, x.headed)
 
     def dims(self, axes: Axes, over: Axes, x: Text | None = None) -> str:
-        """The dimensions of axes, counted from the end; features keep theirs."""
+        """The dimensions of axes, counted from the end; a reduced feature axis stays as a 1."""
         if x is not None and x.kind == "flat":
             return "-1, keepdim=True"
         places = [axes.index(a) - len(axes) for a in over if a in axes]
@@ -265,4 +271,4 @@ def _in_product(size: str) -> str:
 
 
 def _refuse(expr: Apply) -> NoReturn:
-    raise NotImplementedError(f"{expr.op} in a formula of a token or gate, at {expr.span.place}")
+    raise AssertionError(f"unknown operation {expr.op} at {expr.span.place}")

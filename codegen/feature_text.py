@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sympy as sp
@@ -40,8 +41,18 @@ def number_text(value: sp.Expr) -> Text:
     return Text(text, "number", binds=3 if text.startswith("-") else 5)
 
 
-def size_text(size: sp.Expr, names: dict[str, str]) -> str:
-    """A size over the memory's parameters as an integer expression, `4 * d`, `d // 2`."""
+def size_text(size: sp.Expr, names: Mapping[str, str]) -> str:
+    """A size over the memory's parameters as an integer expression, `4 * d`, `(d + 1) // 2`."""
+    over, under = sp.fraction(sp.together(size))
+    if under == 1:
+        return _polynomial(sp.expand(over), names)
+    above = _polynomial(sp.expand(over), names)
+    above = f"({above})" if " + " in above else above
+    below = _polynomial(sp.expand(under), names)
+    return f"{above} // {below if below.isalnum() else f'({below})'}"
+
+
+def _polynomial(size: sp.Expr, names: Mapping[str, str]) -> str:
     match size:
         case sp.Integer():
             return str(int(size))
@@ -49,22 +60,12 @@ def size_text(size: sp.Expr, names: dict[str, str]) -> str:
             return names[size.name]
         case sp.Add():
             terms = sorted(size.args, key=lambda t: (t.is_Number, str(t)))
-            return " + ".join(size_text(t, names) for t in terms)
+            return " + ".join(_polynomial(t, names) for t in terms)
         case sp.Mul():
-            number, rest = size.as_coeff_Mul()
-            factors = [_factor(f, names) for f in sp.Mul.make_args(rest)]
-            if number.p != 1:
-                factors.insert(0, str(int(number.p)))
-            product = " * ".join(factors)
-            return product if number.q == 1 else f"{product} // {int(number.q)}"
+            return " * ".join(_polynomial(f, names) for f in size.args)
         case sp.Pow(args=(base, sp.Integer() as power)) if power > 0:
-            return f"{_factor(base, names)} ** {int(power)}"
-    raise NotImplementedError(f"the size {size}")
-
-
-def _factor(size: sp.Expr, names: dict[str, str]) -> str:
-    text = size_text(size, names)
-    return f"({text})" if isinstance(size, sp.Add) else text
+            return f"{_polynomial(base, names)} ** {int(power)}"
+    raise AssertionError(f"a size is a quotient of polynomials, not {size}")
 
 
 def align(x: Text, target: Axes) -> Text:

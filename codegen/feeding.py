@@ -196,7 +196,8 @@ class _Scope:
             other = self.value(gate.name, weight, not log)
         name, note = self.name(gate.name, weight, log), self.after(gate.expr, weight)
         if other is not None and log:
-            plain = other.text if other.kind != "number" else f"blank(self).new_tensor({other.text})"
+            number = other.kind == "number"
+            plain = f"blank(self).new_tensor({other.text})" if number else other.text
             made = replace(other, text=f"torch.log({plain}.clamp(min=LEAST))", kind="heads")
         elif other is not None and other.kind != "number":
             made = replace(other, text=f"torch.exp({other.text})")

@@ -9,25 +9,12 @@ from miras_dsl.model import Feed, Weight
 from miras_dsl.spec import Chain, LayerSpec, MemorySpec, Mixing, ModelSpec, Together, Use
 
 from .feeding import Feeding
-from .names import cite, identifier, snake
+from .names import IMPORTS, attribute, cite, identifier, snake
 from .render import render
 from .starting import state_items
 
 HEADS = 4
 """Heads of a layer whose spec names no number."""
-
-IMPORTS = {
-    "miras_dsl.runtime.layers": (
-        "Answer", "Backbone", "CausalConv", "Linear", "RMSNorm", "Shift", "TokenShape", "blank",
-        "head_size", "initial_tails", "inverse_softplus_step", "learned_constant", "learned_weight",
-        "log_uniform_rate", "positive_weight", "rows_on_simplex", "spread", "start", "token_dtype",
-        "unit",
-    ),
-    "miras_dsl.runtime.blocks": ("Embedding", "FeedForward", "Head", "Mixing"),
-    "miras_dsl.runtime.past": ("LEAST", "Past", "full", "rows"),
-    "miras_dsl.runtime.state": ("State", "part"),
-}  # fmt: skip
-
 
 def import_lines(text: str) -> str:
     """The imports that the classes in ``text`` need, and no other."""
@@ -90,7 +77,7 @@ def layer_text(layer: LayerSpec) -> str:
     names: dict[int, str] = {}
     parts = []
     for use in _uses(layer.body):
-        name = _unused(snake(use.memory), names.values())
+        name = _unused(attribute(snake(use.memory)), names.values())
         names[id(use)] = name
         given = "".join(f", {identifier(k)}={v}" for k, v in use.arguments)
         parts.append((name, f"{identifier(use.memory)}(width, heads{given}, backbone=backbone)"))

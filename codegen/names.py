@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
 
@@ -10,22 +11,53 @@ from miras_dsl.source import NOWHERE, Span
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 PLAIN_FILE = re.compile(r"[A-Za-z0-9_.-]{1,80}\Z")
 
-TAKEN = frozenset({
-    "Answer", "Backbone", "CausalConv", "Embedding", "F", "FeedForward", "Head", "LEAST", "Linear",
-    "Mixing", "Past", "RMSNorm", "Shift", "State", "Tensor", "TokenShape", "backbone", "batch",
-    "blank", "cu_seqlens", "dict", "empty", "float", "full", "given", "head_size", "heads", "ids",
-    "initial_tails", "int", "inverse_softplus_step", "kept", "learned_constant", "learned_weight",
-    "log_uniform_rate", "math", "memory", "name", "nn", "part", "past", "positive_weight",
-    "range", "rows", "rows_on_simplex", "self", "spread", "start", "state", "super",
-    "token_dtype", "torch", "tuple", "unit", "vocab", "width", "x", "y",
-})  # fmt: skip
+IMPORTS = {
+    "miras_dsl.runtime.layers": (
+        "Answer", "Backbone", "CausalConv", "Linear", "RMSNorm", "Shift", "TokenShape", "blank",
+        "head_size", "initial_tails", "inverse_softplus_step", "learned_constant", "learned_weight",
+        "log_uniform_rate", "orthogonal", "positive_weight", "rows_on_simplex", "spread", "start",
+        "token_dtype", "unit",
+    ),
+    "miras_dsl.runtime.blocks": ("Embedding", "FeedForward", "Head", "Mixing"),
+    "miras_dsl.runtime.past": ("LEAST", "Past", "full", "rows"),
+    "miras_dsl.runtime.state": ("State", "part"),
+}  # fmt: skip
+"""What generated classes may use of the runtime, by module."""
+
+TAKEN = frozenset(name for names in IMPORTS.values() for name in names) | {
+    "F", "Tensor", "backbone", "batch", "cu_seqlens", "dict", "empty", "float", "given", "heads",
+    "ids", "int", "kept", "math", "memory", "name", "nn", "past", "range", "self", "state",
+    "super", "torch", "tuple", "vocab", "width", "x", "y",
+}  # fmt: skip
 """Names that generated code needs for itself."""
+
+METHODS = frozenset({
+    "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children",
+    "compile", "cpu", "cuda", "double", "dump_patches", "eval", "extra_repr", "float", "forward",
+    "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half", "ipu",
+    "load_state_dict", "modules", "mtia", "named_buffers", "named_children", "named_modules",
+    "named_parameters", "parameters", "register_backward_hook", "register_buffer",
+    "register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
+    "register_full_backward_pre_hook", "register_load_state_dict_post_hook",
+    "register_load_state_dict_pre_hook", "register_module", "register_parameter",
+    "register_state_dict_post_hook", "register_state_dict_pre_hook", "requires_grad_",
+    "set_extra_state", "set_submodule", "share_memory", "state_dict", "to", "to_empty", "train",
+    "training", "type", "xpu", "zero_grad", "answer", "feeds", "constants", "initial_state",
+    "step",
+})  # fmt: skip
+"""What `torch.nn.Module` and our layers call their own: no part of a layer may be called so."""
 
 
 def identifier(name: str) -> str:
     """``name`` as an identifier of generated code; AssertionError if it is not a validated one."""
     assert IDENTIFIER.match(name), f"not an identifier: {name!r}"
-    return f"{name}_" if keyword.iskeyword(name) or name in TAKEN else name
+    taken = keyword.iskeyword(name) or hasattr(builtins, name) or name in TAKEN
+    return f"{name}_" if taken else name
+
+
+def attribute(name: str) -> str:
+    """``name`` as the name of a part of a layer."""
+    return f"{name}_part" if name in METHODS else name
 
 
 def snake(name: str) -> str:

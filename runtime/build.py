@@ -1,7 +1,7 @@
 """From text to classes: compile a `.mem` file, put the module into the cache, import it.
 
-Nothing is executed from a string: the generated module is a file whose hash is checked, and a reader
-can open it (`Library.path`).
+Nothing is executed from a string: the generated module is a file whose hash is checked, and which
+a reader can open (`Library.path`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from miras_dsl.codegen.pipeline import compile_file
 from torch import Tensor, nn
 
 from miras_dsl.check import read
 from miras_dsl.codegen.names import identifier, snake
+from miras_dsl.codegen.pipeline import compile_file
 from miras_dsl.model import Feed, Weight
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
 
 from . import cache
-from .past import LEAST
+from .past import LEAST, full
 from .state import State
 
 
@@ -125,12 +125,12 @@ def bound(
 
     def first(inputs: Mapping[str, Tensor], rows: int) -> State:
         like = next(t for name, t in inputs.items() if t.dim() >= 3)
-        blank = torch.zeros((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        blank = full(like.new_empty(0))
         extents = {axis: int(size.subs(dict(sizes))) for axis, size in spec.sizes}
         state: State = {}
         for weight in weights:
             if weight.init != "zero":
-                raise ValueError(f"{spec.name}: {weight.name} starts at a learned value; give a state")
+                raise ValueError(f"{weight.name} starts at a learned value: a state is needed")
             shape = [extents[axis] for axis in declared[weight.of]]
             state[weight.name] = blank.new_zeros(rows, like.shape[2], *shape)
         if spec.algorithm.anchored is not None or spec.algorithm.reset:

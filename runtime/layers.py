@@ -185,6 +185,18 @@ def unit(x: Tensor, axis: int) -> Tensor:
     return F.normalize(full(x), dim=axis, eps=1e-6)
 
 
+def orthogonal(x: Tensor, steps: int) -> Tensor:
+    """Newton-Schulz on matrices [..., rows, columns]: singular values go towards 1."""
+    wide = full(x)
+    x = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1e-6)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x
+
+
 def learned_constant(first: float, *shape: int) -> nn.Parameter:
     """A learned constant that starts at ``first`` everywhere."""
     return nn.Parameter(torch.full(shape, first))

@@ -152,23 +152,23 @@ def _substitution(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
     slopes = pull_back({node.body: hole}, [node.r, *rows])
     kept_r = Input("kept", node.r.axes, "hole")
     (body,) = replace([slopes[node.r]], {node.r: kept_r})
-    read = set(inputs_of([body]))
-    holes = tuple((h, row) for h, row in ((kept_r, rows_r), *node.rows) if h in read)
-    dr = Substitute(a, g, spread(body, node.r.axes), hole, holes, gates, True)
-
-    if gates is None:
-        back = rename(contract(a, dr, (I,)), {J: I})
-        da = contract(dr, earlier, set(node.body.axes))
-    else:
-        moved = GatedApply(a, dr, high, low, channel, I, J, True, I)
-        back = rename(moved, {J: I})
-        da = GatedContract(dr, earlier, high, low, channel, I, J, True)
-    yield p, dr
-    yield a, Mask(da, I, J, True)
-    if gates is not None:
-        yield gates[0], dr * sources
-        yield gates[1], -(node * back)
-    through = g + back
+    through = g
+    if not is_zero(body):
+        read = set(inputs_of([body]))
+        holes = tuple((h, row) for h, row in ((kept_r, rows_r), *node.rows) if h in read)
+        dr = Substitute(a, g, spread(body, node.r.axes), hole, holes, gates, True)
+        if gates is None:
+            back = rename(contract(a, dr, (I,)), {J: I})
+            da = contract(dr, earlier, set(node.body.axes))
+        else:
+            moved = GatedApply(a, dr, high, low, channel, I, J, True, I)
+            back = rename(moved, {J: I})
+            da = GatedContract(dr, earlier, high, low, channel, I, J, True)
+            yield gates[0], dr * sources
+            yield gates[1], -(node * back)
+        yield p, dr
+        yield a, Mask(da, I, J, True)
+        through = g + back
     lifted = {node.r: rows_r, hole: through, **rows}
     for h, row in node.rows:
         (share,) = replace([slopes[h]], lifted)

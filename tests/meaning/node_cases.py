@@ -27,14 +27,16 @@ from miras_dsl.ir import (
     Shift,
     Spread,
     Substitute,
+    contract,
     mean,
     pointwise,
+    rename,
     total,
 )
-from miras_dsl.scalars import SLOTS, sigmoid
+from miras_dsl.scalars import SLOTS, sigmoid, signum
 
 X, Y, Z = SLOTS[:3]
-SIZES = {I: 6, J: 6, L: 6, "value": 3, "key": 4, "hidden": 5}
+SIZES = {I: 6, J: 6, L: 6, "value": 3, "key": 4, "hidden": 5, "other": 3}
 
 
 def leaf(name: str, *axes: str) -> Input:
@@ -83,6 +85,15 @@ def substitutions() -> dict[str, Node]:
         "substitute, identity": Substitute(LOWER, P, R, R, ()),
         "substitute, coupled": Substitute(LOWER, P, coupled, R, (SCALES,)),
         "substitute, softmax": Substitute(LOWER, P, softmax, R, ()),
+        "substitute, no slope": Substitute(LOWER, P, pointwise(signum(X) * Y, R, RATE), R, (RATES,)),
+        "substitute, no slope, gated": Substitute(
+            LOWER, P, pointwise(signum(X) * Y, R, SCALE), R, (SCALES,), GATES
+        ),
+        "substitute, reads no row": Substitute(LOWER, P, SCALE, R, (SCALES,)),
+        "substitute, one axis more of parameters": Substitute(
+            LOWER, P, contract(Input("mix", ("value", "other"), "hole"), rename(R, {"value": "other"}), ("other",)),
+            R, ((Input("mix", ("value", "other"), "hole"), leaf("mixes", I, "value", "other")),),
+        ),
         "substitute, gated": Substitute(LOWER, P, tanh, R, (RATES,), GATES),
         "substitute, gated and coupled": Substitute(LOWER, P, coupled, R, (SCALES,), GATES),
         "substitute, same gate twice": Substitute(LOWER, P, tanh, R, (RATES,), (GATES[0], GATES[0])),

@@ -73,7 +73,7 @@ def plain(d: Derivation) -> dict[str, object]:
     back = None if d.chunk is None else _rows(adjoint(d.chunk.program))
     return {
         "class": "token by token" if d.chunk is None else d.chunk.family,
-        "evidence": [d.obstacle] if d.chunk is None else list(d.chunk.evidence),
+        "evidence": evidence(d),
         "gradient": dict(_gradients(d, TEXT)),
         "gates": {
             g.name: {"formula": g.expr.span.text, "range": _ends(g.range)} for g in d.spec.gates
@@ -85,6 +85,19 @@ def plain(d: Derivation) -> dict[str, object]:
         "state_bytes_per_head": _number(4 * state_size(d), d.spec),
         "flops_per_token_and_head": _number(work(d.rule.program, d.spec), d.spec),
     }
+
+
+def evidence(d: Derivation) -> list[str]:
+    """Why the memory is in its class, or has none: at least one sentence."""
+    if d.chunk is None:
+        return [d.obstacle]
+    plain = {
+        "additive": "what a token writes does not depend on what the memory holds",
+        "anchored": "gradients are taken at the block's first weights; no token changes them",
+        "sweeps": "each course learns from the one before it, and the first from the block's start",
+    }
+    known = plain.get(d.chunk.family)
+    return [*d.chunk.evidence] or ([known] if known else [])
 
 
 def state_size(d: Derivation) -> sp.Expr:
@@ -140,10 +153,8 @@ def _section(d: Derivation, stage: str, style: Style) -> str:
 
 def _summary(d: Derivation, style: Style) -> str:
     """What most readers want: gradient, update, class with its evidence, chunk form, costs."""
-    if d.chunk is None:
-        verdict = ["runs token by token", f"because {d.obstacle}"]
-    else:
-        verdict = [f"class {d.chunk.family}", *(f"because {e}" for e in d.chunk.evidence)]
+    verdict = ["runs token by token" if d.chunk is None else f"class {d.chunk.family}"]
+    verdict += [f"because {sentence}" for sentence in evidence(d)]
     size, bytes_ = state_size(d), _number(4 * state_size(d), d.spec)
     flops = _number(work(d.rule.program, d.spec), d.spec)
     costs = [f"state {size} numbers a head ({bytes_:,} bytes at {SIZE})"]
@@ -197,7 +208,7 @@ def _rows(program: Program) -> list[dict[str, str]]:
 def _number(size: sp.Expr, spec: MemorySpec) -> int:
     """A size with every parameter that has no default at `SIZE`."""
     values: Mapping[str, int] = {name: default or SIZE for name, default in spec.params}
-    return int(size.subs({symbol: values[symbol.name] for symbol in size.free_symbols}))
+    return int(size.subs({symbol: values[str(symbol)] for symbol in size.free_symbols}))
 
 
 def _heading(d: Derivation, stage: str, style: Style) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import sympy as sp
 from sympy.printing.latex import LatexPrinter
@@ -115,7 +116,7 @@ class Writer:
 
     def _sympy(self, expr: sp.Expr) -> str:
         if self.style.latex:
-            return LatexPrinter({"symbol_names": {s: s.name for s in expr.free_symbols}}).doprint(
+            return LatexPrinter({"symbol_names": {s: str(s) for s in expr.free_symbols}}).doprint(
                 expr
             )
         return _Text({"full_prec": False}).doprint(expr)
@@ -124,7 +125,7 @@ class Writer:
         """Nested elementwise formulas as one, so that sympy places the brackets."""
         if isinstance(node, ir.Map) and (top or node not in self.names):
             inner = {slot: self._formula(arg) for slot, arg in zip(SLOTS, node.args, strict=False)}
-            return node.formula.xreplace(inner)
+            return cast(sp.Expr, node.formula.xreplace(inner))
         if isinstance(node, ir.Number):
             return node.value
         return sp.Symbol(self._spelled(node, top), real=True)

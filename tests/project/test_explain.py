@@ -1,0 +1,103 @@
+"""What `miras explain` prints is the derivation, spelled so that a person can check it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import miras_dsl as miras
+from miras_dsl.codegen.report import STAGES, derive, report, state_size, work
+from miras_dsl.ir import I, Input, J, Mask, Program, contract, rename
+from miras_dsl.show import LATEX, TEXT, show
+
+ROOT = Path(__file__).resolve().parents[2]
+SPECS = sorted(p.stem for p in (ROOT / "specs").glob("*.mem"))
+PRINTED = [stage for stage in STAGES if stage not in ("code", "all")]
+
+DELTA = """
+memory Delta(d) {
+  architecture W: matrix[value, key]
+  bias         l2
+  retention    none
+  algorithm    gd(eta), exact
+  order        predict, write, read
+  gates        { eta = sigmoid(linear(x)) }
+}
+"""
+
+
+def test_the_delta_rule_reads_as_the_delta_rule():
+    """The expected text was written by hand, from the rule."""
+    text = report(miras.parse(DELTA), stage="update")
+    assert "W' = W - eta*key*(sum[key](W * key) - value)" in text
+    assert "y = sum[key](W' * query)" in text
+
+
+def test_its_latex_is_the_same_formula():
+    text = report(miras.parse(DELTA), stage="update", form="latex")
+    assert r"W' &= W - \eta \mathrm{key} \left(- \mathrm{value} + \sum_{\mathrm{key}}" in text
+
+
+def test_what_is_used_twice_gets_a_name_and_what_is_used_once_does_not():
+    """Scores that two results share are one line; a formula used once stays in place."""
+    q, k = Input("q", (I, "key"), "token"), Input("k", (I, "key"), "token")
+    scores = Mask(contract(q, rename(k, {I: J}), ("key",)), I, J, False)
+    program = Program((q, k), (("a", scores + 1), ("b", scores * 2)), ())
+    assert show(program, TEXT).splitlines() == [
+        "before: every chunk by itself",
+        "  t1 = sum[key](q * k[i→j]) [i >= j]",
+        "  a = t1 + 1",
+        "  b = 2*t1",
+    ]
+    assert r"t_{1} &= \sum_{\mathrm{key}} q\,{k}_{i\to j} [i \ge j]" in show(program, LATEX)
+
+
+def test_brackets_stand_where_they_must():
+    """A sum inside a product keeps its brackets, in both spellings."""
+    a, b, c = (Input(n, ("key",), "token") for n in "abc")
+    program = Program((a, b, c), (("y", contract(a + b, c, ("key",))), ("z", (a + b) * c)), ())
+    text = show(program, TEXT)
+    assert "z = c*t1" in text
+    assert "t1 = a + b" in text
+    once = Program((a, b, c), (("y", contract(a + b, c, ("key",))),), ())
+    assert "sum[key]((a + b) * c)" in show(once, TEXT)
+    assert r"\left(a + b\right)\,c" in show(once, LATEX)
+
+
+@pytest.mark.parametrize("stage", PRINTED)
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_stage_of_every_spec_prints(spec, stage):
+    """Balanced, without a name of ours in it, and as LaTeX that a compiler would take."""
+    meant = miras.parse(spec)
+    text = report(meant, stage=stage)
+    assert len(text) > 40
+    assert text.count("(") == text.count(")")
+    assert not re.search(r"Symbol|Node|Map\(|Contract|object at", text)
+    latex = report(meant, stage=stage, form="latex")
+    assert latex.count("{") == latex.count("}")
+    assert latex.count(r"\left") == latex.count(r"\right")
+    assert latex.count(r"\begin{") == latex.count(r"\end{")
+    assert not re.search(r"_\{[^{}]*\}_", latex)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_json_holds_every_memory(spec):
+    meant = miras.parse(spec)
+    told = json.loads(report(meant, form="json"))
+    assert list(told) == list(meant.memories)
+    for memory in told.values():
+        assert memory["evidence"]
+        assert memory["state_bytes_per_head"] > 0
+        assert memory["flops_per_token_and_head"] > 0
+
+
+def test_costs_of_the_delta_rule_are_what_one_counts_by_hand():
+    """One matrix is carried; two products with it cost 2 d^2 each, the rest up to 3 d^2."""
+    (memory,) = miras.parse(DELTA).memories.values()
+    derived = derive(memory)
+    assert str(state_size(derived)) == "d**2"
+    flops = work(derived.rule.program, memory)
+    assert 4 <= flops.coeff(next(iter(flops.free_symbols)), 2) <= 7

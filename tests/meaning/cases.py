@@ -29,7 +29,9 @@ def _cases() -> list[Case]:
     made = [
         Case("hebbian", forms.hebbian(), loops.hebbian),
         Case("hebbian, channel gate", forms.hebbian_channel(), loops.hebbian),
-        Case("diagonal plus rank one", forms.diagonal_plus_rank_one(), loops.diagonal_plus_rank_one),
+        Case(
+            "diagonal plus rank one", forms.diagonal_plus_rank_one(), loops.diagonal_plus_rank_one
+        ),
         Case("row gates", forms.row_gates(), loops.row_gates),
         Case("window 2", forms.window(2, 5), loops.window(2), length=15),
         Case("window 4", forms.window(4, 5), loops.window(4), length=15),
@@ -39,15 +41,24 @@ def _cases() -> list[Case]:
         Case("norm link", deep.norm_link(), loops.norm_link),
         Case("mlp, residual, layer norm", deep.mlp(), loops.mlp, sizes=(4, 6, 4)),
         Case("glu", deep.glu(), loops.glu),
-        Case("one token a chunk", forms.any_bias("logcosh", True), loops.any_bias("logcosh", True), chunk=1),
+        Case(
+            "one token a chunk",
+            forms.any_bias("logcosh", True),
+            loops.any_bias("logcosh", True),
+            chunk=1,
+        ),
         Case("one chunk", forms.any_bias("l3", False), loops.any_bias("l3", False), chunk=40),
-        Case("no channels to speak of", forms.delta(True, True), loops.delta(True), sizes=(1, 1, 1)),
+        Case(
+            "no channels to speak of", forms.delta(True, True), loops.delta(True), sizes=(1, 1, 1)
+        ),
     ]
     for first in (True, False):
         order = "decay first" if first else "predict first"
         for split in (True, False):
             form = "split" if split else "whole"
-            made.append(Case(f"delta, {order}, {form}", forms.delta(first, split), loops.delta(first)))
+            made.append(
+                Case(f"delta, {order}, {form}", forms.delta(first, split), loops.delta(first))
+            )
         for bias in forms.BIASES:
             loop = loops.any_bias(bias, first)
             made.append(Case(f"{bias}, {order}", forms.any_bias(bias, first), loop))
@@ -84,7 +95,9 @@ def values_of(case: Case, seed: int = 0) -> dict[str, Array]:
     values: dict[str, Array] = {}
     for x in case.program.inputs:
         shape = [
-            (case.length if x.kind == "token" else case.chunk) if axis.startswith("#") else sizes[axis]
+            (case.length if x.kind == "token" else case.chunk)
+            if axis.startswith("#")
+            else sizes[axis]
             for axis in x.axes
         ]
         values[x.name] = _draw(x.name, rng, shape)
@@ -105,7 +118,9 @@ def _draw(name: str, rng: np.random.Generator, shape: list[int]) -> Array:
             return 1 + 0.2 * rng.standard_normal(shape)
         case "q" | "k" | "kp" | "x" | "z":
             raw = rng.standard_normal(shape)
-            return (0.8 if name in "xz" else 1.0) * raw / np.linalg.norm(raw, axis=-1, keepdims=True)
+            return (
+                (0.8 if name in "xz" else 1.0) * raw / np.linalg.norm(raw, axis=-1, keepdims=True)
+            )
         case "v" | "vp":
             return 0.7 * rng.standard_normal(shape)
         case _:

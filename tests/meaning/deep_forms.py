@@ -77,7 +77,7 @@ def normalized(z: Node) -> tuple[Node, Node]:
 
 
 def mlp() -> Program:
-    """2.9 with residual, layer norm and log-cosh bias, all gradients at the chunk's first weights."""
+    """2.9 with residual, layer norm, log-cosh bias; gradients at the chunk's first weights."""
     gain, shift = Input("gain", ("value",), "constant"), Input("shift", ("value",), "constant")
     a = over("key", K, W2)
     h = act(a)

@@ -220,7 +220,11 @@ def momentum(bias: str, anchored: bool) -> Program:
     b, f = exp(lb), over(J, decay, j(exp(lm)))
     if anchored:
         body, hole, _ = BIASES[bias]
-        g = pointwise(body.formula, over("key", K, S) - V) if body is not hole else over("key", K, S) - V
+        g = (
+            pointwise(body.formula, over("key", K, S) - V)
+            if body is not hole
+            else over("key", K, S) - V
+        )
     else:
         p = exp(Shift(lb, I, 1)) * over("key", K, S) + Shift(f, I, 1) * over("key", K, carried) - V
         g = solve(Shift(both, I, 1) * KK * j(ETA), p, bias)

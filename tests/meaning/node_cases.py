@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import sympy as sp
 
+from miras_dsl.evaluate import Array
 from miras_dsl.ir import (
     Contract,
     Cumsum,
@@ -43,6 +45,14 @@ def leaf(name: str, *axes: str) -> Input:
     return Input(name, axes, "constant")
 
 
+def draw(leaves: list[Input], rng: np.random.Generator, *batch: int) -> dict[Input, Array]:
+    return {x: 0.5 * rng.standard_normal((*batch, *(SIZES[a] for a in x.axes))) for x in leaves}
+
+
+def shape(node: Node) -> tuple[int, ...]:
+    return tuple(SIZES[axis] for axis in node.axes)
+
+
 A, B = leaf("A", I, "key"), leaf("B", J, "key")
 T = leaf("T", I, J)
 LOWER = Mask(T, I, J, True)
@@ -80,23 +90,28 @@ def substitutions() -> dict[str, Node]:
     coupled = pointwise(X * Z / (1 + Y), R, square, SCALE)
     softmax = pointwise(sp.exp(X), R)
     softmax = pointwise(X / Y, softmax, total(softmax, ("value",)))
+    mix = Input("mix", ("value", "other"), "hole")
+    mixed = contract(mix, rename(R, {"value": "other"}), ("other",))
     return {
         "substitute": Substitute(LOWER, P, tanh, R, (RATES,)),
         "substitute, identity": Substitute(LOWER, P, R, R, ()),
         "substitute, coupled": Substitute(LOWER, P, coupled, R, (SCALES,)),
         "substitute, softmax": Substitute(LOWER, P, softmax, R, ()),
-        "substitute, no slope": Substitute(LOWER, P, pointwise(signum(X) * Y, R, RATE), R, (RATES,)),
+        "substitute, no slope": Substitute(
+            LOWER, P, pointwise(signum(X) * Y, R, RATE), R, (RATES,)
+        ),
         "substitute, no slope, gated": Substitute(
             LOWER, P, pointwise(signum(X) * Y, R, SCALE), R, (SCALES,), GATES
         ),
         "substitute, reads no row": Substitute(LOWER, P, SCALE, R, (SCALES,)),
         "substitute, one axis more of parameters": Substitute(
-            LOWER, P, contract(Input("mix", ("value", "other"), "hole"), rename(R, {"value": "other"}), ("other",)),
-            R, ((Input("mix", ("value", "other"), "hole"), leaf("mixes", I, "value", "other")),),
+            LOWER, P, mixed, R, ((mix, leaf("mixes", I, "value", "other")),)
         ),
         "substitute, gated": Substitute(LOWER, P, tanh, R, (RATES,), GATES),
         "substitute, gated and coupled": Substitute(LOWER, P, coupled, R, (SCALES,), GATES),
-        "substitute, same gate twice": Substitute(LOWER, P, tanh, R, (RATES,), (GATES[0], GATES[0])),
+        "substitute, same gate twice": Substitute(
+            LOWER, P, tanh, R, (RATES,), (GATES[0], GATES[0])
+        ),
         "substitute, two parameters": Substitute(
             LOWER, P, pointwise(sp.sin(X * Y) + Z, R, RATE, SCALE), R, (RATES, SCALES)
         ),

@@ -60,7 +60,7 @@ POINTS = [0.07, 0.4, 1.0, 1.3, 2.9]
 
 
 def at(formula: sp.Expr, x: float, **others: float) -> float:
-    env = {X: np.asarray(float(x))} | {sp.Symbol(n, real=True): np.asarray(v) for n, v in others.items()}
+    env = {sp.Symbol(n, real=True): np.asarray(v) for n, v in {"x0": float(x), **others}.items()}
     with np.errstate(all="ignore"):
         return float(scalar(formula, env, {}))
 
@@ -70,7 +70,7 @@ def points(name: str) -> list[float]:
 
 
 def test_every_function_is_covered() -> None:
-    used = {f for _, formula, _ in FORMULAS for f in (a.func for a in sp.preorder_traversal(formula))}
+    used = {part.func for _, formula, _ in FORMULAS for part in sp.preorder_traversal(formula)}
     assert set(scalars.FUNCTIONS) <= used
     assert set(scalars.FUNCTIONS) == set(_NUMPY)
 
@@ -143,9 +143,7 @@ def test_powers_of_numbers_are_numbers(power: type[sp.Function], x: float) -> No
 @pytest.mark.parametrize("condition", [0, 1, -1, 0.25])
 def test_a_constant_condition_chooses(condition: float) -> None:
     a, b = Input("a", (), "constant"), Input("b", (), "constant")
-    node = pointwise(
-        scalars.where(scalars.signum(SLOTS[2]), X, P), a, b, constant(condition)
-    )
+    node = pointwise(scalars.where(scalars.signum(SLOTS[2]), X, P), a, b, constant(condition))
     values = {a: np.asarray(3.0), b: np.asarray(5.0)}
     assert evaluate([node], values, {})[0] == (3.0 if condition else 5.0)
 

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from types import ModuleType
 
+import sympy as sp
 import torch
 from torch import Tensor, nn
 
@@ -126,7 +127,7 @@ def bound(
     def first(inputs: Mapping[str, Tensor], rows: int) -> State:
         like = next(t for name, t in inputs.items() if t.dim() >= 3)
         blank = full(like.new_empty(0))
-        extents = {axis: int(size.subs(dict(sizes))) for axis, size in spec.sizes}
+        extents = {axis: _extent(size, sizes) for axis, size in spec.sizes}
         state: State = {}
         for weight in weights:
             if weight.init != "zero":
@@ -148,6 +149,11 @@ def bound(
         return y, {name: _turn(value, back.get(name)) for name, value in after.items()}
 
     return run
+
+
+def _extent(size: sp.Expr, sizes: Mapping[str, int]) -> int:
+    given = {symbol: sizes[symbol.name] for symbol in size.free_symbols}  # type: ignore[attr-defined]
+    return int(size.subs(given))  # type: ignore[arg-type]
 
 
 def _leaf(feed: Feed, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -172,7 +172,8 @@ def blank(layer: nn.Module) -> Tensor:
 
 def spread(value: Tensor | float, blank: Tensor, *shape: int) -> Tensor:
     """A number, or a tensor with 1s for axes it lacks, in its full shape."""
-    return (value if isinstance(value, Tensor) else blank.new_tensor(value)).expand(shape)
+    tensor = value if isinstance(value, Tensor) else blank.new_tensor(value)
+    return tensor.expand(shape)
 
 
 def start(first: Tensor, batch: int) -> Tensor:

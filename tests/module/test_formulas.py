@@ -2,113 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import sympy as sp
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from miras_dsl import spec
 from miras_dsl.codegen.module_plan import module_text
 from miras_dsl.model import Feed, Weight
-from miras_dsl.runtime.past import LEAST, Past
+from miras_dsl.runtime.past import Past
 from tests.module import rules
-from tests.module.rules import X, decay, gate, linear, memory, number, op, param
+from tests.module.features import Layer, build, fed, x
+from tests.module.rules import X, gate, linear, memory, number, op, param
 from tests.module.written import write
-
-Layer = nn.Module
-
-
-def build(path: Path, made: spec.MemorySpec, feeds: tuple[Feed, ...], **sizes: int) -> Layer:
-    """The layer of a spec in float64; its memory is never called."""
-    torch.manual_seed(2)
-    module: ModuleType = write(path / "m.py", "m", [module_text(made, feeds, rules.WEIGHTS)])
-    checker = shutil.which("ruff")
-    if checker is not None:
-        command = [checker, "check", "--isolated", "--select", "E,F", "--line-length", "100"]
-        found = subprocess.run([*command, path / "m.py"], capture_output=True, text=True)
-        assert found.returncode == 0, found.stdout
-    layer = getattr(module, made.name)(width=8, heads=2, **sizes).double()
-    for parameter in layer.parameters():  # away from special values
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return layer
-
-
-def fed(layer: Layer, x: Tensor) -> dict[str, Tensor]:
-    values = layer.feeds(x, Past(layer.initial_state(x.shape[0])))
-    return {**values, **layer.constants()}
-
-
-x = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-
-GATES: dict[str, tuple[spec.Expr, Callable[[Layer], Tensor]]] = {
-    "decay": (
-        decay(),
-        lambda m: torch.exp(
-            -m.g_param.exp() * F.softplus(m.g_linear(x) + m.g_param_2),
-        ),
-    ),
-    "sigmoid": (op("sigmoid", linear()), lambda m: m.g_linear(x).sigmoid()),
-    "complement": (
-        op("sub", number(1), op("sigmoid", linear())),
-        lambda m: 1 - m.g_linear(x).sigmoid(),
-    ),
-    "root": (
-        op("pow", op("sigmoid", linear(rank=3)), number(0.0625)),
-        lambda m: m.g_linear(x).sigmoid() ** 0.0625,
-    ),
-    "product": (
-        op("mul", number(0.5), op("mul", op("sigmoid", linear()), op("softplus", param()))),
-        lambda m: 0.5 * m.g_linear(x).sigmoid() * F.softplus(m.g_param),
-    ),
-    "quotient": (
-        op("div", op("exp", linear()), op("add", number(1), op("exp", linear()))),
-        lambda m: m.g_linear(x).exp() / (1 + m.g_linear_2(x).exp()),
-    ),
-    "squared": (op("sqrt", op("sigmoid", linear())), lambda m: m.g_linear(x).sigmoid().sqrt()),
-    "affine": (
-        op("add", number(0.9), op("mul", number(0.1), op("sigmoid", linear(rank=2)))),
-        lambda m: 0.9 + 0.1 * m.g_linear(x).sigmoid(),
-    ),
-    "learned": (op("sigmoid", param()), lambda m: m.g_param.sigmoid().expand(2, 5, 2)),
-    "nothing": (number(0), lambda m: torch.zeros(2, 5, 2, dtype=torch.float64)),
-    "number": (number(0.25), lambda m: torch.full((2, 5, 2), 0.25, dtype=torch.float64)),
-}
-
-
-@pytest.mark.parametrize("case", GATES)
-def test_a_gate_and_its_logarithm(case: str, tmp_path: Path) -> None:
-    expr, wanted = GATES[case]
-    feeds = (Feed("g", "g", "gate", ()), Feed("log_g", "g", "gate", (), log=True))
-    layer = build(tmp_path, memory("M", gates=(gate("g", expr),)), feeds)
-    values = fed(layer, x)
-    torch.testing.assert_close(values["g"], wanted(layer))
-    least = torch.tensor(LEAST, dtype=torch.float64) if case == "nothing" else wanted(layer)
-    torch.testing.assert_close(values["log_g"], least.log().expand(2, 5, 2))
-    parts = {name.split(".")[0] for name, _ in layer.named_parameters() if name.startswith("g_")}
-    features = [n for n in spec.walk(expr) if isinstance(n, spec.Apply) and n.op in spec.FEATURE]
-    assert len(parts) == len(features), "a gate and its logarithm have the same parameters"
-
-
-def test_the_logarithm_keeps_its_digits(tmp_path: Path) -> None:
-    expr = op("sigmoid", linear())
-    layer = build(
-        tmp_path, memory("M", gates=(gate("g", expr),)), (Feed("log_g", "g", "gate", (), log=True),)
-    ).float()
-    with torch.no_grad():
-        layer.g_linear.weight.fill_(1)
-    far = torch.zeros(1, 2, 8)
-    far[0, 0, 0], far[0, 1, 0] = -200, 20
-    log_g = fed(layer, far)["log_g"][0, :, 0]
-    torch.testing.assert_close(log_g, torch.tensor([-200.0, -2.0611536e-9]), rtol=1e-5, atol=0)
-
 
 K, V = ("key",), ("value",)
 A = spec.Ref("a", "gate", K)
@@ -349,19 +260,6 @@ def test_features_without_heads(tmp_path: Path) -> None:
     second = layer.feeds(x[:, 2:], Past(past.tails))
     for name in ("g", "key"):
         torch.testing.assert_close(torch.cat([first[name], second[name]], 1), whole[name])
-
-
-def test_where_constants_start(tmp_path: Path) -> None:
-    gates = (gate("g", decay()), gate("h", op("mul", op("exp", param()), op("sigmoid", linear()))))
-    feeds = (Feed("log_g", "g", "gate", (), log=True), Feed("h", "h", "gate", ()))
-    module = write(
-        tmp_path / "m.py", "m", [module_text(memory("M", gates=gates), feeds, rules.WEIGHTS)]
-    )
-    layer = module.M(width=64, heads=64)
-    rate, step = layer.g_param.exp(), F.softplus(layer.g_param_2)
-    assert 1 <= rate.min() < 4 and 12 < rate.max() <= 16.001
-    assert 0.9e-3 < step.min() < 3e-3 and 3e-2 < step.max() < 1.01e-1
-    assert not layer.h_param.any(), "only the rate of a decay has a start of its own"
 
 
 def test_names_that_python_needs(tmp_path: Path) -> None:

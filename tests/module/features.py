@@ -1,0 +1,43 @@
+"""Layers of a formula or two, and the values that they feed their memory."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from miras_dsl import spec
+from miras_dsl.codegen.module_plan import module_text
+from miras_dsl.model import Feed
+from miras_dsl.runtime.past import Past
+from tests.module import rules
+from tests.module.written import write
+
+Layer = nn.Module
+
+
+def build(path: Path, made: spec.MemorySpec, feeds: tuple[Feed, ...], **sizes: int) -> Layer:
+    """The layer of a spec in float64; its memory is never called."""
+    torch.manual_seed(2)
+    module: ModuleType = write(path / "m.py", "m", [module_text(made, feeds, rules.WEIGHTS)])
+    checker = shutil.which("ruff")
+    if checker is not None:
+        command = [checker, "check", "--isolated", "--select", "E,F", "--line-length", "100"]
+        found = subprocess.run([*command, path / "m.py"], capture_output=True, text=True)
+        assert found.returncode == 0, found.stdout
+    layer = getattr(module, made.name)(width=8, heads=2, **sizes).double()
+    for parameter in layer.parameters():  # away from special values
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return layer
+
+
+def fed(layer: Layer, x: Tensor) -> dict[str, Tensor]:
+    values = layer.feeds(x, Past(layer.initial_state(x.shape[0])))
+    return {**values, **layer.constants()}
+
+
+x = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))

@@ -1,0 +1,313 @@
+"""Random specs: recipes drawn from the design space, written out as `.mem` text.
+
+A recipe names one value on each axis of the space (architecture, bias, retention, rule, schedule,
+order, shapes of the gates); `text` writes it down.  Every recipe drawn is one that the checker
+accepts.  `several` prefers values that have been drawn least, so that a few dozen cover every axis;
+`simpler` lists the recipes one step towards the plainest, for shrinking a failure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import permutations
+from random import Random
+
+ARCHITECTURES: Mapping[str, str] = {
+    "matrix": "W: matrix[value, key]",
+    "library matrix": "matrix",
+    "learned matrix": "W: matrix[value, key] = learned",
+    "positive matrix": "W: matrix[value, key] = positive",
+    "vector": "h: vector[d]",
+    "mlp": "mlp(hidden = 2 * d, activation = gelu)",
+    "residual mlp": "mlp(hidden = 2 * d, activation = silu, residual, layernorm)",
+    "mlp with shifts": "mlp(hidden = 3 * d, activation = tanh, bias, layernorm, residual)",
+    "deep mlp": "mlp(hidden = 2 * d, activation = gelu_tanh, depth = 3, residual)",
+    "positive mlp": "mlp(hidden = 2 * d, activation = gelu, residual, init = positive)",
+    "glu": "glu(2 * d, act = silu)",
+    "network in place": "{ A: matrix[value, 2 * d]   B: matrix[2 * d, key]   c: vector[value]\n"
+    "                 M(z) = layernorm(A @ sin(B @ z)) + c * z }",
+}
+BIASES: Mapping[str, tuple[str, float]] = {
+    # name: text, and a rate at which repeated writes of one pair do not diverge
+    "l2": ("l2", 1.0),
+    "dot": ("dot", 1.0),
+    "l2_full": ("l2_full", 0.5),
+    "lp": ("lp(3)", 0.05),
+    "lp_smooth": ("lp_smooth(2.5)", 0.1),
+    "huber": ("huber(delta)", 1.0),
+    "huber_norm": ("huber_norm(delta)", 1.0),
+    "huber_mixture": ("huber_mixture(delta)", 0.1),
+    "value_shift": ("value_shift(0.5)", 0.1),
+    "logcosh": ("logcosh", 1.0),
+    "pinball": ("pinball(0.3)", 0.5),
+    "in place": ("{outside}", 0.5),
+    "rows together": ("sqrt(1 + sum((M(key) - value)^2))", 1.0),
+    "weighted": ("beta * sum((M(key) - value)^2) / 2", 1.0),
+    "two terms": ("erase: sum(M(key)^2) / 2, store: -dot(M(key), value)", 1.0),
+    "given": ("write tanh(M(key) - value) at key", 1.0),
+}
+RETENTIONS: Mapping[str, str] = {
+    "none": "none",
+    "constant": "decay 0.95",
+    "l2": "l2(alpha)",
+    "decay in place": "decay alpha",
+    "softmax at chunk": "kl(alpha) at chunk",
+    "softmax at token": "kl(alpha, c = 2) at token",
+    "bounded at chunk": "bounded(alpha, c = 2) at chunk",
+    "soft at token": "soft(alpha, 0.02) at token",
+    "soft at chunk": "soft(alpha, 0.02) at chunk",
+    "potential at chunk": "decay alpha  bregman w^2 / 2 + w^4 / 4  at chunk",
+    "link at token": "decay alpha  link tanh(a)  at token",
+    "elastic net": "penalty (w - w0)^2 / 2 + 0.05 * w^2 + 0.01 * abs(w) at token",
+}
+RULES: Mapping[str, str] = {
+    "gd": "gd({rate})",
+    "momentum": "momentum({rate}, mu)",
+    "gd in place": "{{ W = keep(W) - {rate} * grad }}",
+    "heavy ball": "{{ carry S   S = mu * S + grad   W = keep(W) - {rate} * S }}",
+    "look ahead": "{{ carry S   S = mu * S - {rate} * grad   W = keep(W) + mu * S }}",
+}
+SCHEDULES: Mapping[str, str] = {
+    "exact": "exact",
+    "anchored": "anchored(8)",
+    "anchored, read at start": "anchored(8, reads = start)",
+    "two sweeps": "anchored(8, sweeps = 2)",
+    "three sweeps": "anchored(8, sweeps = 3)",
+    "steps": "steps(2), exact",
+    "pairs": "pairs(2), exact",
+    "window": "window(3, 0.8), exact",
+    "anchored window": "window(3, 0.8), anchored(8)",
+    "implicit": "implicit",
+    "reset": "exact, reset(12)",
+}
+SHAPES = ("scalar", "key", "value", "row")
+OUTSIDES = (
+    "sum(log(cosh({c} * r)))",
+    "sum(sqrt({c} + r^2))",
+    "sum(r^2 / ({c} + r^2))",
+    "sum(abs(r)^1.5) / 2",
+    "sum(max(r, 0)^2 + {c} * r^2) / 4",
+    "sum(softplus({c} * r) + softplus(-{c} * r))",
+    "norm(r) + {c} * sum(r^2) / 4",
+    "sum(exp(-{c} * r^2 / 2) * -1)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One value on each axis of the design space.
+
+    alpha, eta  shape of the decay gate and of the rate
+    order       the events in order, as written
+    formula     which formula stands `in place` of a bias, and number a constant in it
+    sizes       "one" for a memory of one size, "two" for keys and values of their own
+    """
+
+    architecture: str = "matrix"
+    bias: str = "l2"
+    retention: str = "none"
+    rule: str = "gd"
+    schedule: str = "exact"
+    alpha: str = "scalar"
+    eta: str = "scalar"
+    order: str = "predict, write, read"
+    sizes: str = "one"
+    formula: int = 0
+    number: str = "1"
+
+    @property
+    def deep(self) -> bool:
+        """Whether the memory is a network of several weights."""
+        return "matrix" not in self.architecture and self.architecture != "vector"
+
+    @property
+    def anchored(self) -> bool:
+        """Whether gradients are taken at a block's first weights."""
+        return "anchored" in self.schedule or "sweeps" in self.schedule
+
+    @property
+    def kind(self) -> str:
+        """The class of the rule, as a coverage record counts it."""
+        link = "token" in self.retention or self.retention == "elastic net"
+        if link or self.schedule == "implicit" or (self.deep and not self.anchored):
+            return "token by token"
+        if "sweeps" in self.schedule:
+            return "sweeps"
+        if self.anchored:
+            return "anchored"
+        shape = "vector " if self.architecture == "vector" else ""
+        if self.bias == "dot":
+            return f"{shape}additive"
+        if self.bias in ("l2", "l2_full", "weighted", "two terms"):
+            return f"{shape}affine"
+        carried = self.rule in ("momentum", "heavy ball", "look ahead")
+        return f"{shape}substitution{' with momentum' if carried else ''}"
+
+
+def orders(recipe: Recipe) -> list[str]:
+    """Every order in which the events of a recipe may happen."""
+    events = ["predict", "write", "read"]
+    if recipe.bias == "dot" and not recipe.deep:
+        events.remove("predict")
+    if recipe.retention not in ("none", "elastic net"):
+        events.insert(0, "decay")
+    return [
+        ", ".join(order)
+        for order in permutations(events)
+        if "predict" not in order or order.index("predict") < order.index("write")
+    ]
+
+
+def legal(recipe: Recipe) -> bool:
+    """Whether the language gives the recipe a meaning."""
+    r = recipe
+    vector, one = r.architecture == "vector", r.sizes == "one"
+    gated = "alpha" in RETENTIONS[r.retention]
+    simplex = "softmax" in r.retention
+    two_rates = r.bias == "two terms"
+    return (
+        r.order in orders(r)
+        and (one or not (r.deep or vector))
+        and (gated or r.alpha == "scalar")
+        and _shape_fits(r, r.alpha)
+        and _shape_fits(r, r.eta)
+        and ("chunk" not in r.retention or (r.anchored and "window" not in r.schedule))
+        and (("positive" in r.architecture) == simplex)
+        and not (simplex and r.alpha not in ("scalar", "row"))
+        and not (two_rates and (r.rule != "gd" or r.eta != "scalar"))
+        and not (r.rule != "gd" and r.schedule == "implicit")
+        and not (
+            r.schedule == "implicit" and (r.deep or r.bias not in _CONVEX or r.eta != "scalar")
+        )
+        and not (r.schedule == "implicit" and r.retention not in ("none", "l2", "decay in place"))
+        and not (r.retention == "elastic net" and (r.schedule != "exact" or r.deep))
+        and not (r.schedule == "pairs" and (r.deep or vector))
+        and not (r.eta == "key" and r.schedule == "pairs")
+        and not (r.schedule == "reset" and ("learned" in r.architecture or r.deep or simplex))
+        and not (vector and r.bias == "two terms")
+    )
+
+
+_CONVEX = ("l2", "l2_full", "weighted")
+
+
+def _shape_fits(recipe: Recipe, shape: str) -> bool:
+    if recipe.deep:
+        return shape in ("scalar", "row")
+    if recipe.architecture == "vector":
+        return shape in ("scalar", "value")
+    return True
+
+
+def draw(random: Random) -> Recipe:
+    """A legal recipe, every axis at random."""
+    while True:
+        recipe = Recipe(
+            architecture=random.choice(list(ARCHITECTURES)),
+            bias=random.choice(list(BIASES)),
+            retention=random.choice(list(RETENTIONS)),
+            rule=random.choice(list(RULES)),
+            schedule=random.choice(list(SCHEDULES)),
+            alpha=random.choice(SHAPES),
+            eta=random.choice(SHAPES),
+            sizes=random.choice(("one", "two")),
+            formula=random.randrange(len(OUTSIDES)),
+            number=random.choice(("1", "0.5", "1.25")),
+        )
+        recipe = replace(recipe, order=random.choice(orders(recipe)))
+        if legal(recipe):
+            return recipe
+
+
+def several(random: Random, count: int, coverage: Counter[tuple[str, str]]) -> Iterator[Recipe]:
+    """Recipes that between them cover the space; ``coverage`` counts what has been drawn."""
+    for _ in range(count):
+        candidates = [draw(random) for _ in range(24)]
+        best = min(candidates, key=lambda r: sorted(coverage[value] for value in values(r)))
+        coverage.update(values(best))
+        yield best
+
+
+def values(recipe: Recipe) -> list[tuple[str, str]]:
+    """What a recipe covers: (axis, value) pairs."""
+    axes = {n: v for n, v in asdict(recipe).items() if n not in ("formula", "number", "order")}
+    first = recipe.order.split(", ")[0]
+    order = "decay first" if first == "decay" else "read first" if first == "read" else "else"
+    found = [*axes.items(), ("order", order), ("class", recipe.kind)]
+    return [*found, ("formula", str(recipe.formula))] if recipe.bias == "in place" else found
+
+
+def space() -> set[tuple[str, str]]:
+    """Every (axis, value) that a run should have covered."""
+    tables = {
+        "architecture": ARCHITECTURES, "bias": BIASES, "retention": RETENTIONS, "rule": RULES,
+        "schedule": SCHEDULES, "alpha": SHAPES, "eta": SHAPES, "sizes": ("one", "two"),
+        "order": ("decay first", "read first", "else"),
+        "class": ("additive", "affine", "substitution", "substitution with momentum", "anchored",
+                  "sweeps", "vector additive", "vector affine", "token by token"),
+    }  # fmt: skip
+    return {(axis, value) for axis, table in tables.items() for value in table}
+
+
+def simpler(recipe: Recipe) -> Iterator[Recipe]:
+    """Legal recipes that differ in one axis, put back to its plainest value, and fit an order."""
+    plain = asdict(Recipe())
+    for axis, value in plain.items():
+        if axis == "order" or getattr(recipe, axis) == value:
+            continue
+        changed = replace(recipe, **{axis: value})
+        for order in (recipe.order, *orders(changed)):
+            if legal(fitted := replace(changed, order=order)):
+                yield fitted
+                break
+
+
+def text(recipe: Recipe, name: str = "Random") -> str:
+    """The `.mem` text of a recipe."""
+    bias, scale = BIASES[recipe.bias]
+    outside = OUTSIDES[recipe.formula].format(c=recipe.number)
+    bias = bias.replace("{outside}", outside)
+    eta = f"eta{_axes(recipe, recipe.eta)}"
+    rates = "erase = eta, store = eta" if recipe.bias == "two terms" else "eta"
+    rule = RULES[recipe.rule].format(rate=rates)
+    if recipe.anchored:
+        scale /= 8
+    gates = []
+    if "alpha" in RETENTIONS[recipe.retention]:
+        gates.append(f"alpha{_axes(recipe, recipe.alpha)} = 0.5 + 0.5 * sigmoid(linear(x) + 2)")
+    if recipe.schedule == "pairs":
+        eta = "eta[n]" if recipe.eta == "scalar" else eta
+    gates.append(f"{eta} = {scale:g} * sigmoid(linear(x))")
+    if "mu" in RULES[recipe.rule]:
+        gates.append("mu = 0.8 * sigmoid(linear(x))")
+    if "delta" in bias:
+        gates.append("delta = 0.2 + softplus(linear(x))")
+    if "beta" in bias:
+        gates.append("beta = sigmoid(linear(x))")
+    parameters = "d" if recipe.sizes == "one" else "dk, dv"
+    tokens = ""
+    if recipe.schedule == "pairs":
+        key, value = ("d", "d") if recipe.sizes == "one" else ("dk", "dv")
+        parameters += ", n = 2"
+        tokens = f"  tokens       {{ query[{key}]   key[n, {key}]   value[n, {value}] }}\n"
+    indent = "\n                 "
+    return (
+        f"memory {name}({parameters}) {{\n{tokens}"
+        f"  architecture {ARCHITECTURES[recipe.architecture]}\n"
+        f"  bias         {bias}\n"
+        f"  retention    {RETENTIONS[recipe.retention]}\n"
+        f"  algorithm    {rule}, {SCHEDULES[recipe.schedule]}\n"
+        f"  order        {recipe.order}\n"
+        f"  gates        {{ {indent.join(gates)} }}\n"
+        "}\n"
+    )
+
+
+def _axes(recipe: Recipe, shape: str) -> str:
+    if shape == "scalar":
+        return ""
+    if recipe.architecture == "vector":
+        return "[d]"
+    return f"[{shape}]"

@@ -1,0 +1,126 @@
+"""Random specs through the whole compiler: text, derivation, generated code, certificate.
+
+Each run draws new specs; the seed is printed and `MIRAS_SEED` repeats a run.  A failure is shrunk
+to the plainest recipe that still fails and kept as a `.mem` under `.pytest_cache/random`; a file
+moved from there to `tests/judge/kept` is checked for ever.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from functools import lru_cache, partial
+from pathlib import Path
+from random import Random
+from zlib import crc32
+
+import pytest
+import torch
+
+from miras_dsl.check import read
+from miras_dsl.generate import Recipe, draw, legal, several, simpler, space, text, values
+from miras_dsl.runtime.build import implementation
+from miras_dsl.runtime.cases import Case
+from miras_dsl.runtime.certificate import Certificate, certify
+from miras_dsl.source import Source
+from miras_dsl.spec import MemorySpec
+
+COUNT = 56
+ROOT = Path(__file__).resolve().parents[2]
+FOUND, KEPT = ROOT / ".pytest_cache" / "random", Path(__file__).with_name("kept")
+
+
+@lru_cache
+def seed() -> int:
+    """The same in every worker of a run, new in every run."""
+    given = os.environ.get("MIRAS_SEED")
+    shared = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    return int(given) if given else crc32(shared.encode())
+
+
+@lru_cache
+def recipes() -> tuple[tuple[Recipe, ...], Counter[tuple[str, str]]]:
+    coverage: Counter[tuple[str, str]] = Counter()
+    drawn = tuple(several(Random(seed()), COUNT, coverage))
+    return drawn, coverage
+
+
+def spec_of(recipe: Recipe) -> MemorySpec:
+    return read(Source("random.mem", text(recipe))).memories["Random"]
+
+
+def cases(spec: MemorySpec) -> tuple[Case, ...]:
+    """Short and small; a rule that runs token by token has no chunk to cross."""
+    bent = spec.retention.at == "token" or spec.algorithm.implicit
+    long = 12 if bent else 67
+    return (
+        Case("long", (long,), (5, 3), keys=0.5),
+        Case("two tokens, warm", (2, 2), (3, 6), warm=True, keys=None, strided=True),
+        Case("packed", (0, 1, 9, 3), (4, 4), packed=True, warm=True),
+    )
+
+
+def certified(spec: MemorySpec) -> Certificate:
+    return certify(spec, partial(implementation, spec), dtype=torch.float64, cases=cases(spec))
+
+
+def fails(recipe: Recipe) -> bool:
+    return any(row.result.verdict == "red" for row in certified(spec_of(recipe)).failures)
+
+
+def shrunk(recipe: Recipe) -> Recipe:
+    """The plainest recipe that still fails, one axis at a time."""
+    while (smaller := next((r for r in simpler(recipe) if fails(r)), None)) is not None:
+        recipe = smaller
+    return recipe
+
+
+@pytest.mark.parametrize("number", range(COUNT))
+def test_a_random_spec(number: int) -> None:
+    recipe = recipes()[0][number]
+    certificate = certified(spec_of(recipe))
+    red = [row for row in certificate.failures if row.result.verdict == "red"]
+    if red:
+        small = shrunk(recipe)
+        FOUND.mkdir(parents=True, exist_ok=True)
+        kept = FOUND / f"{seed()}-{number}.mem"
+        kept.write_text(text(small), encoding="utf-8")
+        pytest.fail(
+            f"MIRAS_SEED={seed()}, recipe {number}; kept {kept}\n{text(small)}\n{certificate}"
+        )
+    assert not certificate.missing
+
+
+def test_coverage(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every axis value and every class of rule occurs in a run."""
+    _, coverage = recipes()
+    with capsys.disabled():
+        print(f"\nrandom specs: MIRAS_SEED={seed()}, {COUNT} specs")
+        for axis in sorted({axis for axis, _ in coverage}):
+            counts = sorted((v, n) for (a, v), n in coverage.items() if a == axis)
+            print(f"  {axis}: " + ", ".join(f"{value} {n}" for value, n in counts))
+    assert not space() - set(coverage)
+
+
+def test_every_recipe_is_accepted() -> None:
+    """What the generator calls legal, the checker reads; nothing here is compiled."""
+    random = Random(seed())
+    for _ in range(150):
+        spec_of(draw(random))
+
+
+def test_shrinking_stays_legal_and_ends() -> None:
+    random = Random(seed())
+    for _ in range(20):
+        recipe = draw(random)
+        steps = 0
+        while (smaller := next(simpler(recipe), None)) is not None:
+            assert legal(smaller) and len(values(smaller)) >= 10
+            recipe, steps = smaller, steps + 1
+        assert steps <= 40
+
+
+@pytest.mark.parametrize("path", sorted(KEPT.glob("*.mem")), ids=lambda path: path.stem)
+def test_a_kept_failure_stays_mended(path: Path) -> None:
+    for spec in read(Source(path.name, path.read_text(encoding="utf-8"))).memories.values():
+        assert certified(spec).green

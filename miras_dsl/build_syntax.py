@@ -19,7 +19,7 @@ FORMS = ("decay", "bregman", "penalty", "link", "at")
 
 
 @v_args(meta=True)
-class builder(Transformer_NonRecursive):  # noqa: N801
+class Builder(Transformer_NonRecursive):
     """One method per rule of the grammar; counts nodes over the whole file."""
 
     def __init__(self, places: Places):
@@ -260,7 +260,7 @@ def _sign(between: str) -> str:
 
 
 def _number(digits: str, span: Span) -> sp.Number:
-    """The exact number that ``digits`` spell; a Float of 17 digits where a fraction would be huge."""
+    """The exact number that ``digits`` spell; a Float of 17 digits where it would be huge."""
     mantissa, _, power = digits.lower().partition("e")
     whole, _, fraction = mantissa.partition(".")
     if len(whole) > MAX_DIGITS or len(fraction) > MAX_DIGITS:
@@ -274,12 +274,13 @@ def _number(digits: str, span: Span) -> sp.Number:
     if len(power) > 5 or abs(exponent) > MAX_DECIMAL_EXPONENT:
         raise problem(
             "M0004",
-            f"the power of ten of a number lies between -{MAX_DECIMAL_EXPONENT} and {MAX_DECIMAL_EXPONENT}",
+            f"powers of ten lie between -{MAX_DECIMAL_EXPONENT} and {MAX_DECIMAL_EXPONENT}",
             span,
             "out of range",
         )
     scale = exponent - len(fraction)
     value = int(whole + fraction)
-    exact = sp.Integer(value * 10**scale) if scale >= 0 else sp.Rational(value, 10**-scale)
+    exact = sp.Integer(value * 10 ** max(scale, 0)) / sp.Integer(10 ** max(-scale, 0))
+    assert isinstance(exact, sp.Rational)
     small = exact.p.bit_length() <= 64 and exact.q.bit_length() <= 64
     return exact if small else sp.Float(exact, 17)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
 from . import syntax
 from .check_definition import definition
 from .check_layers import layer, model
@@ -12,6 +17,8 @@ from .library import Library, standard
 from .parser import parse
 from .source import Source, Span
 from .spec import FileSpec, LayerSpec, MemorySpec, ModelSpec
+
+T = TypeVar("T")
 
 
 def read(source: Source) -> FileSpec:
@@ -41,7 +48,7 @@ def check(file: syntax.File) -> FileSpec:
                 else:
                     memories[name] = made
             case syntax.Definition():
-                _try(findings, lambda: definition(item, library))  # noqa: B023
+                _try(findings, partial(definition, item, library))
             case _:
                 pass
 
@@ -51,24 +58,26 @@ def check(file: syntax.File) -> FileSpec:
         if not changed:
             return name
         own = "_".join([name, *(f"{n}{v}" for n, v in sorted(changed.items()))])
+        while own in items:
+            own += "_"
         if own not in memories:
             made = memory(items[name], library, findings, changed)
             if made is None:
                 return None
-            memories[own] = _named(made, own)
+            memories[own] = replace(made, name=own)
         return own
 
     layers: dict[str, LayerSpec] = {}
     known = {i.name for i in file.items if isinstance(i, syntax.Layer)}
     for item in file.items:
         if isinstance(item, syntax.Layer):
-            made_layer = _try(findings, lambda: layer(item, memories, failed, special))  # noqa: B023
+            made_layer = _try(findings, partial(layer, item, memories, failed, special))
             if made_layer is not None:
                 layers[item.name] = made_layer
     models: dict[str, ModelSpec] = {}
     for item in file.items:
         if isinstance(item, syntax.Model):
-            made_model = _try(findings, lambda: model(item, layers, known, set(items)))  # noqa: B023
+            made_model = _try(findings, partial(model, item, layers, known, set(items)))
             if made_model is not None:
                 models[item.name] = made_model
     if findings:
@@ -80,12 +89,6 @@ def warnings(spec: FileSpec) -> tuple[Diagnostic, ...]:
     """What has a meaning, but perhaps not a good one: steps that may diverge, gates nobody uses …"""
     found = [d for made in spec.memories.values() for d in concerns(made)]
     return tuple(sorted(dict.fromkeys(found), key=lambda d: (d.at.span.start, d.code)))
-
-
-def _named(made: MemorySpec, name: str) -> MemorySpec:
-    from dataclasses import replace
-
-    return replace(made, name=name)
 
 
 def _library(file: syntax.File, findings: Findings) -> Library:
@@ -114,7 +117,7 @@ def _names(file: syntax.File, findings: Findings) -> None:
         seen.setdefault(item.name, item)
 
 
-def _try(findings: Findings, part):
+def _try(findings: Findings, part: Callable[[], T]) -> T | None:
     try:
         return part()
     except Problem as mistake:

@@ -11,7 +11,7 @@ from . import syntax
 from .check_call import choose
 from .check_features import Moved
 from .check_formula import Entry, Scope, elaborate, whole
-from .check_sizes import Axis_sizes
+from .check_sizes import AxisSizes
 from .diagnostics import Label, did_you_mean, problem
 from .functions import arguments
 from .library import Library
@@ -105,7 +105,7 @@ def rated(terms: list[Term], choice: Chosen) -> list[Term]:
 
 
 def algorithm(
-    clause: syntax.Clause, choice: Chosen, scope: Scope, sizes: Axis_sizes, moved: Moved, axes: Axes
+    clause: syntax.Clause, choice: Chosen, scope: Scope, sizes: AxisSizes, moved: Moved, axes: Axes
 ) -> Algorithm:
     """Rules and modifiers; ``axes`` are those of a weight inside a rule."""
     rules, carry = _rules(choice, scope, sizes, moved, axes)
@@ -227,7 +227,7 @@ def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Moved) -> A
 
 
 def _rules(
-    choice: Chosen, scope: Scope, sizes: Axis_sizes, moved: Moved, axes: Axes
+    choice: Chosen, scope: Scope, sizes: AxisSizes, moved: Moved, axes: Axes
 ) -> tuple[tuple[tuple[str, Expr], ...], tuple[str, ...]]:
     rules = choice.rules
     for name in rules.carry:

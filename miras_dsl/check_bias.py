@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import syntax
+from .arithmetic import apply
 from .check_call import Choice, choose
 from .check_features import Moved
-from .check_formula import Entry, Scope, apply, elaborate
+from .check_formula import Entry, Scope, elaborate
 from .diagnostics import problem
 from .library import Library
 from .shapes import shown, to_axes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from . import syntax
 from .check_formula import Entry, Scope, elaborate
-from .check_sizes import Axis_sizes
+from .check_sizes import AxisSizes
 from .diagnostics import Findings, Label, Problem, problem
 from .ranges import interval
 from .shapes import shown, to_axes
@@ -65,7 +65,7 @@ def definitions(clause: syntax.Clause | None, kind: str) -> list[Definition]:
 
 
 def resolve_bindings(
-    written: list[Definition], sizes: Axis_sizes, scope: Scope, findings: Findings
+    written: list[Definition], sizes: AxisSizes, scope: Scope, findings: Findings
 ) -> Bindings:
     """All tokens and gates; mistakes are added to ``findings``."""
     made = Bindings()
@@ -93,14 +93,14 @@ def resolve_bindings(
     return made
 
 
-def plain_axes(name: str, axes: Axes, sizes: Axis_sizes) -> Axes:
+def plain_axes(name: str, axes: Axes, sizes: AxisSizes) -> Axes:
     """The axes of query, key and value in this memory."""
     if sizes.vector:
         axes = ("value",)
     return ("pair", *axes) if sizes.pairs > 1 and name != "query" else axes
 
 
-def _gate(item: Definition, made: Bindings, sizes: Axis_sizes, scope: Scope) -> Gate:
+def _gate(item: Definition, made: Bindings, sizes: AxisSizes, scope: Scope) -> Gate:
     if item.value is None:
         raise problem(
             "M0802",
@@ -121,7 +121,7 @@ def _gate(item: Definition, made: Bindings, sizes: Axis_sizes, scope: Scope) -> 
     return Gate(item.name, axes, expr, interval(expr, ranges), item.span)
 
 
-def _token(item: Definition, made: Bindings, sizes: Axis_sizes, scope: Scope) -> Token:
+def _token(item: Definition, made: Bindings, sizes: AxisSizes, scope: Scope) -> Token:
     axes = _written_axes(item, sizes, scope)
     if item.name in PLAIN:
         plain = plain_axes(item.name, PLAIN[item.name], sizes)
@@ -155,7 +155,7 @@ def _token(item: Definition, made: Bindings, sizes: Axis_sizes, scope: Scope) ->
     return Token(item.name, axes, _fitted(expr, axes, item, sizes), item.span)
 
 
-def _written_axes(item: Definition, sizes: Axis_sizes, scope: Scope) -> Axes | None:
+def _written_axes(item: Definition, sizes: AxisSizes, scope: Scope) -> Axes | None:
     if item.entries is None:
         return None
     own = PLAIN.get(item.name, ()) if item.kind == "token" else ()
@@ -166,7 +166,7 @@ def _written_axes(item: Definition, sizes: Axis_sizes, scope: Scope) -> Axes | N
     return axes
 
 
-def _fitted(expr: Expr, axes: Axes, item: Definition, sizes: Axis_sizes) -> Expr:
+def _fitted(expr: Expr, axes: Axes, item: Definition, sizes: AxisSizes) -> Expr:
     met = to_axes(expr, axes, sizes.sizes)
     if met is not None:
         return met

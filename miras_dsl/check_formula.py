@@ -6,18 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-import sympy as sp
-
 from . import syntax
+from .arithmetic import apply
 from .diagnostics import Problem, did_you_mean, problem
-from .shapes import Sizes, contract, together
+from .extent import Measure, measure
+from .shapes import Sizes, contract
 from .source import Span
 from .spec import Apply, Axes, Axis, Expr, Number, Ref
 
-MAX_EXPONENT = 16
-MAX_BITS = 1024
-MAX_PARTS = 5000
-MAX_DEPTH = 200
 OPERATORS = {
     "+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow",
     "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "and": "and", "or": "or",
@@ -29,15 +25,6 @@ class Operation:
     """A function handed over by name (`act = silu`)."""
 
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """How large a formula is; it holds the formula, so that its identity stays its own."""
-
-    expr: Expr
-    parts: int
-    depth: int
 
 
 Entry = Expr | Operation | Callable[[Span], Expr]
@@ -96,32 +83,6 @@ def elaborate(node: syntax.Formula, scope: Scope) -> Expr:
     expr = _elaborate(node, scope)
     measure(expr, node.span, scope.measured)
     return expr
-
-
-def measure(expr: Expr, span: Span, known: dict[int, Measure]) -> Measure:
-    """Parts and depth of ``expr``, shared parts counted each time; refuses what has been blown up."""
-    stack: list[Expr] = [expr]
-    while stack:
-        node = stack[-1]
-        below = node.args if isinstance(node, Apply) else ()
-        waiting = [a for a in below if id(a) not in known]
-        if waiting:
-            stack += waiting
-            continue
-        stack.pop()
-        found = [known[id(a)] for a in below]
-        parts = 1 + sum(m.parts for m in found)
-        depth = 1 + max((m.depth for m in found), default=0)
-        if parts > MAX_PARTS or depth > MAX_DEPTH:
-            raise problem(
-                "M0003",
-                f"written out, this formula has more than {MAX_PARTS} parts or {MAX_DEPTH} levels",
-                span,
-                "too large",
-                help="use an argument fewer times in a definition, or `M` fewer times",
-            )
-        known[id(node)] = Measure(node, parts, depth)
-    return known[id(expr)]
 
 
 def _elaborate(node: syntax.Formula, scope: Scope) -> Expr:
@@ -225,62 +186,6 @@ def learned(
     return Apply(op, args, axes, (*options, ("index", next(scope.indices))), span)
 
 
-def apply(op: str, args: tuple[Expr, ...], sizes: Sizes, span: Span) -> Expr:
-    """An elementwise operation; numbers are computed at once."""
-    folded = fold(op, args, span)
-    if folded is not None:
-        return folded
-    if op == "pow" and isinstance(args[1], Number) and abs(args[1].value) > MAX_EXPONENT:
-        raise _exponent(args[1])
-    text = span.text if len(span.text) <= 60 else span.text[:57] + "…"
-    args, axes = together(text, args, sizes, span)
-    return Apply(op, args, axes, (), span)
-
-
-def fold(op: str, args: tuple[Expr, ...], span: Span) -> Number | None:
-    """The number that an operation on numbers gives; None where it is not one of the four or too large."""
-    values = [a.value for a in args if isinstance(a, Number)]
-    if len(values) != len(args):
-        if op == "div" and isinstance(args[1], Number) and args[1].value == 0:
-            raise _division(args[1])
-        return None
-    match op, values:
-        case "neg", [a]:
-            value = -a
-        case "add", [a, b]:
-            value = a + b
-        case "sub", [a, b]:
-            value = a - b
-        case "mul", [a, b]:
-            value = a * b
-        case "div", [a, b]:
-            if b == 0:
-                raise _division(args[1])
-            value = a / b
-        case "pow", [a, sp.Integer() as b]:
-            if abs(b) > MAX_EXPONENT:
-                raise _exponent(args[1])
-            if a == 0 and b < 0:
-                raise _division(args[0])
-            value = a**b
-        case "pow", [a, _] if a < 0:
-            raise problem(
-                "M0004", "this is not a real number", span, "a root of something negative"
-            )
-        case "pow", [_, b] if abs(b) > MAX_EXPONENT:
-            raise _exponent(args[1])
-        case _:
-            return None
-    if (
-        isinstance(value, sp.Rational)
-        and max(abs(value.p).bit_length(), value.q.bit_length()) > MAX_BITS
-    ):
-        raise problem("M0004", "this number is too large", span, "more than 1024 binary digits")
-    if not isinstance(value, sp.Number) or not value.is_finite:
-        raise problem("M0004", "this is not a real number", span, "no such number")
-    return Number(value, span)
-
-
 def whole(node: syntax.Formula, scope: Scope, what: str, low: int = 1, high: int = 1 << 20) -> int:
     """A whole number known when the file is read."""
     expr = elaborate(node, scope)
@@ -324,16 +229,3 @@ def _unknown_function(node: syntax.Call, scope: Scope) -> Problem:
         "unknown function",
         help=hint,
     )
-
-
-def _exponent(expr: Expr) -> Problem:
-    return problem(
-        "M0005",
-        f"a constant exponent lies between -{MAX_EXPONENT} and {MAX_EXPONENT}",
-        expr.span,
-        "out of range",
-    )
-
-
-def _division(expr: Expr) -> Problem:
-    return problem("M0215", "this divides by zero", expr.span, "always zero")

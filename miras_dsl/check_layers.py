@@ -194,7 +194,8 @@ def _with(made: LayerSpec, feature: syntax.Reference, tokens: set[str]) -> Layer
         )
     match feature.name:
         case "conv":
-            return replace(made, conv=_whole(arguments[0].value, feature.span, "the width", 64))
+            (width,) = arguments
+            return replace(made, conv=_whole(width.value, feature.span, "the width", 64))
         case "silu":
             return replace(made, activation="silu")
         case "output_gate":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import sympy as sp
 
@@ -12,18 +13,19 @@ from .check_algorithm import Chosen, algorithm, chosen, rated
 from .check_bias import terms
 from .check_bindings import Bindings, definitions, resolve_bindings
 from .check_features import Moved
-from .check_formula import Entry, Measure, Scope, elaborate, measure, whole
-from .check_network import Architecture, architecture, is_vector
+from .check_formula import Entry, Scope, elaborate
+from .check_head import clauses_of, pairs_of, sizes_of
+from .check_network import Architecture, architecture
 from .check_order import order
 from .check_retention import retention, weight_axes
-from .check_sizes import CLAUSES, Axis_sizes
+from .check_sizes import AxisSizes
 from .diagnostics import Findings, Label, Problem, problem
+from .extent import Measure, measure
 from .functions import FUNCTIONS
 from .library import Library
 from .ranges import interval
 from .shapes import shown, to_axes
 from .spec import (
-    Apply,
     Expr,
     Gate,
     Interval,
@@ -37,15 +39,15 @@ from .spec import (
     walk,
 )  # fmt: skip
 
-REQUIRED = ("architecture", "bias", "retention", "algorithm", "order")
 MAX_EXPANDED = 5000
+T = TypeVar("T")
 
 
 def memory(
     item: syntax.Memory,
     library: Library,
     findings: Findings,
-    given: Mapping[str, int] = {},  # noqa: B006
+    given: Mapping[str, int] = {},
 ) -> MemorySpec | None:
     """The memory that ``item`` defines; None when anything is wrong, which is then in ``findings``.
 
@@ -53,7 +55,7 @@ def memory(
     """
     mine = Findings()
     try:
-        made = _memory(item, library, mine, given)
+        made = _memory(item, library, mine, given or {})
     except Problem as mistake:
         mine.add(mistake)
         made = None
@@ -64,13 +66,13 @@ def memory(
 def _memory(
     item: syntax.Memory, library: Library, findings: Findings, given: Mapping[str, int]
 ) -> MemorySpec:
-    clauses = _clauses(item, findings)
-    sizes = _sizes(item, clauses, library, given)
+    clauses = clauses_of(item, findings)
+    sizes = sizes_of(item, clauses, library, given)
     base: dict[str, Entry] = {"x": Ref("x", "x", ("width",))}
     for name, default in sizes.params.items():
         base[name] = Ref(name, "size") if default is None else Number(sp.Integer(default))
     scope = Scope("the architecture", base, sizes.sizes, sizes.entry, FUNCTIONS)
-    pairs = _pairs(clauses["algorithm"], scope)
+    pairs = pairs_of(clauses["algorithm"], scope)
     if pairs > 1:
         sizes.pairs, sizes.sizes["pair"] = pairs, sp.Integer(pairs)
     built = architecture(clauses["architecture"], library, scope, sizes)
@@ -150,7 +152,7 @@ def _memory(
     return made
 
 
-def _try(findings: Findings, part):
+def _try(findings: Findings, part: Callable[[], T]) -> T | None:
     try:
         return part()
     except Problem as mistake:
@@ -158,78 +160,9 @@ def _try(findings: Findings, part):
         return None
 
 
-def _clauses(item: syntax.Memory, findings: Findings) -> dict[str, syntax.Clause]:
-    found: dict[str, syntax.Clause] = {}
-    for clause in item.clauses:
-        if clause.word in found:
-            because = (Label(found[clause.word].word_span, "first written here"),)
-            what = f"`{clause.word}` is written twice"
-            findings.add(problem("M0106", what, clause.word_span, "again", because=because))
-        found.setdefault(clause.word, clause)
-    for word in REQUIRED:
-        if word not in found:
-            hint = {
-                "retention": "write `retention none` for a memory that keeps everything",
-                "order": "the order changes the model: write `order predict, decay, write, read` or another",
-            }.get(word, f"add a line `{word} …`")
-            what = f"the memory `{item.name}` has no `{word}`"
-            findings.add(problem("M0107", what, item.name_span, f"no `{word}` clause", help=hint))
-    if findings:
-        raise Problem(None)
-    assert found.keys() <= CLAUSES
-    return found
-
-
-def _sizes(
-    item: syntax.Memory,
-    clauses: dict[str, syntax.Clause],
-    library: Library,
-    given: Mapping[str, int],
-) -> Axis_sizes:
-    sizes = Axis_sizes({})
-    scope = Scope("a parameter", {}, {}, sizes.entry, FUNCTIONS, features=False)
-    for param in item.params:
-        sizes.claim(param.name, param.span, "a parameter")
-        default = (
-            None
-            if param.default is None
-            else whole(param.default, scope, f"the default of `{param.name}`")
-        )
-        sizes.params[param.name] = given.get(param.name, default)
-    free = [n for n, default in sizes.params.items() if default is None]
-    if len(free) not in (1, 2):
-        raise problem(
-            "M0110",
-            "a memory has one size for keys and values, `(d)`, or two, `(dk, dv)`",
-            item.name_span,
-            f"{len(free)} sizes without a default",
-            help="give every other parameter a default, such as `n = 2`",
-        )
-    sizes.vector = is_vector(clauses["architecture"], library)
-    if not sizes.vector:
-        sizes.sizes["key"] = sp.Symbol(free[0])
-    sizes.sizes["value"] = sp.Symbol(free[-1])
-    if sizes.vector and len(free) == 2:
-        raise problem(
-            "M0110",
-            "a vector memory has one size",
-            item.name_span,
-            "two sizes here",
-            help="write `(d)`",
-        )
-    return sizes
-
-
-def _pairs(clause: syntax.Clause, scope: Scope) -> int:
-    for part in clause.content:  # type: ignore[union-attr]
-        if isinstance(part, syntax.Call) and part.name == "pairs" and part.arguments:
-            return whole(part.arguments[0].value, scope, "the number of pairs", 1, 64)
-    return 1
-
-
 def _read(
     clause: syntax.Clause | None, scope: Scope, built: Architecture, bound: Bindings, moved: Moved,
-    sizes: Axis_sizes,
+    sizes: AxisSizes,
 ) -> Expr:  # fmt: skip
     assert built.network is not None
     if clause is None:
@@ -241,9 +174,9 @@ def _read(
         )
     node: syntax.Formula = clause.content  # type: ignore[assignment]
     expr = moved.out(elaborate(node, replace(scope, place="a read")))
+    paired = {n for n, item in (bound.tokens | bound.gates).items() if "pair" in item.axes}
     for part in walk(expr):
-        paired = sizes.pairs > 1 and isinstance(part, Ref) and part.kind in ("token", "gate")
-        if paired and "pair" in (bound.tokens | bound.gates)[part.name].axes:
+        if isinstance(part, Ref) and part.name in paired and part.kind in ("token", "gate"):
             raise problem(
                 "M0203",
                 f"`{part.name}` has several pairs and a read has none",
@@ -314,7 +247,7 @@ def _tokens(
     return tuple(t for n, t in bound.tokens.items() if n in declared | named) + tuple(moved.tokens)
 
 
-def _sizes_used(sizes: Axis_sizes, tokens: tuple[Token, ...], gates: tuple[Gate, ...]):
+def _sizes_used(sizes: AxisSizes, tokens: tuple[Token, ...], gates: tuple[Gate, ...]):
     """All axes with their sizes; `f64` is a feature vector of 64 inside a gate."""
     yield from sizes.sizes.items()
     formulas = [t.expr for t in tokens if t.expr is not None] + [g.expr for g in gates]

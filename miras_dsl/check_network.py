@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import sympy as sp
 
 from . import syntax
 from .check_call import choose
-from .check_formula import Entry, Operation, Scope, elaborate, whole
-from .check_sizes import Axis_sizes, size_of
-from .diagnostics import did_you_mean, problem
+from .check_formula import Entry, Operation, Scope, elaborate
+from .check_mlp import mlp
+from .check_sizes import AxisSizes, size_of
+from .check_weights import Architecture, declare, init_of, kind_of
+from .diagnostics import problem
 from .library import Library
-from .shapes import contract, shown, to_axes, together
+from .shapes import contract, shown, to_axes
 from .source import Span
-from .spec import POINTWISE, Apply, Axes, Expr, Network, Ref, State, walk
-
-INITS = ("zero", "learned", "positive")
-
-
-@dataclass(slots=True)
-class Architecture:
-    """Weights and M; ``name`` is what the spec calls M, besides `M` itself."""
-
-    states: list[State] = field(default_factory=list)
-    network: Network | None = None
-    name: str = "M"
-    params: list[tuple[str, Axes, float]] = field(default_factory=list)
-
-    def apply(self, argument: Expr, sizes: Axis_sizes, span: Span) -> Expr:
-        """M at ``argument``."""
-        assert self.network is not None
-        wanted = self.network.input
-        met = to_axes(argument, wanted.axes, sizes)
-        if met is None or len(met.axes) != 1:
-            raise problem(
-                "M0203",
-                f"the memory looks up {shown(wanted.axes)} vectors",
-                span,
-                f"{shown(argument.axes)} here",
-            )
-        return substitute(self.network.body, wanted, met)
+from .spec import POINTWISE, Apply, Expr, Network, Ref, walk
 
 
 def is_vector(clause: syntax.Clause, library: Library) -> bool:
     """Whether the only weight is a vector, so that all tokens share one axis."""
     match clause.content:
         case syntax.Weights(_, shape):
-            return _kind(shape) == "vector"
+            return kind_of(shape) == "vector"
         case syntax.NetworkBody(weights):
-            return all(_kind(w.shape) == "vector" for w in weights)
+            return all(kind_of(w.shape) == "vector" for w in weights)
         case syntax.Name(name) | syntax.Call(name):
             body = library.get(("architecture", name))
             return body is not None and is_vector(replace(clause, content=body.body), library)
@@ -59,7 +34,7 @@ def is_vector(clause: syntax.Clause, library: Library) -> bool:
 
 
 def architecture(
-    clause: syntax.Clause, library: Library, scope: Scope, sizes: Axis_sizes
+    clause: syntax.Clause, library: Library, scope: Scope, sizes: AxisSizes
 ) -> Architecture:
     """What the `architecture` clause means."""
     match clause.content:
@@ -73,7 +48,7 @@ def architecture(
                     help="write `{ A: … B: … M(x) = … }`",
                 )
             built = Architecture()
-            _declare(built, weights, scope, sizes, matrix_init="zero")
+            declare(built, weights, scope, sizes, matrix_init="zero")
             state = built.states[0]
             axis = "key" if len(state.axes) == 2 else state.axes[0]
             source = Ref("input", "input", (axis,), weights.span)
@@ -84,41 +59,29 @@ def architecture(
                 body = contract(weight, source, sizes.sizes, weights.span)
             built.network = Network(source, _answer(body, sizes, weights.span))
             return built
-        case syntax.NetworkBody() as body:
-            return _network(body, scope, sizes, {}, None)
+        case syntax.NetworkBody() as network:
+            return _network(network, scope, sizes, {}, None)
         case syntax.Call("mlp") as call:
-            return _mlp(call, scope, sizes)
+            return mlp(call, scope, sizes)
         case syntax.Name("mlp", span):
-            return _mlp(syntax.Call("mlp", (), span, span), scope, sizes)
+            return mlp(syntax.Call("mlp", (), span, span), scope, sizes)
         case syntax.Index(_, _, span):
             raise problem(
                 "M0301", "an architecture is a name, a weight or a network", span, "none of these"
             )
         case reference:
+            assert isinstance(reference, syntax.Name | syntax.Call)
             return _library(reference, library, scope, sizes)
 
 
-def substitute(expr: Expr, old: Ref, new: Expr) -> Expr:
-    """``expr`` with every ``old`` replaced."""
-    done: dict[int, Expr] = {}
-    for node in walk(expr):
-        if node == old:
-            done[id(node)] = new
-        elif isinstance(node, Apply):
-            done[id(node)] = replace(node, args=tuple(done[id(a)] for a in node.args))
-        else:
-            done[id(node)] = node
-    return done[id(expr)]
-
-
 def _library(
-    reference: syntax.Reference, library: Library, scope: Scope, sizes: Axis_sizes
+    reference: syntax.Reference, library: Library, scope: Scope, sizes: AxisSizes
 ) -> Architecture:
     extra = ("init",)
     choice = choose("architecture", "M0301", reference, library, also=("mlp",), extra=extra)
     body = choice.definition.body
     assert isinstance(body, syntax.NetworkBody)
-    init = _init(choice.extra["init"]) if "init" in choice.extra else None
+    init = init_of(choice.extra["init"]) if "init" in choice.extra else None
     names: dict[str, Entry] = {}
     hidden: dict[str, sp.Expr] = {}
     for name, value in choice.values.items():
@@ -133,7 +96,7 @@ def _library(
 def _network(
     body: syntax.NetworkBody,
     scope: Scope,
-    sizes: Axis_sizes,
+    sizes: AxisSizes,
     hidden: dict[str, sp.Expr],
     init: str | None,
 ) -> Architecture:
@@ -147,7 +110,7 @@ def _network(
 
     scope = replace(scope, entry=entry)
     for weights in body.weights:
-        _declare(built, weights, scope, sizes, matrix_init=init or "learned", forced=init)
+        declare(built, weights, scope, sizes, matrix_init=init or "learned", forced=init)
     axis = "value" if sizes.vector else "key"
     source = Ref("input", "input", (axis,), body.span)
     names: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes, s.span) for s in built.states}
@@ -212,86 +175,7 @@ def _constants(expr: Expr, built: Architecture, span: Span) -> Expr:
     return done[id(expr)]
 
 
-def _declare(
-    built: Architecture,
-    weights: syntax.Weights,
-    scope: Scope,
-    sizes: Axis_sizes,
-    *,
-    matrix_init: str,
-    forced: str | None = None,
-) -> None:
-    kind = _kind(weights.shape)
-    if kind not in ("matrix", "vector"):
-        raise problem(
-            "M0305",
-            "a weight is a `matrix[rows, columns]` or a `vector[axis]`",
-            weights.shape.span,
-            "neither",
-        )
-    wanted = 2 if kind == "matrix" else 1
-    entries = weights.shape.entries if isinstance(weights.shape, syntax.Index) else ()
-    if len(entries) != wanted:
-        raise problem(
-            "M0305",
-            f"a {kind} has {wanted} ax{'es' if wanted > 1 else 'is'}",
-            weights.shape.span,
-            f"{len(entries)} here",
-            help="`matrix[value, key]` maps keys to values",
-        )
-    axes = _weight_axes(entries, scope, sizes)
-    default = matrix_init if kind == "matrix" else "zero"
-    init = default
-    if weights.init is not None and forced is None:
-        init = _init(syntax.Name(weights.init, weights.span))
-    for name in weights.names:
-        if any(s.name == name for s in built.states):
-            raise problem("M0109", f"the weight `{name}` is declared twice", weights.span, "again")
-        sizes.claim(name, weights.span, "a weight")
-        built.states.append(State(name, axes, init, weights.span))
-
-
-def _weight_axes(entries: tuple[syntax.Formula, ...], scope: Scope, sizes: Axis_sizes) -> Axes:
-    axes = tuple(scope.entry(e, scope) for e in entries)
-    if len(axes) == 2 and axes[0] == axes[1]:
-        if sizes.twins("key", "value") and axes[0] in ("key", "value") and not sizes.named(entries):
-            return ("value", "key")
-        raise problem(
-            "M0305",
-            "the two axes of a matrix need different names",
-            entries[1].span,
-            "the same axis again",
-            help="write `matrix[value, key]`",
-        )
-    for axis, entry in zip(axes, entries, strict=True):
-        if axis in ("pair", "row", "position"):
-            raise problem(
-                "M0305",
-                f"a weight cannot have the axis {axis}",
-                entry.span,
-                "belongs to tokens and gates",
-            )
-    return axes
-
-
-def _kind(shape: syntax.Reference) -> str:
-    return shape.name
-
-
-def _init(node: syntax.Formula) -> str:
-    name = node.name if isinstance(node, syntax.Name) else ""
-    if name not in INITS:
-        raise problem(
-            "M0303",
-            f"a weight begins as {', '.join(INITS[:-1])} or {INITS[-1]}",
-            node.span,
-            "none of these",
-            help=did_you_mean(name, INITS),
-        )
-    return name
-
-
-def _answer(body: Expr, sizes: Axis_sizes, span: Span) -> Expr:
+def _answer(body: Expr, sizes: AxisSizes, span: Span) -> Expr:
     met = to_axes(body, ("value",), sizes.sizes)
     if met is None or met.axes != ("value",):
         raise problem(
@@ -302,86 +186,3 @@ def _answer(body: Expr, sizes: Axis_sizes, span: Span) -> Expr:
             help="the last weight should have the rows `value`",
         )
     return met
-
-
-MLP: dict[str, Callable[[Scope, syntax.Formula], object]] = {
-    "hidden": lambda scope, node: size_of(node, scope),
-    "activation": lambda _, node: _activation(node),
-    "depth": lambda scope, node: whole(node, scope, "the depth", 1, 16),
-    "init": lambda _, node: _init(node),
-}
-"""The named arguments of `mlp`; its flags are residual, layernorm and bias."""
-FLAGS = ("residual", "layernorm", "bias")
-
-
-def _mlp(call: syntax.Call, scope: Scope, sizes: Axis_sizes) -> Architecture:
-    """A network of ``depth`` linear layers: W1 next to the input, then activation, W2 …"""
-    if sizes.vector:
-        raise problem("M0301", "an mlp needs keys and values", call.span, "not a vector memory")
-    given: dict[str, object] = {"activation": "gelu", "depth": 2, "init": "learned"}
-    flags: set[str] = set()
-    for place, argument in enumerate(call.arguments):
-        value = argument.value
-        if argument.name is None and isinstance(value, syntax.Name) and value.name in FLAGS:
-            flags.add(value.name)
-        elif argument.name in MLP or (argument.name is None and place == 0):
-            given[argument.name or "hidden"] = MLP[argument.name or "hidden"](scope, value)
-        else:
-            word = argument.name or argument.span.text
-            help = did_you_mean(word, (*MLP, *FLAGS))
-            raise problem(
-                "M0206", f"`mlp` has no argument `{word}`", argument.span, "unknown", help=help
-            )
-    depth, init, act = int(str(given["depth"])), str(given["init"]), str(given["activation"])
-    if depth > 1 and "hidden" not in given:
-        raise problem(
-            "M0205",
-            "`mlp` needs `hidden`",
-            call.span,
-            "no hidden size",
-            help="write `mlp(hidden = 4 * d)`",
-        )
-    built, span = Architecture(), call.span
-    axes = ["key", *(sizes.layer(given["hidden"]) for _ in range(depth - 1)), "value"]
-    source = Ref("input", "input", ("key",), span)
-    x: Expr = source
-    for layer, (low, high) in enumerate(zip(axes, axes[1:], strict=False), start=1):
-        x = contract(
-            _state(built, f"W{layer}", (high, low), init, sizes, span), x, sizes.sizes, span
-        )
-        if "bias" in flags:
-            shift = _state(built, f"b{layer}", (high,), "zero", sizes, span)
-            x = Apply("add", (x, shift), x.axes, (), span)
-        if layer < depth:
-            x = Apply(act, (x,), x.axes, (), span)
-    if "layernorm" in flags:
-        built.params += [("norm_weight", ("value",), 1.0), ("norm_shift", ("value",), 0.0)]
-        affine = (Ref(n, "constant", ("value",), span) for n in ("norm_weight", "norm_shift"))
-        x = Apply("layernorm", (x, *affine), x.axes, (("over", ("value",)),), span)
-    if "residual" in flags:
-        args, axes_ = together("residual", (source, x), sizes.sizes, span)
-        x = Apply("add", args, axes_, (), span)
-    built.network = Network(source, x, tuple(built.params))
-    return built
-
-
-def _state(
-    built: Architecture, name: str, axes: Axes, init: str, sizes: Axis_sizes, span: Span
-) -> Ref:
-    sizes.claim(name, span, "a weight")
-    built.states.append(State(name, axes, init, span))
-    return Ref(name, "state", axes, span)
-
-
-def _activation(node: syntax.Formula) -> str:
-    name = node.name if isinstance(node, syntax.Name) else ""
-    if POINTWISE.get(name) != 1:
-        known = [op for op, places in POINTWISE.items() if places == 1]
-        raise problem(
-            "M0202",
-            "an activation is a function of one number",
-            node.span,
-            "unknown",
-            help=did_you_mean(name, known),
-        )
-    return name

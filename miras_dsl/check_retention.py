@@ -8,7 +8,7 @@ from . import syntax
 from .check_call import choose
 from .check_features import Moved, gate_of
 from .check_formula import Entry, Scope, elaborate
-from .check_sizes import Axis_sizes
+from .check_sizes import AxisSizes
 from .diagnostics import Label, problem
 from .library import Library
 from .shapes import shown
@@ -21,7 +21,7 @@ def retention(
     clause: syntax.Clause,
     library: Library,
     scope: Scope,
-    sizes: Axis_sizes,
+    sizes: AxisSizes,
     moved: Moved,
     states: list[State],
     eta: Expr | None,
@@ -69,7 +69,7 @@ def _build(
     clause: syntax.Clause,
     inner: Scope,
     outer: Scope,
-    sizes: Axis_sizes,
+    sizes: AxisSizes,
     moved: Moved,
     states: list[State],
 ) -> Retention:

@@ -26,7 +26,7 @@ NAMED = ("key", "value", "pair", "row", "position")
 
 
 @dataclass(slots=True)
-class Axis_sizes:  # noqa: N801
+class AxisSizes:
     """The sizes of all axes of a memory; hidden axes are made as they are met.
 
     vector  all tokens live on the axis `value`, and `key` is another name for it

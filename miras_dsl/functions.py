@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from sympy import Integer, Rational
+from sympy import Integer
 
 from . import syntax
-from .check_formula import Function, Scope, apply, constant, elaborate, learned, whole
+from .arithmetic import apply
+from .check_formula import Function, Scope, constant, elaborate, learned, whole
 from .diagnostics import did_you_mean, problem
 from .shapes import contract, shown, to_axes
 from .spec import POINTWISE, Apply, Axes, Expr, Number, Ref, walk
 
 REQUIRED = object()
-TWO, FLOOR = Integer(2), Rational(1, 10**6)
+TWO, FLOOR = Integer(2), Integer(1) / Integer(10**6)
 STATE_KINDS = frozenset({"state", "input", "dual", "weight", "keep", "grad", "carry"})
 """Kinds of names whose value depends on what the memory holds."""
 

@@ -11,13 +11,14 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from . import syntax
-from .build_syntax import builder
+from .build_syntax import Builder
 from .diagnostics import Findings, Problem, SpecErrors, problem
 from .scan import LATER, Piece, Places, pieces
 from .source import Source
 
 if TYPE_CHECKING:
     from lark import Lark
+    from lark.exceptions import UnexpectedInput
 
 SIGNS = {
     "NAME": "a name",
@@ -45,7 +46,7 @@ def parse(source: Source) -> syntax.File:
         findings.add(stop)
         raise SpecErrors(findings.found) from None
     items: list[syntax.Item] = []
-    build = builder(places)
+    build = Builder(places)
     for part in parts:
         try:
             items.append(_item(part, places, build))
@@ -61,13 +62,13 @@ def grammar() -> Lark:
     """The parser of one definition, built once."""
     from lark import Lark
 
-    text = files(__package__).joinpath("grammar.lark").read_text(encoding="utf-8")
+    text = files("miras_dsl").joinpath("grammar.lark").read_text(encoding="utf-8")
     return Lark(
         text, parser="lalr", lexer="contextual", propagate_positions=True, maybe_placeholders=False
     )
 
 
-def _item(part: Piece, places: Places, build: builder) -> syntax.Item:
+def _item(part: Piece, places: Places, build: Builder) -> syntax.Item:
     from lark.exceptions import UnexpectedInput, VisitError
 
     if part.word in LATER:
@@ -91,20 +92,15 @@ def _item(part: Piece, places: Places, build: builder) -> syntax.Item:
         raise
 
 
-def _syntax_problem(error: Exception, part: Piece, places: Places) -> Problem:
+def _syntax_problem(error: UnexpectedInput, part: Piece, places: Places) -> Problem:
     from lark.exceptions import UnexpectedToken
 
-    token = error.token if isinstance(error, UnexpectedToken) else None
-    accepted = set(
-        getattr(error, "accepts", None)
-        or getattr(error, "expected", None)
-        or getattr(error, "allowed", None)
-        or ()
-    )
+    if not isinstance(error, UnexpectedToken):
+        start = part.start + (error.pos_in_stream or 0)
+        return problem("M0101", "this does not fit here", places.span(start, start + 1))
+    token = error.token
+    accepted = {str(name) for name in (error.accepts or error.expected or ())}
     wanted = _wanted(accepted)
-    if token is None:
-        start = part.start + (getattr(error, "pos_in_stream", 0) or 0)
-        return problem("M0101", "this does not fit here", places.span(start, start + 1), wanted)
     if token.type == "$END":
         return problem(
             "M0104",
@@ -113,7 +109,7 @@ def _syntax_problem(error: Exception, part: Piece, places: Places) -> Problem:
             wanted,
             help="something is still missing after this",
         )
-    start = part.start + token.start_pos
+    start = part.start + (token.start_pos or 0)
     word = str(token)
     shown = word if len(word) <= 40 else word[:37] + "…"
     keyword = token.type not in SIGNS and word.isidentifier()

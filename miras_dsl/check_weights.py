@@ -1,0 +1,131 @@
+"""Weights of a memory: their axes and how they begin, and the network M over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from . import syntax
+from .check_formula import Scope
+from .check_sizes import AxisSizes
+from .diagnostics import did_you_mean, problem
+from .shapes import Sizes, shown, to_axes
+from .source import Span
+from .spec import Apply, Axes, Expr, Network, Ref, State, walk
+
+INITS = ("zero", "learned", "positive")
+
+
+@dataclass(slots=True)
+class Architecture:
+    """Weights and M; ``name`` is what the spec calls M, besides `M` itself."""
+
+    states: list[State] = field(default_factory=list)
+    network: Network | None = None
+    name: str = "M"
+    params: list[tuple[str, Axes, float]] = field(default_factory=list)
+
+    def apply(self, argument: Expr, sizes: Sizes, span: Span) -> Expr:
+        """M at ``argument``."""
+        assert self.network is not None
+        wanted = self.network.input
+        met = to_axes(argument, wanted.axes, sizes)
+        if met is None or len(met.axes) != 1:
+            raise problem(
+                "M0203",
+                f"the memory looks up {shown(wanted.axes)} vectors",
+                span,
+                f"{shown(argument.axes)} here",
+            )
+        return substitute(self.network.body, wanted, met)
+
+
+def substitute(expr: Expr, old: Ref, new: Expr) -> Expr:
+    """``expr`` with every ``old`` replaced."""
+    done: dict[int, Expr] = {}
+    for node in walk(expr):
+        if node == old:
+            done[id(node)] = new
+        elif isinstance(node, Apply):
+            done[id(node)] = replace(node, args=tuple(done[id(a)] for a in node.args))
+        else:
+            done[id(node)] = node
+    return done[id(expr)]
+
+
+def declare(
+    built: Architecture,
+    weights: syntax.Weights,
+    scope: Scope,
+    sizes: AxisSizes,
+    *,
+    matrix_init: str,
+    forced: str | None = None,
+) -> None:
+    kind = kind_of(weights.shape)
+    if kind not in ("matrix", "vector"):
+        raise problem(
+            "M0305",
+            "a weight is a `matrix[rows, columns]` or a `vector[axis]`",
+            weights.shape.span,
+            "neither",
+        )
+    wanted = 2 if kind == "matrix" else 1
+    entries = weights.shape.entries if isinstance(weights.shape, syntax.Index) else ()
+    if len(entries) != wanted:
+        raise problem(
+            "M0305",
+            f"a {kind} has {wanted} ax{'es' if wanted > 1 else 'is'}",
+            weights.shape.span,
+            f"{len(entries)} here",
+            help="`matrix[value, key]` maps keys to values",
+        )
+    axes = _weight_axes(entries, scope, sizes)
+    default = matrix_init if kind == "matrix" else "zero"
+    init = default
+    if weights.init is not None and forced is None:
+        init = init_of(syntax.Name(weights.init, weights.span))
+    for name in weights.names:
+        if any(s.name == name for s in built.states):
+            raise problem("M0109", f"the weight `{name}` is declared twice", weights.span, "again")
+        sizes.claim(name, weights.span, "a weight")
+        built.states.append(State(name, axes, init, weights.span))
+
+
+def _weight_axes(entries: tuple[syntax.Formula, ...], scope: Scope, sizes: AxisSizes) -> Axes:
+    axes = tuple(scope.entry(e, scope) for e in entries)
+    if len(axes) == 2 and axes[0] == axes[1]:
+        if sizes.twins("key", "value") and axes[0] in ("key", "value") and not sizes.named(entries):
+            return ("value", "key")
+        raise problem(
+            "M0305",
+            "the two axes of a matrix need different names",
+            entries[1].span,
+            "the same axis again",
+            help="write `matrix[value, key]`",
+        )
+    for axis, entry in zip(axes, entries, strict=True):
+        if axis in ("pair", "row", "position"):
+            raise problem(
+                "M0305",
+                f"a weight cannot have the axis {axis}",
+                entry.span,
+                "belongs to tokens and gates",
+            )
+    return axes
+
+
+def init_of(node: syntax.Formula) -> str:
+    name = node.name if isinstance(node, syntax.Name) else ""
+    if name not in INITS:
+        raise problem(
+            "M0303",
+            f"a weight begins as {', '.join(INITS[:-1])} or {INITS[-1]}",
+            node.span,
+            "none of these",
+            help=did_you_mean(name, INITS),
+        )
+    return name
+
+
+def kind_of(shape: syntax.Reference) -> str:
+    return shape.name

@@ -114,11 +114,14 @@ class _Scope:
 
     def item(self, feed: Feed) -> str:
         """The value of a feed, in its axes and full shape."""
-        value = self.value(feed.of, feed.weight, feed.log)
-        shaped = align(value, feed.axes) if value.kind == "heads" else value
-        missing = set(feed.axes) - set(value.axes) or not value.headed
+        value, axes = self.value(feed.of, feed.weight, feed.log), feed.axes
+        declared = [a.axes for a in (*self.spec.tokens, *self.spec.gates) if a.name == feed.of]
+        if any("pair" in each for each in declared):  # programs see one pair, calls all of them
+            axes = ("pair", *(a for a in axes if a != "pair"))
+        shaped = align(value, axes) if value.kind == "heads" else value
+        missing = set(axes) - set(value.axes) or not value.headed
         if missing or bool(self.lead) != value.timed:
-            sizes = [self.feeding.size_text(axis, True) for axis in feed.axes]
+            sizes = [self.feeding.size_text(axis, True) for axis in axes]
             shape = ", ".join([*self.lead, "self.heads", *sizes])
             return f"spread({shaped.text}, blank(self), {shape})"
         return shaped.text

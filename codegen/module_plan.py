@@ -18,7 +18,8 @@ HEADS = 4
 
 def import_lines(text: str) -> str:
     """The imports that the classes in ``text`` need, and no other."""
-    used = set(re.findall(r"[A-Za-z_]\w*", text))
+    code = re.sub(r'"""[\s\S]*?"""|"[^"\n]*"|#[^\n]*', "", text)
+    used = set(re.findall(r"[A-Za-z_]\w*", code))
     lines = ["import torch"] if "torch" in used else []
     from_torch = [name for name in ("Tensor", "nn") if name in used]
     if from_torch:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -24,9 +25,9 @@ def build(path: Path, made: spec.MemorySpec, feeds: tuple[Feed, ...], **sizes: i
     """The layer of a spec in float64; its memory is never called."""
     torch.manual_seed(2)
     module: ModuleType = write(path / "m.py", "m", [module_text(made, feeds, rules.WEIGHTS)])
-    checker = shutil.which("ruff")
-    if checker is not None:
-        command = [checker, "check", "--isolated", "--select", "E,F", "--line-length", "100"]
+    if importlib.util.find_spec("ruff") is not None:
+        command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F"]
+        command += ["--line-length", "100"]
         found = subprocess.run([*command, path / "m.py"], capture_output=True, text=True)
         assert found.returncode == 0, found.stdout
     layer = getattr(module, made.name)(width=8, heads=2, **sizes).double()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from miras_dsl.model import Feed, Weight
-from miras_dsl.spec import MemorySpec, Number
+from miras_dsl.spec import Apply, MemorySpec, Number, walk
 
 from .feature_text import Text, align, number_text
 from .feeding import Feeding
@@ -50,17 +50,30 @@ def state_items(
 
 def _first_value(spec: MemorySpec, weight: Weight, feeding: Feeding) -> str:
     state = feeding.state(weight.of)
-    init = state.init if weight.init in ("weight", "dual") else weight.init
+    init = state.init if weight.init == "weight" else weight.init
     if init == "zero":
-        assert weight.init != "dual", "the dual of a weight that starts at zero is a weight's own"
         sizes = ", ".join(feeding.size_text(a, True) for a in weight.axes)
         return f"empty.new_zeros(batch, self.heads, {sizes})"
-    learned = f"self.{state.name}_start"
+    first = f"self.{state.name}_start"
     if init == "positive":
         total = spec.retention.simplex
         assert total is None or isinstance(total, Number), "the total of a row is a number"
         mass = "1" if total is None else number_text(total.value).text
-        learned = f"rows_on_simplex({learned}, {mass})"
-        learned = f"torch.log({learned})" if weight.init == "dual" else learned
-    turned = align(Text(learned, "heads", state.axes, headed=True), weight.axes)
+        first = f"rows_on_simplex({first}, {mass})"
+        first = f"torch.log({first})" if _is_logarithm(spec, weight) else first
+    turned = align(Text(first, "heads", state.axes, headed=True), weight.axes)
     return f"start({turned.text}, batch)"
+
+
+def _is_logarithm(spec: MemorySpec, weight: Weight) -> bool:
+    """Whether a tensor carries the dual of a weight that lives on the positive numbers.
+
+    With a link at chunk ends the dual is a tensor of its own, with one at tokens it is what the
+    weight's name stands for.
+    """
+    potential = spec.retention.bregman
+    if potential is None:
+        return False
+    positive = any(isinstance(node, Apply) and node.op == "log" for node in walk(potential))
+    dual = weight.name.endswith(".dual") or spec.retention.at == "token"
+    return dual and (positive or spec.retention.simplex is not None)

@@ -67,6 +67,12 @@ VALUE_AS_KEY = op("retag", VALUE, axes=K)
 VALUE_AS_KEY = replace(VALUE_AS_KEY, options=(("axes", (("value", "key"),)),))
 
 
+def entropy() -> spec.Expr:
+    """w * log(w) - w"""
+    w = spec.Ref("w", "dual")
+    return op("sub", op("mul", w, op("log", w)), w)
+
+
 def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
     d = sp.Symbol("d")
     made = replace(
@@ -80,7 +86,7 @@ def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
             spec.State("A", ("h1", "key"), "learned"),
             spec.State("B", ("value", "h1"), "positive"),
         ),
-        retention=spec.Retention(simplex=number(2)),
+        retention=spec.Retention(simplex=number(2), bregman=entropy(), at="chunk"),
         algorithm=spec.Algorithm((), anchored=spec.Anchored(16)),
     )
     feeds = (
@@ -92,7 +98,7 @@ def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
         Weight("B", "B", ("value", "h1"), "positive"),
         Weight("S.A", "A", ("h1", "key"), "zero"),
         Weight("B.anchor", "B", ("value", "h1"), "weight"),
-        Weight("B.dual", "B", ("value", "h1"), "dual"),
+        Weight("B.dual", "B", ("value", "h1"), "positive"),
         Weight("A.turned", "A", ("key", "h1"), "weight"),
     )
     module = write(tmp_path / "m.py", "m", [module_text(made, feeds, weights)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from miras_dsl.ir import ordered
 from miras_dsl.model import Feed
 from miras_dsl.source import NOWHERE
 from miras_dsl.spec import Axes, Axis, Expr, Gate, MemorySpec, Ref, State, Token, walk
@@ -114,7 +115,7 @@ class _Scope:
 
     def item(self, feed: Feed) -> str:
         """The value of a feed, in its axes and full shape."""
-        value, axes = self.value(feed.of, feed.weight, feed.log), feed.axes
+        value, axes = self.value(feed.of, feed.weight, feed.log), ordered(feed.axes)
         declared = [a.axes for a in (*self.spec.tokens, *self.spec.gates) if a.name == feed.of]
         if any("pair" in each for each in declared):  # programs see one pair, calls all of them
             axes = ("pair", *(a for a in axes if a != "pair"))

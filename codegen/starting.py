@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from miras_dsl.ir import ordered
 from miras_dsl.model import Feed, Weight
 from miras_dsl.spec import Apply, MemorySpec, Number, walk
 
@@ -41,7 +42,7 @@ def state_items(
         items.append(("position", "empty.new_zeros(batch, dtype=torch.int64)"))
     for feed in (f for f in feeds if f.name in tails):
         assert spec.algorithm.window is not None
-        sizes = ", ".join(feeding.size_text(a, True) for a in feed.axes)
+        sizes = ", ".join(feeding.size_text(a, True) for a in ordered(feed.axes))
         length = spec.algorithm.window[0] - 1
         shape = f"batch, {length}, self.heads" + (f", {sizes}" if sizes else "")
         items.append((f"window.{feed.name}", f"empty.new_zeros({shape})"))
@@ -52,7 +53,7 @@ def _first_value(spec: MemorySpec, weight: Weight, feeding: Feeding) -> str:
     state = feeding.state(weight.of)
     init = state.init if weight.init == "weight" else weight.init
     if init == "zero":
-        sizes = ", ".join(feeding.size_text(a, True) for a in weight.axes)
+        sizes = ", ".join(feeding.size_text(a, True) for a in ordered(weight.axes))
         return f"empty.new_zeros(batch, self.heads, {sizes})"
     first = f"self.{state.name}_start"
     if init == "positive":
@@ -61,7 +62,7 @@ def _first_value(spec: MemorySpec, weight: Weight, feeding: Feeding) -> str:
         mass = "1" if total is None else number_text(total.value).text
         first = f"rows_on_simplex({first}, {mass})"
         first = f"torch.log({first})" if _is_logarithm(spec, weight) else first
-    turned = align(Text(first, "heads", state.axes, headed=True), weight.axes)
+    turned = align(Text(first, "heads", state.axes, headed=True), ordered(weight.axes))
     return f"start({turned.text}, batch)"
 
 

@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from miras_dsl.check import read
+from miras_dsl.codegen.model import model_of
 from miras_dsl.codegen.names import identifier, snake
 from miras_dsl.codegen.pipeline import compile_file
-from miras_dsl.model import Feed, Weight
+from miras_dsl.codegen.update import UpdateRule, update_of
+from miras_dsl.model import Feed
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
 
 from . import cache
-from .past import LEAST, full
+from .past import LEAST, full, rows
 from .state import State
 
 
@@ -97,53 +99,47 @@ def implementation(spec: MemorySpec, sizes: Mapping[str, int]) -> Run:
             `alpha.W1`; constants [H, *axes]; gates per position [H, block]
     state   by name, [B, H, *axes]; None starts at zero where the spec does
     """
-    rendered, module = _compiled(spec)
-    memory = rendered.memories[spec.name]
+    rule, module = _compiled(spec)
     missing = {name for name, default in spec.params if default is None} - sizes.keys()
     if missing:
         raise ValueError(f"{spec.name} needs the size {', '.join(sorted(missing))}")
-    return bound(spec, memory.feeds, memory.weights, module, sizes)
+    return bound(rule, spec, module, sizes)
 
 
 @lru_cache(maxsize=64)
-def _compiled(spec: MemorySpec) -> tuple[object, ModuleType]:
+def _compiled(spec: MemorySpec) -> tuple[UpdateRule, ModuleType]:
     rendered = compile_file(FileSpec({spec.name: spec}, {}, {}))
-    return rendered, cache.import_module(cache.put(rendered.text))
+    return update_of(model_of(spec)), cache.import_module(cache.put(rendered.text))
 
 
-def bound(
-    spec: MemorySpec,
-    feeds: tuple[Feed, ...],
-    weights: tuple[Weight, ...],
-    module: ModuleType,
-    sizes: Mapping[str, int],
-) -> Run:
+def bound(rule: UpdateRule, spec: MemorySpec, module: ModuleType, sizes: Mapping[str, int]) -> Run:
     """A memory's function with the oracle's names and order of axes."""
     function = getattr(module, f"{snake(spec.name)}_memory")
-    declared = {s.name: s.axes for s in spec.states}
-    turned = {w.name: _places(declared[w.of], w.axes) for w in weights}
-    back = {w.name: _places(w.axes, declared[w.of]) for w in weights}
+    written = {s.name: s.axes for s in spec.states}
+    declared = {w.name: written[w.of] for w in rule.weights}
+    turned = {s.name: _places(declared[s.name], s.axes) for s in rule.states}
+    back = {s.name: _places(s.axes, declared[s.name]) for s in rule.states}
 
-    def first(inputs: Mapping[str, Tensor], rows: int) -> State:
-        like = next(t for name, t in inputs.items() if t.dim() >= 3)
+    def first(like: Tensor, count: int) -> State:
         blank = full(like.new_empty(0))
         extents = {axis: _extent(size, sizes) for axis, size in spec.sizes}
         state: State = {}
-        for weight in weights:
-            if weight.init != "zero":
+        for weight in rule.weights:
+            kind = next(s.init for s in spec.states if s.name == weight.of)
+            if (kind if weight.init == "weight" else weight.init) != "zero":
                 raise ValueError(f"{weight.name} starts at a learned value: a state is needed")
-            shape = [extents[axis] for axis in declared[weight.of]]
-            state[weight.name] = blank.new_zeros(rows, like.shape[2], *shape)
+            shape = [extents[axis] for axis in declared[weight.name]]
+            state[weight.name] = blank.new_zeros(count, like.shape[2], *shape)
         if spec.algorithm.anchored is not None or spec.algorithm.reset:
-            state["position"] = blank.new_zeros(rows, dtype=torch.int64)
+            state["position"] = blank.new_zeros(count, dtype=torch.int64)
         return state
 
     def run(
         inputs: Mapping[str, Tensor], state: State | None, cu_seqlens: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        fed = {feed.name: _leaf(feed, inputs) for feed in feeds}
-        rows = next(iter(inputs.values())).shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
-        state = first(inputs, rows) if state is None else state
+        fed = {feed.name: _leaf(feed, inputs) for feed in rule.feeds}
+        token = next(inputs[t.name] for t in spec.tokens if t.name in inputs)
+        state = first(token, rows(token, cu_seqlens)) if state is None else state
         state = {name: _turn(value, turned.get(name)) for name, value in state.items()}
         y, after = function(**fed, state=state, cu_seqlens=cu_seqlens)
         return y, {name: _turn(value, back.get(name)) for name, value in after.items()}

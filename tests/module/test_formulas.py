@@ -85,6 +85,7 @@ def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
         states=(
             spec.State("A", ("h1", "key"), "learned"),
             spec.State("B", ("value", "h1"), "positive"),
+            spec.State("C", ("key", "h1"), "learned"),
         ),
         retention=spec.Retention(simplex=number(2), bregman=entropy(), at="chunk"),
         algorithm=spec.Algorithm((), anchored=spec.Anchored(16)),
@@ -99,7 +100,7 @@ def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
         Weight("S.A", "A", ("h1", "key"), "zero"),
         Weight("B.anchor", "B", ("value", "h1"), "weight"),
         Weight("B.dual", "B", ("value", "h1"), "positive"),
-        Weight("A.turned", "A", ("key", "h1"), "weight"),
+        Weight("C", "C", ("key", "h1"), "learned"),
     )
     module = write(tmp_path / "m.py", "m", [module_text(made, feeds, weights)])
     layer = module.M(width=8, heads=2)
@@ -108,12 +109,12 @@ def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
     torch.testing.assert_close(values["g_B"], layer.g_B_linear(x.float()).sigmoid())
     assert values["log_g_A"].shape == (2, 5, 2, 16) and values["g_B"].shape == (2, 5, 2, 4)
     assert {n: tuple(v.shape[1:]) for n, v in state.items()} == {
-        "A": (2, 16, 4), "S.A": (2, 16, 4), "A.turned": (2, 4, 16),
+        "A": (2, 16, 4), "S.A": (2, 16, 4), "C": (2, 16, 4),
         "B": (2, 4, 16), "B.anchor": (2, 4, 16), "B.dual": (2, 4, 16), "position": (),
     }  # fmt: skip
     torch.testing.assert_close(state["B"].sum(-1), torch.full((3, 2, 4), 2.0))
     torch.testing.assert_close(state["B.dual"].exp(), state["B"])
-    torch.testing.assert_close(state["A.turned"], state["A"].transpose(-1, -2))
+    torch.testing.assert_close(state["C"][0], layer.C_start.transpose(-1, -2))
     assert torch.equal(state["B.anchor"], state["B"]) and not state["S.A"].any()
     assert state["position"].dtype == torch.int64
 

@@ -39,7 +39,7 @@ def main() -> int:
 
     console.rule(f"2. {asked.minutes:g} minutes on real text")
     (asked.out / checkpoint.NAME).unlink(missing_ok=True)
-    wishes = job.Wishes(minutes=asked.minutes)
+    wishes = job.Wishes(minutes=asked.minutes, width=64, batch=8, length=128, rate=5e-3)
     outcome = job.run(source, wishes, asked.out, resume=False, console=console)
     console.print(str(outcome), markup=False)
     learned = outcome.bits < 0.9 * outcome.bigram_bits

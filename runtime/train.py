@@ -6,6 +6,7 @@ A model here is a module with `model(tokens [B, T]) -> (logits [B, T, vocab], st
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -41,6 +42,7 @@ class TrainConfig:
     evaluate, keep     steps between measurements on the held-out part and between checkpoints
     windows            held-out windows measured
     sample             bytes of text written at each measurement; 0 for none
+    threads            of the CPU; 0 as torch chooses.  Sums round by it, so it is a setting
     """
 
     steps: int = 400
@@ -56,6 +58,7 @@ class TrainConfig:
     keep: int = 50
     windows: int = 64
     sample: int = 200
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,8 @@ def train(
     """
     show = console if console is not None else Console(quiet=True)
     out.mkdir(parents=True, exist_ok=True)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     optimiser = _optimiser(model, config)
     origin = checkpoint.Origin(
         digest, spec, {**asdict(config), "text": corpus.sha256, **(settings or {})}
@@ -170,21 +175,32 @@ def draw(out: Path, baseline: float | None, console: Console) -> Path | None:
 def paced(
     model: nn.Module, corpus: data.Corpus, config: TrainConfig, minutes: float
 ) -> TrainConfig:
-    """The same settings with as many steps as fit the time, measured on steps that are undone."""
-    weights = {k: v.clone() for k, v in model.state_dict().items()}
-    random = torch.get_rng_state()
-    optimiser = _optimiser(model, config)
-    took: list[float] = []
-    while len(took) < 3 or (sum(took) < 3.0 and len(took) < 30):
+    """The same settings with as many steps as fit the time, on as many threads as are fastest.
+
+    Measured on steps of a copy; the model stays as it is.
+    """
+    random, default = torch.get_rng_state(), torch.get_num_threads()
+    seconds: dict[int, float] = {}
+    for threads in sorted({1, config.threads or default}):
+        torch.set_num_threads(threads)
+        seconds[threads] = _seconds_a_step(copy.deepcopy(model), corpus, config)
+    torch.set_num_threads(default)
+    torch.set_rng_state(random)
+    threads = min(seconds, key=seconds.__getitem__)
+    # Measurements, checkpoints and samples take about a tenth.
+    steps = max(10, int(0.9 * 60 * minutes / seconds[threads]))
+    return replace(config, steps=steps, threads=threads)
+
+
+def _seconds_a_step(model: nn.Module, corpus: data.Corpus, config: TrainConfig) -> float:
+    """The median of a few training steps, without the first, which pays for what happens once."""
+    optimiser, took = _optimiser(model, config), list[float]()
+    while len(took) < 4 or (sum(took) < 2.0 and len(took) < 20):
         x, y = data.batch(corpus.train, config.batch, config.length, config.seed, len(took))
         began = time.perf_counter()
         _step(model, optimiser, config, len(took), x, y)
         took.append(time.perf_counter() - began)
-    model.load_state_dict(weights)
-    torch.set_rng_state(random)
-    # The first step pays for what happens once; measurements and checkpoints take about a tenth.
-    typical = sorted(took[1:])[len(took[1:]) // 2]
-    return replace(config, steps=max(10, int(0.9 * 60 * minutes / typical)))
+    return sorted(took[1:])[len(took[1:]) // 2]
 
 
 @torch.no_grad()

@@ -160,11 +160,13 @@ def test_evaluation_does_not_depend_on_the_batch():
 
 
 def test_pacing_leaves_no_trace():
-    """Steps are measured on the model itself and undone."""
-    model, fresh = tiny(), tiny()
+    """Steps are measured on a copy: weights, random state and threads are as they were."""
+    model, fresh, threads = tiny(), tiny(), torch.get_num_threads()
     random_state = torch.get_rng_state()
     config = paced(model, corpus(), CONFIG, minutes=0.05)
     assert config.steps >= 10
+    assert 1 <= config.threads <= max(1, threads)
+    assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), random_state)
     for x, y in zip(model.parameters(), fresh.parameters(), strict=True):
         assert torch.equal(x, y)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
 
 import sympy as sp
@@ -14,65 +13,35 @@ from miras_dsl.ir import Node, Program, postorder
 from miras_dsl.show import LATEX, TEXT, Style, lines, show
 from miras_dsl.spec import FileSpec, Gate, Interval, MemorySpec
 
-from .chunk import ChunkForm, chunk_of
-from .collect import Obstacle
-from .differentiate import adjoint
-from .model import model_of
-from .update import UpdateRule, update_of
+from .pipeline import CompiledMemory, compile_file
 
 STAGES = ("summary", "spec", "gradient", "update", "chunk", "adjoint", "code", "all")
 SIZE, CHUNK = 64, 64
 """The size of a head and of a chunk at which costs are given as numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Derivation:
-    """The stages of one memory; ``chunk`` is None where ``obstacle`` says why."""
-
-    spec: MemorySpec
-    rule: UpdateRule
-    chunk: ChunkForm | None
-    obstacle: str
-
-
-def derive(spec: MemorySpec) -> Derivation:
-    """Every stage of a memory up to its chunk form."""
-    rule = update_of(model_of(spec))
-    try:
-        return Derivation(spec, rule, chunk_of(rule), "")
-    except Obstacle as obstacle:
-        return Derivation(spec, rule, None, str(obstacle))
-
-
 def report(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> str:
     """One stage of every memory of a file (`STAGES`), as text, latex or json."""
-    found = [derive(memory) for memory in spec.memories.values()]
+    rendered = compile_file(spec)
+    found = list(rendered.memories.values())
     if form == "json":
         return json.dumps({d.spec.name: plain(d) for d in found}, indent=2)
     style = LATEX if form == "latex" else TEXT
-    sections = [
-        section
-        for d in found
-        for name in (STAGES[:-2] if stage == "all" else (stage,))
-        if name != "code"
-        for section in (f"{_heading(d, name, style)}\n{_section(d, name, style)}",)
-    ]
-    if stage in ("code", "all"):
-        # Imported here: rendering reads templates, which no other stage needs.
-        from .pipeline import compile_file
-
-        text = compile_file(spec).text
-        verbatim = f"\\begin{{verbatim}}\n{text}\\end{{verbatim}}"
-        sections.append(verbatim if style.latex else text)
+    if stage == "code":
+        return _verbatim(rendered.text, style)
+    stages = STAGES[:-2] if stage == "all" else (stage,)
+    sections = [f"{_heading(d, s, style)}\n{_section(d, s, style)}" for d in found for s in stages]
+    if stage == "all":
+        sections.append(_verbatim(rendered.text, style))
     return "\n\n".join(sections)
 
 
-def plain(d: Derivation) -> dict[str, object]:
+def plain(d: CompiledMemory) -> dict[str, object]:
     """A derivation as plain data."""
-    chunked = None if d.chunk is None else _rows(d.chunk.program)
-    back = None if d.chunk is None else _rows(adjoint(d.chunk.program))
+    chunked = None if d.form is None else _rows(d.form.program)
+    back = None if d.form is None else _rows(d.reverse)
     return {
-        "class": "token by token" if d.chunk is None else d.chunk.family,
+        "class": "token by token" if d.form is None else d.form.family,
         "evidence": evidence(d),
         "gradient": dict(_gradients(d, TEXT)),
         "gates": {
@@ -87,20 +56,20 @@ def plain(d: Derivation) -> dict[str, object]:
     }
 
 
-def evidence(d: Derivation) -> list[str]:
+def evidence(d: CompiledMemory) -> list[str]:
     """Why the memory is in its class, or has none: at least one sentence."""
-    if d.chunk is None:
+    if d.form is None:
         return [d.obstacle]
     plain = {
         "additive": "what a token writes does not depend on what the memory holds",
         "anchored": "gradients are taken at the block's first weights; no token changes them",
         "sweeps": "each course learns from the one before it, and the first from the block's start",
     }
-    known = plain.get(d.chunk.family)
-    return [*d.chunk.evidence] or ([known] if known else [])
+    known = plain.get(d.form.family)
+    return [*d.form.evidence] or ([known] if known else [])
 
 
-def state_size(d: Derivation) -> sp.Expr:
+def state_size(d: CompiledMemory) -> sp.Expr:
     """How many numbers one head carries from token to token, over the memory's parameters."""
     sizes = dict(d.spec.sizes)
     each = [sp.prod([sizes[axis] for axis in weight.axes]) for weight in d.rule.weights]
@@ -133,7 +102,7 @@ def work(program: Program, spec: MemorySpec) -> sp.Expr:
     return sp.expand(total)
 
 
-def _section(d: Derivation, stage: str, style: Style) -> str:
+def _section(d: CompiledMemory, stage: str, style: Style) -> str:
     match stage:
         case "summary":
             return _summary(d, style)
@@ -144,23 +113,23 @@ def _section(d: Derivation, stage: str, style: Style) -> str:
         case "update":
             return show(d.rule.program, style)
         case "chunk":
-            return d.obstacle if d.chunk is None else show(d.chunk.program, style)
+            return d.obstacle if d.form is None else show(d.form.program, style)
         case "adjoint":
-            return d.obstacle if d.chunk is None else show(adjoint(d.chunk.program), style)
+            return d.obstacle if d.form is None else show(d.reverse, style)
         case _:
             raise AssertionError(f"no stage {stage}")
 
 
-def _summary(d: Derivation, style: Style) -> str:
+def _summary(d: CompiledMemory, style: Style) -> str:
     """What most readers want: gradient, update, class with its evidence, chunk form, costs."""
-    verdict = ["runs token by token" if d.chunk is None else f"class {d.chunk.family}"]
+    verdict = ["runs token by token" if d.form is None else f"class {d.form.family}"]
     verdict += [f"because {sentence}" for sentence in evidence(d)]
     size, bytes_ = state_size(d), _number(4 * state_size(d), d.spec)
     flops = _number(work(d.rule.program, d.spec), d.spec)
     costs = [f"state {size} numbers a head ({bytes_:,} bytes at {SIZE})"]
     costs.append(f"token by token {flops:,} operations a token and head")
-    if d.chunk is not None:
-        chunked = _number(work(d.chunk.program, d.spec), d.spec) // CHUNK
+    if d.form is not None:
+        chunked = _number(work(d.form.program, d.spec), d.spec) // CHUNK
         costs.append(f"in chunks of {CHUNK}: {chunked:,}, as matrix products")
     blocks = [
         ("gradient of the bias", _formulas(_gradients(d, style), style)),
@@ -193,7 +162,7 @@ def _ends(range_: Interval) -> tuple[object, object]:
     return ("-inf" if low == -inf else low, "inf" if high == inf else high)
 
 
-def _gradients(d: Derivation, style: Style) -> list[tuple[str, str]]:
+def _gradients(d: CompiledMemory, style: Style) -> list[tuple[str, str]]:
     """Each weight's gradient and the answer, lines of shared parts first."""
     model = d.rule.model
     results = [*((f"grad {w}", g) for w, g in model.gradients), ("answer", model.answer)]
@@ -211,7 +180,7 @@ def _number(size: sp.Expr, spec: MemorySpec) -> int:
     return int(size.subs({symbol: values[str(symbol)] for symbol in size.free_symbols}))
 
 
-def _heading(d: Derivation, stage: str, style: Style) -> str:
+def _heading(d: CompiledMemory, stage: str, style: Style) -> str:
     title = d.spec.name if stage == "summary" else f"{d.spec.name}: {stage}"
     return (
         f"\\subsection*{{{_plain_latex(title)}}}" if style.latex else f"{title}\n{'=' * len(title)}"
@@ -227,6 +196,10 @@ def _formulas(pairs: list[tuple[str, str]], style: Style) -> str:
 
 def _list(sentences: list[str], style: Style) -> str:
     return "\n\n".join(map(_plain_latex, sentences)) if style.latex else "\n".join(sentences)
+
+
+def _verbatim(text: str, style: Style) -> str:
+    return f"\\begin{{verbatim}}\n{text}\\end{{verbatim}}" if style.latex else text
 
 
 def _display(body: str) -> str:

@@ -66,7 +66,7 @@ def parse(path_or_text: str | PathLike[str] | Source) -> FileSpec:
 
 
 def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
-    """The generated Python module as text, with its digest and the stages that led to it."""
+    """The generated Python module as text, with its digest and every memory stage by stage."""
     spec = parse(path_or_text)
     from miras_dsl.codegen.pipeline import compile_file
 
@@ -91,13 +91,21 @@ def check(
     return prove(spec, dtype=dtype, device=device)
 
 
-def explain(what: str) -> str:
-    """The derivation of a `.mem` file (a path or text), or the page of a code such as ``M0101``."""
-    if is_code(what):
+def explain(
+    what: str | PathLike[str] | Source, *, stage: str = "summary", form: str = "text"
+) -> str:
+    """What was derived from a spec, or the page of a code such as ``M0101`` (else LookupError).
+
+    ``stage`` is one of `codegen.report.STAGES`; ``form`` is text, latex or json.
+    """
+    if isinstance(what, str) and is_code(what):
         from .diagnostics import explain as page
 
         return page(what.upper())
-    return "\n\n".join(str(stage) for stage in compile(what).stages.values())
+    spec = parse(what)
+    from miras_dsl.codegen.report import report
+
+    return report(spec, stage=stage, form=form)
 
 
 def is_code(word: str) -> bool:

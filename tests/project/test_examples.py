@@ -13,7 +13,10 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHOWN = {
     "01_delta_rule_in_six_lines": ([], ["100 tokens at once: (2, 100, 32)", "one token at a time"]),
     "02_a_bias_of_your_own": ([], ["Quartile"]),
-    "03_read_the_derivation": ([], ["--- update", "--- generated"]),
+    "03_read_the_derivation": (
+        [],
+        ["DeltaNet: update", "DeltaNet: adjoint", "is of the class affine", "lines, digest"],
+    ),
     "04_memory_in_a_small_model": ([], ["step   0  loss", "step  59  loss"]),
     "05_explore_from_a_script": (
         ["--seconds", "0.4", "--out", "found"],

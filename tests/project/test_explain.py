@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import miras_dsl as miras
-from miras_dsl.codegen.report import STAGES, derive, report, state_size, work
+from miras_dsl.codegen.pipeline import compile_memory
+from miras_dsl.codegen.report import STAGES, report, state_size, work
 from miras_dsl.ir import I, Input, J, Mask, Program, contract, rename
 from miras_dsl.show import LATEX, TEXT, show
 
@@ -97,7 +98,7 @@ def test_json_holds_every_memory(spec):
 def test_costs_of_the_delta_rule_are_what_one_counts_by_hand():
     """One matrix is carried; two products with it cost 2 d^2 each, the rest up to 3 d^2."""
     (memory,) = miras.parse(DELTA).memories.values()
-    derived = derive(memory)
+    derived = compile_memory(memory)
     assert str(state_size(derived)) == "d**2"
     flops = work(derived.rule.program, memory)
     assert 4 <= flops.coeff(next(iter(flops.free_symbols)), 2) <= 7

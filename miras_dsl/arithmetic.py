@@ -26,7 +26,7 @@ def apply(op: str, args: tuple[Expr, ...], sizes: Sizes, span: Span) -> Expr:
 
 
 def fold(op: str, args: tuple[Expr, ...], span: Span) -> Number | None:
-    """The number that an operation on numbers gives; None where it is not one of the four or too large."""
+    """The number that an operation on numbers gives; None for operations left to later."""
     values = [a.value for a in args if isinstance(a, Number)]
     if len(values) != len(args):
         if op == "div" and isinstance(args[1], Number) and args[1].value == 0:

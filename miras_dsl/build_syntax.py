@@ -18,7 +18,6 @@ MAX_DECIMAL_EXPONENT = 300
 FORMS = ("decay", "bregman", "penalty", "link", "at")
 
 
-@v_args(meta=True)
 class Builder(Transformer_NonRecursive):
     """One method per rule of the grammar; counts nodes over the whole file."""
 
@@ -247,6 +246,10 @@ class Builder(Transformer_NonRecursive):
 
     def start(self, meta: Any, children: list[Any]) -> s.Item:
         return children[0]
+
+
+# every method takes the place of its rule beside its children
+v_args(meta=True)(Builder)
 
 
 def _is_params(part: Any) -> bool:

@@ -8,9 +8,10 @@ from functools import partial
 from typing import TypeVar
 
 from . import syntax
-from .check_definition import definition
+from .check_definition import called, definition
 from .check_layers import layer, model
 from .check_memory import memory
+from .check_sizes import CLAUSES, free_name
 from .check_static import concerns
 from .diagnostics import Diagnostic, Findings, Label, Problem, SpecErrors, problem
 from .library import Library, standard
@@ -19,6 +20,7 @@ from .source import Source, Span
 from .spec import FileSpec, LayerSpec, MemorySpec, ModelSpec
 
 T = TypeVar("T")
+WORDS = CLAUSES | {"swiglu", "memory", "layer", "model"}
 
 
 def read(source: Source) -> FileSpec:
@@ -48,7 +50,8 @@ def check(file: syntax.File) -> FileSpec:
                 else:
                     memories[name] = made
             case syntax.Definition():
-                _try(findings, partial(definition, item, library))
+                used = any((item.kind, item.name) in called(i) for i in file.items)
+                _try(findings, partial(definition, item, used))
             case _:
                 pass
 
@@ -86,7 +89,7 @@ def check(file: syntax.File) -> FileSpec:
 
 
 def warnings(spec: FileSpec) -> tuple[Diagnostic, ...]:
-    """What has a meaning, but perhaps not a good one: steps that may diverge, gates nobody uses …"""
+    """What has a meaning, but perhaps not a good one: steps that may diverge, unused gates …"""
     found = [d for made in spec.memories.values() for d in concerns(made)]
     return tuple(sorted(dict.fromkeys(found), key=lambda d: (d.at.span.start, d.code)))
 
@@ -110,6 +113,7 @@ def _names(file: syntax.File, findings: Findings) -> None:
     for item in file.items:
         if isinstance(item, syntax.Definition):
             continue
+        _try(findings, partial(free_name, item.name, item.name_span, "a definition", WORDS))
         if item.name in seen:
             because = (Label(seen[item.name].name_span, "first defined here"),)
             what = f"`{item.name}` is defined twice"

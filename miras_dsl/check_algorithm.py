@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import sympy as sp
 
@@ -11,7 +11,7 @@ from . import syntax
 from .check_call import choose
 from .check_features import Moved
 from .check_formula import Entry, Scope, elaborate, whole
-from .check_sizes import AxisSizes
+from .check_sizes import AxisSizes, free_name
 from .diagnostics import Label, did_you_mean, problem
 from .functions import arguments
 from .library import Library
@@ -144,7 +144,7 @@ def algorithm(
             "say at which weights the gradients are taken",
             clause.span,
             "neither `exact` nor `anchored(…)`",
-            help="add `, exact` (always the newest weights) or `, anchored(64)` (those at the block's start)",
+            help="add `, exact` (newest weights) or `, anchored(64)` (those of a block's start)",
         )
     if made.implicit and (carry or len(rules) != 1):
         raise problem(
@@ -161,7 +161,8 @@ def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Move
         part if isinstance(part, syntax.Call) else syntax.Call(part.name, (), part.span, part.span)
     )
     signature: dict[str, object] = {
-        "exact": {}, "implicit": {}, "steps": {"n": None}, "pairs": {"n": None}, "reset": {"n": None},
+        "exact": {}, "implicit": {}, "steps": {"n": None}, "pairs": {"n": None},
+        "reset": {"n": None},
         "window": {"n": None, "discount": None},
         "anchored": {"block": None, "sweeps": None, "reads": None, "scale": None},
     }[part.name]  # fmt: skip
@@ -231,6 +232,7 @@ def _rules(
 ) -> tuple[tuple[tuple[str, Expr], ...], tuple[str, ...]]:
     rules = choice.rules
     for name in rules.carry:
+        free_name(name, rules.span, "a carried tensor")
         if name == "W" or rules.carry.count(name) > 1:
             raise problem(
                 "M0109", f"`{name}` cannot be carried again", rules.span, "already a name here"
@@ -239,11 +241,14 @@ def _rules(
     names |= choice.names
     names |= {name: Ref(name, "carry", axes) for name in rules.carry}
     names |= {"W": Ref("W", "weight", axes), "grad": Ref("grad", "grad", axes)}
-    keep: Callable[[syntax.Call, Scope], Expr] = lambda node, inner: _keep(node, inner, axes)
     inner = replace(
-        scope, names=names, place="a rule", functions={**scope.functions, "keep": keep}, network=None,
+        scope,
+        names=names,
+        place="a rule",
+        functions={**scope.functions, "keep": partial(_keep, axes=axes)},
+        network=None,
         network_names=(),
-    )  # fmt: skip
+    )
     made: list[tuple[str, Expr]] = []
     for binding in rules.bindings:
         for target in binding.targets:

@@ -9,6 +9,7 @@ from .arithmetic import apply
 from .check_call import Choice, choose
 from .check_features import Moved
 from .check_formula import Entry, Scope, elaborate
+from .check_sizes import free_name
 from .diagnostics import problem
 from .library import Library
 from .shapes import shown, to_axes
@@ -32,6 +33,8 @@ def terms(
                 )
     names = [t.name for t in written if t.name]
     for place, term in enumerate(written):
+        if term.name is not None:
+            free_name(term.name, term.span, "a term")
         if term.name in names[:place] and term.name:
             raise problem("M0109", f"two terms are called `{term.name}`", term.span, "again")
     return [_term(term, library, scope, moved, one) for term in written]

@@ -1,4 +1,4 @@
-"""The `tokens` and `gates` clauses: names over the layer's input, in an order that can be computed."""
+"""The `tokens` and `gates` clauses: names over the layer's input, in an order to compute them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import syntax
 from .check_formula import Entry, Scope, elaborate
 from .check_sizes import AxisSizes
 from .diagnostics import Findings, Label, Problem, problem
-from .ranges import interval
+from .ranges import EVERYTHING
 from .shapes import shown, to_axes
 from .source import Span
 from .spec import Axes, Expr, Gate, Ref, Token
@@ -30,14 +30,14 @@ class Definition:
 
 @dataclass(slots=True)
 class Bindings:
-    """Tokens and gates by name; names whose definition failed are remembered to stay silent about."""
+    """Tokens and gates by name; ``failed`` names are known, but nothing more is said of them."""
 
     tokens: dict[str, Token] = field(default_factory=dict)
     gates: dict[str, Gate] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
 
     def entries(self, *, pairs: bool, tokens: bool = True) -> dict[str, Entry]:
-        """What a formula can name; ``pairs`` keeps the pair axis, a bias sees one pair at a time."""
+        """What a formula can name; without ``pairs`` it sees one pair at a time."""
         found: dict[str, Entry] = {}
         known = {**(self.tokens if tokens else {}), **self.gates}
         for name, item in known.items():
@@ -67,7 +67,7 @@ def definitions(clause: syntax.Clause | None, kind: str) -> list[Definition]:
 def resolve_bindings(
     written: list[Definition], sizes: AxisSizes, scope: Scope, findings: Findings
 ) -> Bindings:
-    """All tokens and gates; mistakes are added to ``findings``."""
+    """All tokens and gates, ranges still to come; mistakes are added to ``findings``."""
     made = Bindings()
     for name, axes in PLAIN.items():
         made.tokens[name] = Token(name, plain_axes(name, axes, sizes), None)
@@ -80,16 +80,25 @@ def resolve_bindings(
         except Problem as mistake:
             findings.add(mistake)
             made.failed.add(item.name)
-    for name in _in_order(chosen, findings, made.failed):
+    order = _in_order(chosen, findings, made.failed)
+    # filled as definitions are understood, so that a long file does not copy them for each name
+    in_gates: dict[str, Entry] = {**scope.names, **made.entries(pairs=True, tokens=False)}
+    in_tokens: dict[str, Entry] = {**scope.names, **made.entries(pairs=True)}
+    for name in order:
         item = chosen[name]
         try:
             if item.kind == "gate":
-                made.gates[name] = _gate(item, made, sizes, scope)
+                made.gates[name] = _gate(
+                    item, sizes, replace(scope, place="a gate", names=in_gates)
+                )
+                in_gates[name] = in_tokens[name] = Ref(name, "gate", made.gates[name].axes)
             else:
-                made.tokens[name] = _token(item, made, sizes, scope)
+                made.tokens[name] = _token(item, sizes, replace(scope, names=in_tokens))
+                in_tokens[name] = Ref(name, "token", made.tokens[name].axes)
         except Problem as mistake:
             findings.add(mistake)
             made.failed.add(name)
+            in_gates[name] = in_tokens[name] = _silent
     return made
 
 
@@ -100,7 +109,7 @@ def plain_axes(name: str, axes: Axes, sizes: AxisSizes) -> Axes:
     return ("pair", *axes) if sizes.pairs > 1 and name != "query" else axes
 
 
-def _gate(item: Definition, made: Bindings, sizes: AxisSizes, scope: Scope) -> Gate:
+def _gate(item: Definition, sizes: AxisSizes, scope: Scope) -> Gate:
     if item.value is None:
         raise problem(
             "M0802",
@@ -114,14 +123,11 @@ def _gate(item: Definition, made: Bindings, sizes: AxisSizes, scope: Scope) -> G
         raise problem(
             "M0208", "a gate for each row has no other axis", item.span, f"{shown(axes)} here"
         )
-    inner = replace(scope, place="a gate", own=axes)
-    inner = inner.with_names(**made.entries(pairs=True, tokens=False))
-    expr = _fitted(elaborate(item.value, inner), axes, item, sizes)
-    ranges = {g.name: g.range for g in made.gates.values()}
-    return Gate(item.name, axes, expr, interval(expr, ranges), item.span)
+    expr = _fitted(elaborate(item.value, replace(scope, own=axes)), axes, item, sizes)
+    return Gate(item.name, axes, expr, EVERYTHING, item.span)
 
 
-def _token(item: Definition, made: Bindings, sizes: AxisSizes, scope: Scope) -> Token:
+def _token(item: Definition, sizes: AxisSizes, scope: Scope) -> Token:
     axes = _written_axes(item, sizes, scope)
     if item.name in PLAIN:
         plain = plain_axes(item.name, PLAIN[item.name], sizes)
@@ -144,9 +150,7 @@ def _token(item: Definition, made: Bindings, sizes: AxisSizes, scope: Scope) -> 
                 help=f"write `{item.name}[key]` for a projection of the layer's input",
             )
         return Token(item.name, axes, None, item.span)
-    inner = replace(scope, place="a token", own=axes or ())
-    inner = inner.with_names(**made.entries(pairs=True))
-    expr = elaborate(item.value, inner)
+    expr = elaborate(item.value, replace(scope, own=axes or ()))
     if axes is None:
         axes = expr.axes
         if "width" in axes or "row" in axes:

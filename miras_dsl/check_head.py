@@ -29,7 +29,7 @@ def clauses_of(item: syntax.Memory, findings: Findings) -> dict[str, syntax.Clau
         if word not in found:
             hint = {
                 "retention": "write `retention none` for a memory that keeps everything",
-                "order": "the order changes the model: write `order predict, decay, write, read` or another",
+                "order": "it changes the model: write `order predict, decay, write, read`, say",
             }.get(word, f"add a line `{word} …`")
             what = f"the memory `{item.name}` has no `{word}`"
             findings.add(problem("M0107", what, item.name_span, f"no `{word}` clause", help=hint))

@@ -194,8 +194,9 @@ def _with(made: LayerSpec, feature: syntax.Reference, tokens: set[str]) -> Layer
         )
     match feature.name:
         case "conv":
-            (width,) = arguments
-            return replace(made, conv=_whole(width.value, feature.span, "the width", 64))
+            return replace(
+                made, conv=_whole(next(a.value for a in arguments), feature.span, "the width", 64)
+            )
         case "silu":
             return replace(made, activation="silu")
         case "output_gate":

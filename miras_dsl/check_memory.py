@@ -97,7 +97,8 @@ def _memory(
     )
     one = Number(sp.Integer(1))
     losses = _try(findings, lambda: terms(clauses["bias"], library, inside, moved, one)) or []
-    named = [t.name for t in clauses["bias"].content if isinstance(t, syntax.Term) and t.name]  # type: ignore[union-attr]
+    written_terms: tuple[syntax.Term, ...] = clauses["bias"].content  # type: ignore[assignment]
+    named = [t.name for t in written_terms if t.name]
     choice: Chosen | None = _try(
         findings, lambda: chosen(clauses["algorithm"], library, bare, moved, named)
     )
@@ -230,7 +231,7 @@ def _decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
                 gate.span,
                 f"lies between {low:g} and {high:g}",
                 because=(Label(kept.decay.span, "used as a decay here"),),
-                help="a decay keeps a share of the memory: `sigmoid(linear(x))` lies between 0 and 1",
+                help="a decay keeps a share: `sigmoid(linear(x))` lies between 0 and 1",
             )
 
 
@@ -265,7 +266,7 @@ def _limit(formulas: list[Expr], item: syntax.Memory) -> None:
     if total > MAX_EXPANDED:
         raise problem(
             "M0003",
-            f"the formulas of this memory have more than {MAX_EXPANDED} parts once definitions are written out",
+            f"written out, the formulas of this memory have more than {MAX_EXPANDED} parts",
             item.name_span,
             f"{min(total, 10**9)} parts",
             help="use an argument fewer times in a definition",

@@ -152,7 +152,7 @@ def _network(
 
 
 def _constants(expr: Expr, built: Architecture, span: Span) -> Expr:
-    """Learned constants of a network become its parameters; other learned maps have no place there."""
+    """Learned constants of a network become its parameters; other learned maps are refused."""
     done: dict[int, Expr] = {}
     for node in walk(expr):
         match node:

@@ -61,7 +61,7 @@ def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[st
 
 
 def _looks(term: Term) -> bool:
-    """Whether the gradient of a term depends on the memory: false for a loss linear in one weight."""
+    """Whether a term's gradient depends on the memory: not for a loss linear in one weight."""
     if not isinstance(term, Loss):
         return any(isinstance(n, Ref) and n.kind == "state" for n in walk(term.error)) or _deep(
             term

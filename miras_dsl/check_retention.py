@@ -113,7 +113,7 @@ def _build(
 
 
 def weight_axes(states: list[State]) -> Axes:
-    """The axes of `W` in a rule that holds for every weight: its own when there is one weight only."""
+    """The axes of `W` in a rule for every weight: its own when there is one weight only."""
     if len(states) == 1:
         return states[0].axes
     return ("row", "column")
@@ -148,7 +148,7 @@ def _place(
                 f"say where this {'potential' if word == 'bregman' else word} acts",
                 clause.span,
                 "no `at token` or `at chunk`",
-                help="add `at token` (after every write) or `at chunk` (at the ends of anchored blocks)",
+                help="add `at token` (after every write) or `at chunk` (at the ends of blocks)",
             )
         return None
     if not shapers:
@@ -213,7 +213,7 @@ def _simplex_rules(
                 on.span,
                 "the simplex",
                 because=(Label(state.span, f"`{state.name}` begins {state.init}"),),
-                help="say `init = positive` in the architecture, or `W: matrix[value, key] = positive`",
+                help="say `init = positive` in the mlp, or `W: matrix[value, key] = positive`",
             )
     if made.decay is not None and made.decay.axes not in ((), ("row",), states[0].axes[:1]):
         raise problem(

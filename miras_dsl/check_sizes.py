@@ -25,6 +25,18 @@ RESERVED = CLAUSES | {
 NAMED = ("key", "value", "pair", "row", "position")
 
 
+def free_name(name: str, span: Span, what: str, words: frozenset[str] = RESERVED) -> None:
+    """Refuse ``words`` of the language, and names that could not be printed as code."""
+    if name in words or name.startswith("_") or iskeyword(name):
+        raise problem(
+            "M0108",
+            f"`{name}` is reserved and cannot name {what}",
+            span,
+            "names do not begin with `_`" if name.startswith("_") else "a reserved word",
+            help=f"take another name, such as `my_{name.strip('_') or 'gate'}`",
+        )
+
+
 @dataclass(slots=True)
 class AxisSizes:
     """The sizes of all axes of a memory; hidden axes are made as they are met.
@@ -43,16 +55,7 @@ class AxisSizes:
 
     def claim(self, name: str, span: Span, what: str) -> None:
         """Take a name for the memory; it must be free and not a word of the language."""
-        if name in RESERVED or name.startswith("_") or iskeyword(name):
-            raise problem(
-                "M0108",
-                f"`{name}` is reserved and cannot name {what}",
-                span,
-                "a word of the language"
-                if not name.startswith("_")
-                else "names do not begin with `_`",
-                help=f"take another name, such as `my_{name.strip('_') or 'gate'}`",
-            )
+        free_name(name, span, what)
         if name in self.taken:
             where, other = self.taken[name]
             raise problem(

@@ -1,8 +1,8 @@
 """What can be foreseen without running a memory: divergence, vanishing weights, unused names.
 
 These are warnings: the file has a meaning.  The bounds follow from one pair written again and again
-(r -> r - eta phi(r) contracts while eta phi(r) / r < 2, keys of length one) and from a block of steps
-that all start from the same weights.
+(r -> r - eta phi(r) contracts while eta phi(r) / r < 2, keys of length one) and from a block of
+steps that all start from the same weights.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One problem.  ``at`` is the place to fix; ``because`` are the places that made us expect otherwise."""
+    """One problem: ``at`` is the place to fix, ``because`` what made us expect otherwise."""
 
     code: str
     what: str
@@ -153,18 +153,19 @@ class Entry:
 @cache
 def catalogue() -> dict[str, Entry]:
     """Every code that the language can report."""
-    pages = (p for p in files(__package__).joinpath("errors").iterdir() if p.name.endswith(".txt"))
+    pages = (p for p in files("miras_dsl").joinpath("errors").iterdir() if p.name.endswith(".txt"))
     entries = [_entry(p.name.removesuffix(".txt"), p.read_text(encoding="utf-8")) for p in pages]
     return {e.code: e for e in sorted(entries, key=lambda e: e.code)}
 
 
 def explain(code: str) -> str:
-    """The page of the catalogue for ``code``, as text; LookupError for a code that does not exist."""
+    """The page of the catalogue for ``code``, as text; LookupError for an unknown code."""
     entry = catalogue().get(code.upper())
     if entry is None:
         raise LookupError(f"there is no code `{code}`; {did_you_mean(code.upper(), catalogue())}")
     bad, good = (_indent(_shorten(text)) for text in (entry.bad, entry.good))
-    return f"{entry.code}: {entry.title}\n\n{entry.explanation}\n\nfails:\n\n{bad}\n\nmended:\n\n{good}\n"
+    head = f"{entry.code}: {entry.title}\n\n{entry.explanation}"
+    return f"{head}\n\nfails:\n\n{bad}\n\nmended:\n\n{good}\n"
 
 
 def _entry(code: str, page: str) -> Entry:
@@ -174,7 +175,7 @@ def _entry(code: str, page: str) -> Entry:
 
 
 def _expand(text: str) -> str:
-    """An example file; a line `@repeat 900 g` stands for 900 lines `g`, so that pages stay short."""
+    """An example file; to keep pages short, `@repeat 900 g` stands for 900 lines `g`."""
     lines: list[str] = []
     for line in text.strip("\n").split("\n"):
         if line.startswith("@repeat "):

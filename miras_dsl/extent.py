@@ -22,7 +22,7 @@ class Measure:
 
 
 def measure(expr: Expr, span: Span, known: dict[int, Measure]) -> Measure:
-    """Parts and depth of ``expr``, shared parts counted each time; refuses what has been blown up."""
+    """Parts and depth of ``expr``, shared parts counted each time; refuses too many."""
     stack: list[Expr] = [expr]
     while stack:
         node = stack[-1]

@@ -18,16 +18,16 @@ STATE_KINDS = frozenset({"state", "input", "dual", "weight", "keep", "grad", "ca
 
 
 def arguments(node: syntax.Call, signature: dict[str, object]) -> dict[str, syntax.Formula]:
-    """The written arguments by name; ``signature`` gives the names in order, REQUIRED or optional."""
+    """The written arguments by name; ``signature`` gives all names in order, some REQUIRED."""
     names = list(signature)
     found: dict[str, syntax.Formula] = {}
     for place, argument in enumerate(node.arguments):
         if argument.name is None and place >= len(names):
             raise problem(
                 "M0205",
-                f"`{node.name}` takes {_counted(len(names), 'argument')}, here are {len(node.arguments)}",
+                f"`{node.name}` takes {_counted(len(names), 'argument')}",
                 argument.span,
-                "one too many",
+                f"here are {len(node.arguments)}",
                 help=f"`{node.name}({', '.join(names)})`",
             )
         name = argument.name or names[place]

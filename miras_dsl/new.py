@@ -11,17 +11,17 @@ TEXT = """\
 # `miras explain {file}` shows the derivation.  `miras train {file}` trains a small model.
 memory {name}(dk, dv) {{
   # What holds the memory.  W: matrix[value, key] answers W @ key.
-  # A deep one: mlp(hidden = 4 * d, activation = gelu, residual, layernorm), with `memory {name}(d)`.
+  # A deep one, with `memory {name}(d)`: mlp(hidden = 4 * d, residual, layernorm).
   architecture W: matrix[value, key]
 
   # What it learns from each pair: a number to make small.  r is its error, W @ key - value.
   # From the library: l2, l1, lp(3), huber(delta), huber_mixture(delta), logcosh, pinball(0.3), dot.
   bias         sum(log(cosh(r)))
 
-  # How it keeps what it has.  `none`, l2(alpha), soft(alpha, gamma) at token, kl(alpha) at chunk …
+  # How it keeps what it has.  none, l2(alpha), soft(alpha, gamma) at token, kl(alpha) at chunk …
   retention    decay alpha
 
-  # How it learns.  momentum(eta, mu), exact  |  gd(eta), anchored(64, sweeps = 3)  |  gd(eta), steps(2), exact
+  # How it learns.  momentum(eta, mu), exact  or  gd(eta), anchored(64, sweeps = 3)  or …
   algorithm    gd(eta), exact
 
   # What happens to a token, in order.  It changes the model, so it is always written.

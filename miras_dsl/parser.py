@@ -69,7 +69,8 @@ def grammar() -> Lark:
 
 
 def _item(part: Piece, places: Places, build: Builder) -> syntax.Item:
-    from lark.exceptions import UnexpectedInput, VisitError
+    from lark.exceptions import UnexpectedInput as Unexpected
+    from lark.exceptions import VisitError
 
     if part.word in LATER:
         raise problem(
@@ -82,7 +83,7 @@ def _item(part: Piece, places: Places, build: Builder) -> syntax.Item:
     text = places.source.text[part.start : part.end]
     try:
         tree = grammar().parse(text)
-    except UnexpectedInput as error:
+    except Unexpected as error:
         raise _syntax_problem(error, part, places) from None
     try:
         return build.item(tree, part)

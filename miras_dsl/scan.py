@@ -143,7 +143,7 @@ def _limits(kind: str, word: str, start: int, words: int, places: Places) -> Non
             f"{_character(word)} has no meaning in this language",
             places.span(start, start + 1),
             "this character",
-            help="names are made of letters a-z, digits and `_`; text of any kind may stand after `#`",
+            help="names are made of a-z, digits and `_`; text of any kind may stand after `#`",
         )
     if kind == "name" and len(word) > MAX_NAME:
         raise problem(

@@ -1,6 +1,6 @@
 """How shapes meet: which axes a formula has, and when two of them agree.
 
-Axes are names.  Operands of an elementwise operation have equal axes, or one has some of the other's.
+Axes are names.  Operands of an elementwise operation have equal axes, or some of the other's.
 Two different axes of the same size (key and value in `memory X(d)`) meet through a `retag`.
 """
 
@@ -109,7 +109,7 @@ def _rank(axes: Axes) -> int:
 
 def _way_out(axes: Axes, other: Axes) -> str:
     if {*axes, *other} == {"key", "value"}:
-        return "key and value have sizes of their own here; declare the memory with one size, `(d)`, or use `W @ …`"
+        return "key and value differ in size here: give the memory one size, `(d)`, or use `W @ …`"
     return "only equal shapes, or a number and anything, combine elementwise"
 
 

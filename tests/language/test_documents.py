@@ -1,4 +1,4 @@
-"""Whatever a newcomer copies must work: the page, the starting file, the library, the shipped specs."""
+"""Whatever a newcomer copies must work: the page, the starting file, the shipped specs."""
 
 import re
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""A stranger's file is data: it ends soon, in a coded diagnostic or in a meaning, and does nothing else."""
+"""A stranger's file is data: it ends soon, in a coded diagnostic or a meaning, and does nothing."""
 
 import sys
 import time
@@ -25,6 +25,8 @@ def gates(text):
     return memory(gates="{ alpha, eta = sigmoid(linear(x)) " + text + " }")
 
 
+MODEL = "layer L = M\nmodel T(width = 8, vocab = 8) = "
+CHAIN = " ".join(f"g{i} = g{i - 1}" for i in range(1, 1600))
 SQUARED = "{ W: matrix[value, key]  M(x) = " + " * ".join(["(W @ x)"] * 20) + " }"
 HOSTILE = {
     # nesting
@@ -37,7 +39,7 @@ HOSTILE = {
     "long sums": gates("g = " + "+".join(["1"] * 4000)),
     "long products": gates("g = " + "*".join(["alpha"] * 4000)),
     "long conditions": gates("g = " + " and ".join(["1"] * 4000)),
-    "deep repeats": memory(extra="layer L = M\nmodel T(width = 8, vocab = 8) = " + "repeat 2 { " * 70 + "L" + " }" * 70),
+    "deep repeats": memory(extra=MODEL + "repeat 2 { " * 70 + "L" + " }" * 70),
     "deep mixing": memory(extra="layer L = " + "(" * 70 + "M" + ")" * 70),
     "long mixing": memory(extra="layer L = " + " -> ".join(["M"] * 3000)),
     "braces": "memory M(d) " + "{" * 3000,
@@ -47,17 +49,18 @@ HOSTILE = {
     "a million spaces": " " * 1_000_000 + memory(),
     "many definitions": "\n".join(f"bias b{i}(r) = sum(r)" for i in range(1200)),
     "many gates": gates(" ".join(f"g{i} = 1" for i in range(6000))),
-    "a chain of gates": gates("g0 = 1 " + " ".join(f"g{i} = g{i - 1}" for i in range(1, 1600))),
-    "a circle of gates": gates("g0 = g1599 " + " ".join(f"g{i} = g{i - 1}" for i in range(1, 1600))),
+    "a chain of gates": gates("g0 = 1 " + CHAIN),
+    "a circle of gates": gates("g0 = g1599 " + CHAIN),
     "many arguments": memory(bias="huber(" + ", ".join(["1"] * 4000) + ")"),
-    "many blocks": memory(extra="layer L = M\nmodel T(width = 8, vocab = 8) = " + " ; ".join(["L"] * 4000)),
+    "many blocks": memory(extra=MODEL + " ; ".join(["L"] * 4000)),
     "nested repeats": memory(
-        extra="layer L = M\nmodel T(width = 8, vocab = 8) = repeat 1000 { repeat 1000 { repeat 1000 { L } } }"
+        extra=MODEL + "repeat 1000 { repeat 1000 { repeat 1000 { L } } }"
     ),
     # blow-up
     "M of M of M": memory(architecture=SQUARED, bias="sum(" + "M(" * 50 + "key" + ")" * 50 + ")"),
     "a definition that copies": memory(
-        bias="own(" + "+".join(["norm(r)"] * 50) + ")", extra="bias own(r, s) = " + "+".join(["s"] * 60)
+        bias="own(" + "+".join(["norm(r)"] * 50) + ")",
+        extra="bias own(r, s) = " + "+".join(["s"] * 60),
     ),
     "errors of errors": memory(architecture=SQUARED, bias="sum(" + " * ".join(["r"] * 60) + ")"),
     # numbers
@@ -119,7 +122,7 @@ def test_a_hostile_file_ends_in_a_coded_diagnostic_soon(name):
         warnings(read(Source("hostile.mem", HOSTILE[name])))
     except SpecErrors as errors:
         found = errors.diagnostics
-        str(errors), errors.to_json()
+        assert str(errors) and errors.to_json()
     seconds = time.perf_counter() - start
 
     assert seconds < 2

@@ -267,3 +267,52 @@ def test_warnings_come_in_order_and_are_not_errors():
 
     assert [w.code for w in found] == ["M0503", "M0609", "M0801"]
     assert all(w.severity == "warning" for w in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("bias own(r, s) = sum(r^2) * t\n", "M0201"),
+        ("bias own(r, s) = summ(r^2) * s\n", "M0202"),
+        ("retention own(alpha) = decay alpha link b at token\n", "M0201"),
+        ("algorithm own(eta) { carry S  S = T  W = keep(W) - S }\n", "M0201"),
+        ("architecture own(h) { A: matrix[value, h]  M(x) = A @ y }\n", "M0201"),
+        ("bias own(r, r) = sum(r)\n", "M0109"),
+        ("memory class(d) { }\n", "M0108"),
+    ],
+)
+def test_definitions_are_checked_although_nobody_uses_them(text, code):
+    assert code in codes(text)
+
+
+def test_the_library_passes_the_checks_of_unused_definitions():
+    from miras_dsl.check_definition import definition
+    from miras_dsl.library import FILES, text
+    from miras_dsl.parser import parse
+
+    for name in FILES:
+        for item in parse(text(name)).items:
+            definition(item, used=False)
+
+
+def test_the_grammar_has_no_conflicts(caplog):
+    from importlib.resources import files
+
+    from lark import Lark, logger
+
+    text = files("miras_dsl").joinpath("grammar.lark").read_text(encoding="utf-8")
+    logger.setLevel("DEBUG")
+    Lark(text, parser="lalr", lexer="contextual", debug=True)
+    logger.setLevel("CRITICAL")
+
+    assert [r.message for r in caplog.records if "onflict" in r.message] == []
+
+
+def test_diagnostics_are_plain_data_too():
+    with pytest.raises(SpecErrors) as caught:
+        read(Source("m.mem", "memory M(d) { }"))
+    (first, *_) = caught.value.to_json()
+
+    assert first["code"] == "M0107" and first["severity"] == "error"
+    assert first["at"] == {"file": "m.mem", "line": 1, "column": 8, "start": 7, "end": 8,
+                           "text": "no `architecture` clause"}  # fmt: skip

@@ -124,7 +124,7 @@ class _Scope:
         if missing or bool(self.lead) != value.timed:
             sizes = [self.feeding.size_text(axis, True) for axis in axes]
             shape = ", ".join([*self.lead, "self.heads", *sizes])
-            return f"spread({shaped.text}, blank(self), {shape})"
+            return f"fill({shaped.text}, blank(self), {shape})"
         return shaped.text
 
     def named(self, ref: Ref, weight: str | None) -> Text:
@@ -227,7 +227,7 @@ class _Scope:
             return shaped
         sizes = [self.feeding.size_text(axis, True) for axis in axes]
         shape = ", ".join([*self.lead, "self.heads", *sizes])
-        return Text(f"spread({shaped.text}, blank(self), {shape})", "heads", axes, True, True)
+        return Text(f"fill({shaped.text}, blank(self), {shape})", "heads", axes, True, True)
 
     def part(self, owner: str, what: str, made: str) -> str:
         name = self.feeding.fresh(f"{owner}_{what}")

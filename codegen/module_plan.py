@@ -19,7 +19,7 @@ HEADS = 4
 def import_lines(text: str) -> str:
     """The imports that the classes in ``text`` need, and no other."""
     code = re.sub(r'"""[\s\S]*?"""|"[^"\n]*"|#[^\n]*', "", text)
-    used = set(re.findall(r"[A-Za-z_]\w*", code))
+    used = set(re.findall(r"(?<![\w.])(?<!def )[A-Za-z_]\w*", code))
     lines = ["import torch"] if "torch" in used else []
     from_torch = [name for name in ("Tensor", "nn") if name in used]
     if from_torch:

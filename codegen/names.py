@@ -13,14 +13,15 @@ PLAIN_FILE = re.compile(r"[A-Za-z0-9_.-]{1,80}\Z")
 
 IMPORTS = {
     "miras_dsl.runtime.layers": (
-        "Answer", "Backbone", "CausalConv", "Linear", "RMSNorm", "Shift", "TokenShape", "blank",
+        "Answer", "Backbone", "CausalConv", "fill", "Linear", "RMSNorm", "Shift", "TokenShape", "blank",
         "head_size", "initial_tails", "inverse_softplus_step", "learned_constant", "learned_weight",
-        "log_uniform_rate", "orthogonal", "positive_weight", "rows_on_simplex", "spread", "start",
+        "log_uniform_rate", "orthogonal", "positive_weight", "rows_on_simplex", "start",
         "token_dtype", "unit",
     ),
     "miras_dsl.runtime.blocks": ("Embedding", "FeedForward", "Head", "Mixing"),
     "miras_dsl.runtime.past": ("LEAST", "Past", "full", "rows"),
     "miras_dsl.runtime.state": ("State", "part"),
+    "miras_dsl.runtime": ("chunked", "tiles"),
 }  # fmt: skip
 """What generated classes may use of the runtime, by module."""
 

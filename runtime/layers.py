@@ -170,7 +170,7 @@ def blank(layer: nn.Module) -> Tensor:
     return full(parameter.new_empty(0))
 
 
-def spread(value: Tensor | float, blank: Tensor, *shape: int) -> Tensor:
+def fill(value: Tensor | float, blank: Tensor, *shape: int) -> Tensor:
     """A number, or a tensor with 1s for axes it lacks, in its full shape."""
     tensor = value if isinstance(value, Tensor) else blank.new_tensor(value)
     return tensor.expand(shape)

@@ -42,11 +42,15 @@ from miras_dsl.ir import (
 
 from .collect import Linear, Obstacle, Outer, collect
 from .flatten import affine_in
+from .model import POSITION
 from .paths import Path, Paths, exponential
 from .update import UpdateRule
 
 VALID = Input("valid", (I,), "token")
 """1 for a token, 0 for padding: a padded row writes nothing."""
+
+UNTRAINED = frozenset({VALID.name, POSITION})
+"""Inputs without a gradient."""
 
 Key = tuple[Node, Node | None]
 """A write is known by its two vectors; states that share them (a weight and its momentum) share it."""

@@ -175,12 +175,12 @@ def _substitution(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
         yield row, share if is_zero(share) else total(spread(share, row.axes), set(share.axes) - set(row.axes))
 
 
-def adjoint(program: Program) -> Program:
+def adjoint(program: Program, constant: frozenset[str] = frozenset()) -> Program:
     """The reverse mode of a program: a program of the same type that is walked the other way.
 
     Its carried states are the cotangents ``d_S`` of the carried states; the states on entry of each
     chunk become inputs of kind ``saved``; every output ``y`` brings an input ``d_y``; the results are
-    ``d_x`` for every input x.
+    ``d_x`` for every input x that is not ``constant``.
     """
     carried = dict(program.carried)
     states = {state: Input(state.name, state.shape, "saved") for state in carried}
@@ -194,8 +194,8 @@ def adjoint(program: Program) -> Program:
             cotangent = Input(f"d_{name}", node.axes, "token" if I in node.axes else "cotangent")
         inputs.append(cotangent)
         cotangents[node] = cotangents[node] + cotangent if node in cotangents else cotangent
-    found = pull_back(cotangents, program.inputs)
-    wanted = list(program.inputs)
+    wanted = [x for x in program.inputs if x.name not in constant]
+    found = pull_back(cotangents, wanted)
     results = replace([spread(found[x], x.axes) for x in wanted], states)
     rewritten = tuple(states.get(x, x) for x in program.inputs)
     return Program(

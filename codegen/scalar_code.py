@@ -24,19 +24,19 @@ TORCH: Mapping[type, Printer] = {
     sp.cos: "torch.cos({})".format,
     scalars.erf: "torch.erf({})".format,
     scalars.sigmoid: "torch.sigmoid({})".format,
-    scalars.softplus: "softplus({})".format,
-    scalars.logcosh: "logcosh({})".format,
-    scalars.step: "step({})".format,
-    scalars.above: "above({})".format,
+    scalars.softplus: "tiles.softplus({})".format,
+    scalars.logcosh: "tiles.logcosh({})".format,
+    scalars.step: "tiles.step({})".format,
+    scalars.above: "tiles.above({})".format,
     scalars.signum: "torch.sign({})".format,
     scalars.absolute: "torch.abs({})".format,
-    scalars.root: "root({})".format,
-    scalars.inverse_root: "inverse_root({})".format,
-    scalars.where: "where({}, {}, {})".format,
-    scalars.apow: "apow({}, {})".format,
-    scalars.spow: "spow({}, {})".format,
+    scalars.root: "tiles.root({})".format,
+    scalars.inverse_root: "tiles.inverse_root({})".format,
+    scalars.where: "tiles.where({}, {}, {})".format,
+    scalars.apow: "tiles.apow({}, {})".format,
+    scalars.spow: "tiles.spow({}, {})".format,
 }
-"""Names in lower case without a module are functions of `miras_dsl.runtime.tiles`."""
+"""`tiles` is `miras_dsl.runtime.tiles`."""
 
 TRITON: Mapping[type, Printer] = {
     sp.exp: "tl.exp({})".format,

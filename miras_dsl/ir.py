@@ -85,7 +85,7 @@ def _once(compute: Callable[[Any], Axes]) -> property:
     return property(get, doc=compute.__doc__)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Node(_Memo, metaclass=_Interned):
     """A tensor.  `axes` is computed from the operands and always in stored order."""
 
@@ -97,6 +97,11 @@ class Node(_Memo, metaclass=_Interned):
     def operands(self) -> tuple[Node, ...]:
         """The nodes that this one is computed from."""
         return ()
+
+    def __repr__(self) -> str:
+        """What it is and its shape; the operands are not shown, there may be thousands."""
+        name = f" {self.name}" if isinstance(self, Input) else ""
+        return f"<{type(self).__name__}{name} [{', '.join(self.axes)}]>"
 
     def __add__(self, other: Node | float) -> Node:
         return pointwise(SLOTS[0] + SLOTS[1], self, constant(other))
@@ -111,7 +116,7 @@ class Node(_Memo, metaclass=_Interned):
         return pointwise(-SLOTS[0], self)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Input(Node):
     """A tensor that comes from outside, by name.
 
@@ -128,7 +133,7 @@ class Input(Node):
         return ordered(self.shape)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Number(Node):
     """A scalar constant."""
 
@@ -139,7 +144,7 @@ class Number(Node):
         return ()
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Extent(Node):
     """The size of an axis, as a number."""
 
@@ -150,7 +155,7 @@ class Extent(Node):
         return ()
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Map(Node):
     """``formula`` in `SLOTS`, elementwise: slot n is operand n.  Built by `pointwise` only."""
 
@@ -166,7 +171,7 @@ class Map(Node):
         return self.args
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Contract(Node):
     """Sum over the axes ``over`` (each in both operands) of ``left * right``."""
 
@@ -183,7 +188,7 @@ class Contract(Node):
         return (self.left, self.right)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Reduce(Node):
     """Sum or max of ``x`` over axes.  The max has no derivative: it only shifts a softmax."""
 
@@ -200,7 +205,7 @@ class Reduce(Node):
         return (self.x,)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Spread(Node):
     """``x`` repeated along further axes."""
 
@@ -216,7 +221,7 @@ class Spread(Node):
         return (self.x,)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Rename(Node):
     """``x`` with other names for some axes, all at once (so two axes can swap)."""
 
@@ -232,7 +237,7 @@ class Rename(Node):
         return (self.x,)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Cumsum(Node):
     """Running sum along an axis, this row included; from the end if ``reverse``."""
 
@@ -249,7 +254,7 @@ class Cumsum(Node):
         return (self.x,)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Shift(Node):
     """Row n is row n - ``by`` of ``x`` (``by`` is 1 or -1); the row without a source is 0."""
 
@@ -266,7 +271,7 @@ class Shift(Node):
         return (self.x,)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Last(Node):
     """The last row of ``x`` along an axis."""
 
@@ -282,7 +287,7 @@ class Last(Node):
         return (self.x,)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Put(Node):
     """``x`` as the last row along a new axis, zero elsewhere: the adjoint of `Last`."""
 
@@ -298,7 +303,7 @@ class Put(Node):
         return (self.x,)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Mask(Node):
     """``x`` where row >= col (row > col if ``strict``), else 0."""
 
@@ -316,7 +321,7 @@ class Mask(Node):
         return (self.x,)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Decay(Node):
     """``e^(a_row - b_col)`` where row >= col (row > col if ``strict``), else 0.
 
@@ -338,7 +343,7 @@ class Decay(Node):
         return (self.a, self.b)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class GatedContract(Node):
     """``sum_d x[i, d] y[j, d] e^(a[i, d] - b[j, d])`` on the triangle, else 0; d is ``over``."""
 
@@ -360,7 +365,7 @@ class GatedContract(Node):
         return (self.x, self.y, self.a, self.b)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class GatedApply(Node):
     """``sum_j m[i, j] y[j, d] e^(a[i, d] - b[j, d])`` over the triangle.
 
@@ -387,7 +392,7 @@ class GatedApply(Node):
         return (self.m, self.y, self.a, self.b)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Inverse(Node):
     """``(1 + x)^-1`` for an ``x[row, col]`` that is zero on and above the diagonal."""
 
@@ -404,7 +409,7 @@ class Inverse(Node):
         return (self.x,)
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Substitute(Node):
     """Rows that depend on the rows before them.
 

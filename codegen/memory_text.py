@@ -1,0 +1,238 @@
+"""A memory's computation as torch text: the chunk form, its reverse mode, and one token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from miras_dsl.ir import Extent, Input, Node, Number, Program, Substitute, inputs_of, postorder, spread
+from miras_dsl.model import Feed
+
+from .chunk import UNTRAINED, VALID, ChunkForm
+from .differentiate import adjoint, pull_back
+from .law import law_of
+from .names import cite, snake
+from .render import render
+from .schedule import Part, schedule, source
+from .torch_code import Names, TorchText, body_nodes, inlined, plain, shape_comment, wish
+from .update import UpdateRule
+
+TILE = 64
+"""Tokens of a chunk where the meaning of the rule does not fix it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A generated function: name, arguments, lines, what it returns."""
+
+    name: str
+    doc: str
+    takes: tuple[str, ...]
+    lines: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """A program as functions, and which names pass between them.
+
+    states   (state's name in a dictionary, its argument in the functions, its next value)
+    results  (result, name of the value)
+    """
+
+    before: Function | None
+    loop: Function
+    after: Function | None
+    states: tuple[tuple[str, str, str], ...]
+    results: tuple[tuple[str, str], ...]
+
+
+class _Section:
+    """The functions of one program; bodies of substitutions are collected beside them."""
+
+    def __init__(self, prefix: str, bodies: list[Function]) -> None:
+        self.prefix = prefix
+        self.bodies = bodies
+        self.names = Names()
+        self.body_names: dict[Substitute, str] = {}
+
+    def walk(self, program: Program) -> Walk:
+        cut = schedule(program)
+        results = {source(node): name for name, node in program.results}
+        nodes: list[Node] = []
+        for part in (cut.before, cut.loop, cut.after):
+            nodes += part.nodes if part else ()
+        for x in (n for n in postorder(n for _, n in program.results) if isinstance(n, Input)):
+            self.names.name(x, plain(x.name))
+        hidden: set[Node] = set()
+        for part in (cut.before, cut.loop, cut.after):
+            if part:
+                hidden |= inlined(part.nodes, part.gives)
+        next_names = {source(program.result(name)): f"{plain(s.name)}_next" for s, name in program.carried}
+        for node in nodes:
+            if node not in hidden:
+                self.names.name(node, next_names.get(node) or self._result_name(results.get(node)) or wish(node))
+        return Walk(
+            self._part("before", "what needs no state, for all chunks at once", cut.before, hidden),
+            self._function("loop", "one chunk after the other", cut.loop, hidden),
+            self._part("after", "what needs the states of all chunks, and no later state needs", cut.after, hidden),
+            tuple((s.name, plain(s.name), self._value(program.result(name))) for s, name in program.carried),
+            tuple((name, self._value(node)) for name, node in program.results),
+        )
+
+    @staticmethod
+    def _result_name(name: str | None) -> str | None:
+        return plain(name) if name else None
+
+    def _value(self, node: Node) -> str:
+        here = source(node)
+        if isinstance(here, Number):
+            return "zero" if here.value == 0 else "one"
+        return self.names.given[here]
+
+    def _part(self, name: str, doc: str, part: Part | None, hidden: set[Node]) -> Function | None:
+        return self._function(name, doc, part, hidden) if part else None
+
+    def _function(self, name: str, doc: str, part: Part, hidden: set[Node]) -> Function:
+        return Function(
+            f"{self.prefix}_{name}",
+            doc,
+            tuple(self.names.given[n] for n in part.takes if not isinstance(n, Number | Extent)),
+            self.lines(part.nodes, hidden),
+            tuple(self.names.given[n] for n in part.gives),
+        )
+
+    def lines(self, nodes: Iterable[Node], hidden: set[Node]) -> tuple[str, ...]:
+        """One statement per node that has a name."""
+        made = []
+        for node in nodes:
+            if node in hidden or isinstance(node, Extent):
+                continue
+            if isinstance(node, Substitute):
+                self.body_names[node] = self._body(node)
+            printer = TorchText(self.names.given, hidden, self.body_names)
+            made.append(f"{self.names.given[node]} = {printer.expression(node)}  # {shape_comment(node.axes)}")
+        return tuple(made)
+
+    def _body(self, node: Substitute) -> str:
+        section = _Section(f"{self.prefix}_row{len(self.bodies) + 1}", self.bodies)
+        holes = [node.r, *(hole for hole, _ in node.rows)]
+        for hole in holes:
+            section.names.name(hole, plain(hole.name))
+        nodes = body_nodes(node)
+        root = source(node.body)
+        hidden = inlined(nodes, [root])
+        for inner in nodes:
+            if inner not in hidden:
+                section.names.name(inner, "g" if inner is root else wish(inner))
+        lines = section.lines(nodes, hidden)
+        value = section._value(root) if not isinstance(root, Number) else f"tiles.spread({root.value}, r.shape)"
+        self.bodies.append(
+            Function(
+                section.prefix,
+                "a row of the write, given what the memory answers",
+                tuple(section.names.given[hole] for hole in holes),
+                lines,
+                (value,),
+            )
+        )
+        return section.prefix
+
+
+def straight(name: str, doc: str, results: Sequence[tuple[str, Node]], bodies: list[Function]) -> Function:
+    """Some results as one function of their inputs."""
+    section = _Section(name, bodies)
+    roots = [source(node) for _, node in results]
+    for x in inputs_of(roots):
+        section.names.name(x, plain(x.name))
+    nodes = [
+        n for n in postorder(roots) if not isinstance(n, Input | Number | Extent) and source(n) is n
+    ]
+    hidden = inlined(nodes, roots)
+    wished = {source(node): plain(result) for result, node in results}
+    for node in nodes:
+        if node not in hidden:
+            word = wished.get(node, wish(node))
+            section.names.name(node, f"{word}_next" if word in section.names.taken and node in wished else word)
+    lines = section.lines(nodes, hidden)
+    takes = tuple(section.names.given[x] for x in inputs_of(roots))
+    return Function(name, doc, takes, lines, tuple(section._value(root) for root in roots))
+
+
+def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
+    """The functions `m_memory` and `m_step` of a memory, and all that they call."""
+    name = snake(rule.name)
+    bodies: list[Function] = []
+    forward = backward = None
+    if form is not None:
+        forward = _Section(name, bodies).walk(form.program)
+        backward = _Section(f"{name}_back", bodies).walk(adjoint(form.program, UNTRAINED))
+    step = straight(f"{name}_token", "one token", rule.program.results, bodies)
+    refresh = refresh_back = None
+    if rule.refresh:
+        refresh = straight(f"{name}_refresh", "what a new block starts from", rule.refresh, bodies)
+        refresh_back = straight(
+            f"{name}_refresh_back", "cotangents of a refresh", _refresh_adjoint(rule), bodies
+        )
+    feeds = rule.feeds
+    states = [(s.name, plain(s.name), tuple(s.axes)) for s in rule.states]
+    return render(
+        "torch/memory.py.j2",
+        {
+            "name": name,
+            "title": rule.name,
+            "place": cite(rule.model.spec.span),
+            "law": law_of(rule),
+            "constant": f"_{name}",
+            "family": form.family if form else "token by token",
+            "evidence": form.evidence if form else (rule.obstacle,),
+            "bodies": bodies,
+            "forward": forward,
+            "backward": backward,
+            "step": step,
+            "refresh": refresh,
+            "refresh_back": refresh_back,
+            "refreshed": [state for state, _ in rule.refresh],
+            "feeds": [(f.name, f.kind, tuple(f.axes)) for f in feeds],
+            "arguments": _arguments(feeds),
+            "states": states,
+            "chunk": rule.block or TILE,
+            "block": rule.block,
+            "micro": rule.micro,
+            "once": _once(rule),
+            "valid": VALID.name,
+            "answer": rule.program.result("y").axes,
+        },
+    )
+
+
+def _arguments(feeds: Sequence[Feed]) -> list[str]:
+    return [f.name for f in feeds]
+
+
+def _once(rule: UpdateRule) -> tuple[str, ...]:
+    """Feeds of the decay, which acts on the first of a token's steps only."""
+    decay = rule.model.spec.retention.decay
+    if rule.micro == 1 or decay is None or not hasattr(decay, "name"):
+        return ()
+    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log)
+
+
+def _refresh_adjoint(rule: UpdateRule) -> list[tuple[str, Node]]:
+    """Cotangents of the states before a refresh, given those after it."""
+    axes = {state.name: state.axes for state in rule.states}
+    refreshed = dict(rule.refresh)
+    cotangents: dict[Node, Node] = {}
+    for name, node in rule.refresh:
+        given = Input(f"d_{name}", axes[name], "cotangent")
+        cotangents[node] = cotangents[node] + given if node in cotangents else given
+    found = pull_back(cotangents, rule.states)
+    results = []
+    for state in rule.states:
+        share = found[state]
+        if state.name not in refreshed:
+            share = share + Input(f"d_{state.name}", state.axes, "cotangent")
+        results.append((f"d_{state.name}", spread(share, state.axes)))
+    return results
+
+

@@ -1,0 +1,282 @@
+"""Nodes as readable torch text.
+
+Every array has its batch axes first and the axes of its node last, in stored order; so one text serves
+a chunk, all chunks at once, or one token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from keyword import iskeyword
+
+import sympy as sp
+
+from miras_dsl.ir import (
+    Axes,
+    Axis,
+    Contract,
+    Cumsum,
+    Decay,
+    Extent,
+    GatedApply,
+    GatedContract,
+    I,
+    Input,
+    Inverse,
+    J,
+    Last,
+    Map,
+    Mask,
+    Node,
+    Number,
+    Put,
+    Reduce,
+    Rename,
+    Shift,
+    Spread,
+    Substitute,
+    is_token_axis,
+    postorder,
+)
+from miras_dsl.scalars import SLOTS
+
+from .scalar_code import TORCH, number, text
+from .schedule import source
+
+
+def plain(name: str) -> str:
+    """A state or input name as an identifier: `S.W1` is `S_W1`."""
+    word = name.replace(".", "_").replace("#", "")
+    return f"{word}_" if iskeyword(word) or word in ("torch", "tiles", "chunked", "size") else word
+
+
+def shape_comment(axes: Axes) -> str:
+    """`[i, value]`."""
+    return "[" + ", ".join(axis.lstrip("#") for axis in axes) + "]"
+
+
+@dataclass(slots=True)
+class Names:
+    """An identifier for each node, unique in a file section."""
+
+    given: dict[Node, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=lambda: {"torch", "tiles", "chunked", "size"})
+
+    def name(self, node: Node, wish: str) -> str:
+        """Give ``node`` a name close to the wish."""
+        word, count = wish, 1
+        while word in self.taken:
+            count += 1
+            word = f"{wish}{count}"
+        self.taken.add(word)
+        self.given[node] = word
+        return word
+
+
+def wish(node: Node) -> str:
+    """A telling name for what an operation makes."""
+    match node:
+        case Decay():
+            return "decay"
+        case Inverse():
+            return "inverse"
+        case Substitute(reverse=reverse):
+            return "cotangents" if reverse else "rows"
+        case Cumsum(x):
+            return f"sum_{plain(x.name)}" if isinstance(x, Input) else "running"
+        case Mask():
+            return "lower"
+        case GatedContract():
+            return "score"
+        case GatedApply():
+            return "mixed"
+        case Reduce():
+            return "total"
+        case Shift():
+            return "shifted"
+        case Last():
+            return "last"
+        case Contract():
+            tokens = [axis for axis in node.axes if is_token_axis(axis)]
+            return "score" if len(tokens) > 1 else "read" if tokens else "written"
+        case _:
+            return "t"
+
+
+class TorchText:
+    """Prints the nodes of one function."""
+
+    def __init__(self, names: Mapping[Node, str], inline: Iterable[Node], bodies: Mapping[Substitute, str]):
+        self.names = names
+        self.inline = set(inline)
+        self.bodies = bodies
+
+    def ref(self, node: Node) -> str:
+        """The text that stands for a node's value."""
+        here = source(node)
+        match here:
+            case Number(value):
+                return number(value)
+            case Extent(axis):
+                return f'size["{axis.lstrip("#")}"]'
+            case _:
+                return self.names[here]
+
+    def aligned(self, node: Node, axes: Axes) -> str:
+        """A node's value with an axis of size 1 for each axis that it lacks."""
+        here = source(node)
+        if isinstance(here, Number | Extent):
+            return self.ref(here)
+        have = node.axes
+        if have == axes:
+            return self.ref(here)
+        slots = [":" if axis in have else "None" for axis in axes]
+        return f"{self.ref(here)}[..., {', '.join(slots)}]"
+
+    def place(self, axis: Axis, axes: Axes) -> int:
+        """The position of an axis, from the end."""
+        return axes.index(axis) - len(axes)
+
+    def expression(self, node: Node) -> str:
+        """The torch expression that computes ``node``."""
+        match node:
+            case Map():
+                return self._map(node)
+            case Contract():
+                return self._contract(node)
+            case Reduce(kind, x, over):
+                places = ", ".join(str(self.place(axis, x.axes)) for axis in over)
+                tail = "," if len(over) == 1 else ""
+                return f"{self.ref(x)}.{'sum' if kind == 'sum' else 'amax'}(({places}{tail}))"
+            case Spread(x):
+                return f"tiles.spread({self.aligned(x, node.axes)}, {self._sizes(node.axes)})"
+            case Rename(x, names):
+                new = [dict(names).get(axis, axis) for axis in x.axes]
+                order = ", ".join(str(new.index(axis) - len(new)) for axis in node.axes)
+                return f"tiles.permute({self.ref(x)}, ({order}))"
+            case Cumsum(x, axis, reverse):
+                at = self.place(axis, x.axes)
+                if reverse:
+                    return f"{self.ref(x)}.flip({at}).cumsum({at}).flip({at})"
+                return f"{self.ref(x)}.cumsum({at})"
+            case Shift(x, axis, by):
+                return f"tiles.shift({self.ref(x)}, {self.place(axis, x.axes)}, {by})"
+            case Last(x, axis):
+                return f"{self.ref(x)}.select({self.place(axis, x.axes)}, -1)"
+            case Put(x, axis):
+                at = self.place(axis, node.axes)
+                return f"tiles.put_last({self.ref(x)}, {at}, size[{axis.lstrip('#')!r}])".replace("'", '"')
+            case Mask(x, row, col, strict):
+                where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
+                if isinstance(source(x), Number) or len(x.axes) < len(node.axes):
+                    return f"tiles.lower(tiles.spread({self._as_tensor(x, node.axes)}, {self._sizes(node.axes)}), {where})"
+                return f"tiles.lower({self.ref(x)}, {where})"
+            case Decay(a, b, row, col, strict):
+                where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
+                return f"tiles.decay({self.aligned(a, node.axes)} - {self.aligned(b, node.axes)}, {where})"
+            case GatedContract(x, y, a, b, _, _, _, strict):
+                return f"tiles.gated_contract({self._refs(x, y, a, b)}, {strict})"
+            case GatedApply(m, y, a, b, _, row, _, strict, over):
+                return f"tiles.gated_apply({self._refs(m, y, a, b)}, {strict}, {over == row})"
+            case Inverse(x):
+                return f"tiles.inverse_of_one_plus({self.ref(x)})"
+            case Substitute(a, p, _, _, rows, gates, reverse):
+                given = self._refs(*(row for _, row in rows)) + ("," if len(rows) == 1 else "")
+                gated = f"({self._refs(*gates)})" if gates else "None"
+                return (
+                    f"tiles.substitute({self._refs(a, p)}, {self.bodies[node]}, ({given}), {gated}, {reverse}, size)"
+                )
+            case _:
+                raise AssertionError(f"{type(node).__name__} is not computed")
+
+    def _refs(self, *nodes: Node) -> str:
+        return ", ".join(self.ref(n) for n in nodes)
+
+    def _as_tensor(self, x: Node, axes: Axes) -> str:
+        here = source(x)
+        return self.aligned(x, axes) if not isinstance(here, Number) else number(here.value)
+
+    def _sizes(self, axes: Axes) -> str:
+        inner = ", ".join(f'size["{axis.lstrip("#")}"]' for axis in axes)
+        return f"({inner}{',' if len(axes) == 1 else ''})"
+
+    def _map(self, node: Map) -> str:
+        formula, args = self._fused(node)
+        names = {slot: self.aligned(arg, node.axes) for slot, arg in zip(SLOTS, args, strict=False)}
+        return text(formula, names, TORCH)
+
+    def _fused(self, node: Map) -> tuple[sp.Expr, list[Node]]:
+        """The formula of a map with the maps that only it uses written into it."""
+        args: list[Node] = []
+        symbols: dict[Node, sp.Symbol] = {}
+
+        def visit(map_: Map) -> sp.Expr:
+            exchange: dict[sp.Symbol, sp.Expr] = {}
+            for slot, arg in zip(SLOTS, map_.args, strict=False):
+                if arg in self.inline and isinstance(arg, Map):
+                    exchange[slot] = visit(arg)
+                    continue
+                if arg not in symbols:
+                    symbols[arg] = sp.Symbol(f"_{len(args)}", real=True)
+                    args.append(arg)
+                exchange[slot] = symbols[arg]
+            return map_.formula.xreplace(exchange)
+
+        formula = visit(node)
+        return formula.xreplace({s: SLOTS[args.index(n)] for n, s in symbols.items()}), args
+
+    def _contract(self, node: Contract) -> str:
+        left, right, over = node.left, node.right, node.over
+        a, b = self.ref(left), self.ref(right)
+        if left.axes == right.axes:
+            places = ", ".join(str(self.place(axis, left.axes)) for axis in over)
+            return f"({a} * {b}).sum(({places}{',' if len(over) == 1 else ''}))"
+        if len(over) == 1 and len(left.axes) == len(right.axes) == len(node.axes) == 2:
+            (c,) = over
+            first, second = (left, right) if node.axes[0] in left.axes else (right, left)
+            one = self.ref(first) if first.axes[1] == c else f"{self.ref(first)}.mT"
+            two = self.ref(second) if second.axes[0] == c else f"{self.ref(second)}.mT"
+            return f"{one} @ {two}"
+        table: dict[Axis, str] = {}
+        spec = "->".join(
+            (",".join("..." + _letters(n.axes, table) for n in (left, right)), "..." + _letters(node.axes, table))
+        )
+        return f'torch.einsum("{spec}", {a}, {b})'
+
+
+_LETTERS = {I: "i", J: "j", "#l": "l", "#m": "m", "key": "k", "value": "v", "pair": "p"}
+
+
+def _letters(axes: Axes, table: dict[Axis, str]) -> str:
+    out = ""
+    for axis in axes:
+        if axis not in table:
+            free = (c for c in "hgfedcbanopqrstuwxyz" if c not in table.values())
+            table[axis] = _LETTERS.get(axis) or next(free)
+        out += table[axis]
+    return out
+
+
+def inlined(nodes: Iterable[Node], kept: Iterable[Node]) -> set[Node]:
+    """The maps that one other map of the same axes reads, and nobody else: no statement of their own."""
+    nodes, kept = list(nodes), set(kept)
+    users: dict[Node, list[Node]] = {}
+    for node in nodes:
+        for operand in {source(o) for o in node.operands}:
+            users.setdefault(operand, []).append(node)
+    found = set()
+    for node in nodes:
+        using = users.get(node, [])
+        if isinstance(node, Map) and node not in kept and len(using) == 1:
+            (user,) = using
+            if not isinstance(user, Map) or node not in user.args or user.axes != node.axes:
+                continue
+            if node.formula.count_ops() < 24:
+                found.add(node)
+    return found
+
+
+def body_nodes(node: Substitute) -> list[Node]:
+    """The operations of a substitution's body, in order."""
+    return [n for n in postorder([node.body]) if not isinstance(n, Input | Number | Extent) and source(n) is n]

@@ -1,0 +1,259 @@
+"""The torch meaning of the compiler's operations: what generated code calls.
+
+Every array is [*batch, *axes]; places of axes count from the end.  These run without autograd (the
+reverse mode is derived), except in a token's step, where autograd goes through the plain ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+Size = Mapping[str, int]
+
+
+def where(condition: Tensor | float, a: Tensor | float, b: Tensor | float) -> Tensor:
+    """``a`` where the condition is not 0, else ``b``."""
+    if not isinstance(condition, Tensor):
+        chosen = a if condition else b
+        return chosen if isinstance(chosen, Tensor) else torch.tensor(chosen)
+    return torch.where(condition != 0, a, b)
+
+
+def step(x: Tensor) -> Tensor:
+    """1 where x >= 0, else 0."""
+    return (x >= 0).to(x.dtype)
+
+
+def above(x: Tensor) -> Tensor:
+    """1 where x > 0, else 0."""
+    return (x > 0).to(x.dtype)
+
+
+def logcosh(x: Tensor) -> Tensor:
+    """log(cosh(x)) without overflow."""
+    size = torch.abs(x)
+    return size + torch.log1p(torch.exp(-2 * size)) - 0.6931471805599453
+
+
+def root(x: Tensor) -> Tensor:
+    """The square root; 0 with derivative 0 for x <= 0."""
+    positive = x > 0
+    return torch.where(positive, torch.sqrt(torch.where(positive, x, 1.0)), 0.0)
+
+
+def inverse_root(x: Tensor) -> Tensor:
+    """1 / sqrt(x) for x > 0, else 0."""
+    positive = x > 0
+    return torch.where(positive, torch.rsqrt(torch.where(positive, x, 1.0)), 0.0)
+
+
+def apow(x: Tensor, p: Tensor | float) -> Tensor:
+    """``|x|^p``, 0 at 0."""
+    there = x != 0
+    return torch.where(there, torch.pow(torch.abs(torch.where(there, x, 1.0)), p), 0.0)
+
+
+def spow(x: Tensor, p: Tensor | float) -> Tensor:
+    """``sign(x) |x|^p``."""
+    return torch.sign(x) * apow(x, p)
+
+
+def spread(x: Tensor | float, sizes: Sequence[int]) -> Tensor:
+    """``x`` repeated so that its last axes have these sizes."""
+    if not isinstance(x, Tensor):
+        return torch.full(tuple(sizes), x)
+    return x.expand(*x.shape[: x.dim() - len(sizes)], *sizes)
+
+
+def permute(x: Tensor, order: Sequence[int]) -> Tensor:
+    """The last axes in another order."""
+    batch = range(x.dim() - len(order))
+    return x.permute(*batch, *(x.dim() + at for at in order))
+
+
+def shift(x: Tensor, axis: int, by: int) -> Tensor:
+    """Row n becomes row n - by; the row without a source is 0."""
+    rows = x.shape[axis]
+    blank = torch.zeros_like(x.narrow(axis, 0, 1))
+    if by > 0:
+        return torch.cat([blank, x.narrow(axis, 0, rows - 1)], axis)
+    return torch.cat([x.narrow(axis, 1, rows - 1), blank], axis)
+
+
+def put_last(x: Tensor, axis: int, rows: int) -> Tensor:
+    """``x`` as the last of ``rows`` rows, zeros before it."""
+    x = x.unsqueeze(axis)
+    shape = list(x.shape)
+    shape[axis] = rows - 1
+    return torch.cat([x.new_zeros(shape), x], axis)
+
+
+def triangle(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
+    """Where row >= col (row > col if strict), shaped to meet ``x``."""
+    rows, cols = x.shape[row], x.shape[col]
+    keep = torch.ones(rows, cols, dtype=torch.bool, device=x.device).tril(-1 if strict else 0)
+    shape = [1] * x.dim()
+    shape[row], shape[col] = rows, cols
+    return (keep if row < col else keep.T).reshape(shape)
+
+
+def lower(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
+    """``x`` on the triangle, else 0."""
+    if row == -2 and col == -1:
+        return x.tril(-1 if strict else 0)
+    return torch.where(triangle(x, row, col, strict), x, 0.0)
+
+
+def decay(exponent: Tensor, row: int, col: int, strict: bool) -> Tensor:
+    """``e^exponent`` on the triangle, else 0; masked before the exponential."""
+    return exponent.masked_fill(~triangle(exponent, row, col, strict), float("-inf")).exp_()
+
+
+def inverse_of_one_plus(a: Tensor) -> Tensor:
+    """``(1 + a)^-1`` for a strictly lower triangular ``a`` [.., i, j]."""
+    one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    return torch.linalg.solve_triangular(a + one, one.expand_as(a), upper=False, unitriangular=True)
+
+
+BLOCK = 16
+"""Rows of a diagonal block: exact pairs inside, one product per block outside."""
+
+
+def gated_contract(x: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool) -> Tensor:
+    """``sum_d x[i, d] y[j, d] e^(a[i, d] - b[j, d])`` on the triangle; [.., i, d] -> [.., i, j].
+
+    Off the diagonal blocks the exponent is split at the first row of the block, where both halves are
+    at most 0 for a decay, so nothing overflows.
+    """
+    rows = x.shape[-2]
+    batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (x, y, a, b)))
+    out = x.new_zeros(*batch, rows, y.shape[-2])
+    for start in range(0, rows, BLOCK):
+        end = min(start + BLOCK, rows)
+        here = slice(start, end)
+        if start:
+            middle = a[..., start : start + 1, :]
+            left = x[..., here, :] * torch.exp(a[..., here, :] - middle)
+            right = y[..., :start, :] * torch.exp(middle - b[..., :start, :])
+            out[..., here, :start] = left @ right.mT
+        gap = decay(a[..., here, None, :] - b[..., None, here, :], -3, -2, strict)
+        out[..., here, here] = torch.einsum("...id,...jd,...ijd->...ij", x[..., here, :], y[..., here, :], gap)
+    return out
+
+
+def gated_apply(m: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool, transposed: bool) -> Tensor:
+    """``sum_j m[i, j] y[j, d] e^(a[i, d] - b[j, d])``, or the sum over i of the mirror image."""
+    rows = a.shape[-2]
+    batch = torch.broadcast_shapes(m.shape[:-2], *(t.shape[:-2] for t in (y, a, b)))
+    out = y.new_zeros(*batch, rows, y.shape[-1])
+    for start in range(0, rows, BLOCK):
+        end = min(start + BLOCK, rows)
+        here = slice(start, end)
+        gap = decay(a[..., here, None, :] - b[..., None, here, :], -3, -2, strict)
+        gap = gap * m[..., here, here, None]
+        if transposed:
+            out[..., here, :] += torch.einsum("...ijd,...id->...jd", gap, y[..., here, :])
+        else:
+            out[..., here, :] += torch.einsum("...ijd,...jd->...id", gap, y[..., here, :])
+        if start:
+            middle = a[..., start : start + 1, :]
+            later = torch.exp(a[..., here, :] - middle)
+            earlier = torch.exp(middle - b[..., :start, :])
+            if transposed:
+                out[..., :start, :] += earlier * (m[..., here, :start].mT @ (y[..., here, :] * later))
+            else:
+                out[..., here, :] += later * (m[..., here, :start] @ (y[..., :start, :] * earlier))
+    return out
+
+
+def substitute(
+    a: Tensor,
+    p: Tensor,
+    body: Callable[..., Tensor],
+    rows: Sequence[Tensor],
+    gates: tuple[Tensor, Tensor] | None,
+    reverse: bool,
+    size: Size,
+) -> Tensor:
+    """``g_i = body(p_i + sum_j a[i, j] g_j, rows_i)``, row after row.
+
+    a [.., i, j] strictly lower, p [.., i, v]; reverse: the sum is over later rows of the transpose.
+    Blocks of 16 rows: products between blocks, single rows inside one.
+    """
+    count = p.shape[-2]
+    batch = torch.broadcast_shapes(a.shape[:-2], p.shape[:-2], *(row_batch(r, p) for r in rows))
+    sums = p.expand(*batch, *p.shape[-2:]).clone()
+    matrix = a.mT if reverse else a
+    out: Tensor | None = None
+    blocks = range(0, count, BLOCK)
+    for start in reversed(blocks) if reverse else blocks:
+        end = min(start + BLOCK, count)
+        order = range(end - 1, start - 1, -1) if reverse else range(start, end)
+        if out is not None:
+            done = slice(end, count) if reverse else slice(0, start)
+            sums[..., start:end, :] += _between(matrix, out, gates, slice(start, end), done, reverse)
+        for i in order:
+            inner = slice(i + 1, end) if reverse else slice(start, i)
+            r = sums[..., i, :]
+            if inner.stop > inner.start:
+                assert out is not None
+                weight = matrix[..., i, inner]
+                if gates is None:
+                    r = r + (weight[..., None, :] @ out[..., inner, :]).squeeze(-2)
+                else:
+                    gap = _gap(gates, slice(i, i + 1), inner, reverse).squeeze(-3)
+                    r = r + (weight[..., None] * gap * out[..., inner, :]).sum(-2)
+            g = body(r, *(row.select(-2, i) if row_has_channel(row, p) else row.select(-1, i) for row in rows), size)
+            if out is None:
+                out = g.new_zeros(*batch, count, g.shape[-1])
+            out[..., i, :] = g
+    return p if out is None else out
+
+
+def row_has_channel(row: Tensor, p: Tensor) -> bool:
+    """Whether a row input has an axis beside the tokens."""
+    return row.dim() == p.dim()
+
+
+def row_batch(row: Tensor, p: Tensor) -> torch.Size:
+    """The batch axes of a row input."""
+    return row.shape[:-2] if row_has_channel(row, p) else row.shape[:-1]
+
+
+def _gap(gates: tuple[Tensor, Tensor], here: slice, there: slice, reverse: bool) -> Tensor:
+    a, b = gates
+    if reverse:
+        return torch.exp(a[..., None, there, :] - b[..., here, None, :])
+    return torch.exp(a[..., here, None, :] - b[..., None, there, :])
+
+
+def _between(
+    matrix: Tensor,
+    out: Tensor,
+    gates: tuple[Tensor, Tensor] | None,
+    here: slice,
+    done: slice,
+    reverse: bool,
+) -> Tensor:
+    """What finished blocks add to the rows of a block."""
+    if gates is None:
+        return matrix[..., here, done] @ out[..., done, :]
+    a, b = gates
+    at = done.start if reverse else here.start
+    middle = a[..., at : at + 1, :]
+    if reverse:
+        moved = matrix[..., here, done] @ (out[..., done, :] * torch.exp(a[..., done, :] - middle))
+        return moved * torch.exp(middle - b[..., here, :])
+    moved = matrix[..., here, done] @ (out[..., done, :] * torch.exp(middle - b[..., done, :]))
+    return moved * torch.exp(a[..., here, :] - middle)
+
+
+__all__ = [
+    "above", "apow", "decay", "gated_apply", "gated_contract", "inverse_of_one_plus", "inverse_root",
+    "logcosh", "lower", "permute", "put_last", "root", "shift", "softplus", "spow", "spread", "step",
+    "substitute", "where",
+]  # fmt: skip

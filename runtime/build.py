@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from miras_dsl.check import read
-from miras_dsl.codegen.model import model_of
 from miras_dsl.codegen.names import identifier, snake
 from miras_dsl.codegen.pipeline import compile_file
-from miras_dsl.codegen.update import UpdateRule, update_of
+from miras_dsl.codegen.update import UpdateRule
 from miras_dsl.model import Feed
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
@@ -109,7 +108,8 @@ def implementation(spec: MemorySpec, sizes: Mapping[str, int]) -> Run:
 @lru_cache(maxsize=64)
 def _compiled(spec: MemorySpec) -> tuple[UpdateRule, ModuleType]:
     rendered = compile_file(FileSpec({spec.name: spec}, {}, {}))
-    return update_of(model_of(spec)), cache.import_module(cache.put(rendered.text))
+    module = cache.import_module(cache.put(rendered.text))
+    return rendered.memories[spec.name].rule, module
 
 
 def bound(rule: UpdateRule, spec: MemorySpec, module: ModuleType, sizes: Mapping[str, int]) -> Run:

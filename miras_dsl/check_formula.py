@@ -11,7 +11,7 @@ from .arithmetic import apply
 from .diagnostics import Problem, did_you_mean, problem
 from .extent import Measure, measure
 from .shapes import Sizes, contract
-from .source import Span
+from .source import NOWHERE, Span
 from .spec import Apply, Axes, Axis, Expr, Number, Ref
 
 OPERATORS = {
@@ -125,8 +125,11 @@ def resolve(name: str, span: Span, scope: Scope) -> Expr:
     match entry:
         case Number() | Apply():
             return entry
-        case Ref():
+        case Ref() if entry.span == NOWHERE:
             return replace(entry, span=span)
+        case Ref():
+            # an argument of a definition: what the caller wrote is the place to show
+            return entry
         case Operation(function):
             raise problem(
                 "M0201", f"`{name}` is the function `{function}`", span, "needs an argument"

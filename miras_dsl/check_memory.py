@@ -25,6 +25,7 @@ from .functions import FUNCTIONS
 from .library import Library
 from .ranges import interval
 from .shapes import shown, to_axes
+from .source import Span
 from .spec import (
     Expr,
     Gate,
@@ -75,7 +76,14 @@ def _memory(
     pairs = pairs_of(clauses["algorithm"], scope)
     if pairs > 1:
         sizes.pairs, sizes.sizes["pair"] = pairs, sp.Integer(pairs)
-    built = architecture(clauses["architecture"], library, scope, sizes)
+    place = {word: clause.span for word, clause in clauses.items()}
+    built = _try(
+        findings,
+        lambda: architecture(clauses["architecture"], library, scope, sizes),
+        place["architecture"],
+    )
+    if built is None:
+        raise Problem(None)
     if len(built.states) == 1:
         sizes.single_row = built.states[0].axes[0]
     written = definitions(clauses.get("tokens"), "token") + definitions(
@@ -96,17 +104,23 @@ def _memory(
         network_names=(),
     )
     one = Number(sp.Integer(1))
-    losses = _try(findings, lambda: terms(clauses["bias"], library, inside, moved, one)) or []
+    losses = (
+        _try(findings, lambda: terms(clauses["bias"], library, inside, moved, one), place["bias"])
+        or []
+    )
     written_terms: tuple[syntax.Term, ...] = clauses["bias"].content  # type: ignore[assignment]
     named = [t.name for t in written_terms if t.name]
     choice: Chosen | None = _try(
-        findings, lambda: chosen(clauses["algorithm"], library, bare, moved, named)
+        findings,
+        lambda: chosen(clauses["algorithm"], library, bare, moved, named),
+        place["algorithm"],
     )
     kept = _try(
         findings,
         lambda: retention(
             clauses["retention"], library, bare, sizes, moved, built.states, choice and choice.eta
         ),
+        place["retention"],
     )
     learned = _try(
         findings,
@@ -116,8 +130,13 @@ def _memory(
                 clauses["algorithm"], choice, bare, sizes, moved, weight_axes(built.states)
             )
         ),
+        place["algorithm"],
     )
-    reading = _try(findings, lambda: _read(clauses.get("read"), inside, built, bound, moved, sizes))
+    reading = _try(
+        findings,
+        lambda: _read(clauses.get("read"), inside, built, bound, moved, sizes),
+        item.name_span,
+    )
     if findings or kept is None or learned is None or reading is None or choice is None:
         raise Problem(None)
     losses = rated(losses, choice)
@@ -153,11 +172,16 @@ def _memory(
     return made
 
 
-def _try(findings: Findings, part: Callable[[], T]) -> T | None:
+def _try(findings: Findings, part: Callable[[], T], clause: Span) -> T | None:
+    """What ``part`` gives; a mistake inside a definition of another file is shown at ``clause``."""
     try:
         return part()
     except Problem as mistake:
-        findings.add(mistake)
+        found = mistake.diagnostic
+        if found is not None and found.at.span.source != clause.source:
+            here = Label(clause, "used here")
+            found = replace(found, at=here, because=(found.at, *found.because))
+        findings.add(Problem(found))
         return None
 
 

@@ -40,9 +40,10 @@ def codes(text):
         ("bias", "l2", "sum(r^2) / 2"),
         ("bias", "logcosh", "sum(log(cosh(M(key) - value)))"),
         ("bias", "lp(4)", "sum(abs(W @ key - value)^4)"),
-        ("bias", "huber_mixture(alpha)", "write where(norm(r) <= alpha, r, alpha * sign(r)) at key"),
+        ("bias", "huber_mixture(1)", "write where(norm(r) <= 1, r, 1 * sign(r)) at key"),
         ("retention", "l2(alpha)", "decay alpha"),
-        ("retention", "soft(alpha, 1) at token", "decay alpha link max(a - 1, 0) - max(-a - 1, 0) at token"),
+        ("retention", "soft(alpha, 1) at token",
+         "decay alpha link max(a - 1, 0) - max(-a - 1, 0) at token"),
         ("algorithm", "gd(eta), exact", "{ W = keep(W) - eta * grad }, exact"),
         ("algorithm", "momentum(eta, alpha), exact",
          "{ carry S  S = alpha * S - eta * grad  W = keep(W) + S }, exact"),
@@ -58,7 +59,8 @@ def test_a_library_name_means_its_formula(clause, library, formula):
 
 def test_the_mlp_means_its_network():
     flags = "mlp(hidden = 4 * d, activation = gelu, bias, depth = 2)"
-    network = """{ W1: matrix[4 * d, key]  b1: vector[4 * d]  W2: matrix[value, 4 * d]  b2: vector[value]
+    network = """{ W1: matrix[4 * d, key]  b1: vector[4 * d]
+                   W2: matrix[value, 4 * d]  b2: vector[value]
                    M(x) = W2 @ gelu(W1 @ x + b1) + b2 }"""
     a, b = (
         memory("M(d)", architecture=t, algorithm="gd(eta), anchored(8)") for t in (flags, network)
@@ -107,8 +109,11 @@ def test_rows_of_the_only_weight_are_its_own_axis_and_of_many_are_generic():
 
 
 def test_a_vector_memory_has_one_axis():
-    spec = memory("M(d)", architecture="h: vector[d]", bias="-dot(h, value)", order="decay, write, read",
-                  gates="{ alpha[d], eta = sigmoid(linear(x)) }")  # fmt: skip
+    gates = "{ alpha[d], eta = sigmoid(linear(x)) }"
+    order = "decay, write, read"
+    spec = memory(
+        "M(d)", architecture="h: vector[d]", bias="-dot(h, value)", order=order, gates=gates
+    )
 
     assert spec.states[0].axes == spec.gates[0].axes == ("value",)
     assert all(t.axes == ("value",) for t in spec.tokens)
@@ -119,9 +124,12 @@ def test_a_vector_memory_has_one_axis():
 
 def test_pairs_have_an_axis_outside_the_bias_and_none_inside():
     spec = memory(
-        "M(dk, dv, n = 3)", algorithm="gd(eta), pairs(n), exact", tokens="{ probe = normalize(key) }",
-        bias="sum((W @ probe - value)^2)", gates="{ alpha = sigmoid(linear(x))  eta[n] = sigmoid(linear(x)) }",
-    )  # fmt: skip
+        "M(dk, dv, n = 3)",
+        tokens="{ probe = normalize(key) }",
+        algorithm="gd(eta), pairs(n), exact",
+        bias="sum((W @ probe - value)^2)",
+        gates="{ alpha = sigmoid(linear(x))  eta[n] = sigmoid(linear(x)) }",
+    )
 
     assert {t.name: t.axes for t in spec.tokens}["probe"] == ("pair", "key")
     assert all("pair" not in n.axes for n in walk(spec.terms[0].loss))
@@ -183,7 +191,8 @@ def test_named_rates_go_to_their_terms():
 
 def test_a_layer_may_settle_a_parameter_of_its_memory():
     text = """memory M(d, n = 8) { architecture W: matrix[value, key]  bias l2  retention none
-      algorithm gd(eta), anchored(n)  order predict, write, read  gates { eta = sigmoid(linear(x)) / 64 } }
+      algorithm gd(eta), anchored(n)  order predict, write, read
+      gates { eta = sigmoid(linear(x)) / 64 } }
     layer A = M -> M(n = 4) + M(8)
     """
     spec = read(Source("m.mem", text))
@@ -316,3 +325,12 @@ def test_diagnostics_are_plain_data_too():
     assert first["code"] == "M0107" and first["severity"] == "error"
     assert first["at"] == {"file": "m.mem", "line": 1, "column": 8, "start": 7, "end": 8,
                            "text": "no `architecture` clause"}  # fmt: skip
+
+
+def test_a_mistake_inside_the_library_is_shown_where_the_library_is_used():
+    with pytest.raises(SpecErrors) as caught:
+        memory("M(d)", architecture="matrix", retention="kl(alpha) at token")
+    (found,) = caught.value.diagnostics
+
+    assert found.at.span.source.name == "m.mem" and found.at.span.line == 4
+    assert found.because[0].span.source.name == "std/retentions.mem"

@@ -7,6 +7,8 @@ Then some heads forget soon and some hardly ever, whatever the features are (as 
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from miras_dsl.spec import Apply, Expr, walk
 
 
@@ -35,10 +37,9 @@ def _shifts(expr: Expr) -> list[Expr]:
 def _gather(expr: Expr, op: str) -> list[Expr]:
     """The operands of nested sums or products; the sign of a factor is looked through."""
     if _is(expr, op) or (op == "mul" and _is(expr, "neg")):
-        assert isinstance(expr, Apply)
         return [part for arg in expr.args for part in _gather(arg, op)]
     return [expr]
 
 
-def _is(expr: Expr, op: str) -> bool:
+def _is(expr: Expr, op: str) -> TypeGuard[Apply]:
     return isinstance(expr, Apply) and expr.op == op

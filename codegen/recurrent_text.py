@@ -86,8 +86,9 @@ def _forward(plan: RecurrentPlan) -> dict[str, object]:
     targets = [Target("y", ("value",), plan.step.result("y"))]
     targets += _next_states(plan, states, plan.step, "next")
     refresh = _open(plan, names, states)
-    pointers = [*(names.of[x] for x in (*plan.tokens, *plan.constants)), "y"]
-    for part in ("name", "end", "kept"):
+    pointers = [names.of[x] for x in (*plan.tokens, *plan.constants, *plan.states)]
+    pointers.append("y")
+    for part in ("end", "kept"):
         pointers += [s[part] for s in states]
     shapes = _shapes(plan, names)
     shapes += [("y", "[T, H, V]", "out: the answers")]

@@ -96,6 +96,9 @@ def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
     tokens = [x for x in step.inputs if x.kind == "token" and x.name != POSITION]
     if refresh is not None:
         tokens += [x for x in refresh[0].inputs if x.kind == "token" and x not in tokens]
+    # The first token sets the type of the answers: a token before any gate.
+    feeds = [feed.name for feed in rule.model.feeds]
+    tokens.sort(key=lambda x: feeds.index(x.name))
     programs = [(step, back), *([refresh] if refresh else [])]
     why, partial = "", frozenset[str]()
     for forward, reverse in programs:

@@ -59,7 +59,7 @@ def main() -> None:
     scores: dict[str, float] = {}
     for choices in product(BIASES, RETENTIONS, NETWORKS):
         name, text = ", ".join(choices), memory(*choices)
-        (certificate,) = miras.check(text).values()
+        (certificate,) = miras.certify(text).values()
         torch.manual_seed(0)
         model = miras.load(text).Small(width=32, vocab=TASK.vocab)
         score = recall.learn(model, TASK, seconds=asked.seconds, rate=1e-2)

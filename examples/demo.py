@@ -31,10 +31,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     asked = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
-    source = miras.source("yaad")
+    source = miras.find("yaad")
 
     console.rule("1. Is the generated code right?")
-    (certificate,) = miras.check(source).values()
+    (certificate,) = miras.certify(source).values()
     console.print(str(certificate), markup=False)
 
     console.rule(f"2. {asked.minutes:g} minutes on real text")

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Source", "SpecErrors", "Unusable",
-    "check", "compile", "explain", "is_code", "load", "parse", "source",
+    "certify", "compile", "explain", "find", "is_code", "load", "parse",
 ]  # fmt: skip
 
 
-def source(path_or_text: str | PathLike[str] | Source) -> Source:
+def find(path_or_text: str | PathLike[str] | Source) -> Source:
     """A `.mem` file, or `.mem` text, as a named source.
 
     A `Path`, or a string of one line without braces, names a file or one of the shipped memories
@@ -62,7 +62,7 @@ def parse(path_or_text: str | PathLike[str] | Source) -> FileSpec:
     """What a `.mem` file means; raises `SpecErrors` with every mistake found."""
     from .check import read
 
-    return read(source(path_or_text))
+    return read(find(path_or_text))
 
 
 def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
@@ -75,13 +75,12 @@ def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
 
 def load(path_or_text: str | PathLike[str] | Source) -> Library:
     """The memories, layers and models of a `.mem` file as `torch.nn.Module` classes."""
-    meant = source(path_or_text)
     from miras_dsl.runtime.build import load as build
 
-    return build(meant)
+    return build(find(path_or_text))
 
 
-def check(
+def certify(
     path_or_text: str | PathLike[str] | Source, *, dtype: str = "float32", device: str = "cpu"
 ) -> dict[str, Certificate]:
     """A certificate for each memory of a `.mem` file: the generated code against autodiff."""

@@ -145,7 +145,7 @@ def check(
     if dtype not in {"float32", "float64"}:
         raise typer.BadParameter("float32 or float64", param_hint="--dtype")
     with told(as_json) as out:
-        source = miras.source(spec)
+        source = miras.find(spec)
         # A wrong spec is told before torch is imported, which takes longer than all of this.
         meant = miras.parse(source)
         from miras_dsl.runtime.proof import prove
@@ -257,7 +257,7 @@ def train(
     if steps is not None and minutes is not None:
         raise typer.BadParameter("give --steps or --minutes, not both", param_hint="--minutes")
     with told(as_json) as out:
-        source = miras.source(spec)
+        source = miras.find(spec)
         miras.parse(source)
         from miras_dsl.runtime.job import Wishes, run
 

@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import miras_dsl
 
 HEAVY = ("torch", "triton", "sympy", "jinja2", "lark", "numpy", "typer", "rich", "matplotlib")
 
@@ -45,3 +48,10 @@ def test_the_compiler_side_needs_no_torch():
     run = subprocess.run([sys.executable, "-c", code, spec], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) > 1000
+
+
+def test_the_facade_hides_no_module():
+    """A function named like a module of ours would be replaced by it at that module's import."""
+    root = Path(__file__).resolve().parents[2] / "miras_dsl"
+    modules = {p.stem for p in root.iterdir()}
+    assert modules.isdisjoint(miras_dsl.__all__)

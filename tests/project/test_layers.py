@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPORTED = {"SpecErrors", "Unusable", "load", "compile", "explain", "is_code"}
+EXPORTED = {"SpecErrors", "Unusable", "certify", "compile", "explain", "find", "is_code", "load"}
 """Names of the facade, which hide no module of the same name."""
 
 # Third-party packages that a folder must not import, not even inside a function.

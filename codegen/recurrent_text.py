@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from miras_dsl.ir import Axes, Input, Program, inputs_of
 from miras_dsl.show import show
 from miras_dsl.source import NOWHERE
+from miras_dsl.spec import MemorySpec
 
 from .model import POSITION
 from .names import cite, snake
 from .render import render
-from .triton_code import SIZES, Target, Writer, zeros
+from .triton_code import SIZES, Target, Writer, folded, zeros
 from .triton_plan import RecurrentPlan, lanes, plan_recurrent
 from .update import UpdateRule
 
@@ -43,7 +45,7 @@ def recurrent_text(rule: UpdateRule) -> str:
     plan = plan_recurrent(rule)
     forward = render("triton/recurrent_fwd.py.j2", _forward(plan))
     backward = render("triton/recurrent_bwd.py.j2", _backward(plan))
-    return f"{forward}\n\n{backward}\n\n{_table(plan)}"
+    return folded(f"{forward}\n\n{backward}\n\n{_table(plan)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def _forward(plan: RecurrentPlan) -> dict[str, object]:
         refresh += [f"{s['name']} = {s['open']}" for s in states]
     return {
         **_frame(plan, pointers, shapes),
-        "tokens": [_token(plan, names, x) for x in plan.tokens],
+        "tokens": [_token(names, x) for x in plan.tokens],
         "constants": [{"name": names.of[x], "axes": x.axes} for x in plan.constants],
         "states": states,
         "refresh": refresh,
@@ -131,13 +133,13 @@ def _backward(plan: RecurrentPlan) -> dict[str, object]:
             "zeros": zeros(x.axes), "end_row": _share(plan, x, "share", "i_nh"),
         })  # fmt: skip
     for x in plan.tokens:
-        made = _token(plan, names, x)
+        made = _token(names, x)
         tokens.append({**made, "d": writer.name(f"d_{made['name']}"), "d_row": _share(plan, x, "share", "row")})
 
     walk = writer.lines(_next_states(plan, states, plan.walk, "next"), names.of)
-    read = {x for node in plan.walk.results for x in inputs_of([node[1]])}
-    if plan.refresh:
-        read |= {x for node in plan.refresh[0].results for x in inputs_of([node[1]])}
+    opened = _reads(plan.refresh[0]) if plan.refresh else set()
+    again = _reads(plan.walk) | opened
+    seen = _reads(plan.back) | opened | (_reads(plan.refresh[1]) if plan.refresh else set())
     refresh = _open(plan, names, states)
     if refresh:
         refresh += [f"{s['name']} = {s['open']}" for s in states]
@@ -168,7 +170,8 @@ def _backward(plan: RecurrentPlan) -> dict[str, object]:
     pointers += [s["d"] for s in (*tokens, *constants, *states)]
     return {
         **_frame(plan, pointers, _shapes_back(plan, names, states, tokens, constants)),
-        "again": [t for x, t in zip(plan.tokens, tokens, strict=True) if x in read],
+        "again": [t for x, t in zip(plan.tokens, tokens, strict=True) if x in again],
+        "seen": [t for x, t in zip(plan.tokens, tokens, strict=True) if x in seen],
         "tokens": tokens,
         "constants": constants,
         "states": states,
@@ -179,6 +182,10 @@ def _backward(plan: RecurrentPlan) -> dict[str, object]:
         "close": _close(plan, names, states, every),
         "y": ("value",),
     }
+
+
+def _reads(program: Program) -> set[Input]:
+    return set(inputs_of(node for _, node in program.results))
 
 
 def _share(plan: RecurrentPlan, x: Input, share: str, whole: str) -> str:
@@ -230,8 +237,10 @@ def _frame(plan: RecurrentPlan, pointers: list[str], shapes: list[tuple[str, str
     """The slots that both templates have."""
     axes = _axes(plan)
     sizes = ["K: tl.constexpr, BK: tl.constexpr,"] if "key" in axes else []
-    law = [f"{plan.rule.name} ({cite(plan.rule.model.spec.span)}), token by token:", ""]
-    law += [line.rstrip() for line in show(plan.step).split("\n") if line.startswith("  ")]
+    law: list[str] = []
+    for line in show(plan.step).split("\n"):
+        if line.startswith("  "):
+            law += textwrap.wrap(line, 92, initial_indent="  ", subsequent_indent="      ")
     place = plan.block > 0
     parameters = _wrapped([f"{p}_ptr" for p in pointers])
     parameters += ["offsets_ptr, place_ptr, T, L, H," if place else "offsets_ptr, T, L, H,"]
@@ -240,12 +249,15 @@ def _frame(plan: RecurrentPlan, pointers: list[str], shapes: list[tuple[str, str
     width = max(len(name) for name, _, _ in shapes)
     shape = max(len(s) for _, s, _ in shapes)
     written = [f"{n:<{width}}  {s:<{shape}}  {what}".rstrip() for n, s, what in shapes]
+    spec = plan.rule.model.spec
     block = plan.block * plan.micro
     counted = f"(place + t) % {block}"
     step = f"({counted}) // {plan.micro}" if plan.micro > 1 else f"({counted})"
     return {
         "name": snake(plan.rule.name),
+        "title": f"{plan.rule.name} ({cite(spec.span)}), token by token:",
         "law": law,
+        "cited": _cited(spec),
         "shapes": written,
         "parameters": parameters,
         "axes": axes,
@@ -254,6 +266,19 @@ def _frame(plan: RecurrentPlan, pointers: list[str], shapes: list[tuple[str, str
         "position": f"({step} + 1).to(tl.float32)" if plan.position else "",
         "split": plan.split,
     }
+
+
+def _cited(spec: MemorySpec) -> str:
+    """The places of a memory's clauses: `robust.mem:4 (bias), :5 (retention), :6 (algorithm)`."""
+    spans = [(term.span, "bias") for term in spec.terms[:1]]
+    spans += [(spec.retention.span, "retention"), (spec.algorithm.span, "algorithm")]
+    words: list[str] = []
+    file = ""
+    for span, clause in spans:
+        here, _, line = cite(span).rpartition(":")
+        words.append(f"{'' if here == file else here}:{line} ({clause})" if here else f"{line} ({clause})")
+        file = here
+    return ", ".join(words)
 
 
 def _wrapped(words: list[str], width: int = 92) -> list[str]:
@@ -266,12 +291,8 @@ def _wrapped(words: list[str], width: int = 92) -> list[str]:
     return lines
 
 
-def _token(plan: RecurrentPlan, names: _Names, x: Input) -> dict:
-    spec = plan.rule.model.spec
-    feed = next(f for f in plan.rule.model.feeds if f.name == x.name)
-    found = [d.span for d in (*spec.gates, *spec.tokens) if d.name == feed.of and d.span is not NOWHERE]
-    shown = f"{feed.of}: {cite(found[0])}" if found else ""
-    return {"name": names.of[x], "axes": x.axes, "comment": f"  # {shown}" if shown else ""}
+def _token(names: _Names, x: Input) -> dict:
+    return {"name": names.of[x], "axes": x.axes}
 
 
 def _shape(lead: str, axes: Axes) -> str:
@@ -279,7 +300,14 @@ def _shape(lead: str, axes: Axes) -> str:
 
 
 def _shapes(plan: RecurrentPlan, names: _Names) -> list[tuple[str, str, str]]:
-    shapes = [(names.of[x], _shape("T, H", x.axes), "") for x in plan.tokens]
+    spec = plan.rule.model.spec
+    spans = {d.name: d.span for d in (*spec.tokens, *spec.gates) if d.span is not NOWHERE}
+    feeds = {f.name: f.of for f in plan.rule.model.feeds}
+    cited = [cite(spans[feeds[x.name]]) if feeds[x.name] in spans else "" for x in plan.tokens]
+    shapes = [
+        (names.of[x], _shape("T, H", x.axes), place)
+        for x, place in zip(plan.tokens, cited, strict=True)
+    ]
     shapes += [(names.of[x], _shape("H", x.axes), "the same for every token") for x in plan.constants]
     shapes += [(names.of[x], _shape("N, H", x.axes), "before the first token") for x in plan.states]
     return shapes
@@ -316,7 +344,8 @@ def _table(plan: RecurrentPlan) -> str:
     name = snake(rule.name)
 
     def pairs(inputs: Iterable[Input]) -> str:
-        return "(" + "".join(f"\n        {(x.name, x.axes)!r},".replace("'", '"') for x in inputs) + "\n    )"
+        lines = "".join(f"        {(x.name, x.axes)!r},\n".replace("'", '"') for x in inputs)
+        return f"(\n{lines}    )" if lines else "()"
 
     def words(found: tuple[str, ...]) -> str:
         return repr(found).replace("'", '"')

@@ -6,6 +6,7 @@ A node is a tile [BV, BK] or broadcasts to one: [BV, 1] along values, [1, BK] al
 from __future__ import annotations
 
 import keyword
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -41,9 +42,9 @@ SIZES = {"value": "V", "key": "K"}
 DIMENSION = {"value": 0, "key": 1}
 TAKEN = frozenset({
     "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "triton", "range",
-    "float", "t", "j", "y", "row", "start", "length", "segment", "share", "first", "last", "here",
-    "place", "position", "step", "d_y", "i_n", "i_h", "i_nh", "i_v", "i_s", "i_b", "o_k", "o_v",
-    "m_k", "m_v", "m_w", "m_one",
+    "float", "t", "j", "y", "row", "start", "length", "segment", "share", "first", "last",
+    "segments", "kept", "past", "past_v", "place", "position", "d_y", "b", "i_n", "i_h", "i_nh",
+    "i_v", "i_s", "i_b", "o_k", "o_v", "o_w", "m_k", "m_v", "m_w", "offsets", "Recurrence",
 })  # fmt: skip
 """Names that the templates use for themselves."""
 WIDEST = 6
@@ -71,7 +72,7 @@ class Writer:
     def name(self, wanted: str) -> str:
         """A name of this kernel that reads like ``wanted``."""
         made = wanted.replace(".", "_")
-        while keyword.iskeyword(made) or made in self.taken:
+        while keyword.iskeyword(made) or made in self.taken or made.endswith("_ptr"):
             made += "_"
         self.taken.add(made)
         return made
@@ -93,6 +94,7 @@ class Writer:
         results = list(results)
         roots = [target.node for target in results]
         formulas, order = _fused(roots)
+        targets = {target.node: target for target in results if roots.count(target.node) == 1}
         written: dict[Node, tuple[str, Axes]] = {}
         out: list[str] = []
         for node in order:
@@ -107,11 +109,17 @@ class Writer:
                     written[node] = written[x]
                 case _:
                     expression, axes = self._expression(node, formulas, written)
-                    made = self.fresh(axes)
+                    target = targets.get(node)
+                    if target is not None and (target.axes == axes or not target.whole):
+                        made = target.name
+                    else:
+                        made = self.fresh(axes)
                     out.append(_line(made, expression, axes))
                     written[node] = made, axes
         for target in results:
             value, has = written[target.node]
+            if value == target.name:
+                continue
             if target.whole and target.axes != has:
                 value, has = f"{zeros(target.axes)} + {value}", target.axes
             out.append(_line(target.name, value, has))
@@ -168,6 +176,23 @@ class Writer:
         if masked:
             value = f"tl.where({' & '.join(masked)}, {value}, 0.0)"
         return _reduced(value, "sum", over, rest), rest
+
+
+def folded(text: str, width: int = 100) -> str:
+    """Code with assignments that are too long broken at spaces, inside parentheses."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        head, equals, value = line.partition(" = ")
+        if len(line) <= width or not equals or not head.strip().replace("_", "").isalnum():
+            lines.append(line)
+            continue
+        value, _, comment = value.partition("  # ")
+        indent = " " * (len(line) - len(line.lstrip()))
+        inner = indent + "    "
+        body = textwrap.wrap(value, width, initial_indent=inner, subsequent_indent=inner,
+                             break_long_words=False, break_on_hyphens=False)  # fmt: skip
+        lines += [f"{head} = (", *body, f"{indent})" + (f"  # {comment}" if comment else "")]
+    return "\n".join(lines)
 
 
 def _reduced(value: str, kind: str, over: Axes, rest: Axes) -> str:

@@ -43,11 +43,8 @@ from miras_dsl.ir import (
 from .collect import Linear, Obstacle, Outer, collect
 from .flatten import affine_in
 from .model import POSITION
-from .paths import Path, Paths, exponential
+from .paths import VALID, Path, Paths, exponential
 from .update import UpdateRule
-
-VALID = Input("valid", (I,), "token")
-"""1 for a token, 0 for padding: a padded row writes nothing."""
 
 UNTRAINED = frozenset({VALID.name, POSITION})
 """Inputs without a gradient."""
@@ -174,22 +171,26 @@ class _Lifting:
             moment = "after" if matrix.kind == "after" else "before"
             return self._read_state(Input(matrix.name, matrix.shape, "state"), moment, query, over)
         axes = matrix.axes
-        found = collect(matrix, axes, self.states)
+        afters = {Input(state.name, state.shape, "after") for state in self.states}
+        found = collect(matrix, axes, self.states | afters)
         state = found.keep[0][0] if found.keep else None
-        if state is not None and not found.writes and found == Linear(self._decayed(state), ()):
+        if state is not None and found == Linear(self._decayed(state), ()):
             return self._read_state(state, "decayed", query, over)
         reading = Reading()
         for state, coefficient in found.keep:
             gate = self.lift(coefficient)
             onto = gate if over in gate.axes else ONE
-            before = self._read_state(state, "before", query * onto, over)
-            reading.add(before, ONE, ONE if over in gate.axes else gate)
+            moment = "after" if state.kind == "after" else "before"
+            asked = self._read_state(Input(state.name, state.shape, "state"), moment, query * onto, over)
+            reading.add(asked, ONE, ONE if over in gate.axes else gate)
         for write in found.writes:
             reading.free = reading.free + self._local(write, query, over, axes)
         return reading
 
     def _decayed(self, state: Input) -> tuple[tuple[Input, Node], ...]:
         """The old state times its own decay, if that is all that its rule keeps."""
+        if state not in self.linear:
+            return ()
         keep = self.linear[state].keep
         return keep if len(keep) == 1 and keep[0][0] is state else ()
 

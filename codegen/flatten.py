@@ -37,7 +37,8 @@ def affine_in(node: Node, unknown: Node) -> tuple[Node, Node] | None:
     if any(unknown in postorder([arg]) for arg in others):
         return None
     slope = sp.expand(whole.diff(slot))
-    if slot in slope.free_symbols:
+    # A step has slope 0 almost everywhere and is not affine: the rest must be free of the unknown too.
+    if slot in slope.free_symbols or slot in sp.expand(whole - slope * slot).free_symbols:
         return None
     nodes = dict(zip(SLOTS, args, strict=False))
     return formula(slope, nodes), formula(whole.xreplace({slot: sp.Integer(0)}), nodes)

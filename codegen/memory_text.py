@@ -168,12 +168,10 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
         forward = _Section(name, bodies).walk(form.program)
         backward = _Section(f"{name}_back", bodies).walk(adjoint(form.program, UNTRAINED))
     step = straight(f"{name}_token", "one token", rule.program.results, bodies)
-    refresh = refresh_back = None
-    if rule.refresh:
-        refresh = straight(f"{name}_refresh", "what a new block starts from", rule.refresh, bodies)
-        refresh_back = straight(
-            f"{name}_refresh_back", "cotangents of a refresh", _refresh_adjoint(rule), bodies
-        )
+    turns = [
+        _turn(f"{name}_refresh", "what a new block starts from", rule, rule.refresh, bodies),
+        _turn(f"{name}_close", "what a block ends with", rule, rule.close, bodies),
+    ]
     feeds = rule.feeds
     states = [(s.name, plain(s.name), tuple(s.axes)) for s in rule.states]
     return render(
@@ -190,9 +188,7 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
             "forward": forward,
             "backward": backward,
             "step": step,
-            "refresh": refresh,
-            "refresh_back": refresh_back,
-            "refreshed": [state for state, _ in rule.refresh],
+            "turns": turns,
             "feeds": [(f.name, f.kind, tuple(f.axes)) for f in feeds],
             "arguments": _arguments(feeds),
             "states": states,
@@ -218,21 +214,41 @@ def _once(rule: UpdateRule) -> tuple[str, ...]:
     return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log)
 
 
-def _refresh_adjoint(rule: UpdateRule) -> list[tuple[str, Node]]:
-    """Cotangents of the states before a refresh, given those after it."""
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A change of states at the edge of a block, and its adjoint."""
+
+    forward: Function
+    backward: Function
+    gives: tuple[str, ...]
+    takes_back: tuple[str, ...]
+
+
+def _turn(
+    name: str, doc: str, rule: UpdateRule, changes: Sequence[tuple[str, Node]], bodies: list[Function]
+) -> Turn | None:
+    if not changes:
+        return None
+    forward = straight(name, doc, changes, bodies)
+    results = _turn_adjoint(rule, changes)
+    backward = straight(f"{name}_back", f"cotangents of {doc}", results, bodies)
+    return Turn(forward, backward, tuple(state for state, _ in changes), tuple(r for r, _ in results))
+
+
+def _turn_adjoint(rule: UpdateRule, changes: Sequence[tuple[str, Node]]) -> list[tuple[str, Node]]:
+    """Cotangents of the states (and gates) before a change of states, given those after it."""
+    changed = {name for name, _ in changes}
     axes = {state.name: state.axes for state in rule.states}
-    refreshed = dict(rule.refresh)
     cotangents: dict[Node, Node] = {}
-    for name, node in rule.refresh:
+    for name, node in changes:
         given = Input(f"d_{name}", axes[name], "cotangent")
         cotangents[node] = cotangents[node] + given if node in cotangents else given
-    found = pull_back(cotangents, rule.states)
+    gates = [x for x in inputs_of(node for _, node in changes) if x.kind == "token" and x.name not in UNTRAINED]
+    found = pull_back(cotangents, [*rule.states, *gates])
     results = []
     for state in rule.states:
         share = found[state]
-        if state.name not in refreshed:
+        if state.name not in changed:
             share = share + Input(f"d_{state.name}", state.axes, "cotangent")
         results.append((f"d_{state.name}", spread(share, state.axes)))
-    return results
-
-
+    return results + [(f"d_{gate.name}", spread(found[gate], gate.axes)) for gate in gates]

@@ -41,10 +41,6 @@ def model_of(spec: MemorySpec) -> MemoryModel:
                 shares = {w: found[points[w]] for w in points}
         for w in points:
             gradients[w] = gradients[w] + rate * shares[w]
-    scale = spec.algorithm.anchored.scale if spec.algorithm.anchored else None
-    if scale is not None:
-        factor = lower(scale, name)
-        gradients = {w: factor * g for w, g in gradients.items()}
     return MemoryModel(
         name=spec.name,
         spec=spec,

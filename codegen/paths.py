@@ -39,6 +39,10 @@ from .collect import Linear, Obstacle
 from .flatten import flatten
 
 
+VALID = Input("valid", (I,), "token")
+"""1 for a token, 0 for padding: a padded row writes nothing and passes nothing on."""
+
+
 def exponential(log: Node) -> Node:
     """e^log."""
     return ONE if is_zero(log) else pointwise(sp.exp(SLOTS[0]), log)
@@ -165,7 +169,7 @@ class Paths:
             taken = self.lift(coefficient)
             if set(taken.axes) - {I}:
                 raise Obstacle(f"{state.name} takes in {other.name} by channel")
-            taken = rename(taken, {I: L})
+            taken = rename(taken * VALID, {I: L})
             for first, entry in self.entries(other, "before"):
                 if entry.logs:
                     raise Obstacle(f"{other.name} feeds {state.name} and decays by channel")

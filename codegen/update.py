@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from miras_dsl.ir import Input, Node, Program, inputs_of, replace
+from miras_dsl.ir import ONE, Input, Node, Program, inputs_of, replace
 from miras_dsl.ir import Number as Constant
 from miras_dsl.lower import lower
 from miras_dsl.model import Feed, MemoryModel, Weight
@@ -30,6 +30,7 @@ class UpdateRule:
     linear    each new state as ``Φ(states) + Σ u xᵀ``; empty when one of them is not of that form
     answer    y over ``after`` inputs (a state after this token) and ``state`` inputs (before it)
     refresh   what some states become at the start of each block of ``block`` tokens
+    close     what some states become after the last token of a block, over the states after it
     block     tokens in a block; 0: there are no blocks
     micro     steps that one token takes (several pairs, or the same pair again)
     obstacle  why ``linear`` is empty
@@ -43,6 +44,7 @@ class UpdateRule:
     linear: tuple[tuple[Input, Linear], ...]
     answer: Node
     refresh: tuple[tuple[str, Node], ...]
+    close: tuple[tuple[str, Node], ...]
     block: int
     micro: int
     obstacle: str = ""
@@ -100,17 +102,21 @@ def update_of(model: MemoryModel) -> UpdateRule:
     duals = states(".dual", None) if at_chunk else {}
 
     seen_through = None if at_chunk else link
+    scale = scale_of(model)
+    if scale is not None:
+        seen_through = scaled(scale, anchors)
     source: Mapping[str, Node] = anchors
     new: dict[str, Node] = {state.name: state for state in anchors.values()}
     for course in [*earlier, last]:
-        played = _play(model, course, source, seen_through)
+        played = _play(model, course, source, seen_through, scale is None or source is not anchors)
         new |= played.new
         asked_last, source = source, played.asked
     if at_chunk:
-        new |= _play(model, _Course(duals, last.carried), asked_last, None).new
+        new |= _play(model, _Course(duals, last.carried), asked_last, None, True).new
     answer = played.answer
     if answer is None or (anchored and anchored.reads == "start"):
-        (answer,) = replace([model.answer], _points(model, anchors, seen_through))
+        (answer,) = replace([model.answer], _points(model, anchors, link if not at_chunk else None))
+    close = tuple((s.name, seen_through(w, s)) for w, s in last.weights.items()) if scale is not None else ()
 
     refresh: list[tuple[str, Node]] = []
     for weight in anchors:
@@ -125,12 +131,31 @@ def update_of(model: MemoryModel) -> UpdateRule:
         refresh += [(course.carried[key].name, momentum) for course in earlier]
 
     old = [Input(w.name, w.axes, "state") for w in weights]
-    return _finish(model, old, new, answer, tuple(weights), tuple(refresh))
+    return _finish(model, old, new, answer, tuple(weights), tuple(refresh), close)
 
 
-def _play(model: MemoryModel, course: _Course, anchors: Mapping[str, Node], link: Link | None) -> _Played:
-    """Play the events of a token on one course; gradients are taken at ``anchors`` if there are any,
-    else at the weights as they are when the memory predicts."""
+def scale_of(model: MemoryModel) -> Node | None:
+    """How far a weight has moved from its anchor when it is used, as a factor of the way; None is 1."""
+    anchored = model.algorithm.anchored
+    if anchored is None or anchored.scale is None:
+        return None
+    return lower(anchored.scale, lambda ref: stand_in(ref, model.spec))
+
+
+def scaled(scale: Node, anchors: Mapping[str, Input]) -> Link:
+    """``anchor + scale (weight - anchor)``: the weight as reads see it (TTT's 1 / position)."""
+    return lambda w, value: value * scale + anchors[w] * (ONE - scale)
+
+
+def _play(
+    model: MemoryModel,
+    course: _Course,
+    anchors: Mapping[str, Node],
+    link: Link | None,
+    linked_anchors: bool,
+) -> _Played:
+    """Play the events of a token on one course; gradients are taken at ``anchors`` if there are any
+    (through the link, if ``linked_anchors``), else at the weights when the memory predicts."""
     before: Mapping[str, Node] = course.weights
     current: Mapping[str, Node] = before
     carried: Mapping[tuple[str, str], Node] = course.carried
@@ -144,7 +169,7 @@ def _play(model: MemoryModel, course: _Course, anchors: Mapping[str, Node], link
             case "write":
                 source = anchors or (current if model.algorithm.implicit else asked)
                 names = [name for name, _ in model.gradients]
-                moved = replace([g for _, g in model.gradients], _points(model, source, link))
+                moved = replace([g for _, g in model.gradients], _points(model, source, link if linked_anchors else None))
                 slopes = dict(zip(names, moved, strict=True))
                 if model.algorithm.implicit:
                     slopes = solved_implicitly(model, slopes, source)
@@ -219,6 +244,7 @@ def _finish(
     answer: Node,
     weights: tuple[Weight, ...],
     refresh: tuple[tuple[str, Node], ...],
+    close: tuple[tuple[str, Node], ...],
 ) -> UpdateRule:
     """Collect every new state and close the rule into a program."""
     spec, algorithm = model.spec, model.algorithm
@@ -237,7 +263,9 @@ def _finish(
     (y,) = replace([answer], {Input(s.name, s.axes, "after"): v for s, v in values.items()})
     results = (("y", y), *((s.name, v) for s, v in values.items()))
     used = [x for x in inputs_of(node for _, node in results) if x.kind != "state"]
-    names = {x.name for x in used}
+    names = {x.name for x in used} | {
+        x.name for x in inputs_of(node for _, node in (*refresh, *close)) if x.kind != "state"
+    }
     return UpdateRule(
         name=model.name,
         model=model,
@@ -247,6 +275,7 @@ def _finish(
         linear=tuple(linear.items()),
         answer=answer,
         refresh=refresh,
+        close=close,
         block=algorithm.anchored.block if algorithm.anchored else 0,
         micro=max(algorithm.pairs, algorithm.steps),
         obstacle=obstacle,

@@ -18,6 +18,7 @@ from torch import Tensor
 from .layout import Layout, chunk_layout
 
 Values = dict[str, Any]
+Size = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,14 @@ class Walk:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A change of states at the edge of a block: new values by state name, and cotangents back."""
+
+    forward: Part
+    backward: Part
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """All that the runtime knows about a generated memory.
 
@@ -70,6 +79,7 @@ class Memory:
     block    tokens between refreshes; 0: none
     micro    steps that one token takes
     once     logarithms of decays that act on the first of these steps only
+    refresh  before the first token of a block; close: after its last
     forward  None when the rule has no chunk form: it then runs token by token
     """
 
@@ -84,8 +94,8 @@ class Memory:
     token: Part
     forward: Walk | None
     backward: Walk | None
-    refresh: Part | None
-    refresh_back: Part | None
+    refresh: Turn | None
+    close: Turn | None
     valid: str
 
 
@@ -242,112 +252,159 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, memory: Memory, call: Prepared, names: tuple[str, ...], *tensors: Tensor) -> Any:
-        values: Values = dict(zip(names, tensors[: len(names)], strict=True))
-        states = dict(zip((s.name for s in memory.states), tensors[len(names) :], strict=True))
+        count = len(names)
+        values: Values = dict(zip(names, tensors[:count], strict=True))
+        states = {s.name: x for s, x in zip(memory.states, tensors[count:], strict=True)}
         assert memory.forward is not None
-        results, entries, last = walk(memory, memory.forward, values, states, call, False)
-        ctx.memory, ctx.call, ctx.names = memory, call, names
-        ctx.save_for_backward(*tensors[: len(names)], *(entries[s.name] for s in memory.states))
-        return (results["y"], *(last[s.name] for s in memory.states))
+        walked = walk(memory, memory.forward, values, states, call, False)
+        saved = {s.word: walked.entries[s.name] for s in memory.states}
+        saved |= {f"open_{s.word}": walked.opened[s.name] for s in memory.states if walked.opened}
+        ctx.memory, ctx.call, ctx.names, ctx.words = memory, call, names, tuple(saved)
+        ctx.save_for_backward(*tensors[:count], *saved.values())
+        return (walked.results["y"], *(walked.last[s.name] for s in memory.states))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_y: Tensor, *d_states: Tensor) -> Any:
-        memory, call, names = ctx.memory, ctx.call, ctx.names
-        values: Values = dict(zip(names, ctx.saved_tensors[: len(names)], strict=True))
-        for s, entry in zip(memory.states, ctx.saved_tensors[len(names) :], strict=True):
-            values[s.word] = entry
-        values["d_y"] = d_y
+        memory, names = ctx.memory, ctx.names
+        values: Values = dict(zip((*names, *ctx.words), ctx.saved_tensors, strict=True))
         carried = {f"d_{s.name}": d for s, d in zip(memory.states, d_states, strict=True)}
-        results, _, first = walk(memory, memory.backward, values, carried, call, True)
-        grads = []
-        for name in names:
-            found = results.get(f"d_{name}")
-            shape = values[name].shape
-            if not isinstance(found, Tensor):
-                grads.append(None)
-            elif found.shape[0] != shape[0]:
-                grads.append(found.sum(0, keepdim=True).expand(shape))
-            else:
-                grads.append(found.expand(shape))
-        return (None, None, None, *grads, *(first[f"d_{s.name}"] for s in memory.states))
+        walked = walk(memory, memory.backward, {**values, "d_y": d_y}, carried, ctx.call, True)
+        grads = [_total(walked, name, values[name]) for name in names]
+        return (None, None, None, *grads, *(walked.last[f"d_{s.name}"] for s in memory.states))
+
+
+def _total(walked: Walked, name: str, like: Tensor) -> Tensor | None:
+    """The gradient of an input: its chunks, and its share at the edges of blocks."""
+    found = walked.results.get(f"d_{name}")
+    edges = [(n, gates[f"d_{name}"]) for n, gates in walked.edges if f"d_{name}" in gates]
+    if not isinstance(found, Tensor):
+        if not edges:
+            return None
+        found = torch.zeros_like(like)
+    if found.shape[0] != like.shape[0]:
+        return found.sum(0, keepdim=True).expand(like.shape)
+    if edges:
+        found = found.expand(like.shape).clone()
+        for n, share in edges:
+            found[n, ..., -1] += share
+    return found.expand(like.shape)
+
+
+@dataclass(slots=True)
+class Walked:
+    """What a walk leaves: results and entry states stacked over chunks, states before blocks closed,
+    the last states, and cotangents of gates at the edges of blocks [(chunk, name -> cotangent)]."""
+
+    results: Values
+    entries: dict[str, Tensor]
+    opened: dict[str, Tensor]
+    last: dict[str, Tensor]
+    edges: list[tuple[int, Values]]
 
 
 def walk(
     memory: Memory, program: Walk, values: Values, states: dict[str, Tensor], call: Prepared, reverse: bool
-) -> tuple[Values, dict[str, Tensor], dict[str, Tensor]]:
-    """Run a program over all chunks.
-
-    Returns the results stacked over chunks, the states on entry of each chunk, and the last states.
-    """
+) -> Walked:
+    """Run a program over all chunks."""
     values = {"zero": 0.0, "one": 1.0, **values}
     size, chunks = call.size, call.layout.chunks
     if program.before:
         values |= program.before(values, size)
     words = {state: word for state, word, _ in program.states}
     entries: dict[str, list[Tensor]] = {state: [] for state in words}
+    opened: dict[str, list[Tensor]] = {state: [] for state in words}
+    edges: list[tuple[int, Values]] = []
     outs: list[Values] = []
     for n in reversed(range(chunks)) if reverse else range(chunks):
-        if memory.refresh and not reverse:
-            states = _refreshed(memory, states, call, n)
+        begins, ends = call.layout.begins(n), call.layout.ends(n)
+        if reverse and memory.close:
+            before = {s.word: pick(values[f"open_{s.word}"], n) for s in memory.states}
+            states, gates = _turned_back(memory, memory.close, values, before, states, n, ends, size)
+            edges.append((n, gates))
+        if not reverse and memory.refresh:
+            states = _turned(memory, memory.refresh, values, states, n, begins, size)
         local = {name: pick(values[name], n) for name in program.loop.takes if name in values}
         local |= {word: states[state] for state, word in words.items()}
         made = program.loop(local, size)
         for state in words:
             entries[state].append(states[state])
         outs.append(made)
-        known = {**values, **local, **made}
+        known = local | made
         states = {
-            state: _as_tensor(known[after] if after in made or after in local else pick(values[after], n), states[state])
+            state: _as_tensor(known[after] if after in known else pick(values[after], n), states[state])
             for state, _, after in program.states
         }
-        if memory.refresh_back and reverse:
-            states = _refreshed_back(memory, values, states, call, n)
+        if not reverse and memory.close:
+            for state in words:
+                opened[state].append(states[state])
+            states = _turned(memory, memory.close, values, states, n, ends, size)
+        if reverse and memory.refresh:
+            before = {s.word: pick(values[s.word], n) for s in memory.states}
+            states, _ = _turned_back(memory, memory.refresh, values, before, states, n, begins, size)
     order = slice(None, None, -1) if reverse else slice(None)
     stacked = {state: torch.stack(found[order]) for state, found in entries.items()}
-    for state, word in words.items():
-        values[word] = stacked[state]
+    values |= {word: stacked[state] for state, word in words.items()}
     for name in program.loop.gives:
-        values[name] = torch.stack([made[name] for made in outs[order]]) if isinstance(outs[0][name], Tensor) else outs[0][name]
+        first = outs[0][name]
+        values[name] = torch.stack([made[name] for made in outs[order]]) if isinstance(first, Tensor) else first
     if program.after:
         values |= program.after(values, size)
-    return {result: values[name] for result, name in program.results}, stacked, states
+    results = {result: values[name] for result, name in program.results}
+    kept = {state: torch.stack(found) for state, found in opened.items() if found}
+    return Walked(results, stacked, kept, states, edges)
+
+
+def _turned(
+    memory: Memory, turn: Turn, values: Values, states: dict[str, Tensor], n: int, rows: Tensor | bool, size: Size
+) -> dict[str, Tensor]:
+    """The states on the other side of a block's edge, for the rows that are there."""
+    if rows is False:
+        return states
+    known = _edge(memory, values, n) | {s.word: states[s.name] for s in memory.states}
+    made = turn.forward(known, size)
+    return states | {name: _chosen(rows, new, states[name]) for name, new in made.items()}
+
+
+def _turned_back(
+    memory: Memory,
+    turn: Turn,
+    values: Values,
+    before: Mapping[str, Tensor],
+    states: dict[str, Tensor],
+    n: int,
+    rows: Tensor | bool,
+    size: Size,
+) -> tuple[dict[str, Tensor], Values]:
+    """The cotangents on the near side of an edge, and those of gates at the edge's token."""
+    if rows is False:
+        return states, {}
+    known = _edge(memory, values, n) | {s.word: before[s.word] for s in memory.states}
+    known |= {f"d_{s.word}": states[f"d_{s.name}"] for s in memory.states}
+    made = turn.backward(known, size)
+    back = {name: _chosen(rows, made[name], old) for name, old in states.items()}
+    return back, {name: _chosen(rows, d, torch.zeros_like(d)) for name, d in made.items() if name not in states}
+
+
+def _edge(memory: Memory, values: Values, n: int) -> Values:
+    """Constants, and what the last place of a chunk is fed."""
+    constants = {f.name: values[f.name][0] for f in memory.feeds if f.kind == "constant" and f.name in values}
+    last = {name: pick(values[name], n)[..., -1] for name in positional(memory) if name in values}
+    return constants | last
+
+
+def positional(memory: Memory) -> list[str]:
+    """Inputs that depend on a token's place in its block."""
+    return [f.name for f in memory.feeds if f.kind == "position"] + ["position"]
 
 
 def _as_tensor(x: Any, like: Tensor) -> Tensor:
     return x.expand(like.shape) if isinstance(x, Tensor) else torch.full_like(like, float(x))
 
 
-def _refreshed(memory: Memory, states: dict[str, Tensor], call: Prepared, n: int) -> dict[str, Tensor]:
-    """The states at the start of a chunk that begins a block."""
-    begins = call.layout.begins(n)
-    if begins is False or memory.refresh is None:
-        return states
-    values = {s.word: states[s.name] for s in memory.states} | _constants(call)
-    made = memory.refresh(values, call.size)
-    return states | {name: _chosen(begins, new, states[name]) for name, new in made.items()}
-
-
-def _refreshed_back(
-    memory: Memory, saved: Values, states: dict[str, Tensor], call: Prepared, n: int
-) -> dict[str, Tensor]:
-    begins = call.layout.begins(n)
-    if begins is False or memory.refresh_back is None:
-        return states
-    values = {s.word: pick(saved[s.word], n) for s in memory.states} | _constants(call)
-    values |= {f"d_{s.word}": states[f"d_{s.name}"] for s in memory.states}
-    made = memory.refresh_back(values, call.size)
-    return {f"d_{name}": _chosen(begins, new, states[f"d_{name}"]) for name, new in made.items()}
-
-
-def _constants(call: Prepared) -> Values:
-    constants = {f.name for f in call.memory.feeds if f.kind == "constant"}
-    return {name: x[0] for name, x in call.feeds.items() if name in constants}
-
-
-def _chosen(begins: Tensor | bool, new: Any, old: Tensor) -> Tensor:
+def _chosen(rows: Tensor | bool, new: Any, old: Tensor) -> Tensor:
     new = _as_tensor(new, old)
-    if begins is True:
+    if rows is True:
         return new
-    assert isinstance(begins, Tensor)
-    return torch.where(begins.reshape(-1, *[1] * (old.dim() - 1)), new, old)
+    assert isinstance(rows, Tensor)
+    return torch.where(rows.reshape(-1, *[1] * (old.dim() - 1)), new, old)

@@ -93,6 +93,14 @@ class Layout:
         return flags.repeat_interleave(self.heads) if bool(flags.any()) else False
 
 
+    def ends(self, n: int) -> Tensor | bool:
+        """Which rows end a block with chunk n: all, none, or [sequences * H] flags."""
+        flags = (self.offsets + self.lengths >= (n + 1) * self.chunk) & (self.lengths > 0)
+        if bool(flags.all()):
+            return True
+        return flags.repeat_interleave(self.heads) if bool(flags.any()) else False
+
+
 def chunk_layout(
     batch: int,
     tokens: int,

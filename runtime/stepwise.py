@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .chunked import Memory
+    from .chunked import Memory, Turn
 
 
 def run_stepwise(
@@ -67,12 +67,11 @@ def _sequences(
     answers = []
     for t in range(lead.shape[1] * memory.micro):
         here = perpetual | {name: x[:, t] for name, x in moving.items()}
-        if position is not None and t % memory.micro == 0:
-            values = _refreshed(memory, values, perpetual, position, size)
-            here_at = position
         if position is not None:
-            here |= {name: x[:, here_at].T for name, x in positional.items()}
-            here["position"] = (here_at + 1).to(dtype)[:, None].expand(-1, lead.shape[2])
+            here |= {name: x[:, position].T for name, x in positional.items()}
+            here["position"] = (position + 1).to(dtype)[:, None].expand(-1, lead.shape[2])
+            if t % memory.micro == 0:
+                values = _turned(memory, memory.refresh, values, here, position == 0, size)
         made = memory.token({**here, **values}, size)
         values = {
             s.word: x if isinstance(x := made[s.name], Tensor) else torch.full_like(values[s.word], x)
@@ -82,6 +81,7 @@ def _sequences(
             answers.append(made["y"])
             if position is not None:
                 position = (position + 1) % block
+                values = _turned(memory, memory.close, values, here, position == 0, size)
     new = dict(state) | {s.name: values[s.word] for s in memory.states}
     if position is not None:
         new["position"] = position
@@ -91,17 +91,21 @@ def _sequences(
     return lead.new_zeros(*lead.shape[:3], *sizes), new
 
 
-def _refreshed(
-    memory: Memory, values: dict[str, Tensor], constants: Mapping[str, Tensor], position: Tensor, size: Mapping[str, int]
+def _turned(
+    memory: Memory,
+    turn: Turn | None,
+    values: dict[str, Tensor],
+    fed: Mapping[str, Tensor],
+    rows: Tensor,
+    size: Mapping[str, int],
 ) -> dict[str, Tensor]:
-    """The states where a token begins a block."""
-    if memory.refresh is None or not bool((position == 0).any()):
+    """The states on the other side of a block's edge, for the rows that are there."""
+    if turn is None or not bool(rows.any()):
         return values
-    made = memory.refresh({**values, **constants}, size)
+    made = turn.forward({**fed, **values}, size)
     words = {s.name: s.word for s in memory.states}
     result = dict(values)
     for name, new in made.items():
         old = values[words[name]]
-        begins = (position == 0).reshape(-1, *[1] * (old.dim() - 1))
-        result[words[name]] = torch.where(begins, new, old)
+        result[words[name]] = torch.where(rows.reshape(-1, *[1] * (old.dim() - 1)), new, old)
     return result

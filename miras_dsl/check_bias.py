@@ -8,12 +8,13 @@ from . import syntax
 from .arithmetic import apply
 from .check_call import Choice, choose
 from .check_features import Moved
-from .check_formula import Entry, Scope, elaborate
+from .check_formula import Entry, Scope, elaborate, resolve
 from .check_sizes import free_name
 from .diagnostics import problem
 from .library import Library
 from .shapes import shown, to_axes
-from .spec import Apply, Expr, Loss, Number, Ref, Term, Write, walk
+from .source import Span
+from .spec import Expr, Loss, Number, Ref, Term, Write, walk
 
 
 def terms(
@@ -51,7 +52,7 @@ def _term(term: syntax.Term, library: Library, scope: Scope, moved: Moved, one: 
         assert isinstance(body, syntax.Name | syntax.Call)
         choose("bias", "M0401", body, library)
     if "r" not in scope.names:
-        scope = scope.with_names(r=_error(scope, term))
+        scope = scope.with_names(r=_error(scope))
     match body:
         case syntax.WriteForm(error, place, span):
             wanted = ("value",)
@@ -112,10 +113,12 @@ def _is_unknown_library_name(body: syntax.Formula | syntax.WriteForm, scope: Sco
             return False
 
 
-def _error(scope: Scope, term: syntax.Term) -> Expr:
-    key, value = scope.names["key"], scope.names["value"]
-    assert isinstance(key, Ref | Apply | Number) and isinstance(value, Ref | Apply | Number)
-    assert scope.network is not None
-    span = term.span
-    answer = scope.network(replace(key, span=span), span)
-    return apply("sub", (answer, replace(value, span=span)), scope.sizes, span)
+def _error(scope: Scope) -> Entry:
+    """`r`, worked out where it is used: what the memory answers less what it should."""
+
+    def error(span: Span) -> Expr:
+        assert scope.network is not None
+        key, value = resolve("key", span, scope), resolve("value", span, scope)
+        return apply("sub", (scope.network(key, span), value), scope.sizes, span)
+
+    return error

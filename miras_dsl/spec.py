@@ -59,7 +59,8 @@ FEATURE: Mapping[str, str] = {
 """Operations of the layer that feeds a memory, trained by the outer loss.
 
 They appear in the formulas of `Token` and `Gate` only: where a bias, a read, a retention or a rule
-uses one (`param(1) * key`), the checker has moved it into a token or gate of its own (`_1`, `_2` …)."""
+uses one (`param(1) * key`), the checker has moved it into a token or gate of its own (`_1`, `_2` …).
+Those with parameters (linear, conv, param) have an option `index`, which keeps two of them apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +255,13 @@ class Anchored:
 class Algorithm:
     """The learning algorithm: rules over Ref kinds weight, keep, grad, carry, and its meaning.
 
-    rules     in order: (target, formula), target "W" or a carried name; each holds for every weight
+    rules     in order: (target, formula), target "W" or a carried name; each holds for every weight;
+              W, keep, grad and carried names have the axes of the only weight, ("row", "column") else
     carry     names of carried tensors, zero at the start
     anchored  None means exact: every gradient at the newest weights
     steps     the same pair again, n times (decay once)
-    pairs     the token has n pairs of its own on the `pair` axis, learned one after the other
+    pairs     the token has n pairs of its own on the `pair` axis, learned one after the other; a
+              bias sees one pair at a time, so its Refs leave the `pair` axis out
     window    (w, discount): each step learns from the last w tokens, discount^age each
     implicit  the step solves argmin loss + |W - keep(W)|^2 / (2 eta) exactly
     reset     every n tokens the state returns to its initial value; 0 never

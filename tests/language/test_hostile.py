@@ -1,8 +1,12 @@
 """A stranger's file is data: it ends soon, in a coded diagnostic or a meaning, and does nothing."""
 
+import re
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
+from importlib.resources import files
+from random import Random
 
 import pytest
 
@@ -156,3 +160,29 @@ def test_reading_runs_nothing_and_writes_nothing():
 def test_documentation_has_no_control_characters():
     spec = read(Source("doc.mem", HOSTILE["control characters in a comment"]))
     assert spec.memories["M"].doc.isprintable()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_spec_with_typing_mistakes_never_crashes_the_checker(seed):
+    """Words of shipped specs are dropped, doubled and swapped; whatever comes out is text."""
+    random = Random(seed)
+    pages = [p for p in files("miras_dsl.specs").iterdir() if p.name.endswith(".mem")]
+    texts = [re.findall(r"\w+|\s+|.", p.read_text(encoding="utf-8"), re.DOTALL) for p in pages]
+    words = [w for t in texts for w in t if not w.isspace()]
+    outcomes = Counter()
+
+    for _ in range(100):
+        text = list(random.choice(texts))
+        for _ in range(random.choice((1, 1, 2, 4))):
+            place = random.randrange(len(text))
+            text[place] = random.choice(
+                ("", " ".join((text[place], text[place])), random.choice(words))
+            )
+        try:
+            warnings(read(Source("mutated.mem", "".join(text))))
+            outcomes["meaning"] += 1
+        except SpecErrors as errors:
+            assert str(errors) and errors.to_json()
+            outcomes["diagnostic"] += 1
+
+    assert min(outcomes["meaning"], outcomes["diagnostic"]) > 0

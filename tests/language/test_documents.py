@@ -6,6 +6,7 @@ from importlib.resources import files
 import pytest
 
 from miras_dsl.check import read, warnings
+from miras_dsl.check_layers import uses
 from miras_dsl.library import standard
 from miras_dsl.new import template
 from miras_dsl.source import Source
@@ -43,7 +44,9 @@ def test_a_shipped_spec_is_short_documented_and_without_warnings(name):
 
     assert warnings(spec) == ()
     assert all(m.doc for m in spec.memories.values())
-    assert {layer.body.memory for layer in spec.layers.values()} == set(spec.memories)
+    assert {use.memory for layer in spec.layers.values() for use in uses(layer.body)} == set(
+        spec.memories
+    )
     assert len(text.splitlines()) <= 25
 
 

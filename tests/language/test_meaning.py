@@ -5,10 +5,23 @@ from dataclasses import replace
 import pytest
 import sympy as sp
 
+from miras_dsl import syntax
 from miras_dsl.check import read, warnings
 from miras_dsl.diagnostics import SpecErrors
 from miras_dsl.source import Source
-from miras_dsl.spec import Apply, Interval, Loss, Number, Ref, Write, walk
+from miras_dsl.spec import (
+    Anchored,
+    Apply,
+    Chain,
+    Interval,
+    Loss,
+    Number,
+    Ref,
+    Together,
+    Use,
+    Write,
+    walk,
+)
 
 CLAUSES = {
     "architecture": "W: matrix[value, key]",
@@ -24,6 +37,13 @@ def memory(head="M(dk, dv)", extra="", **clauses):
     """The memory with some clauses replaced."""
     lines = "\n".join(f"  {word} {text}" for word, text in {**CLAUSES, **clauses}.items())
     return read(Source("m.mem", f"memory {head} {{\n{lines}\n}}\n{extra}")).memories["M"]
+
+
+def loss_of(spec):
+    """The formula of the only loss."""
+    (term,) = spec.terms
+    assert isinstance(term, Loss)
+    return term.loss
 
 
 def codes(text):
@@ -74,7 +94,7 @@ def test_the_mlp_means_its_network():
 
 def test_one_size_lets_keys_and_values_meet_and_two_do_not():
     one = memory("M(d)", bias="sum((W @ key + key - value)^2) / 2")
-    assert any(isinstance(n, Apply) and n.op == "retag" for n in walk(one.terms[0].loss))
+    assert any(isinstance(n, Apply) and n.op == "retag" for n in walk(loss_of(one)))
 
     with pytest.raises(SpecErrors, match="shapes do not meet") as caught:
         memory(bias="sum((W @ key + key - value)^2) / 2")
@@ -85,13 +105,14 @@ def test_one_size_lets_keys_and_values_meet_and_two_do_not():
 
 def test_every_node_has_the_shape_that_its_operands_give():
     spec = memory("M(d)", architecture="mlp(hidden = 3 * d, depth = 3, residual, layernorm)")
-    loss = spec.terms[0].loss
+    loss = loss_of(spec)
 
     for node in walk(loss):
         if isinstance(node, Apply) and node.op in ("add", "sub", "mul"):
             assert {a for arg in node.args for a in arg.axes} == set(node.axes)
         if isinstance(node, Apply) and node.op == "contract":
-            (over,) = node.option("over")
+            over = node.args[0].axes[-1]
+            assert node.option("over") == (over,)
             left, right = node.args
             assert over in left.axes and over in right.axes and over not in node.axes
     assert dict(spec.sizes)["h1"] == dict(spec.sizes)["h2"] == 3 * sp.Symbol("d")
@@ -132,7 +153,7 @@ def test_pairs_have_an_axis_outside_the_bias_and_none_inside():
     )
 
     assert {t.name: t.axes for t in spec.tokens}["probe"] == ("pair", "key")
-    assert all("pair" not in n.axes for n in walk(spec.terms[0].loss))
+    assert all("pair" not in n.axes for n in walk(loss_of(spec)))
     assert dict(spec.sizes)["pair"] == 3 and spec.algorithm.pairs == 3
 
 
@@ -144,7 +165,7 @@ def test_learned_maps_in_place_move_into_gates_and_tokens():
     assert moved.axes == ("key",)
     inside = [
         *walk(spec.read),
-        *walk(spec.terms[0].loss),
+        *walk(loss_of(spec)),
         *(n for _, e in spec.algorithm.rules for n in walk(e)),
     ]
     assert not any(isinstance(n, Apply) and n.op in ("linear", "param") for n in inside)
@@ -184,7 +205,7 @@ def test_named_rates_go_to_their_terms():
     first, second = spec.terms
 
     assert isinstance(first, Loss) and first.rate == Ref("eta", "gate")
-    assert isinstance(second, Write) and second.rate == Number(sp.Rational(1, 2))
+    assert isinstance(second, Write) and second.rate == Number(sp.Integer(1) / sp.Integer(2))
     one = Number(sp.Integer(1))
     assert next(n for n in walk(spec.algorithm.rules[0][1]) if isinstance(n, Number)) == one
 
@@ -198,10 +219,9 @@ def test_a_layer_may_settle_a_parameter_of_its_memory():
     spec = read(Source("m.mem", text))
 
     assert set(spec.memories) == {"M", "M_n4"}
-    assert spec.memories["M_n4"].algorithm.anchored.block == 4
-    chain = spec.layers["A"].body
-    assert chain.parts[0].memory == "M" and chain.parts[1].parts[0].memory == "M_n4"
-    assert chain.parts[1].parts[1].arguments == (("d", 8),)
+    assert spec.memories["M_n4"].algorithm.anchored == Anchored(4)
+    chain = Chain((Use("M"), Together((Use("M_n4"), Use("M", (("d", 8),))))))
+    assert spec.layers["A"].body == chain
 
 
 def test_models_are_unrolled():
@@ -301,6 +321,7 @@ def test_the_library_passes_the_checks_of_unused_definitions():
 
     for name in FILES:
         for item in parse(text(name)).items:
+            assert isinstance(item, syntax.Definition)
             definition(item, used=False)
 
 

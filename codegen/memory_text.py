@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from miras_dsl.ir import Extent, Input, Node, Number, Program, Substitute, inputs_of, postorder, spread
+from miras_dsl.ir import (
+    Extent,
+    Input,
+    Node,
+    Number,
+    Program,
+    Substitute,
+    inputs_of,
+    postorder,
+    spread,
+)
 from miras_dsl.model import Feed
 
 from .chunk import UNTRAINED, VALID, ChunkForm
 from .differentiate import adjoint, pull_back
 from .law import law_of
+from .logs import logarithms
 from .names import cite, snake
 from .render import render
 from .schedule import Part, schedule, source
@@ -55,9 +66,11 @@ class _Section:
         self.bodies = bodies
         self.names = Names()
         self.body_names: dict[Substitute, str] = {}
+        self.logs: set[Node] = set()
 
     def walk(self, program: Program) -> Walk:
         cut = schedule(program)
+        self.logs = logarithms(postorder(node for _, node in program.results), ())
         results = {source(node): name for name, node in program.results}
         nodes: list[Node] = []
         for part in (cut.before, cut.loop, cut.after):
@@ -110,7 +123,7 @@ class _Section:
                 continue
             if isinstance(node, Substitute):
                 self.body_names[node] = self._body(node)
-            printer = TorchText(self.names.given, hidden, self.body_names)
+            printer = TorchText(self.names.given, hidden, self.body_names, self.logs)
             made.append(f"{self.names.given[node]} = {printer.expression(node)}  # {shape_comment(node.axes)}")
         return tuple(made)
 
@@ -143,6 +156,7 @@ def straight(name: str, doc: str, results: Sequence[tuple[str, Node]], bodies: l
     """Some results as one function of their inputs."""
     section = _Section(name, bodies)
     roots = [source(node) for _, node in results]
+    section.logs = logarithms(postorder(roots), ())
     for x in inputs_of(roots):
         section.names.name(x, plain(x.name))
     nodes = [
@@ -189,7 +203,7 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
             "backward": backward,
             "step": step,
             "turns": turns,
-            "feeds": [(f.name, f.kind, tuple(f.axes)) for f in feeds],
+            "feeds": [(f.name, f.kind, tuple(f.axes), f.log) for f in feeds],
             "arguments": _arguments(feeds),
             "states": states,
             "chunk": rule.block or TILE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace as replace_fields
 
-from miras_dsl.ir import Axes, Input, Node, ZERO, inputs_of, pointwise, replace
+from miras_dsl.ir import ZERO, Axes, Input, Node, inputs_of, pointwise, replace
 from miras_dsl.lower import lower, size_of
 from miras_dsl.model import Feed, MemoryModel, Weight
 from miras_dsl.scalars import SLOTS

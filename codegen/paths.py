@@ -38,7 +38,6 @@ from miras_dsl.scalars import SLOTS
 from .collect import Linear, Obstacle
 from .flatten import flatten
 
-
 VALID = Input("valid", (I,), "token")
 """1 for a token, 0 for padding: a padded row writes nothing and passes nothing on."""
 
@@ -110,9 +109,14 @@ class Paths:
             if own is None:
                 raise Obstacle(f"{state.name} forgets everything at every token")
             self._logs[state] = {
-                axis: spread(self.lift(log), (I,)) for axis, log in _split(own, state).items()
+                axis: self._per_token(self.lift(log)) for axis, log in _split(own, state).items()
             }
         return self._logs[state]
+
+    @staticmethod
+    def _per_token(log: Node) -> Node:
+        """A constant decay acts at every token and at no padding."""
+        return log if I in log.axes else log * VALID
 
     def coupled(self, state: Input) -> list[tuple[Input, Node]]:
         """The other states that this one takes in."""

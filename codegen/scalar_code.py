@@ -88,7 +88,7 @@ def _text(
 ) -> tuple[str, int]:
     if isinstance(expr, sp.Symbol):
         return names[expr], _ATOM
-    if expr.is_number and not expr.args or expr.is_number:
+    if (expr.is_number and not expr.args) or expr.is_number:
         literal = number(expr)
         return literal, _UNARY if literal.startswith("-") else _ATOM
     match expr:

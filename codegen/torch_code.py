@@ -41,7 +41,8 @@ from miras_dsl.ir import (
 )
 from miras_dsl.scalars import SLOTS
 
-from .scalar_code import TORCH, number, text
+from .logs import TORCH_WITH_LOGS, Exponent, outside_exponents
+from .scalar_code import number, text
 from .schedule import source
 
 
@@ -107,8 +108,15 @@ def wish(node: Node) -> str:
 class TorchText:
     """Prints the nodes of one function."""
 
-    def __init__(self, names: Mapping[Node, str], inline: Iterable[Node], bodies: Mapping[Substitute, str]):
+    def __init__(
+        self,
+        names: Mapping[Node, str],
+        inline: Iterable[Node],
+        bodies: Mapping[Substitute, str],
+        logs: Iterable[Node] = (),
+    ):
         self.names = names
+        self.logs = set(logs)
         self.inline = set(inline)
         self.bodies = bodies
 
@@ -166,7 +174,9 @@ class TorchText:
                 return f"{self.ref(x)}.select({self.place(axis, x.axes)}, -1)"
             case Put(x, axis):
                 at = self.place(axis, node.axes)
-                return f"tiles.put_last({self.ref(x)}, {at}, size[{axis.lstrip('#')!r}])".replace("'", '"')
+                return f"tiles.put_last({self.ref(x)}, {at}, size[{axis.lstrip('#')!r}])".replace(
+                    "'", '"'
+                )
             case Mask(x, row, col, strict):
                 where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
                 if isinstance(source(x), Number) or len(x.axes) < len(node.axes):
@@ -174,7 +184,7 @@ class TorchText:
                 return f"tiles.lower({self.ref(x)}, {where})"
             case Decay(a, b, row, col, strict):
                 where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
-                return f"tiles.decay({self.aligned(a, node.axes)} - {self.aligned(b, node.axes)}, {where})"
+                return f"tiles.decay({self.aligned(a, node.axes)} - {self.aligned(b, node.axes)}, {where}, size)"
             case GatedContract(x, y, a, b, _, _, _, strict):
                 return f"tiles.gated_contract({self._refs(x, y, a, b)}, {strict})"
             case GatedApply(m, y, a, b, _, row, _, strict, over):
@@ -184,9 +194,7 @@ class TorchText:
             case Substitute(a, p, _, _, rows, gates, reverse):
                 given = self._refs(*(row for _, row in rows)) + ("," if len(rows) == 1 else "")
                 gated = f"({self._refs(*gates)})" if gates else "None"
-                return (
-                    f"tiles.substitute({self._refs(a, p)}, {self.bodies[node]}, ({given}), {gated}, {reverse}, size)"
-                )
+                return f"tiles.substitute({self._refs(a, p)}, {self.bodies[node]}, ({given}), {gated}, {reverse}, size)"
             case _:
                 raise AssertionError(f"{type(node).__name__} is not computed")
 
@@ -204,7 +212,15 @@ class TorchText:
     def _map(self, node: Map) -> str:
         formula, args = self._fused(node)
         names = {slot: self.aligned(arg, node.axes) for slot, arg in zip(SLOTS, args, strict=False)}
-        return text(formula, names, TORCH)
+        logs = {slot for slot, arg in zip(SLOTS, args, strict=False) if arg in self.logs}
+        if logs and node not in self.logs:
+            formula = formula.replace(
+                lambda part: isinstance(part, sp.exp) and bool(part.free_symbols & logs),
+                lambda part: Exponent(part.args[0]),
+            )
+            bare = outside_exponents(formula) & logs
+            names |= {slot: f"{names[slot]}.to(size.dtype)" for slot in bare}
+        return text(formula, names, TORCH_WITH_LOGS)
 
     def _fused(self, node: Map) -> tuple[sp.Expr, list[Node]]:
         """The formula of a map with the maps that only it uses written into it."""
@@ -240,7 +256,10 @@ class TorchText:
             return f"{one} @ {two}"
         table: dict[Axis, str] = {}
         spec = "->".join(
-            (",".join("..." + _letters(n.axes, table) for n in (left, right)), "..." + _letters(node.axes, table))
+            (
+                ",".join("..." + _letters(n.axes, table) for n in (left, right)),
+                "..." + _letters(node.axes, table),
+            )
         )
         return f'torch.einsum("{spec}", {a}, {b})'
 
@@ -279,4 +298,8 @@ def inlined(nodes: Iterable[Node], kept: Iterable[Node]) -> set[Node]:
 
 def body_nodes(node: Substitute) -> list[Node]:
     """The operations of a substitution's body, in order."""
-    return [n for n in postorder([node.body]) if not isinstance(n, Input | Number | Extent) and source(n) is n]
+    return [
+        n
+        for n in postorder([node.body])
+        if not isinstance(n, Input | Number | Extent) and source(n) is n
+    ]

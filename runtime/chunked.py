@@ -16,18 +16,22 @@ import torch
 from torch import Tensor
 
 from .layout import Layout, chunk_layout
+from .tiles import Size
 
 Values = dict[str, Any]
-Size = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """An input: kind token, gate, constant or position; axes after batch, time and head."""
+    """An input: kind token, gate, constant or position; axes after batch, time and head.
+
+    ``log`` says that it is the logarithm of a decay, which is summed in double precision.
+    """
 
     name: str
     kind: str
     axes: tuple[str, ...]
+    log: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ class Prepared:
     feeds: dict[str, Tensor]
     extra: list[str]
     state: dict[str, Tensor]
-    size: dict[str, int]
+    size: Size
     dtype: torch.dtype
     out: torch.dtype
 
@@ -198,11 +202,11 @@ def prepare(
     layout = chunk_layout(
         batch, tokens * memory.micro, heads, memory.chunk, offsets, cu_seqlens, memory.micro, lead.device
     )
-    size = {"i": memory.chunk, "j": memory.chunk, "l": memory.chunk, "m": memory.chunk}
+    size = Size(dict.fromkeys("ijlm", memory.chunk), dtype)
     laid: dict[str, Tensor] = {}
     extra = [memory.valid]
     for feed, x in paired(memory, feeds):
-        x = x.to(dtype)
+        x = x.to(torch.float64 if feed.log else dtype)
         match feed.kind:
             case "token" | "gate":
                 if x.shape[:3] != (batch, tokens, heads):

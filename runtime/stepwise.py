@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .tiles import Size
+
 if TYPE_CHECKING:
     from .chunked import Memory, Turn
 
@@ -44,13 +46,13 @@ def _sequences(
 
     kinds = [x.dtype for x in (*feeds.values(), *(state[s.name] for s in memory.states))]
     dtype = torch.float64 if torch.float64 in kinds else torch.float32
-    size: dict[str, int] = {}
+    size = Size({}, dtype)
     perpetual: dict[str, Tensor] = {}
     moving: dict[str, Tensor] = {}
     positional: dict[str, Tensor] = {}
     lead = next(feeds[f.name] for f in memory.feeds if f.kind in ("token", "gate"))
     for feed, x in paired(memory, feeds):
-        x = x.to(dtype)
+        x = x.to(torch.float64 if feed.log else dtype)
         if feed.kind in ("token", "gate"):
             moving[feed.name] = micro_steps(memory, feed, x)
             size |= dict(zip(feed.axes, moving[feed.name].shape[3:], strict=True))
@@ -97,7 +99,7 @@ def _turned(
     values: dict[str, Tensor],
     fed: Mapping[str, Tensor],
     rows: Tensor,
-    size: Mapping[str, int],
+    size: Size,
 ) -> dict[str, Tensor]:
     """The states on the other side of a block's edge, for the rows that are there."""
     if turn is None or not bool(rows.any()):

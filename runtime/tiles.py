@@ -12,7 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-Size = Mapping[str, int]
+
+class Size(dict[str, int]):
+    """The sizes of axes by name, and the type that a memory computes in."""
+
+    dtype: torch.dtype
+
+    def __init__(self, sizes: Mapping[str, int], dtype: torch.dtype) -> None:
+        super().__init__(sizes)
+        self.dtype = dtype
+
+
+def exponential(log: Tensor, size: Size) -> Tensor:
+    """``e^log`` of a sum of logarithms in double precision, in the computing type."""
+    return torch.exp(log).to(size.dtype)
 
 
 def where(condition: Tensor | float, a: Tensor | float, b: Tensor | float) -> Tensor:
@@ -108,9 +121,10 @@ def lower(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
     return torch.where(triangle(x, row, col, strict), x, 0.0)
 
 
-def decay(exponent: Tensor, row: int, col: int, strict: bool) -> Tensor:
+def decay(exponent: Tensor, row: int, col: int, strict: bool, size: Size) -> Tensor:
     """``e^exponent`` on the triangle, else 0; masked before the exponential."""
-    return exponent.masked_fill(~triangle(exponent, row, col, strict), float("-inf")).exp_()
+    low = exponent.to(size.dtype)
+    return low.masked_fill(~triangle(low, row, col, strict), float("-inf")).exp_()
 
 
 def inverse_of_one_plus(a: Tensor) -> Tensor:
@@ -137,12 +151,17 @@ def gated_contract(x: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool) -> 
         here = slice(start, end)
         if start:
             middle = a[..., start : start + 1, :]
-            left = x[..., here, :] * torch.exp(a[..., here, :] - middle)
-            right = y[..., :start, :] * torch.exp(middle - b[..., :start, :])
+            left = x[..., here, :] * torch.exp((a[..., here, :] - middle).to(x.dtype))
+            right = y[..., :start, :] * torch.exp((middle - b[..., :start, :]).to(x.dtype))
             out[..., here, :start] = left @ right.mT
-        gap = decay(a[..., here, None, :] - b[..., None, here, :], -3, -2, strict)
+        gap = _pairs(a[..., here, None, :] - b[..., None, here, :], strict, y.dtype)
         out[..., here, here] = torch.einsum("...id,...jd,...ijd->...ij", x[..., here, :], y[..., here, :], gap)
     return out
+
+
+def _pairs(exponent: Tensor, strict: bool, dtype: torch.dtype) -> Tensor:
+    low = exponent.to(dtype)
+    return low.masked_fill(~triangle(low, -3, -2, strict), float("-inf")).exp_()
 
 
 def gated_apply(m: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool, transposed: bool) -> Tensor:
@@ -153,7 +172,7 @@ def gated_apply(m: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool, transp
     for start in range(0, rows, BLOCK):
         end = min(start + BLOCK, rows)
         here = slice(start, end)
-        gap = decay(a[..., here, None, :] - b[..., None, here, :], -3, -2, strict)
+        gap = _pairs(a[..., here, None, :] - b[..., None, here, :], strict, y.dtype)
         gap = gap * m[..., here, here, None]
         if transposed:
             out[..., here, :] += torch.einsum("...ijd,...id->...jd", gap, y[..., here, :])
@@ -161,8 +180,8 @@ def gated_apply(m: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool, transp
             out[..., here, :] += torch.einsum("...ijd,...jd->...id", gap, y[..., here, :])
         if start:
             middle = a[..., start : start + 1, :]
-            later = torch.exp(a[..., here, :] - middle)
-            earlier = torch.exp(middle - b[..., :start, :])
+            later = torch.exp((a[..., here, :] - middle).to(y.dtype))
+            earlier = torch.exp((middle - b[..., :start, :]).to(y.dtype))
             if transposed:
                 out[..., :start, :] += earlier * (m[..., here, :start].mT @ (y[..., here, :] * later))
             else:
@@ -205,7 +224,7 @@ def substitute(
                 if gates is None:
                     r = r + (weight[..., None, :] @ out[..., inner, :]).squeeze(-2)
                 else:
-                    gap = _gap(gates, slice(i, i + 1), inner, reverse).squeeze(-3)
+                    gap = _gap(gates, slice(i, i + 1), inner, reverse, out.dtype).squeeze(-3)
                     r = r + (weight[..., None] * gap * out[..., inner, :]).sum(-2)
             g = body(r, *(row.select(-2, i) if row_has_channel(row, p) else row.select(-1, i) for row in rows), size)
             if out is None:
@@ -224,11 +243,11 @@ def row_batch(row: Tensor, p: Tensor) -> torch.Size:
     return row.shape[:-2] if row_has_channel(row, p) else row.shape[:-1]
 
 
-def _gap(gates: tuple[Tensor, Tensor], here: slice, there: slice, reverse: bool) -> Tensor:
+def _gap(gates: tuple[Tensor, Tensor], here: slice, there: slice, reverse: bool, dtype: torch.dtype) -> Tensor:
     a, b = gates
     if reverse:
-        return torch.exp(a[..., None, there, :] - b[..., here, None, :])
-    return torch.exp(a[..., here, None, :] - b[..., None, there, :])
+        return torch.exp((a[..., None, there, :] - b[..., here, None, :]).to(dtype))
+    return torch.exp((a[..., here, None, :] - b[..., None, there, :]).to(dtype))
 
 
 def _between(
@@ -243,17 +262,17 @@ def _between(
     if gates is None:
         return matrix[..., here, done] @ out[..., done, :]
     a, b = gates
-    at = done.start if reverse else here.start
-    middle = a[..., at : at + 1, :]
     if reverse:
-        moved = matrix[..., here, done] @ (out[..., done, :] * torch.exp(a[..., done, :] - middle))
-        return moved * torch.exp(middle - b[..., here, :])
-    moved = matrix[..., here, done] @ (out[..., done, :] * torch.exp(middle - b[..., done, :]))
-    return moved * torch.exp(a[..., here, :] - middle)
+        middle = a[..., done.start : done.start + 1, :]
+        later = torch.exp((a[..., done, :] - middle).to(out.dtype))
+        return torch.exp((middle - b[..., here, :]).to(out.dtype)) * (matrix[..., here, done] @ (out[..., done, :] * later))
+    middle = a[..., here.start : here.start + 1, :]
+    earlier = torch.exp((middle - b[..., done, :]).to(out.dtype))
+    return torch.exp((a[..., here, :] - middle).to(out.dtype)) * (matrix[..., here, done] @ (out[..., done, :] * earlier))
 
 
 __all__ = [
-    "above", "apow", "decay", "gated_apply", "gated_contract", "inverse_of_one_plus", "inverse_root",
+    "Size", "above", "apow", "decay", "exponential", "gated_apply", "gated_contract", "inverse_of_one_plus", "inverse_root",
     "logcosh", "lower", "permute", "put_last", "root", "shift", "softplus", "spow", "spread", "step",
     "substitute", "where",
 ]  # fmt: skip

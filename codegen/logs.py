@@ -1,0 +1,54 @@
+"""Which numbers are logarithms of decays, and how they reach the text in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sympy as sp
+
+from miras_dsl.ir import Cumsum, Input, Last, Map, Node, Reduce, Rename, Shift, Spread
+from miras_dsl.scalars import SLOTS
+
+from .paths import VALID
+from .scalar_code import TORCH
+
+
+class Exponent(sp.Function):
+    """e^x of a sum of logarithms: the sum is in double precision, the result is not."""
+
+    nargs = 1
+    is_real = True
+
+
+def logarithms(nodes: Iterable[Node], given: Iterable[Node]) -> set[Node]:
+    """The nodes that are sums of logarithms of decays; they are kept in double precision.
+
+    A decay of many tokens is a difference of two long sums: in single precision it would lose all
+    that a gate near 0 has put into them.
+    """
+    found = set(given)
+    for node in nodes:
+        match node:
+            case Input(name, _, "token") if name.startswith("log_"):
+                found.add(node)
+            case Cumsum(x) | Spread(x) | Rename(x) | Shift(x) | Last(x) if x in found:
+                found.add(node)
+            case Reduce("sum", x, _) if x in found:
+                found.add(node)
+            case Map(formula, args) if args and all(a in found or a is VALID for a in args):
+                slots = SLOTS[: len(args)]
+                if formula.is_polynomial(*slots) and sp.Poly(formula, *slots).total_degree() == 1:
+                    found.add(node)
+    return found
+
+
+TORCH_WITH_LOGS = {**TORCH, Exponent: "tiles.exponential({}, size)".format}
+
+
+def outside_exponents(formula: sp.Expr) -> set[sp.Symbol]:
+    """The symbols of a formula that stand outside every `Exponent`."""
+    if isinstance(formula, sp.Symbol):
+        return {formula}
+    if isinstance(formula, Exponent):
+        return set()
+    return {s for arg in formula.args for s in outside_exponents(arg)}

@@ -1,0 +1,141 @@
+"""Derived programs in the float64 interpreter: rules token by token, and their chunk forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from miras_dsl.check import read
+from miras_dsl.codegen.chunk import VALID
+from miras_dsl.codegen.model import POSITION
+from miras_dsl.codegen.pipeline import CompiledMemory, compile_memory
+from miras_dsl.codegen.update import UpdateRule
+from miras_dsl.evaluate import Array, evaluate
+from miras_dsl.ir import I, Input, J, L, M, Node, Program, inputs_of
+from miras_dsl.source import Source
+from miras_dsl.spec import MemorySpec, Ref
+
+SPECS = Path(__file__).resolve().parents[2] / "specs"
+BLOCK = 21
+"""Tokens of a block in these tests, whatever the rule says: no chunk of 1, 3 or 7 straddles one."""
+SIZES = {"d": 4, "dk": 4, "dv": 3, "n": 2}
+Arrays = dict[str, Array]
+
+
+@cache
+def shipped() -> dict[str, MemorySpec]:
+    """Every memory of `specs/` by name."""
+    found: dict[str, MemorySpec] = {}
+    for path in sorted(SPECS.glob("*.mem")):
+        found |= read(Source(path.name, path.read_text(encoding="utf-8"))).memories
+    return found
+
+
+@cache
+def compiled(name: str) -> CompiledMemory:
+    """A shipped memory through all stages."""
+    return compile_memory(shipped()[name])
+
+
+def of_text(text: str) -> CompiledMemory:
+    """The one memory of a text, through all stages."""
+    (spec,) = read(Source("test.mem", text)).memories.values()
+    return compile_memory(spec)
+
+
+def extents(rule: UpdateRule) -> dict[str, int]:
+    """The size of every axis of a rule."""
+    spec = rule.model.spec
+    given = {name: SIZES.get(name, default or 4) for name, default in spec.params}
+    return {axis: int(size.subs(given)) for axis, size in spec.sizes}
+
+
+def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
+    """Arrays for every feed [T, …], state and constant: decays below 1, other gates small."""
+    rng, sizes, spec = np.random.default_rng(seed), extents(rule), rule.model.spec
+    decay = spec.retention.decay.name if isinstance(spec.retention.decay, Ref) else ""
+    values: Arrays = {VALID.name: np.ones(length), POSITION: 1.0 + np.arange(length) % BLOCK}
+    for feed in rule.feeds:
+        shape = [sizes[axis] for axis in feed.axes if axis != "position"]
+        match feed.kind:
+            case "token":
+                x = rng.standard_normal((length, *shape))
+                values[feed.name] = 0.9 * x / np.linalg.norm(x, axis=-1, keepdims=True)
+            case "constant":
+                values[feed.name] = 1 + 0.2 * rng.standard_normal(shape)
+            case _ if feed.of == decay:
+                gate = rng.uniform(0.6, 1.0, (length, *shape))
+                values[feed.name] = np.log(gate) if feed.log else gate
+            case _:
+                gate = rng.uniform(0.1, 0.4, (length, *shape))
+                values[feed.name] = np.log(gate) if feed.log else gate
+    for state in rule.states:
+        values[state.name] = 0.4 * rng.standard_normal([sizes[axis] for axis in state.axes])
+    return values
+
+
+def environment(inputs: Mapping[str, Input], values: Arrays, states: Arrays, here: object) -> dict[Input, Array]:
+    """Values of the inputs: tokens at ``here``, states as they are now."""
+    return {
+        x: values[name][here] if x.kind == "token" else states.get(name, values.get(name))
+        for name, x in inputs.items()
+    }
+
+
+def turned(rule: UpdateRule, changes: tuple[tuple[str, Node], ...], values: Arrays, states: Arrays, at: int) -> Arrays:
+    """The states after a refresh or the close of a block at token ``at``."""
+    nodes = [node for _, node in changes]
+    env = environment({x.name: x for x in inputs_of(nodes)}, values, states, at)
+    made = evaluate(nodes, env, extents(rule))
+    fresh = {name: np.broadcast_to(x, states[name].shape) for (name, _), x in zip(changes, made, strict=True)}
+    return states | fresh
+
+
+def walk(
+    rule: UpdateRule, program: Program, values: Arrays, chunk: int, block: int
+) -> tuple[Array, Arrays, list[Arrays]]:
+    """Run a program over [T, …]: outputs, final states, the states on entry of each chunk.
+
+    chunk  tokens that the program takes at once; 0 for a program of one token
+    block  tokens between refreshes of the rule; 0 never
+    """
+    states = {s.name: values[s.name] for s in rule.states}
+    length, names = len(values[VALID.name]), [name for name, _ in program]
+    inputs = {x.name: x for x in program.inputs}
+    outputs, entries = [], []
+    for start in range(0, length, chunk or 1):
+        end = min(start + (chunk or 1), length)
+        if block and start % block == 0:
+            states = turned(rule, rule.refresh, values, states, start)
+        entries.append(states)
+        sizes = extents(rule) | dict.fromkeys((I, J, L, M), end - start)
+        env = environment(inputs, values, states, slice(start, end) if chunk else start)
+        made = dict(zip(names, evaluate([n for _, n in program], env, sizes), strict=True))
+        outputs.append(made["y"] if chunk else made["y"][None])
+        states = {x.name: np.broadcast_to(made[n], states[x.name].shape) for x, n in program.carried}
+        if block and end % block == 0:
+            states = turned(rule, rule.close, values, states, end - 1)
+    return np.concatenate(outputs), states, entries
+
+
+def walk_back(
+    rule: UpdateRule, back: Program, values: Arrays, entries: list[Arrays], d_y: Array, d_states: Arrays, chunk: int
+) -> Arrays:
+    """Run an adjoint from the last chunk to the first: gradients by the names of inputs."""
+    length, names = len(d_y), [name for name, _ in back]
+    every = values | {"d_y": d_y}
+    states = {f"d_{name}": x for name, x in d_states.items()}
+    inputs = {x.name: x for x in back.inputs}
+    found = {n[2:]: np.zeros_like(values[n[2:]]) for n in names if n not in states}
+    for number in reversed(range(len(entries))):
+        here = slice(number * chunk, min((number + 1) * chunk, length))
+        sizes = extents(rule) | dict.fromkeys((I, J, L, M), here.stop - here.start)
+        env = environment(inputs, every, states | entries[number], here)
+        made = dict(zip(names, evaluate([n for _, n in back], env, sizes), strict=True))
+        states = {x.name: np.broadcast_to(made[n], states[x.name].shape) for x, n in back.carried}
+        for name, total in found.items():
+            total[here if inputs[name].kind == "token" else ...] += made[f"d_{name}"]
+    return found | {name[2:]: x for name, x in states.items()}

@@ -1,0 +1,107 @@
+"""The derivation: classes, chunk forms equal to the token's rule, adjoints equal to differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from miras_dsl.codegen.chunk import UNTRAINED, VALID
+from miras_dsl.codegen.differentiate import adjoint
+from miras_dsl.codegen.model import POSITION
+from miras_dsl.ir import Inverse, Node, Program, Substitute, postorder
+from tests.meaning.derived import BLOCK, Arrays, compiled, shipped, values_of, walk, walk_back
+
+FAMILIES = {
+    "LinearAttention": "additive",
+    "GLA": "additive",
+    "HGRN": "additive",
+    "DeltaNet": "affine",
+    "GatedDeltaNet": "affine",
+    "DeltaProduct": "affine",
+    "RWKV7": "affine",
+    "LogCoshMomentum": "substitution",
+    "TTTMLP": "anchored",
+    "Titans": "anchored",
+    "Yaad": "anchored",
+    "Memora": "anchored",
+    "YaadSweeps": "sweeps",
+}
+EVERY = sorted(FAMILIES)
+
+
+def program_of(name: str) -> Program:
+    form = compiled(name).form
+    assert form is not None, compiled(name).obstacle
+    return form.program
+
+
+def has(program: Program, kind: type[Node]) -> bool:
+    return any(isinstance(node, kind) for node in postorder(node for _, node in program))
+
+
+def test_every_shipped_memory_is_in_the_table() -> None:
+    assert set(FAMILIES) == set(shipped())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_family(name: str) -> None:
+    """The class, and that it is no mere word: only its own operation solves for the writes."""
+    assert compiled(name).family == FAMILIES[name]
+    assert has(program_of(name), Inverse) == (FAMILIES[name] == "affine")
+    assert has(program_of(name), Substitute) == (FAMILIES[name] == "substitution")
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+@pytest.mark.parametrize("name", EVERY)
+def test_chunks_equal_the_rule(name: str, chunk: int) -> None:
+    """A whole block and a part of the next; the last chunk may be cut short."""
+    rule = compiled(name).rule
+    values, block = values_of(rule, BLOCK + 4), BLOCK if rule.block else 0
+    y, states, _ = walk(rule, rule.program, values, 0, block)
+    found, after, _ = walk(rule, program_of(name), values, chunk, block)
+    np.testing.assert_allclose(found, y, rtol=1e-12, atol=1e-12)
+    assert np.abs(y).max() > 1e-2
+    for state, x in states.items():
+        np.testing.assert_allclose(after[state], x, rtol=1e-12, atol=1e-12, err_msg=state)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_padding_is_not_there(name: str) -> None:
+    """Rows that are not valid, in front and behind, leave the state and other answers alone."""
+    rule = compiled(name).rule
+    values = values_of(rule, 7)
+    y, states, _ = walk(rule, program_of(name), values, 7, 0)
+    padded = dict(values)
+    for feed in (VALID.name, POSITION, *(f.name for f in rule.feeds if f.kind != "constant")):
+        blank = np.full_like(values[feed], float(feed == POSITION))
+        padded[feed] = np.concatenate([blank[:2], values[feed], blank[:3]])
+    found, after, _ = walk(rule, program_of(name), padded, 12, 0)
+    np.testing.assert_allclose(found[2:9], y, rtol=1e-12, atol=1e-12)
+    for state, x in states.items():
+        np.testing.assert_allclose(after[state], x, rtol=1e-12, atol=1e-12, err_msg=state)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_adjoint_equals_differences(name: str) -> None:
+    """Along one random direction for each input; anchors count as states of their own here."""
+    rule, program, chunk = compiled(name).rule, program_of(name), 4
+    values = values_of(rule, 10, seed=1)
+    rng = np.random.default_rng(2)
+    y, states, entries = walk(rule, program, values, chunk, 0)
+    d_y = rng.standard_normal(y.shape)
+    d_states = {n: rng.standard_normal(x.shape) for n, x in states.items()}
+
+    def loss(changed: Arrays) -> float:
+        y, states, _ = walk(rule, program, changed, chunk, 0)
+        return float((y * d_y).sum() + sum((x * d_states[n]).sum() for n, x in states.items()))
+
+    back = adjoint(program, UNTRAINED)
+    found = walk_back(rule, back, values, entries, d_y, d_states, chunk)
+    assert set(found) == {x.name for x in program.inputs} - UNTRAINED
+    for x, gradient in found.items():
+        along = rng.standard_normal(values[x].shape)
+        step = 3e-5 / np.abs(along).max()
+        at = [loss(values | {x: values[x] + n * step * along}) for n in (-2, -1, 1, 2)]
+        slope = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)
+        assert abs((gradient * along).sum() - slope) < 1e-6 * max(1.0, abs(slope)), x
+        assert np.abs(gradient).max() > 1e-6, f"{x} is not tested"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import permutations
+from itertools import islice, permutations
 from random import Random
 
 ARCHITECTURES: Mapping[str, str] = {
@@ -204,27 +204,33 @@ def _shape_fits(recipe: Recipe, shape: str) -> bool:
 def draw(random: Random) -> Recipe:
     """A legal recipe, every axis at random."""
     while True:
-        recipe = Recipe(
+        start = Recipe(
             architecture=random.choice(list(ARCHITECTURES)),
             bias=random.choice(list(BIASES)),
-            retention=random.choice(list(RETENTIONS)),
             rule=random.choice(list(RULES)),
             schedule=random.choice(list(SCHEDULES)),
-            alpha=random.choice(SHAPES),
-            eta=random.choice(SHAPES),
             sizes=random.choice(("one", "two")),
             formula=random.randrange(len(OUTSIDES)),
             number=random.choice(("1", "0.5", "1.25")),
         )
-        recipe = replace(recipe, order=random.choice(orders(recipe)))
-        if legal(recipe):
-            return recipe
+        shapes = [shape for shape in SHAPES if _shape_fits(start, shape)]
+        start = replace(start, alpha=random.choice(shapes), eta=random.choice(shapes))
+        for retention in random.sample(list(RETENTIONS), len(RETENTIONS)):
+            recipe = replace(start, retention=retention)
+            if "alpha" not in RETENTIONS[retention]:
+                recipe = replace(recipe, alpha="scalar")
+            recipe = replace(recipe, order=random.choice(orders(recipe)))
+            if legal(recipe):
+                return recipe
 
 
 def several(random: Random, count: int, coverage: Counter[tuple[str, str]]) -> Iterator[Recipe]:
     """Recipes that between them cover the space; ``coverage`` counts what has been drawn."""
+    wanted = sorted(space())
     for _ in range(count):
-        candidates = [draw(random) for _ in range(24)]
+        rarest = min(wanted, key=lambda value: coverage[value])
+        drawn = (draw(random) for _ in range(4000))
+        candidates = list(islice((r for r in drawn if rarest in values(r)), 4)) or [draw(random)]
         best = min(candidates, key=lambda r: sorted(coverage[value] for value in values(r)))
         coverage.update(values(best))
         yield best
@@ -272,8 +278,7 @@ def text(recipe: Recipe, name: str = "Random") -> str:
     eta = f"eta{_axes(recipe, recipe.eta)}"
     rates = "erase = eta, store = eta" if recipe.bias == "two terms" else "eta"
     rule = RULES[recipe.rule].format(rate=rates)
-    if recipe.anchored:
-        scale /= 8
+    scale = calmed(recipe, scale)
     gates = []
     if "alpha" in RETENTIONS[recipe.retention]:
         gates.append(f"alpha{_axes(recipe, recipe.alpha)} = 0.5 + 0.5 * sigmoid(linear(x) + 2)")
@@ -303,6 +308,17 @@ def text(recipe: Recipe, name: str = "Random") -> str:
         f"  gates        {{ {indent.join(gates)} }}\n"
         "}\n"
     )
+
+
+def calmed(recipe: Recipe, scale: float) -> float:
+    """A largest rate at which the recipe does not run away within a hundred tokens."""
+    scale /= 8 if recipe.anchored else 1
+    scale /= 3 if recipe.rule != "gd" and recipe.rule != "gd in place" else 1
+    scale /= 3 if "window" in recipe.schedule else 1
+    if recipe.deep:
+        # A network's output is a product of weights: a loss without a lower bound feeds on itself.
+        scale /= 40 if recipe.bias in ("dot", "two terms", "lp") else 4
+    return round(scale, 5)
 
 
 def _axes(recipe: Recipe, shape: str) -> str:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..spec import MemorySpec, Ref
+from ..spec import Apply, MemorySpec, Ref, walk
 from . import oracle
 from .agree import Kind
 from .cases import Case, Data, data, narrow, parameters
@@ -120,8 +120,9 @@ def outcome(
 ) -> Outcome:
     """Run a memory on a case and take every gradient.
 
-    The loss is <y, cotangent> + <state, random>.  The gradient of a decay is given as decay *
-    gradient, the one of its logarithm: a layer learns through it and it is finite at a decay of 0.
+    The loss is <y, cotangent> + <state, random>.  The gradient of a decay (of the state or of a
+    momentum) is given as decay * gradient, the one of its logarithm: a layer learns through that,
+    and it is finite at a decay of 0.
     """
     inputs, state, cotangent, offsets = leaves(spec, drawn, to, device)
     y, after = call(inputs, state, offsets)
@@ -139,13 +140,26 @@ def outcome(
     found: tuple[Tensor | None, ...] = (None,) * len(wanted)
     if total.requires_grad:
         found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-    decay = spec.retention.decay.name if isinstance(spec.retention.decay, Ref) else None
+    fading = decays(spec)
     for (name, tensor), gradient in zip(wanted.items(), found, strict=True):
         slope = torch.zeros_like(tensor) if gradient is None else gradient
-        if name.removeprefix("d ").split(".")[0] == decay:
+        if name.removeprefix("d ").split(".")[0] in fading:
             slope = slope * tensor.detach()
         values[name] = slope
     return Outcome({name: tensor.cpu() for name, tensor in values.items()})
+
+
+def decays(spec: MemorySpec) -> set[str]:
+    """The gates that multiply something carried: the decay, and the factors of momenta."""
+    found = {spec.retention.decay.name} if isinstance(spec.retention.decay, Ref) else set()
+    for _, formula in spec.algorithm.rules:
+        for node in walk(formula):
+            if isinstance(node, Apply) and node.op == "mul":
+                parts = [list(walk(arg)) for arg in node.args]
+                for own, other in (parts, parts[::-1]):
+                    if any(isinstance(n, Ref) and n.kind == "carry" for n in other):
+                        found |= {n.name for n in own if isinstance(n, Ref) and n.kind == "gate"}
+    return found
 
 
 def live(spec: MemorySpec, state: State) -> State:

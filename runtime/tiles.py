@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from .gated import gated_apply, gated_contract
+
 
 class Size(dict[str, int]):
     """The sizes of axes by name, and the type that a memory computes in."""
@@ -134,59 +136,7 @@ def inverse_of_one_plus(a: Tensor) -> Tensor:
 
 
 BLOCK = 16
-"""Rows of a diagonal block: exact pairs inside, one product per block outside."""
-
-
-def gated_contract(x: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool) -> Tensor:
-    """``sum_d x[i, d] y[j, d] e^(a[i, d] - b[j, d])`` on the triangle; [.., i, d] -> [.., i, j].
-
-    Off the diagonal blocks the exponent is split at the first row of the block, where both halves are
-    at most 0 for a decay, so nothing overflows.
-    """
-    rows = x.shape[-2]
-    batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (x, y, a, b)))
-    out = x.new_zeros(*batch, rows, y.shape[-2])
-    for start in range(0, rows, BLOCK):
-        end = min(start + BLOCK, rows)
-        here = slice(start, end)
-        if start:
-            middle = a[..., start : start + 1, :]
-            left = x[..., here, :] * torch.exp((a[..., here, :] - middle).to(x.dtype))
-            right = y[..., :start, :] * torch.exp((middle - b[..., :start, :]).to(x.dtype))
-            out[..., here, :start] = left @ right.mT
-        gap = _pairs(a[..., here, None, :] - b[..., None, here, :], strict, y.dtype)
-        out[..., here, here] = torch.einsum("...id,...jd,...ijd->...ij", x[..., here, :], y[..., here, :], gap)
-    return out
-
-
-def _pairs(exponent: Tensor, strict: bool, dtype: torch.dtype) -> Tensor:
-    low = exponent.to(dtype)
-    return low.masked_fill(~triangle(low, -3, -2, strict), float("-inf")).exp_()
-
-
-def gated_apply(m: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool, transposed: bool) -> Tensor:
-    """``sum_j m[i, j] y[j, d] e^(a[i, d] - b[j, d])``, or the sum over i of the mirror image."""
-    rows = a.shape[-2]
-    batch = torch.broadcast_shapes(m.shape[:-2], *(t.shape[:-2] for t in (y, a, b)))
-    out = y.new_zeros(*batch, rows, y.shape[-1])
-    for start in range(0, rows, BLOCK):
-        end = min(start + BLOCK, rows)
-        here = slice(start, end)
-        gap = _pairs(a[..., here, None, :] - b[..., None, here, :], strict, y.dtype)
-        gap = gap * m[..., here, here, None]
-        if transposed:
-            out[..., here, :] += torch.einsum("...ijd,...id->...jd", gap, y[..., here, :])
-        else:
-            out[..., here, :] += torch.einsum("...ijd,...jd->...id", gap, y[..., here, :])
-        if start:
-            middle = a[..., start : start + 1, :]
-            later = torch.exp((a[..., here, :] - middle).to(y.dtype))
-            earlier = torch.exp((middle - b[..., :start, :]).to(y.dtype))
-            if transposed:
-                out[..., :start, :] += earlier * (m[..., here, :start].mT @ (y[..., here, :] * later))
-            else:
-                out[..., here, :] += later * (m[..., here, :start] @ (y[..., :start, :] * earlier))
-    return out
+"""Rows that a substitution takes one by one; between blocks it has products."""
 
 
 def substitute(

@@ -1,0 +1,119 @@
+"""Products with a decay per channel: ``e^(a[i, d] - b[j, d])`` inside a sum, on a triangle of tokens.
+
+No factor of ``e^a`` and ``e^-b`` alone would do: one of them overflows.  The triangle is cut in halves
+instead, again and again: in the square below two half triangles the exponent is split at the square's
+first row, where both parts are at most 0 for a decay, so the square is one matrix product.  What is
+left, small triangles on the diagonal, is done pair by pair.  No row sees a later one: what comes
+after a token cannot change its answer by even one bit.
+
+Shapes: x, y, a, b [.., i, d], m [.., i, j]; exponents may be wider than the rest.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LEAF = 4
+"""Rows of a triangle that is done pair by pair."""
+
+
+def gated_contract(x: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool) -> Tensor:
+    """``sum_d x[i, d] y[j, d] e^(a[i, d] - b[j, d])`` on the triangle, else 0; [.., i, j]."""
+    rows = x.shape[-2]
+    size = _whole(rows)
+    batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (x, y, a, b)))
+    x, y, a, b = (_padded(t, size) for t in (x, y, a, b))
+    out = x.new_zeros(*batch, size, size)
+    pairs = _pairs(a, b, strict, x.dtype)
+    leaves = torch.einsum("...id,...jd,...ijd->...ij", _leaves(x), _leaves(y), pairs)
+    _diagonal(out).copy_(leaves)
+    half = LEAF
+    while half < size:
+        later, earlier = _split(a, b, half, x.dtype)
+        left, right = _halves(x, half)[1] * later, _halves(y, half)[0] * earlier
+        _corners(out, half).copy_(left @ right.mT)
+        half *= 2
+    return out[..., :rows, :rows]
+
+
+def gated_apply(m: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool, mirror: bool) -> Tensor:
+    """``sum_j m[i, j] y[j, d] e^(a[i, d] - b[j, d])`` over the triangle; [.., i, d].
+
+    ``mirror``: ``sum_i m[i, j] y[i, d] e^(a[i, d] - b[j, d])``, [.., j, d].
+    """
+    rows = a.shape[-2]
+    size = _whole(rows)
+    batch = torch.broadcast_shapes(m.shape[:-2], *(t.shape[:-2] for t in (y, a, b)))
+    y, a, b = (_padded(t, size) for t in (y, a, b))
+    m = F.pad(m, (0, size - rows, 0, size - rows))
+    pairs = _pairs(a, b, strict, y.dtype) * _diagonal(m)[..., None]
+    if mirror:
+        leaves = (pairs * _leaves(y)[..., :, None, :]).sum(-3)
+    else:
+        leaves = (pairs * _leaves(y)[..., None, :, :]).sum(-2)
+    out = leaves.flatten(-3, -2).expand(*batch, size, y.shape[-1]).contiguous()
+    half = LEAF
+    while half < size:
+        later, earlier = _split(a, b, half, y.dtype)
+        (before, after), (into, onto) = _halves(y, half), _halves(out, half)
+        if mirror:
+            into += earlier * (_corners(m, half).mT @ (after * later))
+        else:
+            onto += later * (_corners(m, half) @ (before * earlier))
+        half *= 2
+    return out[..., :rows, :]
+
+
+def _whole(rows: int) -> int:
+    """The next number of rows that halves down to a leaf."""
+    size = LEAF
+    while size < rows:
+        size *= 2
+    return size
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    """``x`` with its last row repeated: a decay stays one, and what is added is cut off again."""
+    missing = size - x.shape[-2]
+    return (
+        x if not missing else torch.cat([x, x[..., -1:, :].expand(*x.shape[:-2], missing, -1)], -2)
+    )
+
+
+def _leaves(x: Tensor) -> Tensor:
+    """Rows in leaves, [.., n, LEAF, d]."""
+    return x.unflatten(-2, (-1, LEAF))
+
+
+def _halves(x: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """The first and the second of each two neighbouring blocks of rows, [.., n, half, d]."""
+    first, second = x.unflatten(-2, (-1, 2, half)).unbind(-3)
+    return first, second
+
+
+def _diagonal(m: Tensor) -> Tensor:
+    """The leaves of a square, a view [.., n, LEAF, LEAF]."""
+    blocks = m.unflatten(-2, (-1, LEAF)).unflatten(-1, (-1, LEAF))
+    return blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+
+
+def _corners(m: Tensor, half: int) -> Tensor:
+    """The squares below two neighbouring triangles, a view [.., n, half, half]."""
+    rows = m.unflatten(-2, (-1, 2, half))[..., 1, :, :]
+    return rows.unflatten(-1, (-1, 2, half))[..., 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+
+
+def _split(a: Tensor, b: Tensor, half: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``e^(a - middle)`` of the second blocks and ``e^(middle - b)`` of the first."""
+    later, earlier = _halves(a, half)[1], _halves(b, half)[0]
+    middle = later[..., :1, :]
+    return torch.exp((later - middle).to(dtype)), torch.exp((middle - earlier).to(dtype))
+
+
+def _pairs(a: Tensor, b: Tensor, strict: bool, dtype: torch.dtype) -> Tensor:
+    """``e^(a_i - b_j)`` within each leaf, masked before the exponential; [.., n, LEAF, LEAF, d]."""
+    exponent = (_leaves(a)[..., :, None, :] - _leaves(b)[..., None, :, :]).to(dtype)
+    above = torch.ones(LEAF, LEAF, dtype=torch.bool, device=a.device).triu(0 if strict else 1)
+    return exponent.masked_fill(above[..., None], float("-inf")).exp_()

@@ -77,7 +77,9 @@ def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
     return values
 
 
-def environment(inputs: Mapping[str, Input], values: Arrays, states: Arrays, here: object) -> dict[Input, Array]:
+def environment(
+    inputs: Mapping[str, Input], values: Arrays, states: Arrays, here: object
+) -> dict[Input, Array]:
     """Values of the inputs: tokens at ``here``, states as they are now."""
     return {
         x: values[name][here] if x.kind == "token" else states.get(name, values.get(name))
@@ -85,12 +87,17 @@ def environment(inputs: Mapping[str, Input], values: Arrays, states: Arrays, her
     }
 
 
-def turned(rule: UpdateRule, changes: tuple[tuple[str, Node], ...], values: Arrays, states: Arrays, at: int) -> Arrays:
+def turned(
+    rule: UpdateRule, changes: tuple[tuple[str, Node], ...], values: Arrays, states: Arrays, at: int
+) -> Arrays:
     """The states after a refresh or the close of a block at token ``at``."""
     nodes = [node for _, node in changes]
     env = environment({x.name: x for x in inputs_of(nodes)}, values, states, at)
     made = evaluate(nodes, env, extents(rule))
-    fresh = {name: np.broadcast_to(x, states[name].shape) for (name, _), x in zip(changes, made, strict=True)}
+    fresh = {
+        name: np.broadcast_to(x, states[name].shape)
+        for (name, _), x in zip(changes, made, strict=True)
+    }
     return states | fresh
 
 
@@ -115,14 +122,22 @@ def walk(
         env = environment(inputs, values, states, slice(start, end) if chunk else start)
         made = dict(zip(names, evaluate([n for _, n in program], env, sizes), strict=True))
         outputs.append(made["y"] if chunk else made["y"][None])
-        states = {x.name: np.broadcast_to(made[n], states[x.name].shape) for x, n in program.carried}
+        states = {
+            x.name: np.broadcast_to(made[n], states[x.name].shape) for x, n in program.carried
+        }
         if block and end % block == 0:
             states = turned(rule, rule.close, values, states, end - 1)
     return np.concatenate(outputs), states, entries
 
 
 def walk_back(
-    rule: UpdateRule, back: Program, values: Arrays, entries: list[Arrays], d_y: Array, d_states: Arrays, chunk: int
+    rule: UpdateRule,
+    back: Program,
+    values: Arrays,
+    entries: list[Arrays],
+    d_y: Array,
+    d_states: Arrays,
+    chunk: int,
 ) -> Arrays:
     """Run an adjoint from the last chunk to the first: gradients by the names of inputs."""
     length, names = len(d_y), [name for name, _ in back]

@@ -100,7 +100,7 @@ def test_adjoint_equals_differences(name: str) -> None:
     assert set(found) == {x.name for x in program.inputs} - UNTRAINED
     for x, gradient in found.items():
         along = rng.standard_normal(values[x].shape)
-        step = 3e-5 / np.abs(along).max()
+        step = 5e-6 / np.abs(along).max()
         at = [loss(values | {x: values[x] + n * step * along}) for n in (-2, -1, 1, 2)]
         slope = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)
         assert abs((gradient * along).sum() - slope) < 1e-6 * max(1.0, abs(slope)), x

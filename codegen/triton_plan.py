@@ -74,6 +74,8 @@ class RecurrentPlan:
 
 def obstacle(rule: UpdateRule) -> str:
     """Why a rule has no kernels of this kind; empty when it has."""
+    if rule.close:
+        return "its blocks close with a step of their own"
     nodes = postorder([node for _, node in (*rule.program.results, *rule.refresh)])
     for node in nodes:
         beyond = set(node.axes) - AXES

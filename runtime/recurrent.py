@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from .interpreter import interpreting, repair
+
+ELEMENTS = 4096
+"""Elements of a tile at most, where the rule lets the value axis be shared out."""
 
 Named = tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -58,6 +61,8 @@ def recurrent(
     inputs: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     cu_seqlens: Tensor | None = None,
+    *,
+    values: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Answers [B, T, H, value] and the state after the last token.
 
@@ -65,6 +70,7 @@ def recurrent(
                 places [H, block], constants [H, *axes]
     state       [B, H, *axes] for every state, and `position` [B] for a rule with blocks; with
                 ``cu_seqlens`` B is 1 and the state has a row for each sequence
+    values      values that a program holds, a power of two; None: as many as fit
     """
     first = inputs[next(n for n, _ in kernels.tokens if n not in kernels.positions)]
     batch, time, heads = first.shape[:3]
@@ -78,7 +84,8 @@ def recurrent(
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     offsets = None if cu_seqlens is None else (cu_seqlens.to(torch.int64) * kernels.micro)
     steps = None if place is None else place.to(torch.int64) * kernels.micro
-    y, *ends = _Recurrent.apply(kernels, offsets, steps, rows, keep, *tensors)  # type: ignore[misc]
+    call = Call(kernels, offsets, steps, rows, keep, values)
+    y, *ends = _Recurrent.apply(call, *tensors)  # type: ignore[misc]
     y = y.unflatten(1, (time, kernels.micro))[:, :, -1] if kernels.micro > 1 else y
     after = {name: end for (name, _), end in zip(kernels.states, ends, strict=True)}
     if place is not None:
@@ -124,15 +131,21 @@ def _substeps(kernels: Recurrence, name: str, axes: int, x: Tensor) -> Tensor:
     return x.repeat_interleave(n, 1)
 
 
-def launch_of(kernels: Recurrence, sizes: Mapping[str, int], time: int) -> Launch:
-    """Tiles for a problem: as many values a program as leave the state in registers."""
+def launch_of(
+    kernels: Recurrence, sizes: Mapping[str, int], time: int, values: int | None = None
+) -> Launch:
+    """Tiles for a problem: as many values in a program as leave the tiles in its registers.
+
+    A warp takes 512 elements of a tile, 16 for each thread, so that the half dozen tiles of a
+    backward step fit beside each other.
+    """
     tile = {axis: _power(size) for axis, size in sizes.items()}
     width = tile.get("key", 1)
-    if kernels.split and "value" in tile:
-        tile["value"] = min(tile["value"], max(8, 2048 // width) if "key" in tile else 128)
-    elements = tile.get("value", 1) * width
-    warps = min(16, max(1, elements // 1024)) if "key" in tile else 1
-    blocks = -(-sizes.get("value", 1) // tile.get("value", 1)) if kernels.split else 1
+    if kernels.split:
+        most = values or (max(8, min(64, ELEMENTS // width)) if "key" in tile else 64)
+        tile["value"] = min(tile["value"], most)
+    warps = min(16, max(1, tile["value"] * width // 512))
+    blocks = -(-sizes["value"] // tile["value"]) if kernels.split else 1
     segment = next((s for s in (16, 32, 64) if s * s >= time), 128)
     return Launch(dict(sizes), tile, blocks, warps, segment)
 
@@ -141,71 +154,79 @@ def _power(size: int) -> int:
     return 1 << max(0, size - 1).bit_length()
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a launch needs beside its tensors.
+
+    offsets  bounds of packed sequences, place: where in its block each sequence starts, in steps
+    rows     sequences
+    keep     whether a backward pass may follow, which needs checkpoints
+    values   values that a program holds
+    """
+
+    kernels: Recurrence
+    offsets: Tensor | None
+    place: Tensor | None
+    rows: int
+    keep: bool
+    values: int | None
+
+
 class _Recurrent(torch.autograd.Function):
     """(tokens [B, T, H, …], constants [H, …], states [N, H, …]) -> (y, states after)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        kernels: Recurrence,
-        offsets: Tensor | None,
-        place: Tensor | None,
-        rows: int,
-        keep: bool,
-        *tensors: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         _runs_here(tensors[0])
+        kernels, rows = call.kernels, call.rows
         batch, time, heads = tensors[0].shape[:3]
-        plan = launch_of(kernels, _extents(kernels, tensors), time)
+        plan = launch_of(kernels, _extents(kernels, tensors), time, call.values)
         y = tensors[0].new_empty(batch, time, heads, plan.sizes["value"])
-        states = tensors[len(tensors) - len(kernels.states) :]
+        given, states = _parted(tensors, len(kernels.states))
         ends = [torch.empty_like(s) for s in states]
-        segments = batch * time // plan.segment + rows if keep else 0
+        segments = batch * time // plan.segment + rows if call.keep else 0
         kept = [s.new_empty(segments, *s.shape[1:]) for s in states]
-        _start(kernels.forward, plan, [*tensors, y, *ends, *kept], offsets, place, rows, batch, time, heads, keep)
-        ctx.kernels, ctx.plan, ctx.rows = kernels, plan, rows
-        ctx.packing = offsets, place
-        ctx.save_for_backward(*tensors[: len(tensors) - len(states)], *kept)
+        _start(kernels.forward, call, plan, [*tensors, y, *ends, *kept], (batch, time, heads))
+        ctx.call, ctx.plan = call, plan
+        ctx.save_for_backward(*given, *kept)
         return (y, *ends)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_y: Tensor, *d_ends: Tensor) -> tuple[Tensor | None, ...]:
-        kernels, plan, rows = ctx.kernels, ctx.plan, ctx.rows
-        count = len(kernels.states)
-        given, kept = ctx.saved_tensors[:-count], ctx.saved_tensors[-count:]
-        tokens, constants = given[: len(kernels.tokens)], given[len(kernels.tokens) :]
-        batch, time, heads = tokens[0].shape[:3]
-        d_tokens = [_gradient(kernels, plan, axes, x) for (_, axes), x in zip(kernels.tokens, tokens, strict=True)]
-        d_constants = [
-            _gradient(kernels, plan, axes, x.expand(rows, *x.shape))
-            for (_, axes), x in zip(kernels.constants, constants, strict=True)
-        ]
-        d_states = [
-            _gradient(kernels, plan, axes, d) for (_, axes), d in zip(kernels.states, d_ends, strict=True)
-        ]
+        call, plan = ctx.call, ctx.plan
+        kernels, rows = call.kernels, call.rows
+        given, kept = _parted(ctx.saved_tensors, len(kernels.states))
+        tokens, constants = _parted(given, len(kernels.constants))
+        shape = tokens[0].shape[:3]
+        each = [x.expand(rows, *x.shape) for x in constants]
+        wanted = [*tokens, *each, *d_ends]
+        axes = [a for _, a in (*kernels.tokens, *kernels.constants, *kernels.states)]
+        shares = [_room(plan, a, x) for a, x in zip(axes, wanted, strict=True)]
         past = []
-        for (_, axes), d in zip(kernels.states, d_ends, strict=True):
-            own = rows if "value" in axes else rows * plan.blocks
-            past.append(d.new_empty(own, heads, plan.segment, *d.shape[2:]))
-        cotangents = [d.contiguous() for d in d_ends]
-        tensors = [*given, d_y.contiguous(), *kept, *past, *cotangents, *d_tokens, *d_constants, *d_states]
-        _start(kernels.backward, plan, tensors, *ctx.packing, rows, batch, time, heads, True)
-        grads = [_summed(g, x) for g, x in zip(d_tokens, tokens, strict=True)]
-        grads += [_summed(g, d_ends[0].expand(0)).sum(0) for g in d_constants]
-        grads += [_summed(g, d) for g, d in zip(d_states, d_ends, strict=True)]
-        return (None,) * 5 + tuple(grads)
+        for (_, own), d in zip(kernels.states, d_ends, strict=True):
+            count = rows if "value" in own else rows * plan.blocks
+            past.append(d.new_empty(count, shape[2], plan.segment, *d.shape[2:]))
+        ends = [d.contiguous() for d in d_ends]
+        tensors = [*given, d_y.contiguous(), *kept, *past, *ends, *shares]
+        _start(kernels.backward, call, plan, tensors, shape)
+        # The second step of each sum over blocks of values; no atomics, so runs repeat to the bit.
+        sums = [s[0] if len(s) == 1 else s.sum(0) for s in shares]
+        for number in range(len(tokens), len(given)):
+            sums[number] = sums[number].sum(0)
+        return None, *(g.to(x.dtype) for g, x in zip(sums, wanted, strict=True))
 
 
-def _gradient(kernels: Recurrence, plan: Launch, axes: tuple[str, ...], like: Tensor) -> Tensor:
+def _parted(tensors: Sequence[Tensor], last: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """All but the last few, and those."""
+    return tensors[: len(tensors) - last], tensors[len(tensors) - last :]
+
+
+def _room(plan: Launch, axes: tuple[str, ...], like: Tensor) -> Tensor:
     """Room for a gradient: a share for each block of values where each block has only a share."""
     if plan.blocks == 1 or "value" in axes:
-        return torch.empty_like(like, memory_format=torch.contiguous_format)[None]
+        return like.new_empty(1, *like.shape)
     return like.new_empty(plan.blocks, *like.shape, dtype=torch.float32)
-
-
-def _summed(shares: Tensor, like: Tensor) -> Tensor:
-    return (shares[0] if len(shares) == 1 else shares.sum(0)).to(like.dtype)
 
 
 def _extents(kernels: Recurrence, tensors: tuple[Tensor, ...]) -> dict[str, int]:
@@ -230,29 +251,22 @@ def _runs_here(x: Tensor) -> None:
 
 
 def _start(
-    kernel: Any,
-    plan: Launch,
-    tensors: list[Tensor],
-    offsets: Tensor | None,
-    place: Tensor | None,
-    rows: int,
-    batch: int,
-    time: int,
-    heads: int,
-    keep: bool,
+    kernel: Any, call: Call, plan: Launch, tensors: list[Tensor], shape: tuple[int, ...]
 ) -> None:
     """Launch a kernel; its programs are (sequences * heads, blocks of values)."""
-    if rows == 0 or heads == 0:
+    batch, time, heads = shape
+    if call.rows == 0 or heads == 0:
         return
     sizes = {"V": plan.sizes["value"], "BV": plan.tile["value"]}
     if "key" in plan.sizes:
         sizes |= {"K": plan.sizes["key"], "BK": plan.tile["key"]}
-    whole = [] if place is None else [place]
+    place = [] if call.place is None else [call.place]
     device = tensors[0].device
-    inside: AbstractContextManager = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    on_gpu = device.type == "cuda"
+    inside: AbstractContextManager[Any] = torch.cuda.device(device) if on_gpu else nullcontext()
     with inside:
-        kernel[(rows * heads, plan.blocks)](
-            *tensors, offsets, *whole, batch * time, time, heads,
-            **sizes, SEGMENT=plan.segment, PACKED=offsets is not None, KEEP=keep,
+        kernel[(call.rows * heads, plan.blocks)](
+            *tensors, call.offsets, *place, batch * time, time, heads,
+            **sizes, SEGMENT=plan.segment, PACKED=call.offsets is not None, KEEP=call.keep,
             num_warps=plan.warps,
         )  # fmt: skip

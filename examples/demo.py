@@ -34,7 +34,7 @@ def main() -> int:
     source = miras.find("yaad")
 
     console.rule("1. Is the generated code right?")
-    (certificate,) = miras.certify(source).values()
+    (certificate,) = miras.certify(source, only=["Yaad"]).values()
     console.print(str(certificate), markup=False)
 
     console.rule(f"2. {asked.minutes:g} minutes on real text")

@@ -9,6 +9,7 @@ Importing this package imports nothing heavy: sympy, jinja2 and torch come on fi
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,13 +82,20 @@ def load(path_or_text: str | PathLike[str] | Source) -> Library:
 
 
 def certify(
-    path_or_text: str | PathLike[str] | Source, *, dtype: str = "float32", device: str = "cpu"
+    path_or_text: str | PathLike[str] | Source,
+    *,
+    only: Collection[str] = (),
+    dtype: str = "float32",
+    device: str = "cpu",
 ) -> dict[str, Certificate]:
-    """A certificate for each memory of a `.mem` file: the generated code against autodiff."""
+    """A certificate for each memory of a `.mem` file, or ``only`` some of them by name.
+
+    The generated code is measured against autodiff of the loss as it is written.
+    """
     spec = parse(path_or_text)
     from miras_dsl.runtime.proof import prove
 
-    return prove(spec, dtype=dtype, device=device)
+    return prove(spec, only=only, dtype=dtype, device=device)
 
 
 def explain(

@@ -130,6 +130,9 @@ def new(
 @app.command()
 def check(
     spec: Spec,
+    only: Annotated[
+        list[str] | None, typer.Option(help="a memory of the file by name; else all of them")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     output: Annotated[Path | None, typer.Option("-o", help="write the certificate as JSON")] = None,
@@ -140,7 +143,8 @@ def check(
     The certificate lists what was measured: outputs, states and every gradient, packed sequences,
     decoding, causality.  Exit status 1 when anything in it is red.
 
-    Examples: [bold]miras check robust.mem[/bold]; [bold]miras check yaad -o yaad.json[/bold]
+    Examples: [bold]miras check robust.mem[/bold];
+    [bold]miras check yaad --only Yaad -o yaad.json[/bold]
     """
     if dtype not in {"float32", "float64"}:
         raise typer.BadParameter("float32 or float64", param_hint="--dtype")
@@ -151,7 +155,7 @@ def check(
         from miras_dsl.runtime.proof import prove
 
         with out.status(f"checking {source.name} …"):
-            proofs = prove(meant, dtype=dtype, device=device)
+            proofs = prove(meant, only=only or (), dtype=dtype, device=device)
         plain = {name: json.loads(proof.to_json()) for name, proof in proofs.items()}
         if output is not None:
             _write(output, json.dumps(plain, indent=2) + "\n")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from miras_dsl.codegen.pipeline import compile_file
+from miras_dsl.failures import Unusable
 from miras_dsl.spec import FileSpec
 
 from .build import implementation
@@ -13,8 +16,20 @@ from .certificate import Certificate, certify
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def prove(spec: FileSpec, *, dtype: str = "float32", device: str = "cpu") -> dict[str, Certificate]:
-    """One certificate per memory, by name."""
+def prove(
+    spec: FileSpec,
+    *,
+    only: Collection[str] = (),
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> dict[str, Certificate]:
+    """One certificate per memory, by name; ``only`` names some of them.
+
+    Raises Unusable for a name that the file does not hold.
+    """
+    for name in only:
+        if name not in spec.memories:
+            raise Unusable(f"there is no memory {name}; the file holds {', '.join(spec.memories)}")
     digest = compile_file(spec).digest
     return {
         name: certify(
@@ -25,4 +40,5 @@ def prove(spec: FileSpec, *, dtype: str = "float32", device: str = "cpu") -> dic
             device=device,
         )
         for name, memory in spec.memories.items()
+        if not only or name in only
     }

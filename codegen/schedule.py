@@ -52,7 +52,7 @@ def schedule(program: Program) -> Schedule:
     """Cut a program into its parts."""
     place = program.parts()
     results = [source(node) for _, node in program.results]
-    next_states = {source(program.result(name)) for _, name in program.carried}
+    next_states = list(dict.fromkeys(source(program.result(name)) for _, name in program.carried))
     order = [n for n in postorder(results) if source(n) is n]
     home = {n: _home(n, place) for n in order}
 
@@ -69,7 +69,7 @@ def schedule(program: Program) -> Schedule:
             for o in n.operands
         } | set(results)
         if name == "before":
-            used |= next_states
+            used |= set(next_states)
         gives = [n for n in mine if n in used]
         if name == "loop":
             gives += [n for n in next_states if n not in gives]

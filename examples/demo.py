@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 import miras_dsl as miras
 from miras_dsl.runtime import checkpoint, job, recall
 
-TASK = recall.Recall(vocab=64, length=32, pairs=4)
+TASK = recall.Recall(vocab=32, length=16, pairs=4)
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
     learned = outcome.bits < 0.9 * outcome.bigram_bits
 
     console.rule(f"3. {asked.recall:g} seconds of recall: {TASK.pairs} pairs shown, then asked")
-    on, off = remember(source, asked.recall, console)
+    on, off = remember(miras.find("gated_deltanet"), asked.recall, console)
     console.print(f"memory on   {on:7.1%} of the questions answered right")
     console.print(f"memory off  {off:7.1%} (chance {TASK.chance:.1%})")
     remembered = on >= 0.9 and off <= 2 * TASK.chance
@@ -61,7 +61,7 @@ def main() -> int:
 
 def remember(source: miras.Source, seconds: float, console: Console) -> tuple[float, float]:
     """Accuracy of a small model trained on recall, and of the same with its memory silenced."""
-    whole = job.with_model(source, width=64, layers=2, vocab=TASK.vocab)
+    whole = job.with_model(source, width=64, layers=1, vocab=TASK.vocab)
     torch.manual_seed(0)
     model, mixers = job.language_model(whole)
     fields = (
@@ -75,7 +75,7 @@ def remember(source: miras.Source, seconds: float, console: Console) -> tuple[fl
         def report(step: int, loss: float, share: float) -> None:
             bar.update(task, completed=share, step=step, loss=f"{loss:.3f}")
 
-        on = recall.learn(model, TASK, seconds=seconds, report=report)
+        on = recall.learn(model, TASK, seconds=seconds, rate=1e-2, report=report)
     with recall.memory_off(model, mixers):
         off = recall.accuracy(model, TASK, 512, 0)
     return on.accuracy, off

@@ -1,27 +1,27 @@
 """Judges the kernels of one memory in Triton's interpreter; prints one JSON line per comparison.
 
-Run with TRITON_INTERPRET=1: a process that interprets kernels cannot also compile them.
+Run as a module with TRITON_INTERPRET=1: a process that interprets kernels cannot also compile them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from dataclasses import asdict
 from importlib.resources import files
 
 import torch
 
-sys.path.insert(0, __file__.rsplit("/", 1)[0])
-from extra import EXTRA  # noqa: E402
-
-from miras_dsl.check import read  # noqa: E402
-from miras_dsl.runtime.cases import Case  # noqa: E402
-from miras_dsl.runtime.certificate import certify  # noqa: E402
-from miras_dsl.runtime.interpreter import interpreting  # noqa: E402
-from miras_dsl.runtime.kernels import implementation  # noqa: E402
-from miras_dsl.source import Source  # noqa: E402
-from miras_dsl.spec import MemorySpec  # noqa: E402
+from miras_dsl.check import read
+from miras_dsl.codegen.recurrent_text import recurrent_module
+from miras_dsl.codegen.update import UpdateRule
+from miras_dsl.runtime import kernels
+from miras_dsl.runtime.cases import Case
+from miras_dsl.runtime.certificate import certify
+from miras_dsl.runtime.interpreter import interpreting
+from miras_dsl.source import Source
+from miras_dsl.spec import MemorySpec
+from tests.kernels.extra import EXTRA
 
 # Segments have 16 tokens: none of one, a part, one and a part.
 CASES = (
@@ -39,17 +39,38 @@ def memory_named(name: str) -> MemorySpec:
     return next(iter(read(Source(f"{name}.mem", text)).memories.values()))
 
 
-def main(name: str, values: int | None) -> None:
+def fault(old: str, new: str) -> None:
+    """Generate kernels with a mistake from now on."""
+
+    def mistaken(rule: UpdateRule) -> str:
+        text = recurrent_module(rule)
+        assert old in text, f"nothing to break: {old!r}"
+        return text.replace(old, new)
+
+    kernels.recurrent_module = mistaken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("memory")
+    parser.add_argument("--values", type=int, default=None)
+    parser.add_argument("--fault", nargs=2, default=None)
+    arguments = parser.parse_args()
     assert interpreting(), "set TRITON_INTERPRET=1"
     # What torch.empty gives is NaN, so that what a kernel fails to write is seen.
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan().all()
-    spec = memory_named(name)
-    certificate = certify(spec, implementation(spec, values=values), cases=CASES)
+    cases = CASES
+    if arguments.fault:
+        fault(*arguments.fault)
+        cases = CASES[:1]
+    spec = memory_named(arguments.memory)
+    build = kernels.implementation(spec, values=arguments.values)
+    certificate = certify(spec, build, cases=cases)
     for row in certificate.rows:
         print(json.dumps({"check": row.check, "case": row.case, **asdict(row.result)}))
     assert not certificate.missing
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main()

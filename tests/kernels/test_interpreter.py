@@ -1,0 +1,70 @@
+"""The kernels of every vector and matrix rule against the oracle, in Triton's interpreter.
+
+Each memory has a process of its own: one that interprets kernels cannot compile any.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernels.extra import EXTRA
+
+SHIPPED = (
+    "linear_attention", "gla", "deltanet", "gated_deltanet", "rwkv7", "delta_product", "hgrn",
+    "logcosh_momentum",
+)  # fmt: skip
+ROOT = Path(__file__).parents[2]
+
+
+def judged(*arguments: str) -> list[dict[str, Any]]:
+    """The comparisons of one memory."""
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.interpret", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SHIPPED, *EXTRA])
+def test_every_quantity_agrees_with_the_oracle(name: str) -> None:
+    rows = judged(name, "--values", "8")
+    assert [r for r in rows if r["verdict"] != "green"] == []
+    assert {r["check"] for r in rows} == {"whole", "split", "steps", "causal"}
+    whole = {r["name"] for r in rows if r["check"] == "whole"}
+    assert {"y", "d value"} <= whole
+    assert any(n.startswith("state ") for n in whole) and any(n.startswith("d state ") for n in whole)
+
+
+FAULTS = {
+    "a gradient is not written": ("tl.store(d_key_ptr", "tl.store(d_query_ptr"),
+    "checkpoints come one token late": ("if t % SEGMENT == 0:", "if t % SEGMENT == 1:"),
+    "a segment's first token is skipped": ("for b in range(first, last):", "for b in range(first + 1, last):"),
+    "the final state's cotangent is lost": ("d_W = tl.load(d_W_end_ptr", "d_W = 0.0 * tl.load(d_W_end_ptr"),
+    "heads share a row": ("row = (start + t) * H + i_h", "row = (start + t) * H"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_mistake_in_a_kernel_is_seen(fault: str) -> None:
+    rows = judged("deltanet", "--values", "8", "--fault", *FAULTS[fault])
+    assert any(r["verdict"] == "red" for r in rows)
+
+
+@pytest.mark.slow
+def test_lanes_that_are_not_zero_must_be_masked() -> None:
+    # The softmax of an empty lane is not 0: left in, it is part of the sum.
+    rows = judged("simplex", "--fault", "tl.sum(tl.where(m_k, w1, 0.0),", "tl.sum(w1,")
+    assert any(r["verdict"] == "red" for r in rows)

@@ -49,7 +49,7 @@ def _start(slope: Slope, shape: Sequence[int], like: Tensor) -> Tensor:
     return chosen
 
 
-def root(slope: Slope, target: Tensor) -> Tensor:
+def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
     """The w with ``slope(w) = target`` for an increasing slope; bracketed Newton, not tracked.
 
     Where the slope is not a number the point lies outside its domain: beyond the start it counts as
@@ -73,7 +73,7 @@ def root(slope: Slope, target: Tensor) -> Tensor:
         low = torch.where(short_low, middle - 2.0**power, low)
         high = torch.where(short_high, middle + 2.0**power, high)
     w = (low + high) / 2
-    tiny = torch.finfo(w.dtype).eps
+    tiny = max(tolerance, 4 * torch.finfo(w.dtype).eps)
     for _ in range(200):
         error = miss(w)
         low, high = torch.where(error < 0, w, low), torch.where(error > 0, w, high)
@@ -85,8 +85,8 @@ def root(slope: Slope, target: Tensor) -> Tensor:
             apart, torch.sqrt(low.clamp_min(0) * high.clamp_min(0)), (low + high) / 2
         )
         new = torch.where(error == 0, w, torch.where(inside, newton, centre))
-        close = 2 * tiny * torch.maximum(low.abs(), high.abs()) + 1e-20
-        done = ((new - w).abs() <= 2 * tiny * w.abs()) | (high - low <= close)
+        close = tiny * torch.maximum(low.abs(), high.abs()) + 1e-20
+        done = ((new - w).abs() <= tiny * w.abs()) | (high - low <= close)
         w = new
         if bool(done.all()):
             break
@@ -96,7 +96,7 @@ def root(slope: Slope, target: Tensor) -> Tensor:
 def invert(potential: Slope, target: Tensor) -> Tensor:
     """The w at which the potential's slope equals ``target``, with its gradient."""
     slope = slope_of(potential)
-    solution = root(slope, target)
+    solution = root(slope, target, 1e-9)
     curvature = _curvature(slope, solution)
     safe = torch.where(curvature == 0, torch.ones_like(curvature), curvature)
     step = (target - slope(solution)) / safe
@@ -113,7 +113,7 @@ def minimise(objective: Slope, like: Tensor) -> Tensor:
     """
     slope = slope_of(objective)
     zero = torch.zeros_like(like.detach())
-    solution = root(slope, zero)
+    solution = root(slope, zero, 1e-15)
     reach = (
         1e-6 * (1 + solution.abs()) if like.dtype == torch.float64 else 1e-3 * (1 + solution.abs())
     )

@@ -81,7 +81,7 @@ def _peek(inputs: dict[str, Tensor], y: Tensor, state: State) -> tuple[Tensor, S
 
 
 LIES: dict[str, Change] = {
-    "output a little too large": lambda x, y, s: (y * (1 + 1e-5), s),
+    "output a little too large": lambda x, y, s: (y * (1 + 1e-4), s),
     "gradient a little too large": lambda x, y, s: (_Louder.apply(y), s),
     "state not carried": lambda x, y, s: (y, {"W": torch.zeros_like(s["W"])}),
     "state carried without gradient": lambda x, y, s: (y, {"W": s["W"].detach()}),

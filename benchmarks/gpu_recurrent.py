@@ -145,7 +145,8 @@ def timed(name: str, dtype: str, which: str) -> dict[str, object]:
         for call in (forward, both)
     )
     batch, length, heads, size = shape
-    plan = launch_of(kernels, {axis: size for axis in ("value", "key")}, length * rule.micro)
+    axes = {axis for _, named in (*kernels.tokens, *kernels.states) for axis in named}
+    plan = launch_of(kernels, dict.fromkeys(axes, size), length * rule.micro)
     return {
         "memory": name, "dtype": dtype, "shape": which, "batch": batch, "time": length,
         "heads": heads, "size": size, "forward_ms": ahead, "both_ms": back,

@@ -177,10 +177,10 @@ class _Recurrent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        _runs_here(tensors[0])
         kernels, rows = call.kernels, call.rows
         batch, time, heads = tensors[0].shape[:3]
         plan = launch_of(kernels, _extents(kernels, tensors), time, call.values)
+        _runs_here(tensors[0])
         y = tensors[0].new_empty(batch, time, heads, plan.sizes["value"])
         given, states = _parted(tensors, len(kernels.states))
         ends = [torch.empty_like(s) for s in states]

@@ -39,7 +39,7 @@ def memory_named(name: str) -> MemorySpec:
     return next(iter(read(Source(f"{name}.mem", text)).memories.values()))
 
 
-def fault(old: str, new: str) -> None:
+def plant(old: str, new: str) -> None:
     """Generate kernels with a mistake from now on."""
 
     def mistaken(rule: UpdateRule) -> str:
@@ -48,28 +48,34 @@ def fault(old: str, new: str) -> None:
         return text.replace(old, new)
 
     kernels.recurrent_module = mistaken
+    kernels._loaded.cache_clear()
+
+
+def judge(spec: MemorySpec, values: int | None, cases: tuple[Case, ...], fault: int | None) -> None:
+    """Print every comparison of some cases."""
+    certificate = certify(spec, kernels.implementation(spec, values=values), cases=cases)
+    for row in certificate.rows:
+        found = {"fault": fault, "check": row.check, "case": row.case, **asdict(row.result)}
+        print(json.dumps(found))
+    assert not certificate.missing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("memory")
     parser.add_argument("--values", type=int, default=None)
-    parser.add_argument("--fault", nargs=2, default=None)
+    parser.add_argument("--fault", nargs=2, action="append", default=[])
     arguments = parser.parse_args()
     assert interpreting(), "set TRITON_INTERPRET=1"
     # What torch.empty gives is NaN, so that what a kernel fails to write is seen.
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan().all()
-    cases = CASES
-    if arguments.fault:
-        fault(*arguments.fault)
-        cases = CASES[:1]
     spec = memory_named(arguments.memory)
-    build = kernels.implementation(spec, values=arguments.values)
-    certificate = certify(spec, build, cases=cases)
-    for row in certificate.rows:
-        print(json.dumps({"check": row.check, "case": row.case, **asdict(row.result)}))
-    assert not certificate.missing
+    if not arguments.fault:
+        judge(spec, arguments.values, CASES, None)
+    for number, mistake in enumerate(arguments.fault):
+        plant(*mistake)
+        judge(spec, arguments.values, CASES[:1], number)
 
 
 if __name__ == "__main__":

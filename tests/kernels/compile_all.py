@@ -1,0 +1,30 @@
+"""Compiles the kernels of some memories for sm_90, as the launcher would; prints JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+from miras_dsl.codegen.model import model_of
+from miras_dsl.codegen.triton_plan import plan_recurrent
+from miras_dsl.codegen.update import update_of
+from miras_dsl.runtime.crosscompile import compiled
+from miras_dsl.runtime.kernels import kernels_of
+from miras_dsl.runtime.recurrent import launch_of
+from tests.kernels.interpret import memory_named
+
+
+def main(size: int, names: list[str]) -> None:
+    for name in names:
+        rule = update_of(model_of(memory_named(name)))
+        kernels = kernels_of(rule)
+        axes = {axis for _, named in (*kernels.tokens, *kernels.states) for axis in named}
+        launch = launch_of(kernels, dict.fromkeys(axes, size), 2048)
+        for way, usage in zip(("forward", "backward"), compiled(kernels, launch), strict=True):
+            why = plan_recurrent(rule).why
+            print(json.dumps({"memory": name, "way": way, "why": why, **asdict(usage)}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,117 @@
+"""The text of the kernels and the plan behind it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from importlib.resources import files
+
+import pytest
+
+from miras_dsl.check import read
+from miras_dsl.codegen.model import model_of
+from miras_dsl.codegen.recurrent_text import recurrent_module
+from miras_dsl.codegen.triton_plan import TAME_LANES, WILD_LANES, ZERO_LANES, lanes, obstacle, plan_recurrent
+from miras_dsl.codegen.update import UpdateRule, update_of
+from miras_dsl.ir import Input, Program, contract, pointwise
+from miras_dsl.scalars import SLOTS
+from miras_dsl.source import Source
+from tests.kernels.extra import EXTRA
+from tests.kernels.test_interpreter import SHIPPED
+
+
+def rule_of(name: str, text: str | None = None) -> UpdateRule:
+    """The update rule of a shipped memory, one of `extra`, or the first of a text."""
+    text = text or EXTRA.get(name) or (files("miras_dsl.specs") / f"{name}.mem").read_text()
+    return update_of(model_of(next(iter(read(Source(f"{name}.mem", text)).memories.values()))))
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, *EXTRA])
+def test_the_text_is_python_that_cites_the_spec(name: str) -> None:
+    rule = rule_of(name)
+    text = recurrent_module(rule)
+    functions = [n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)]
+    assert [f.name.rsplit("_", 1)[1] for f in functions] == ["forward", "backward"]
+    assert [line for line in text.split("\n") if len(line) > 100 or line != line.rstrip()] == []
+    spec = rule.model.spec
+    for span in (spec.span, spec.retention.span, spec.algorithm.span):
+        # A clause that is not written (`retention none`) has no place; a written one is cited.
+        assert span.source.name != f"{name}.mem" or re.search(rf":{span.line}\b", text)
+
+
+def test_the_same_rule_gives_the_same_text() -> None:
+    assert recurrent_module(rule_of("rwkv7")) == recurrent_module(rule_of("rwkv7"))
+
+
+def test_names_of_the_kernels_own_are_not_taken_from_it() -> None:
+    text = """
+memory Taken(dk, dv) {
+  tokens       { query[dk]  key[dk]  value[dv]  row[dk]  tl[dk]  s1[dk]  W_ptr[dk]  d_key[dk] }
+  architecture W: matrix[value, key]
+  bias         -dot(W @ (key * row * tl * s1 * W_ptr * d_key), value)
+  retention    decay share
+  algorithm    gd(1), exact
+  order        decay, write, read
+  gates        { share = sigmoid(linear(x)) }
+}
+"""
+    forward, backward = (
+        node
+        for node in ast.parse(recurrent_module(rule_of("taken", text))).body
+        if isinstance(node, ast.FunctionDef)
+    )
+    for function in (forward, backward):
+        parameters = [a.arg for a in function.args.args]
+        assert len(parameters) == len(set(parameters))
+        # No variable of the user's hides the module, a pointer or a size.
+        assigned = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        assert not assigned & {"tl", *parameters}
+    assert {"row_", "tl_", "W_ptr_"} <= {n.id for n in ast.walk(forward) if isinstance(n, ast.Name)}
+
+
+SPLIT = {
+    "linear_attention": True, "gla": True, "deltanet": True, "rwkv7": True, "hgrn": True,
+    "logcosh_momentum": True, "bounded": True, "sweeps": True, "huber": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "split"), SPLIT.items())
+def test_values_are_shared_out_unless_the_rule_sums_over_them(name: str, split: bool) -> None:
+    plan = plan_recurrent(rule_of(name))
+    assert plan.split == split
+    assert bool(plan.why) == (not split)
+    keyed = {f"d_{x.name}" for x in (*plan.tokens, *plan.states) if "value" not in x.axes}
+    assert plan.partial == (keyed if split else frozenset())
+
+
+def test_a_network_has_no_such_kernel_and_says_why() -> None:
+    assert "axis" in obstacle(rule_of("ttt_mlp")) or "block" in obstacle(rule_of("ttt_mlp"))
+    with pytest.raises(ValueError, match="no token-by-token kernel"):
+        plan_recurrent(rule_of("yaad"))
+
+
+X, Y = Input("x", ("key",), "token"), Input("y", ("key",), "token")
+
+
+@pytest.mark.parametrize(
+    ("node", "lane"),
+    [
+        (X * Y, ZERO_LANES),
+        (X + Y, ZERO_LANES),
+        (X + 1.0, TAME_LANES),
+        (X * (Y + 1.0), ZERO_LANES),
+        (pointwise(SLOTS[0] / SLOTS[1], X, Y), WILD_LANES),
+        (X * pointwise(1 / SLOTS[0], Y), WILD_LANES),
+        (X * contract(X, pointwise(1 / SLOTS[0], Y), ("key",)), ZERO_LANES),
+    ],
+)  # fmt: skip
+def test_what_padded_lanes_hold(node, lane) -> None:
+    assert lanes([Program((X, Y), (("z", node),), ())])[node, "key"] == lane
+
+
+def test_a_state_that_fills_its_lanes_is_not_taken_for_zero() -> None:
+    state = Input("S", ("key",), "state")
+    filled = Program((X, state), (("y", state), ("S", state + X + 1.0)), ((state, "S"),))
+    empty = Program((X, state), (("y", state), ("S", state * 2.0 + X)), ((state, "S"),))
+    assert lanes([filled])[state, "key"] == TAME_LANES
+    assert lanes([empty])[state, "key"] == ZERO_LANES

@@ -89,7 +89,9 @@ def collect(node: Node, axes: Axes, states: frozenset[Input]) -> Linear:
             result = result.plus(Linear((), (_outer(term, nodes, axes),)))
             continue
         rest = [factor for factor in factors if factor != inside[0]]
-        if len(inside) > 1 or len(rest) == len(factors) or inside[0] in sp.Mul(*rest).free_symbols:
+        others = sp.Mul(*rest).free_symbols
+        bent = inside[0] in others or states & set(inputs_of(nodes[slot] for slot in others))
+        if len(inside) > 1 or len(rest) == len(factors) or bent:
             if len(axes) == 1:
                 result = result.plus(Linear((), (_outer(term, nodes, axes),)))
                 continue

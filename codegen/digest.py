@@ -9,11 +9,9 @@ word replaced by its formula, have equal digests at every stage.  Only words of 
 
 from __future__ import annotations
 
+import ast
 import hashlib
-import io
-import keyword
-import tokenize
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +20,7 @@ import sympy as sp
 from miras_dsl.ir import Input, Node, Program, Substitute, postorder
 from miras_dsl.source import Span
 from miras_dsl.spec import (
+    Apply,
     FileSpec,
     Gate,
     Loss,
@@ -109,13 +108,21 @@ class _Anonymous:
         """A spec, or a part of one."""
         match value:
             case MemorySpec():
-                hidden = {"name": "", "params": [(self.name("size", n), d) for n, d in value.params]}
+                hidden = {
+                    "name": "",
+                    "params": [(self.name("size", n), d) for n, d in value.params],
+                }
                 return self._fields(value, hidden)
             case Ref(name, kind):
-                return self._fields(value, {"name": name if kind in GENERIC else self.name(kind, name)})
+                return self._fields(
+                    value, {"name": name if kind in GENERIC else self.name(kind, name)}
+                )
             case Token() | Gate() | State() | Loss() | Write():
                 kind = type(value).__name__.lower()
                 return self._fields(value, {"name": self.name(kind, value.name)})
+            case Apply():
+                options = [(n, self._option(n, v)) for n, v in value.options]
+                return self._fields(value, {"options": options})
             case Network():
                 params = [(self.name("constant", n), axes, at) for n, axes, at in value.params]
                 return self._fields(value, {"params": params})
@@ -128,6 +135,10 @@ class _Anonymous:
                 return self._fields(value, {})
             case _:
                 return repr(value)
+
+    def _option(self, name: str, value: object) -> object:
+        """An option; `index` only tells learned maps apart."""
+        return self.name("map", str(value)) if name == "index" else value
 
     def _fields(self, value: object, instead: dict[str, object]) -> str:
         parts = [type(value).__name__]
@@ -190,31 +201,35 @@ def _value(value: object, at: dict[Node, str]) -> str:
 
 
 def nameless(text: str) -> str:
-    """Generated text without comments, docstrings and line breaks, its names numbered.
+    """Generated text as a syntax tree without docstrings, comments and layout, its names numbered.
 
-    Names after a dot are the library's and stay; strings with an arrow are einsum's and stay.
+    Attributes (`torch.exp`) are the library's names and stay; strings with an arrow are einsum's.
     """
     given: dict[str, str] = {}
-    words, before, fresh = [], "", True
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        match token.type:
-            case tokenize.COMMENT | tokenize.NL:
-                continue
-            case tokenize.NEWLINE | tokenize.INDENT | tokenize.DEDENT:
-                word = ""
-            case tokenize.STRING if fresh:
-                word = ""
-            case tokenize.STRING if "->" not in token.string:
-                word = '"' + _number_of(token.string.strip("\"'"), given) + '"'
-            case tokenize.NAME if before != "." and not keyword.iskeyword(token.string):
-                word = _number_of(token.string, given)
-            case _:
-                word = token.string
-        fresh = token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
-        before = token.string
-        words.append(word)
-    return " ".join(filter(None, words))
+
+    def number(name: str) -> str:
+        return name if name in OWN else given.setdefault(name, f"n{len(given) + 1}")
+
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(body=[ast.Expr(ast.Constant(str())), _, *_]):
+                del node.body[0]
+    for node in _in_order(tree):
+        match node:
+            case ast.FunctionDef(name=name):
+                node.name = number(name)
+            case ast.Name(id=name):
+                node.id = number(name)
+            case ast.arg(arg=name) | ast.keyword(arg=str(name)):
+                node.arg = number(name)
+            case ast.Constant(value=str(word)) if "->" not in word:
+                node.value = number(word)
+    return ast.dump(tree)
 
 
-def _number_of(name: str, given: dict[str, str]) -> str:
-    return name if name in OWN else given.setdefault(name, f"n{len(given) + 1}")
+def _in_order(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node of a syntax tree as it is read, from top to bottom."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        yield from _in_order(child)

@@ -2,7 +2,7 @@
 
 `exp(param) * softplus(… + param)` is the rate of a decay: the first constant starts at the
 logarithm of a rate from 1 to 16, the second so that the softplus is log-uniform in [0.001, 0.1].
-Then some heads forget soon and some hardly ever, whatever the features are (as in Gated DeltaNet).
+Then some heads forget soon and some hardly ever, whatever the features are.
 """
 
 from __future__ import annotations

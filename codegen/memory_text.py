@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from miras_dsl.ir import (
     Extent,
     Input,
+    Map,
     Node,
     Number,
     Program,
@@ -17,16 +18,18 @@ from miras_dsl.ir import (
     spread,
 )
 from miras_dsl.model import Feed
+from miras_dsl.show import lines
 
 from .chunk import UNTRAINED, VALID, ChunkForm
 from .differentiate import adjoint, pull_back
-from .law import law_of
 from .logs import logarithms
 from .names import cite, snake
 from .render import render
 from .schedule import Part, schedule, source
 from .torch_code import Names, TorchText, body_nodes, inlined, plain, shape_comment, wish
 from .update import UpdateRule
+from .wrap import names as wrapped_names
+from .wrap import prose, statement
 
 TILE = 64
 """Tokens of a chunk where the meaning of the rule does not fix it."""
@@ -124,7 +127,14 @@ class _Section:
             if isinstance(node, Substitute):
                 self.body_names[node] = self._body(node)
             printer = TorchText(self.names.given, hidden, self.body_names, self.logs)
-            made.append(f"{self.names.given[node]} = {printer.expression(node)}  # {shape_comment(node.axes)}")
+            name, shape = self.names.given[node], shape_comment(node.axes)
+            if isinstance(node, Map):
+                shared, expression = printer.steps(node, name)
+                for part, value in shared:
+                    made += statement(part, value, shape)
+            else:
+                expression = printer.expression(node)
+            made += statement(name, expression, shape)
         return tuple(made)
 
     def _body(self, node: Substitute) -> str:
@@ -168,9 +178,11 @@ def straight(name: str, doc: str, results: Sequence[tuple[str, Node]], bodies: l
         if node not in hidden:
             word = wished.get(node, wish(node))
             section.names.name(node, f"{word}_next" if word in section.names.taken and node in wished else word)
-    lines = section.lines(nodes, hidden)
+    made = section.lines(nodes, hidden)
     takes = tuple(section.names.given[x] for x in inputs_of(roots))
-    return Function(name, doc, takes, lines, tuple(section._value(root) for root in roots))
+    literal = {"zero": "0.0", "one": "1.0"}
+    gives = (section._value(root) for root in roots)
+    return Function(name, doc, takes, made, tuple(literal.get(word, word) for word in gives))
 
 
 def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
@@ -195,6 +207,7 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
             "title": rule.name,
             "place": cite(rule.model.spec.span),
             "law": law_of(rule),
+            "wrap": wrapped_names,
             "constant": f"_{name}",
             "family": form.family if form else "token by token",
             "evidence": form.evidence if form else (rule.obstacle,),
@@ -214,6 +227,12 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
             "answer": rule.program.result("y").axes,
         },
     )
+
+
+def law_of(rule: UpdateRule) -> list[str]:
+    """The rule for one token, line by line."""
+    found = [f"{name} = {text}" for _, name, text in lines(rule.program) if f"{name}" != f"{text}'"]
+    return [piece for line in found for piece in prose(line)]
 
 
 def _arguments(feeds: Sequence[Feed]) -> list[str]:

@@ -62,7 +62,7 @@ def attribute(name: str) -> str:
 
 
 def snake(name: str) -> str:
-    """`GatedDelta` -> `gated_delta`, `TTT_MLP` -> `ttt_mlp`, `RWKV7` -> `rwkv7`."""
+    """`RobustMemory` -> `robust_memory`, `ABC_Net` -> `abc_net`, `Rule7` -> `rule7`."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", identifier(name))
     return re.sub(r"_{2,}(?=.)", "_", spaced).lower()
 

@@ -118,7 +118,9 @@ def _sum(expr: sp.Add, names: Mapping[sp.Symbol, str], target: Mapping[type, Pri
 def _product(
     expr: sp.Mul, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
 ) -> tuple[str, int]:
-    coefficient, rest = expr.as_coeff_Mul()
+    numbers = [factor for factor in expr.args if factor.is_number]
+    coefficient = sp.Mul(*numbers)
+    rest = sp.Mul(*(factor for factor in expr.args if not factor.is_number))
     if coefficient == -1:
         return f"-{_wrapped(_text(rest, names, target), _UNARY)}", _PRODUCT
     above: list[str] = [] if coefficient == 1 else [number(coefficient)]
@@ -143,11 +145,11 @@ def _power(
         if count <= 4 and base.isidentifier():
             product = " * ".join([base] * count)
             return (product, _PRODUCT) if expr.exp > 0 else (f"1.0 / ({product})", _PRODUCT)
-        if target is TORCH:
+        if target is not TRITON:
             return f"{base} ** {int(expr.exp)}", _UNARY
         return _repeated(base, int(expr.exp)), _PRODUCT
     exponent = _text(expr.exp, names, target)[0]
-    if target is TORCH:
+    if target is not TRITON:
         return f"torch.pow({base}, {exponent})", _ATOM
     return f"tl.exp({exponent} * tl.log({base}))", _ATOM
 

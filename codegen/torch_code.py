@@ -150,7 +150,7 @@ class TorchText:
         """The torch expression that computes ``node``."""
         match node:
             case Map():
-                return self._map(node)
+                return self.steps(node, "shared")[1]
             case Contract():
                 return self._contract(node)
             case Reduce(kind, x, over):
@@ -209,7 +209,8 @@ class TorchText:
         inner = ", ".join(f'size["{axis.lstrip("#")}"]' for axis in axes)
         return f"({inner}{',' if len(axes) == 1 else ''})"
 
-    def _map(self, node: Map) -> str:
+    def steps(self, node: Map, wish: str) -> tuple[list[tuple[str, str]], str]:
+        """A map as statements for what it uses more than once, and its expression."""
         formula, args = self._fused(node)
         names = {slot: self.aligned(arg, node.axes) for slot, arg in zip(SLOTS, args, strict=False)}
         logs = {slot for slot, arg in zip(SLOTS, args, strict=False) if arg in self.logs}
@@ -220,7 +221,16 @@ class TorchText:
             )
             bare = outside_exponents(formula) & logs
             names |= {slot: f"{names[slot]}.to(size.dtype)" for slot in bare}
-        return text(formula, names, TORCH_WITH_LOGS)
+        calls = [part for part in sp.preorder_traversal(formula) if isinstance(part, sp.Function)]
+        if len(calls) == len(set(calls)) and len(calls) < 8:
+            return [], text(formula, names, TORCH_WITH_LOGS)
+        fresh = (sp.Symbol(f"_{wish}_{n}", real=True) for n in range(1, 99))
+        shared, (rest,) = sp.cse([formula], symbols=fresh, order="none")
+        statements = []
+        for symbol, part in shared:
+            names[symbol] = str(symbol).removeprefix("_")
+            statements.append((names[symbol], text(part, names, TORCH_WITH_LOGS)))
+        return statements, text(rest, names, TORCH_WITH_LOGS)
 
     def _fused(self, node: Map) -> tuple[sp.Expr, list[Node]]:
         """The formula of a map with the maps that only it uses written into it."""

@@ -143,7 +143,7 @@ def scale_of(model: MemoryModel) -> Node | None:
 
 
 def scaled(scale: Node, anchors: Mapping[str, Input]) -> Link:
-    """``anchor + scale (weight - anchor)``: the weight as reads see it (TTT's 1 / position)."""
+    """``anchor + scale (weight - anchor)``: the weight as reads see it (say by 1 / position)."""
     return lambda w, value: value * scale + anchors[w] * (ONE - scale)
 
 

@@ -1,0 +1,83 @@
+"""Long lines of generated code, broken as a person would break them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+WIDTH = 100
+
+
+def statement(target: str, expression: str, comment: str, indent: int = 4) -> list[str]:
+    """``target = expression  # comment`` in lines of at most `WIDTH` characters where it can be."""
+    line = f"{target} = {expression}  # {comment}"
+    if len(line) + indent <= WIDTH:
+        return [line]
+    if len(f"{target} = {expression}") + indent <= WIDTH:
+        return [f"# {target} {comment}", f"{target} = {expression}"]
+    parts = _terms(expression)
+    if len(parts) == 1:
+        parts = _arguments(expression)
+        if len(parts) == 1:
+            return [f"# {target} {comment}", f"{target} = {expression}"]
+        head, *inner, tail = parts
+        body = [f"    {piece}" for piece in _packed(inner, WIDTH - indent - 4)]
+        return [f"# {target} {comment}", f"{target} = {head}", *body, tail]
+    body = [f"    {piece}" for piece in parts]
+    return [f"# {target} {comment}", f"{target} = (", *body, ")"]
+
+
+def names(words: Sequence[str], indent: int) -> list[str]:
+    """Names in lines, each with its comma."""
+    return _packed([f"{word}," for word in words], WIDTH - indent)
+
+
+def prose(text: str, indent: int = 4) -> list[str]:
+    """A sentence or formula in lines, later ones set in."""
+    return textwrap.wrap(
+        text, WIDTH - indent, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _packed(pieces: Sequence[str], width: int) -> list[str]:
+    lines: list[str] = []
+    for piece in pieces:
+        if lines and len(lines[-1]) + 1 + len(piece) <= width:
+            lines[-1] += f" {piece}"
+        else:
+            lines.append(piece)
+    return lines
+
+
+def _split(text: str, marks: Sequence[str]) -> list[str]:
+    """``text`` cut before each mark that stands outside every bracket."""
+    depth, start, parts = 0, 0, []
+    for at, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and at > start and any(text.startswith(mark, at) for mark in marks):
+            parts.append(text[start:at].strip())
+            start = at + 1
+    return [*parts, text[start:].strip()]
+
+
+def _terms(expression: str) -> list[str]:
+    for marks in ((" + ", " - "), (" * ", " / "), (" @ ",)):
+        parts = _split(expression, marks)
+        if len(parts) > 1:
+            return parts
+    return [expression]
+
+
+def _arguments(expression: str) -> list[str]:
+    """``f(a, b)`` as its head, one piece per argument, and its tail."""
+    at = expression.find("(")
+    if at < 0 or not expression.endswith(")") or _split(expression[at:], (" ",))[0] != expression[at:]:
+        return [expression]
+    depth, start, pieces = 0, at + 1, []
+    for place in range(at + 1, len(expression)):
+        character = expression[place]
+        if depth == 0 and (character == "," or place == len(expression) - 1):
+            pieces.append(expression[start:place].strip() + ",")
+            start = place + 1
+        depth += (character in "([{") - (character in ")]}")
+    return [expression[: at + 1], *pieces, ")"]

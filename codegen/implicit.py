@@ -41,7 +41,7 @@ def solved_implicitly(
         raise NoImplicitStep("`implicit` needs a bias with one prediction")
     found = affine_in(write.u, reads[0])
     if found is None or found[0].axes:
-        raise NoImplicitStep("`implicit` has a formula only for a bias whose gradient is affine, as l2's")
+        raise NoImplicitStep("`implicit` has a formula only for a bias whose gradient is affine in the weights")
     key = next(side for side in (reads[0].left, reads[0].right) if side is not weights[name])
     if key is not write.x:
         raise NoImplicitStep("`implicit` needs the same key for the prediction and the write")

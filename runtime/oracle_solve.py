@@ -97,13 +97,17 @@ def invert(potential: Slope, target: Tensor) -> Tensor:
     """The w at which the potential's slope equals ``target``, with its gradient."""
     slope = slope_of(potential)
     solution = root(slope, target, 1e-9)
-    curvature = _curvature(slope, solution)
+    # One Newton step to full precision, for the gradient's sake; then the one that is tracked.
+    solution = (solution + _newton(slope, solution, target)).detach()
+    return solution + _newton(slope, solution, target)
+
+
+def _newton(slope: Slope, at: Tensor, target: Tensor) -> Tensor:
+    """A Newton step towards ``slope = target``; 0 where the numbers end, so that w stays put."""
+    curvature = _curvature(slope, at)
     safe = torch.where(curvature == 0, torch.ones_like(curvature), curvature)
-    step = (target - slope(solution)) / safe
-    # Where the solve has run to the edge of the numbers there is no step: keep the solution.
-    return solution + torch.where(
-        torch.isfinite(step.detach()) & (curvature != 0), step, 0 * target
-    )
+    step = (target - slope(at)) / safe
+    return torch.where(torch.isfinite(step.detach()) & (curvature != 0), step, 0 * target)
 
 
 def minimise(objective: Slope, like: Tensor) -> Tensor:

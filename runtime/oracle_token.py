@@ -150,6 +150,8 @@ def _open_block(spec: MemorySpec, scope: Scope, state: State) -> State:
     if anchored is None:
         return state
     new, fresh = dict(state), state["position"] % anchored.block == 0
+    if not fresh.any():
+        return state
     for weight in spec.states:
         w = weight.name
         if spec.retention.at == "chunk":

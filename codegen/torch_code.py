@@ -222,7 +222,7 @@ class TorchText:
             bare = outside_exponents(formula) & logs
             names |= {slot: f"{names[slot]}.to(size.dtype)" for slot in bare}
         calls = [part for part in sp.preorder_traversal(formula) if isinstance(part, sp.Function)]
-        if len(calls) == len(set(calls)) and len(calls) < 8:
+        if len(calls) == len(set(calls)) and formula.count_ops() < 24:
             return [], text(formula, names, TORCH_WITH_LOGS)
         fresh = (sp.Symbol(f"_{wish}_{n}", real=True) for n in range(1, 99))
         shared, (rest,) = sp.cse([formula], symbols=fresh, order="none")

@@ -23,8 +23,20 @@ def statement(target: str, expression: str, comment: str, indent: int = 4) -> li
         head, *inner, tail = parts
         body = [f"    {piece}" for piece in _packed(inner, WIDTH - indent - 4)]
         return [f"# {target} {comment}", f"{target} = {head}", *body, tail]
-    body = [f"    {piece}" for piece in parts]
-    return [f"# {target} {comment}", f"{target} = (", *body, ")"]
+    body = [line for piece in parts for line in _opened(piece, indent + 4)]
+    return [f"# {target} {comment}", f"{target} = (", *(f"    {line}" for line in body), ")"]
+
+
+def _opened(piece: str, indent: int) -> list[str]:
+    """A term in one line, or with its bracket opened onto lines of their own."""
+    sign, bracket, rest = piece.partition("(")
+    if len(piece) + indent <= WIDTH or not rest.endswith(")") or sign.strip("*/+- "):
+        return [piece]
+    inner = _terms(rest[:-1])
+    if _split(bracket + rest, (" ",))[0] != bracket + rest or len(inner) == 1:
+        return [piece]
+    body = [line for part in inner for line in _opened(part, indent + 4)]
+    return [f"{sign}(", *(f"    {line}" for line in body), ")"]
 
 
 def names(words: Sequence[str], indent: int) -> list[str]:

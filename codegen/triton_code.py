@@ -1,6 +1,6 @@
 """Programs of one token as straight-line Triton.
 
-A node is a tile [BV, BK] or broadcasts to one: [BV, 1] along values, [1, BK] along keys, or a number.
+A node is a tile [BV, BK] or broadcasts to one: [BV, 1] along values, [1, BK] along keys, a number.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from miras_dsl.ir import (
 )
 from miras_dsl.scalars import SLOTS
 
+from .lanes import TAME_LANES, ZERO_LANES, Lanes
 from .scalar_code import TRITON, number, text
-from .triton_plan import TAME_LANES, ZERO_LANES, Lanes
 
 SHAPES: Mapping[Axes, str] = {
     (): "",
@@ -139,7 +139,8 @@ class Writer:
                 return text(formula, names, TRITON), ordered(a for _, axes in used for a in axes)
             case Contract(left, right, over):
                 sides = [written[left], written[right]]
-                factors = " * ".join(name if name.isidentifier() else f"({name})" for name, _ in sides)
+                names = [name if name.isidentifier() else f"({name})" for name, _ in sides]
+                factors = " * ".join(names)
                 zero = {
                     axis
                     for axis in over
@@ -219,7 +220,7 @@ def _line(name: str, value: str, axes: Axes) -> str:
 def _fused(
     roots: list[Node],
 ) -> tuple[dict[Node, tuple[sp.Expr, tuple[Node, ...]]], list[Node]]:
-    """Formulas with arithmetic that is used once written in its place, and the order of the rest."""
+    """Formulas, with arithmetic that is used once written in its place; the order of the rest."""
     order = postorder(roots)
     uses: dict[Node, int] = {}
     for node in [*roots, *(o for n in order for o in dict.fromkeys(n.operands))]:
@@ -256,7 +257,7 @@ def _fused(
 def _over(
     formula: sp.Expr, args: list[Node], exchange: Mapping[Node, sp.Expr], onto: list[Node]
 ) -> sp.Expr:
-    """A formula over ``args`` as one over ``onto``; some operands are exchanged for formulas over it."""
+    """A formula over ``args`` as one over ``onto``; ``exchange`` has operands as formulas."""
     return formula.xreplace({
         slot: exchange[arg] if arg in exchange else SLOTS[onto.index(arg)]
         for slot, arg in zip(SLOTS, args, strict=False)

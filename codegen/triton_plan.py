@@ -7,7 +7,7 @@ first, computes a segment's states again from its checkpoint, and walks its toke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import sympy as sp
@@ -21,6 +21,7 @@ from miras_dsl.ir import (
     Number,
     Program,
     Reduce,
+    Rename,
     Spread,
     inputs_of,
     is_zero,
@@ -37,6 +38,10 @@ AXES = frozenset({"value", "key"})
 """The axes of a tile: its rows and its columns."""
 
 
+Turn = tuple[Program, Program]
+"""A change of the states beside the step, and its adjoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecurrentPlan:
     """The programs of the two kernels, and how the work is split.
@@ -47,7 +52,8 @@ class RecurrentPlan:
     step       one token: `y` and the new states
     walk       the same without `y`, for computing states again
     back       the adjoint of ``step``
-    refresh    what some states become where a block begins, and its adjoint
+    refresh    what the states become where a block begins, and its adjoint
+    close      what they become where it has ended, and its adjoint
     block      tokens of a block, 0 where there are none
     micro      steps that one token takes
     position   whether the step counts its place in the block
@@ -63,7 +69,8 @@ class RecurrentPlan:
     step: Program
     walk: Program
     back: Program
-    refresh: tuple[Program, Program] | None
+    refresh: Turn | None
+    close: Turn | None
     block: int
     micro: int
     position: bool
@@ -74,13 +81,14 @@ class RecurrentPlan:
 
 def obstacle(rule: UpdateRule) -> str:
     """Why a rule has no kernels of this kind; empty when it has."""
-    if rule.close:
-        return "its blocks close with a step of their own"
-    nodes = postorder([node for _, node in (*rule.program.results, *rule.refresh)])
+    results = (*rule.program.results, *rule.refresh, *rule.close)
+    nodes = postorder([node for _, node in results])
     for node in nodes:
         beyond = set(node.axes) - AXES
         if beyond:
             return f"it has the axis {min(beyond)}, and a tile has only value and key"
+        if isinstance(node, Rename):
+            return "it moves a vector from one axis to another"
         if not isinstance(node, Input | Number | Extent | Map | Contract | Reduce | Spread):
             return f"one token needs a {type(node).__name__}, which acts on chunks"
     return ""
@@ -94,42 +102,42 @@ def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
     results = tuple((n, spread(r, ("value",)) if n == "y" else r) for n, r in rule.program.results)
     step = Program(rule.program.inputs, results, rule.program.carried)
     back = _derived(step)
-    refresh = _refresh(rule)
-    tokens = [x for x in step.inputs if x.kind == "token" and x.name != POSITION]
-    if refresh is not None:
-        tokens += [x for x in refresh[0].inputs if x.kind == "token" and x not in tokens]
+    refresh, close = _turn(rule, rule.refresh), _turn(rule, rule.close)
+    programs = [(step, back), *(turn for turn in (refresh, close) if turn)]
+    inputs = list(dict.fromkeys(x for forward, _ in programs for x in forward.inputs))
+    tokens = [x for x in inputs if x.kind == "token" and x.name != POSITION]
     # The first token sets the type of the answers: a token before any gate.
     feeds = [feed.name for feed in rule.model.feeds]
     tokens.sort(key=lambda x: feeds.index(x.name))
-    programs = [(step, back), *([refresh] if refresh else [])]
     why, partial = "", frozenset[str]()
-    for forward, reverse in programs:
+    for forward, _ in programs:
         why = why or _coupling(forward)
     if not why:
         why, partial = _shares(rule, [reverse for _, reverse in programs])
     return RecurrentPlan(
         rule=rule,
         tokens=tuple(tokens),
-        constants=tuple(x for x in step.inputs if x.kind == "constant"),
+        constants=tuple(x for x in inputs if x.kind == "constant"),
         states=rule.states,
         step=step,
         walk=Program(step.inputs, tuple(r for r in step.results if r[0] != "y"), step.carried),
         back=back,
         refresh=refresh,
+        close=close,
         block=rule.block,
         micro=rule.micro,
-        position=any(x.name == POSITION for x in step.inputs),
+        position=any(x.name == POSITION for x in inputs),
         split=not why,
         why=why,
         partial=partial if not why else frozenset(),
     )
 
 
-def _refresh(rule: UpdateRule) -> tuple[Program, Program] | None:
-    """The refresh of the states as a program of all of them, and its adjoint."""
-    if not rule.refresh:
+def _turn(rule: UpdateRule, changes: tuple[tuple[str, Node], ...]) -> Turn | None:
+    """What the states become where a block begins or ends, and the adjoint of that."""
+    if not changes:
         return None
-    becomes = dict(rule.refresh)
+    becomes = dict(changes)
     results = tuple((s.name, becomes.get(s.name, s)) for s in rule.states)
     others = [x for x in inputs_of(node for _, node in results) if x.kind != "state"]
     program = Program((*others, *rule.states), results, rule.program.carried)
@@ -198,78 +206,3 @@ def _linear(formula: sp.Expr, used: set[sp.Symbol]) -> bool:
     if formula.xreplace(dict.fromkeys(used, sp.Integer(0))) != 0:
         return False
     return all(not formula.diff(symbol).free_symbols & used for symbol in used)
-
-
-# ---------------------------------------------------------------- padded lanes
-
-
-ZERO_LANES, TAME_LANES, WILD_LANES = 0, 1, 2
-"""What the lanes beyond an axis' size hold: zeros; finite numbers; anything, NaN too."""
-
-Lanes = dict[tuple[Node, str], int]
-
-
-def lanes(programs: Iterable[Program]) -> Lanes:
-    """What each node holds in its padded lanes, along each of its axes.
-
-    Tiles are powers of two: inputs are loaded with zeros beyond their sizes, formulas may turn those
-    into anything.  Carried states start with zeros and may lose them, so this is a fixed point.
-    """
-    programs = list(programs)
-    carried: dict[tuple[str, str], int] = {}
-    while True:
-        known: Lanes = {}
-        for program in programs:
-            for node in postorder(node for _, node in program.results):
-                for axis in node.axes:
-                    known[node, axis] = _lane(node, axis, known, carried)
-        worse = dict(carried)
-        for program in programs:
-            for state, name in program.carried:
-                node = program.result(name)
-                for axis in state.axes:
-                    here = known[node, axis] if axis in node.axes else _flat(node)
-                    key = state.name, axis
-                    worse[key] = max(worse.get(key, ZERO_LANES), here)
-        if worse == carried:
-            return known
-        carried = worse
-
-
-def _flat(node: Node) -> int:
-    """A result without the axis is spread along it."""
-    return ZERO_LANES if is_zero(node) else TAME_LANES
-
-
-def _lane(
-    node: Node, axis: str, known: Mapping[tuple[Node, str], int], carried: Mapping[tuple[str, str], int]
-) -> int:
-    def of(operand: Node) -> int:
-        return known[operand, axis] if axis in operand.axes else TAME_LANES
-
-    match node:
-        case Input(name, _, _):
-            return carried.get((name, axis), ZERO_LANES)
-        case Spread(x, along):
-            return TAME_LANES if axis in along else of(x)
-        case Contract(left, right, _):
-            pair = {of(left), of(right)}
-            return WILD_LANES if WILD_LANES in pair else min(pair)
-        case Reduce(_, x, _):
-            return of(x)
-        case Map(formula, args):
-            here = [of(a) for a in args]
-            if WILD_LANES in here or not _total(formula):
-                return WILD_LANES
-            zeros = {
-                s: sp.Integer(0) for s, lane in zip(SLOTS, here, strict=False) if lane == ZERO_LANES
-            }
-            return ZERO_LANES if formula.xreplace(zeros) == 0 else TAME_LANES
-        case _:
-            raise AssertionError(f"{type(node).__name__} has no lanes")
-
-
-def _total(formula: sp.Expr) -> bool:
-    """Whether a formula is finite for every finite operand: no division, no logarithm."""
-    divides = any(not p.exp.is_Integer or p.exp.is_negative for p in formula.atoms(sp.Pow))
-    return not divides and not formula.has(sp.log)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .interpreter import interpreting, repair
 
-ELEMENTS = 4096
-"""Elements of a tile at most, where the rule lets the value axis be shared out."""
+WARPS = 8
+"""Warps of a program where the rule lets the value axis be shared out; else up to twice as many."""
 
 Named = tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -136,15 +136,16 @@ def launch_of(
 ) -> Launch:
     """Tiles for a problem: as many values in a program as leave the tiles in its registers.
 
-    A warp takes 512 elements of a tile, 16 for each thread, so that the half dozen tiles of a
-    backward step fit beside each other.
+    A warp takes 512 elements of a tile, 16 for each thread, and fewer where more than two states are
+    carried, so that all tiles of a backward step fit beside each other.
     """
     tile = {axis: _power(size) for axis, size in sizes.items()}
     width = tile.get("key", 1)
+    warp = max(128, 1024 // _power(max(2, len(kernels.states))))
     if kernels.split:
-        most = values or (max(8, min(64, ELEMENTS // width)) if "key" in tile else 64)
+        most = values or (max(8, min(64, WARPS * warp // width)) if "key" in tile else 64)
         tile["value"] = min(tile["value"], most)
-    warps = min(16, max(1, tile["value"] * width // 512))
+    warps = min(2 * WARPS, max(1, tile["value"] * width // warp))
     blocks = -(-sizes["value"] // tile["value"]) if kernels.split else 1
     segment = next((s for s in (16, 32, 64) if s * s >= time), 128)
     return Launch(dict(sizes), tile, blocks, warps, segment)

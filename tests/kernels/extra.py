@@ -30,7 +30,8 @@ memory Sweeps(dk, dv) {                      # three courses of the weights, mom
   retention    l2(alpha)
   algorithm    momentum(eta, mu), anchored(4, sweeps = 3)
   order        decay, predict, write, read
-  gates        { alpha = sigmoid(linear(x))   eta = sigmoid(linear(x)) / 4   mu = sigmoid(linear(x)) }
+  gates        { alpha = sigmoid(linear(x))   eta = sigmoid(linear(x)) / 4
+                 mu = sigmoid(linear(x)) }
 }
 """
 BOUNDED = """
@@ -54,4 +55,17 @@ memory Pairs(dk, dv, n = 3) {                # three steps a token, and the deca
   gates        { alpha[key] = sigmoid(linear(x))   eta[n] = sigmoid(linear(x)) }
 }
 """
-EXTRA = {"huber": HUBER, "simplex": SIMPLEX, "sweeps": SWEEPS, "bounded": BOUNDED, "pairs": PAIRS}
+SCALED = """
+memory Scaled(dk, dv) {                      # early steps of a block are larger; blocks end so, too
+  architecture W: matrix[value, key]
+  bias         l2
+  retention    none
+  algorithm    gd(eta), anchored(4, scale = max(1 / position + param[position], 0))
+  order        predict, write, read
+  gates        { eta = sigmoid(linear(x)) / 4 }
+}
+"""
+EXTRA = {
+    "huber": HUBER, "simplex": SIMPLEX, "sweeps": SWEEPS,
+    "bounded": BOUNDED, "pairs": PAIRS, "scaled": SCALED,
+}

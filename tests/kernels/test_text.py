@@ -9,9 +9,10 @@ from importlib.resources import files
 import pytest
 
 from miras_dsl.check import read
+from miras_dsl.codegen.lanes import TAME_LANES, WILD_LANES, ZERO_LANES, lanes
 from miras_dsl.codegen.model import model_of
 from miras_dsl.codegen.recurrent_text import recurrent_module
-from miras_dsl.codegen.triton_plan import TAME_LANES, WILD_LANES, ZERO_LANES, lanes, obstacle, plan_recurrent
+from miras_dsl.codegen.triton_plan import obstacle, plan_recurrent
 from miras_dsl.codegen.update import UpdateRule, update_of
 from miras_dsl.ir import Input, Program, contract, pointwise
 from miras_dsl.scalars import SLOTS
@@ -64,9 +65,10 @@ memory Taken(dk, dv) {
         parameters = [a.arg for a in function.args.args]
         assert len(parameters) == len(set(parameters))
         # No variable of the user's hides the module, a pointer or a size.
-        assigned = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        names = [n for n in ast.walk(function) if isinstance(n, ast.Name)]
+        assigned = {n.id for n in names if isinstance(n.ctx, ast.Store)}
         assert not assigned & {"tl", *parameters}
-    assert {"row_", "tl_", "W_ptr_"} <= {n.id for n in ast.walk(forward) if isinstance(n, ast.Name)}
+        assert {"row_", "tl_", "W_ptr_"} <= assigned
 
 
 SPLIT = {
@@ -84,10 +86,23 @@ def test_values_are_shared_out_unless_the_rule_sums_over_them(name: str, split: 
     assert plan.partial == (keyed if split else frozenset())
 
 
+WIDE = """
+memory Wide(d) {
+  architecture mlp(hidden = 2 * d, activation = silu)
+  bias         l2
+  retention    none
+  algorithm    gd(eta), exact
+  order        predict, write, read
+  gates        { eta = sigmoid(linear(x)) }
+}
+"""
+
+
 def test_a_network_has_no_such_kernel_and_says_why() -> None:
-    assert "axis" in obstacle(rule_of("ttt_mlp")) or "block" in obstacle(rule_of("ttt_mlp"))
-    with pytest.raises(ValueError, match="no token-by-token kernel"):
-        plan_recurrent(rule_of("yaad"))
+    assert obstacle(rule_of("deltanet")) == ""
+    assert "from one axis to another" in obstacle(rule_of("ttt_mlp"))
+    with pytest.raises(ValueError, match="Wide has no token-by-token kernel: it has the axis h1"):
+        plan_recurrent(rule_of("wide", WIDE))
 
 
 X, Y = Input("x", ("key",), "token"), Input("y", ("key",), "token")

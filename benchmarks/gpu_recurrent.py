@@ -4,10 +4,10 @@
     python benchmarks/gpu_recurrent.py --only gla      one of them
     python benchmarks/gpu_recurrent.py --full          the full product of lengths and sizes
 
-Every case is compared with the oracle in float64 on two heads, output, final state and every gradient,
-with NaN in whatever torch.empty gives.  The table is printed last and everything is written to
-gpu_recurrent.json in $OUT (or here).  Exit code 1 unless every comparison is green and repeats of a
-timed call are equal to the bit.
+Every case is compared with the oracle in float64 on two heads: output, final state and every
+gradient, with NaN in whatever torch.empty gives.  The table is printed last and everything is
+written to gpu_recurrent.json in $OUT (or here).  Exit code 1 unless every comparison is green and
+repeats of a timed call are equal to the bit.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ memory Huber(dk, dv) {
   retention    l2(alpha)
   algorithm    gd(eta), exact
   order        decay, predict, write, read
-  gates        { alpha = sigmoid(linear(x))   eta = sigmoid(linear(x))   delta = softplus(linear(x)) }
+  gates        { alpha = sigmoid(linear(x))   eta = sigmoid(linear(x))
+                 delta = softplus(linear(x)) }
 }
 """
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -87,13 +88,18 @@ def judged(name: str, dtype: str, chosen: Sequence[Case]) -> tuple[str, str, Cer
     )
 
 
-def drawn(spec: MemorySpec, rule: UpdateRule, dtype: str, shape: tuple[int, ...]) -> tuple[dict, dict]:
+Tensors = dict[str, Tensor]
+
+
+def drawn(
+    spec: MemorySpec, rule: UpdateRule, dtype: str, shape: tuple[int, ...]
+) -> tuple[Tensors, Tensors]:
     """Inputs and state of a timed call, on the GPU."""
     batch, length, heads, size = shape
     sizes = {name: default or size for name, default in spec.params}
     extent = axis_sizes(spec, sizes)
     declared = {d.name: d.axes for d in (*spec.tokens, *spec.gates)}
-    inputs: dict[str, Tensor] = {}
+    inputs: Tensors = {}
     for feed in rule.feeds:
         axes = tuple(a for a in declared[feed.of] if a != "row") or ()
         if feed.weight is not None:
@@ -105,10 +111,10 @@ def drawn(spec: MemorySpec, rule: UpdateRule, dtype: str, shape: tuple[int, ...]
             x = torch.sigmoid(x)
             x = -0.1 * x if feed.log else 0.5 * x
         inputs[feed.name] = x.requires_grad_()
-    state = {
-        w.name: torch.zeros(batch, heads, *(extent[a] for a in w.axes), device="cuda").requires_grad_()
-        for w in rule.weights
-    }
+    state: Tensors = {}
+    for weight in rule.weights:
+        tile = [extent[a] for a in weight.axes]
+        state[weight.name] = torch.zeros(batch, heads, *tile, device="cuda").requires_grad_()
     return inputs, state
 
 
@@ -163,13 +169,13 @@ def main() -> int:
     parser.add_argument("--no-times", action="store_true")
     arguments = parser.parse_args()
     chosen, started = cases(arguments.full), time.time()
+    versions = {"torch": torch.__version__, "triton": triton.__version__}
+    versions["python"] = sys.version.split()[0]
     out = Path(os.environ.get("OUT", ".")) / "gpu_recurrent.json"
     record: dict[str, object] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(),
-        "versions": {
-            "python": sys.version.split()[0], "torch": torch.__version__, "triton": triton.__version__,
-        },
+        "versions": versions,
         "command": sys.argv[1:],
     }  # fmt: skip
 
@@ -201,7 +207,8 @@ def main() -> int:
         out.write_text(json.dumps(record, indent=1))
         print(f"{time.time() - started:6.0f} s  {name} {dtype}: timed", flush=True)
 
-    print(f"\n{record['device']}, torch {torch.__version__}, triton {triton.__version__}, {record['date']}")
+    said = ", ".join(f"{name} {version}" for name, version in versions.items())
+    print(f"\n{record['device']}, {said}, {record['date']}")
     print(f"{'memory':<18}{'dtype':<10}{'contract':<22}" + "".join(f"{w:>19}" for w in SHAPES))
     for name, dtype in work:
         certificate = found[name, dtype]
@@ -210,8 +217,9 @@ def main() -> int:
         mine = [r for r in rows if (r["memory"], r["dtype"]) == (name, dtype)]
         cells = "".join(f"{r['forward_ms']:>9.2f} /{r['both_ms']:>8.2f}" for r in mine)
         print(f"{name:<18}{dtype:<10}{verdict:<22}{cells}")
-    print("milliseconds, forward / forward and backward; a: B8 T2048 H16 D128, c: B8 T2048 H32 D64, "
-          "small: B2 T1024 H4 D64")  # fmt: skip
+    print("milliseconds, forward / forward and backward")
+    for which, (batch, length, heads, size) in SHAPES.items():
+        print(f"  {which}: B{batch} T{length} H{heads} D{size}")
     unequal = [r for r in rows if not r["repeats_equal"]]
     for row in unequal:
         print(f"repeats differ: {row['memory']} {row['dtype']} {row['shape']}")

@@ -150,8 +150,8 @@ def _unopen(plan: RecurrentPlan, names: Names, states: list[Variable], inputs: I
 def _reclose(
     plan: RecurrentPlan, names: Names, states: list[Variable], inputs: Inputs
 ) -> tuple[list[str], list[str], list[str]]:
-    """The adjoint of what happens where a block has ended: lines before the branch, in it, and after
-    the adjoint of the step.  The states after the step are computed again, for it acts on those."""
+    """The adjoint of what happens where a block has ended: lines before the branch, in it, and
+    after the adjoint of the step.  It acts on the states after the step, so those come again."""
     if plan.close is None:
         return [], [], []
     after = {x: names.new(f"{v.name}_after") for x, v in zip(plan.states, states, strict=True)}

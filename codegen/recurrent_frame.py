@@ -1,4 +1,4 @@
-"""What the forward and the backward kernel of a rule have in common: names, docstring, parameters."""
+"""What the forward and the backward kernel have in common: names, docstring, parameters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """An input or state in a kernel, for the templates: its name, axes and the names derived from it.
+    """An input or state in a kernel, for the templates: its name, its axes, names derived from it.
 
     d          its cotangent or gradient, and the pointer that takes it
     row        where the gradient goes: the token's row, or the block's own share of it

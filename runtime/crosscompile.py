@@ -1,4 +1,4 @@
-"""Kernels compiled for a GPU that is not here: registers, spills and shared memory of the result."""
+"""Kernels compiled for a GPU that is not here: the registers, spills and memory they take."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ def _loaded(spec: MemorySpec) -> tuple[UpdateRule, Recurrence]:
     return rule, kernels_of(rule)
 
 
-def implementation(spec: MemorySpec, *, values: int | None = None) -> Callable[[Mapping[str, int]], Run]:
+def implementation(
+    spec: MemorySpec, *, values: int | None = None
+) -> Callable[[Mapping[str, int]], Run]:
     """The kernels of a memory as the judge calls them: sizes -> (inputs, state, cu_seqlens).
 
     values  how many values a program holds; None leaves it to the launcher

@@ -136,8 +136,8 @@ def launch_of(
 ) -> Launch:
     """Tiles for a problem: as many values in a program as leave the tiles in its registers.
 
-    A warp takes 512 elements of a tile, 16 for each thread, and fewer where more than two states are
-    carried, so that all tiles of a backward step fit beside each other.
+    A warp takes 512 elements of a tile, 16 for each thread, and fewer where more than two states
+    are carried, so that all tiles of a backward step fit beside each other.
     """
     tile = {axis: _power(size) for axis, size in sizes.items()}
     width = tile.get("key", 1)
@@ -238,7 +238,9 @@ def _extents(kernels: Recurrence, tensors: tuple[Tensor, ...]) -> dict[str, int]
         lead = 3 if number < len(kernels.tokens) else x.dim() - len(axes)
         for axis, size in zip(axes, x.shape[lead:], strict=True):
             if sizes.setdefault(axis, size) != size:
-                raise ValueError(f"{kernels.name}: {name} has {size} along {axis}, others {sizes[axis]}")
+                raise ValueError(
+                    f"{kernels.name}: {name} has {size} along {axis}, others {sizes[axis]}"
+                )
     return sizes
 
 

@@ -13,10 +13,14 @@ from miras_dsl.spec import Ref
 from .collect import Obstacle, collect
 from .flatten import affine_in
 from .model import stand_in
+from .refused import Refused
 
 
-class NoImplicitStep(Exception):
+class NoImplicitStep(Refused):
     """Why the exact step has no formula."""
+
+    code = "M0610"
+    help = "leave `implicit` out, or take a bias with an affine gradient such as `l2`"
 
 
 def solved_implicitly(

@@ -7,13 +7,14 @@ from collections.abc import Callable
 import sympy as sp
 
 from miras_dsl import scalars
-from miras_dsl.ir import Extent, Input, Map, Node, Number, pointwise, replace
+from miras_dsl.ir import Extent, Input, Map, Node, Number, pointwise
 from miras_dsl.lower import lower, softmax
 from miras_dsl.model import MemoryModel
 from miras_dsl.scalars import SLOTS
 from miras_dsl.spec import Ref
 
 from .model import stand_in
+from .refused import Refused
 
 Link = Callable[[str, Node], Node]
 """(weight, carried state) -> the weight that reads and gradients see."""
@@ -21,8 +22,18 @@ Link = Callable[[str, Node], Node]
 W, DUAL = sp.Symbol("w", positive=True), sp.Symbol("a", real=True)
 
 
-class NoLink(Exception):
-    """A potential that cannot be inverted, or a penalty that cannot be minimised, in closed form."""
+class NoLink(Refused):
+    """A potential that cannot be inverted in closed form."""
+
+    code = "M0512"
+    help = "write the weight as a formula of the carried state instead: `link … at token`"
+
+
+class NoStep(Refused):
+    """A penalty that cannot be minimised in closed form."""
+
+    code = "M0513"
+    help = "use squares and absolute values of w, or a `link` or `bregman` retention"
 
 
 def link_of(model: MemoryModel) -> Link | None:
@@ -54,7 +65,8 @@ def link_of(model: MemoryModel) -> Link | None:
                 f"on the simplex the potential's derivative must be log(w) plus a constant; here it is {slope}"
             )
         mass = lower(retention.simplex, lambda ref: stand_in(ref, model.spec))
-        return lambda weight, dual: softmax(dual, dual.axes[-1:]) * mass
+        columns = {w.name: w.axes[-1] for w in model.spec.states}
+        return lambda weight, dual: softmax(dual, (columns[weight],)) * mass
     inverse = inverted(slope)
     return lambda weight, dual: pointwise(
         inverse.xreplace({DUAL: SLOTS[0]} | dict(zip(_names(len(others)), SLOTS[1:], strict=False))), dual, *others
@@ -168,7 +180,7 @@ def proximal(model: MemoryModel, weight: str, stepped: Node, before: Node) -> No
     """``argmin_w <eta grad, w> + P(w, w0)`` for a penalty of squares and absolute values.
 
     ``stepped`` is the plain step ``keep(W) - eta grad``; its difference to ``before`` is the slope.
-    Raises NoLink for any other penalty.
+    Raises NoStep for any other penalty.
     """
     penalty = model.retention.penalty
     assert penalty is not None
@@ -184,7 +196,7 @@ def proximal(model: MemoryModel, weight: str, stepped: Node, before: Node) -> No
     flat = sp.expand(formula.replace(scalars.absolute, lambda x: size * (x / W)).xreplace({}))
     poly = sp.Poly(flat, W, size) if flat.is_polynomial(W, size) else None
     if poly is None or poly.total_degree() > 2 or poly.coeff_monomial(size**2) != 0:
-        raise NoLink("a penalty may hold squares and absolute values of w; this one has no closed step")
+        raise NoStep("a penalty may hold squares and absolute values of w; this one has no closed step")
     quadratic, slope, threshold = (
         poly.coeff_monomial(W**2),
         poly.coeff_monomial(W),
@@ -199,8 +211,3 @@ def proximal(model: MemoryModel, weight: str, stepped: Node, before: Node) -> No
     result = scalars.signum(pulled) * scalars.larger(scalars.absolute(pulled) - shrink, sp.Integer(0))
     nodes = [before if n == where_start else other for n, other in enumerate(others)]
     return pointwise(result.xreplace({at: at}), before - stepped, before, *nodes)
-
-
-def exchange_hole(node: Node, hole: Input, value: Node) -> Node:
-    """``node`` with a hole filled."""
-    return replace([node], {hole: value})[0]

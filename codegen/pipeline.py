@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from miras_dsl.diagnostics import Diagnostic, Label, SpecErrors
 from miras_dsl.ir import Program
 from miras_dsl.model import Feed, MemoryModel, Weight
 from miras_dsl.spec import FileSpec, MemorySpec
@@ -26,9 +27,11 @@ from .chunk import UNTRAINED, ChunkForm, chunk_of
 from .collect import Obstacle
 from .differentiate import adjoint
 from .digest import digest_of
+from .implicit import NoImplicitStep
 from .memory_text import memory_text
 from .model import model_of
 from .module_plan import import_lines, layer_text, model_text, module_text
+from .refused import Refused
 from .schedule import Schedule, schedule
 from .update import UpdateRule, update_of
 from .wrap import prose
@@ -79,9 +82,18 @@ class RenderedModule:
 
 
 def compile_memory(spec: MemorySpec) -> CompiledMemory:
-    """Stages 3 to 8 of one memory."""
-    model = model_of(spec)
-    rule = update_of(model)
+    """Stages 3 to 8 of one memory.
+
+    Raises SpecErrors when the rule has no meaning, although it is well formed: a potential without
+    a link, a penalty or an implicit step without a formula.
+    """
+    try:
+        model = model_of(spec)
+        rule = update_of(model)
+    except Refused as reason:
+        clause = spec.algorithm if reason.code == NoImplicitStep.code else spec.retention
+        at = Label(clause.span, f"in {spec.name}")
+        raise SpecErrors([Diagnostic(reason.code, str(reason), at, help=reason.help)]) from None
     form, reverse, forward, backward, obstacle = None, None, None, None, ""
     try:
         form = chunk_of(rule)

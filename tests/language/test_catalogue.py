@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from miras_dsl.check import read, warnings
+from miras_dsl.codegen.pipeline import compile_file
 from miras_dsl.diagnostics import SpecErrors, catalogue, explain
 from miras_dsl.source import Source
 
@@ -13,9 +14,11 @@ CODES = sorted(catalogue())
 
 
 def diagnostics(text):
-    """All errors of a text, or its warnings when it has none."""
+    """All errors of a text, those of the derivation too, or its warnings when it has none."""
     try:
-        return warnings(read(Source("bad.mem", text)))
+        spec = read(Source("bad.mem", text))
+        compile_file(spec)
+        return warnings(spec)
     except SpecErrors as errors:
         return errors.diagnostics
 
@@ -47,7 +50,7 @@ def test_there_are_enough_codes_and_every_code_in_the_source_has_a_page():
     package = Path(read.__code__.co_filename).parent
     written = {
         word
-        for page in package.glob("*.py")
+        for page in (*package.glob("*.py"), *package.glob("codegen/*.py"))
         for word in page.read_text(encoding="utf-8").split('"')
         if len(word) == 5 and word.startswith("M0") and word.isalnum()
     }

@@ -1,0 +1,10 @@
+"""What the derivation cannot give a meaning to: the user sees it as a coded diagnostic."""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """A sentence about the user's rule; ``code`` has a page, ``help`` is a way out."""
+
+    code = ""
+    help = ""

@@ -97,7 +97,7 @@ class _Anonymous:
 
     def name(self, kind: str, name: str) -> str:
         """The number of a name among those of its kind, in order of first use."""
-        if name in OWN:
+        if name in OWN and kind != "gate":
             return name
         count = sum(known == kind for known, _ in self.given)
         return self.given.setdefault((kind, name), f"{kind}{count + 1}")

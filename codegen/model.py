@@ -15,6 +15,10 @@ from .differentiate import gradient, pull_back
 
 POSITION = "position"
 """The program input that counts a token's place in its block, from 1."""
+WORDS = frozenset({
+    "chunked", "cu_seqlens", "feeds", "one", "size", "state", "tiles", "torch", "valid", "y", "zero",
+})  # fmt: skip
+"""Words that generated functions have for things of their own."""
 
 
 def model_of(spec: MemorySpec) -> MemoryModel:
@@ -100,13 +104,13 @@ def stand_in(ref: Ref, spec: MemorySpec, weight: str | None = None) -> Node:
     """What a name of a formula is in a program; ``weight`` says whose row a gate per row steers."""
     match ref.kind:
         case "token":
-            return Input(ref.name, ref.axes, "token")
+            return Input(input_name(ref.name, spec), ref.axes, "token")
         case "gate":
             return gate_input(ref.name, spec, weight)
         case "state":
             return Input(ref.name, ref.axes, "point")
         case "constant":
-            return Input(ref.name, ref.axes, "constant")
+            return Input(input_name(ref.name, spec), ref.axes, "constant")
         case "size":
             return size_of(ref.name, dict(spec.sizes))
         case "position":
@@ -118,13 +122,22 @@ def stand_in(ref: Ref, spec: MemorySpec, weight: str | None = None) -> Node:
 def gate_input(gate: str, spec: MemorySpec, weight: str | None, log: bool = False) -> Input:
     """The program input of a gate, or of its logarithm."""
     declared = next(g for g in spec.gates if g.name == gate)
-    name, axes = gate, declared.axes
+    name, axes = input_name(gate, spec), declared.axes
     if "row" in axes:
         assert weight is not None, f"{gate}[row] is used outside a weight's own rule"
-        name, axes = f"{gate}_{weight}", (row_axis(spec, weight),)
+        name, axes = f"{name}_{weight}", (row_axis(spec, weight),)
     if "position" in axes:
         axes = ()
     return Input(f"log_{name}" if log else name, axes, "token")
+
+
+def input_name(name: str, spec: MemorySpec) -> str:
+    """What a token, gate or constant is called in programs: by its name, unless that could also be
+    the name of a state, a cotangent or something else that generated code has."""
+    owners = [*(s.name for s in spec.states), *spec.algorithm.carry]
+    owners += [g.name for g in spec.gates if "row" in g.axes]
+    meant = name in WORDS or name.startswith(("in_", "log_", "d_", "open_"))
+    return f"in_{name}" if meant or any(name.startswith(f"{o}_") for o in owners) else name
 
 
 def row_axis(spec: MemorySpec, weight: str) -> str:
@@ -136,21 +149,24 @@ def feeds_of(spec: MemorySpec) -> dict[str, Feed]:
     """Every input that programs of this memory may have, by name."""
     feeds: dict[str, Feed] = {}
     for token in spec.tokens:
-        feeds[token.name] = Feed(token.name, token.name, "token", token.axes)
+        name = input_name(token.name, spec)
+        feeds[name] = Feed(name, token.name, "token", token.axes)
     for gate in spec.gates:
         kind = "position" if "position" in gate.axes else "gate"
+        own = input_name(gate.name, spec)
         if "row" in gate.axes:
             for state in spec.states:
                 for log in (False, True):
-                    name = f"{'log_' if log else ''}{gate.name}_{state.name}"
+                    name = f"{'log_' if log else ''}{own}_{state.name}"
                     axes = tuple(row_axis(spec, state.name) if a == "row" else a for a in gate.axes)
                     feeds[name] = Feed(name, gate.name, kind, axes, state.name, log)
             continue
         for log in (False, True):
-            name = f"log_{gate.name}" if log else gate.name
+            name = f"log_{own}" if log else own
             feeds[name] = Feed(name, gate.name, kind, gate.axes, None, log)
     for constant, axes, _ in spec.network.params:
-        feeds[constant] = Feed(constant, constant, "constant", axes)
+        name = input_name(constant, spec)
+        feeds[name] = Feed(name, constant, "constant", axes)
     return feeds
 
 

@@ -9,90 +9,12 @@ accepts.  `several` prefers values that have been drawn least, so that a few doz
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, permutations
 from random import Random
 
-ARCHITECTURES: Mapping[str, str] = {
-    "matrix": "W: matrix[value, key]",
-    "library matrix": "matrix",
-    "learned matrix": "W: matrix[value, key] = learned",
-    "positive matrix": "W: matrix[value, key] = positive",
-    "vector": "h: vector[d]",
-    "mlp": "mlp(hidden = 2 * d, activation = gelu)",
-    "residual mlp": "mlp(hidden = 2 * d, activation = silu, residual, layernorm)",
-    "mlp with shifts": "mlp(hidden = 3 * d, activation = tanh, bias, layernorm, residual)",
-    "deep mlp": "mlp(hidden = 2 * d, activation = gelu_tanh, depth = 3, residual)",
-    "positive mlp": "mlp(hidden = 2 * d, activation = gelu, residual, init = positive)",
-    "glu": "glu(2 * d, act = silu)",
-    "network in place": "{ A: matrix[value, 2 * d]   B: matrix[2 * d, key]   c: vector[value]\n"
-    "                 M(z) = layernorm(A @ sin(B @ z)) + c * z }",
-}
-BIASES: Mapping[str, tuple[str, float]] = {
-    # name: text, and a rate at which repeated writes of one pair do not diverge
-    "l2": ("l2", 1.0),
-    "dot": ("dot", 1.0),
-    "l2_full": ("l2_full", 0.5),
-    "lp": ("lp(3)", 0.05),
-    "lp_smooth": ("lp_smooth(2.5)", 0.1),
-    "huber": ("huber(delta)", 1.0),
-    "huber_norm": ("huber_norm(delta)", 1.0),
-    "huber_mixture": ("huber_mixture(delta)", 0.1),
-    "value_shift": ("value_shift(0.5)", 0.1),
-    "logcosh": ("logcosh", 1.0),
-    "pinball": ("pinball(0.3)", 0.5),
-    "in place": ("{outside}", 0.5),
-    "rows together": ("sqrt(1 + sum((M(key) - value)^2))", 1.0),
-    "weighted": ("beta * sum((M(key) - value)^2) / 2", 1.0),
-    "two terms": ("erase: sum(M(key)^2) / 2, store: -dot(M(key), value)", 1.0),
-    "given": ("write tanh(M(key) - value) at key", 1.0),
-}
-RETENTIONS: Mapping[str, str] = {
-    "none": "none",
-    "constant": "decay 0.95",
-    "l2": "l2(alpha)",
-    "decay in place": "decay alpha",
-    "softmax at chunk": "kl(alpha) at chunk",
-    "softmax at token": "kl(alpha, c = 2) at token",
-    "bounded at chunk": "bounded(alpha, c = 2) at chunk",
-    "soft at token": "soft(alpha, 0.02) at token",
-    "soft at chunk": "soft(alpha, 0.02) at chunk",
-    "potential at chunk": "decay alpha  bregman w^2 / 2 + w^4 / 4  at chunk",
-    "link at token": "decay alpha  link tanh(a)  at token",
-    "elastic net": "penalty (w - w0)^2 / 2 + 0.05 * w^2 + 0.01 * abs(w) at token",
-}
-RULES: Mapping[str, str] = {
-    "gd": "gd({rate})",
-    "momentum": "momentum({rate}, mu)",
-    "gd in place": "{{ W = keep(W) - {rate} * grad }}",
-    "heavy ball": "{{ carry S   S = mu * S + grad   W = keep(W) - {rate} * S }}",
-    "look ahead": "{{ carry S   S = mu * S - {rate} * grad   W = keep(W) + mu * S }}",
-}
-SCHEDULES: Mapping[str, str] = {
-    "exact": "exact",
-    "anchored": "anchored(8)",
-    "anchored, read at start": "anchored(8, reads = start)",
-    "two sweeps": "anchored(8, sweeps = 2)",
-    "three sweeps": "anchored(8, sweeps = 3)",
-    "steps": "steps(2), exact",
-    "pairs": "pairs(2), exact",
-    "window": "window(3, 0.8), exact",
-    "anchored window": "window(3, 0.8), anchored(8)",
-    "implicit": "implicit",
-    "reset": "exact, reset(12)",
-}
-SHAPES = ("scalar", "key", "value", "row")
-OUTSIDES = (
-    "sum(log(cosh({c} * r)))",
-    "sum(sqrt({c} + r^2))",
-    "sum(r^2 / ({c} + r^2))",
-    "sum(abs(r)^1.5) / 2",
-    "sum(max(r, 0)^2 + {c} * r^2) / 4",
-    "sum(softplus({c} * r) + softplus(-{c} * r))",
-    "norm(r) + {c} * sum(r^2) / 4",
-    "sum(exp(-{c} * r^2 / 2) * -1)",
-)
+from .choices import ARCHITECTURES, BIASES, OUTSIDES, RETENTIONS, RULES, SCHEDULES, SHAPES
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..spec import Axes, Gate, MemorySpec, Ref, walk
-from .oracle import State, axis_sizes, initial, run
+from miras_dsl.spec import Axes, Gate, MemorySpec, Ref, walk
+
+from .oracle import State, axis_sizes, run
 from .oracle_token import leaf_axes
 
 HEADS = 2
@@ -88,7 +89,7 @@ def full_product(chunk: int = 64) -> tuple[Case, ...]:
         )
     packings = ((0, 1, chunk + 1, chunk - 1), (5, 0, 0, 2 * chunk), (1, 1, 1, 64, 300))
     cases += [
-        Case(f"packed {packing} D {size}", packing, (size,) * 2, packed=True, warm=True, keys=0.5)
+        Case(f"packed {packing} D {size}", packing, (size, size), packed=True, warm=True, keys=0.5)
         for packing, size in product(packings, (33, 64, 128))
     ]
     return tuple(cases)
@@ -246,7 +247,7 @@ def _state(
         shape = (rows, HEADS, *(extent[axis] for axis in weight.axes))
         value = torch.randn(shape, generator=random, dtype=torch.float64) / shape[-1] ** 0.5
         names = [weight.name, *([f"{weight.name}.dual"] if spec.retention.at == "chunk" else [])]
-        first |= dict.fromkeys(names, value)
+        first |= {name: value for name in names}
     before = 3 if case.warm else 0
     calm = Case("", (before,) * rows, case.sizes, gates=0.0)
     past = _inputs(spec, calm, extent, rows, before, random)
@@ -255,6 +256,5 @@ def _state(
         for name, t in inputs.items()
         if ("token", name) not in leaf_axes(spec) and ("gate", name) not in leaf_axes(spec)
     }
-    known = initial(spec, sizes, past, rows, HEADS)
-    _, state = run(spec, sizes, past, {n: first[n] for n in known if n in first})
+    _, state = run(spec, sizes, past, first)
     return state

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ..spec import MemorySpec, Write
+from miras_dsl.spec import MemorySpec, Write
+
 from .agree import Agreement
 from .cases import Case, covering
 from .compare import CHECKS, Bench, Implementation

@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..spec import MemorySpec
+from miras_dsl.spec import MemorySpec
+
 from .agree import Agreement, absent, identical, judge
 from .cases import Case, parameters
 from .oracle import State

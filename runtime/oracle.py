@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import sympy as sp
 import torch
 from torch import Tensor
 
-from ..spec import MemorySpec
+from miras_dsl.spec import MemorySpec
+
 from .oracle_algebra import Scope, Value
 from .oracle_token import State, leaf_axes, one_token, where_batch, window_leaves
 
@@ -77,8 +79,9 @@ def _check(spec: MemorySpec) -> None:
 def axis_sizes(spec: MemorySpec, sizes: Mapping[str, int]) -> dict[str, int]:
     """The size of each axis; ``sizes`` gives the memory's parameters (or an axis by its name)."""
     known = {name: value for name, value in spec.params if value is not None} | dict(sizes)
+    values = [(sp.Symbol(name), sp.Integer(value)) for name, value in known.items()]
     return {
-        axis: known[axis] if axis in known else int(size.subs(known)) for axis, size in spec.sizes
+        axis: known[axis] if axis in known else int(size.subs(values)) for axis, size in spec.sizes
     }
 
 

@@ -15,30 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..spec import Apply, Axes, Expr, Number, Ref
+from miras_dsl.spec import Apply, Axes, Expr, Number, Ref
+
+from .oracle_value import Value, positions, product, union
 
 ANY = ""
 """The name under which a scope holds what a rule calls by kind alone: `keep`, `weight`, `grad`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A tensor [batch or 1, head or 1, *axes] and the names of its axes."""
-
-    data: Tensor
-    axes: Axes = ()
-
-    def on(self, axes: Axes) -> Tensor:
-        """The numbers on a larger set of named axes, ready to broadcast; size 1 where absent."""
-        if axes == self.axes:
-            return self.data
-        order = [self.axes.index(axis) for axis in axes if axis in self.axes]
-        if len(order) != len(self.axes):
-            raise ValueError(f"a formula with axes {self.axes} cannot stand on {axes}")
-        data = self.data.permute(0, 1, *(2 + i for i in order))
-        return data[
-            (slice(None), slice(None), *(slice(None) if a in self.axes else None for a in axes))
-        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +46,6 @@ class Scope:
     def with_names(self, names: Mapping[tuple[str, str], Value], row: str | None = None) -> Scope:
         """The same scope with more names, seen from weight ``row``."""
         return Scope({**self.names, **names}, self.rounding, row or self.row)
-
-
-def union(*axes: Axes) -> Axes:
-    """All axes in order of first appearance."""
-    return tuple(dict.fromkeys(axis for group in axes for axis in group))
 
 
 def evaluate(expr: Expr, scope: Scope) -> Value:
@@ -152,42 +129,25 @@ def _over(expr: Apply, *values: Value) -> Axes:
     over = expr.option("over")
     if isinstance(over, str):
         return (over,)
-    return tuple(over) if over else union(*(value.axes for value in values))
-
-
-def _dims(value: Value, over: Axes) -> tuple[tuple[int, ...], Axes]:
-    """Positions of the axes to run over, and the axes that stay.
-
-    `row` and `column` are the axes of whatever weight a generic formula is about.
-    """
-    if set(over) <= {"row", "column"}:
-        over = tuple(
-            axis for name, axis in zip(("row", "column"), value.axes, strict=False) if name in over
-        )
-    missing = [axis for axis in over if axis not in value.axes]
-    if missing:
-        raise ValueError(f"no axis {missing} in a formula with axes {value.axes}")
-    return tuple(2 + value.axes.index(a) for a in over), tuple(
-        a for a in value.axes if a not in over
-    )
+    return tuple(over) if over else union(*(value.axes for value in values))  # type: ignore[arg-type]
 
 
 def _sum(expr: Apply, values: list[Value], scope: Scope) -> Value:
     (value,) = values
-    dims, rest = _dims(value, _over(expr, value))
+    dims, rest = positions(value, _over(expr, value))
     return Value(value.data.sum(dims) if dims else value.data, rest)
 
 
 def _mean(expr: Apply, values: list[Value], scope: Scope) -> Value:
     (value,) = values
-    dims, rest = _dims(value, _over(expr, value))
+    dims, rest = positions(value, _over(expr, value))
     return Value(value.data.mean(dims) if dims else value.data, rest)
 
 
 def _norm(expr: Apply, values: list[Value], scope: Scope) -> Value:
     """The p-norm, with every derivative 0 where the norm is 0."""
     (value,) = values
-    dims, rest = _dims(value, _over(expr, value))
+    dims, rest = positions(value, _over(expr, value))
     p = float(expr.option("p", 2))  # type: ignore[arg-type]
     powers = value.data**2 if p == 2 else value.data.abs() ** p
     total = powers.sum(dims) if dims else powers
@@ -198,14 +158,14 @@ def _norm(expr: Apply, values: list[Value], scope: Scope) -> Value:
 
 def _retag(expr: Apply, values: list[Value], scope: Scope) -> Value:
     (value,) = values
-    names = dict(expr.option("axes", ()))  # type: ignore[call-overload]
+    names: dict[str, str] = dict(expr.option("axes", ()))  # type: ignore[call-overload]
     return Value(value.data, tuple(names.get(axis, axis) for axis in value.axes))
 
 
 def _layernorm(expr: Apply, values: list[Value], scope: Scope) -> Value:
     value, *affine = values
     over = _over(expr, value)
-    dims, _ = _dims(value, over)
+    dims, _ = positions(value, over)
     centred = value.data - value.data.mean(dims, keepdim=True)
     variance = (centred**2).mean(dims, keepdim=True)
     result = centred / torch.sqrt(variance + 1e-6)
@@ -218,7 +178,7 @@ def _layernorm(expr: Apply, values: list[Value], scope: Scope) -> Value:
 
 def _softmax(expr: Apply, values: list[Value], scope: Scope) -> Value:
     (value,) = values
-    dims, _ = _dims(value, _over(expr, value))
+    dims, _ = positions(value, _over(expr, value))
     shifted = torch.exp(value.data - value.data.detach().amax(dims, keepdim=True))
     return Value(shifted / shifted.sum(dims, keepdim=True), value.axes)
 
@@ -267,39 +227,3 @@ _ACROSS: Mapping[str, Callable[[Apply, list[Value], Scope], Value]] = {
     "softmax": _softmax,
     "orthogonal": _orthogonal,
 }
-
-
-class _RoundedProduct(torch.autograd.Function):
-    """An einsum whose operands are rounded, in its derivatives too."""
-
-    @staticmethod
-    def forward(ctx, left: Tensor, right: Tensor, names: tuple[str, str, str], dtype: torch.dtype):
-        ctx.save_for_backward(left, right)
-        ctx.names, ctx.dtype = names, dtype
-        a, b, out = names
-        low = (left.to(dtype).to(left.dtype), right.to(dtype).to(right.dtype))
-        return torch.einsum(f"{a},{b}->{out}", *low)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        left, right = ctx.saved_tensors
-        a, b, out = ctx.names
-        to_left = _RoundedProduct.apply(gradient, right, (out, b, a), ctx.dtype)
-        to_right = _RoundedProduct.apply(left, gradient, (a, out, b), ctx.dtype)
-        return to_left, to_right, None, None
-
-
-def product(left: Value, right: Value, over: Axes, rounding: torch.dtype | None) -> Value:
-    """The sum of products over ``over``; other axes that both have go together one by one."""
-    for side in (left, right):
-        _dims(side, over)
-    result = tuple(axis for axis in union(left.axes, right.axes) if axis not in over)
-    letter = {axis: chr(ord("c") + i) for i, axis in enumerate(union(left.axes, right.axes))}
-    batch = torch.broadcast_shapes(left.data.shape[:2], right.data.shape[:2])
-    a, b, out = (
-        "ab" + "".join(letter[x] for x in axes) for axes in (left.axes, right.axes, result)
-    )
-    operands = [v.data.expand(*batch, *v.data.shape[2:]) for v in (left, right)]
-    if rounding is None or rounding == left.data.dtype:
-        return Value(torch.einsum(f"{a},{b}->{out}", *operands), result)
-    return Value(_RoundedProduct.apply(*operands, (a, b, out), rounding), result)  # type: ignore[arg-type]

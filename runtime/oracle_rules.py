@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..spec import Axes, Expr, Loss, MemorySpec, Write
+from miras_dsl.spec import Axes, Expr, Loss, MemorySpec, Write
+
 from .oracle_algebra import ANY, Scope, Value, evaluate
 from .oracle_solve import implicit_step, invert, minimise, slope_of
 
@@ -51,13 +52,13 @@ def _term(
     term: Loss | Write, scope: Scope, probes: list[Tensor], track: bool
 ) -> Sequence[Tensor | None]:
     """The gradient of one term; None for a weight that it does not touch."""
-    match term:
-        case Loss(loss=loss):
-            outputs, cotangent = evaluate(loss, scope).data.sum(), None
-        case Write(error=error, answer=answer):
-            given, reply = evaluate(error, scope), evaluate(answer, scope)
-            outputs = reply.data
-            cotangent = given.on(reply.axes).expand(outputs.shape)
+    cotangent = None
+    if isinstance(term, Loss):
+        outputs = evaluate(term.loss, scope).data.sum()
+    else:
+        given, reply = evaluate(term.error, scope), evaluate(term.answer, scope)
+        outputs = reply.data
+        cotangent = given.on(reply.axes).expand(outputs.shape)
     if not outputs.requires_grad:
         return [None for _ in probes]
     return torch.autograd.grad(

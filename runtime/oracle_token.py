@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..spec import Axes, MemorySpec, Ref, walk
+from miras_dsl.spec import Axes, MemorySpec, Ref, walk
+
 from . import oracle_rules as rules
 from .oracle_algebra import Scope, Value, evaluate
 

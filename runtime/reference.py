@@ -10,7 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..spec import Apply, MemorySpec, Ref, walk
+from miras_dsl.spec import Apply, MemorySpec, Ref, walk
+
 from . import oracle
 from .agree import Kind
 from .cases import Case, Data, data, narrow, parameters

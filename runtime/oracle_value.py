@@ -64,7 +64,7 @@ class _RoundedProduct(torch.autograd.Function):
         return torch.einsum(f"{a},{b}->{out}", *low)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
         left, right = ctx.saved_tensors
         a, b, out = ctx.names
         to_left = _RoundedProduct.apply(gradient, right, (out, b, a), ctx.dtype)

@@ -25,11 +25,11 @@ from miras_dsl.spec import FileSpec, MemorySpec
 
 from .chunk import UNTRAINED, ChunkForm, chunk_of
 from .collect import Obstacle
+from .depth import Depth, depth_of
 from .differentiate import adjoint
 from .digest import digest_of
-from .implicit import NoImplicitStep
-from .memory_text import memory_text
-from .model import model_of
+from .memory_text import TILE, memory_text
+from .model import model_of, tails_of
 from .module_plan import import_lines, layer_text, model_text, module_text
 from .refused import Refused
 from .schedule import Schedule, schedule
@@ -66,6 +66,15 @@ class CompiledMemory:
         """What the memory carries."""
         return self.rule.weights
 
+    def depth(self, tokens: int, backward: bool = False) -> Depth:
+        """How many steps over so many tokens wait for one another, forwards or backwards."""
+        program = self.reverse if backward else self.form and self.form.program
+        return depth_of(program, self.rule.block or TILE, tokens * self.rule.micro)
+
+    def sequential_depth(self, tokens: int) -> int:
+        """The dependent steps of a sequence: chunks, or tokens where rows follow one another."""
+        return self.depth(tokens).steps
+
     @property
     def family(self) -> str:
         """The class of the rule."""
@@ -91,7 +100,7 @@ def compile_memory(spec: MemorySpec) -> CompiledMemory:
         model = model_of(spec)
         rule = update_of(model)
     except Refused as reason:
-        clause = spec.algorithm if reason.code == NoImplicitStep.code else spec.retention
+        clause = spec.algorithm if reason.code.startswith("M06") else spec.retention
         at = Label(clause.span, f"in {spec.name}")
         raise SpecErrors([Diagnostic(reason.code, str(reason), at, help=reason.help)]) from None
     form, reverse, forward, backward, obstacle = None, None, None, None, ""
@@ -110,7 +119,7 @@ def compile_file(spec: FileSpec) -> RenderedModule:
     """A whole file: every memory, layer and model in it."""
     memories = {name: compile_memory(memory) for name, memory in spec.memories.items()}
     parts = [compiled.text for compiled in memories.values()]
-    parts += [module_text(m.spec, m.feeds, m.weights) for m in memories.values()]
+    parts += [module_text(m.spec, m.feeds, m.weights, tails_of(m.spec)) for m in memories.values()]
     parts += [layer_text(layer) for layer in spec.layers.values()]
     parts += [model_text(model) for model in spec.models.values()]
     body = "\n\n".join(part.strip("\n") + "\n" for part in parts)

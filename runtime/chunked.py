@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import debug
 from .layout import Layout, chunk_layout
 from .tiles import Size
 
@@ -116,8 +117,20 @@ def run(
     cu_seqlens  [N + 1] bounds of packed sequences; then B = 1 and states have N rows
 
     Computes in float32 (float64 if any input is), whatever the inputs are.  Raises ValueError for
-    inputs whose shapes do not fit.
+    inputs whose shapes do not fit, in debug mode `debug.NotFinite` for numbers that are not finite.
     """
+    y, after = _run(memory, feeds, state, cu_seqlens)
+    if debug.on():
+        debug.require_finite(memory, feeds, state, cu_seqlens, y, after)
+    return y, after
+
+
+def _run(
+    memory: Memory,
+    feeds: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
     from .stepwise import run_stepwise
 
     if memory.forward is None:
@@ -141,6 +154,8 @@ def run_token(
 
     longer = {f.name: x.unsqueeze(1) if f.kind in ("token", "gate") else x for f, x in paired(memory, feeds)}
     y, new = run_stepwise(memory, longer, state, None)
+    if debug.on():
+        debug.require_finite(memory, longer, state, None, y, new)
     return y.squeeze(1), new
 
 

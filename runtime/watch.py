@@ -7,9 +7,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from .debug import NotFinite, debugging
+
 
 def first_bad(model: nn.Module, x: Tensor) -> str:
-    """Which tensor is the first not to be finite: a parameter, an output on the way, a gradient."""
+    """Which tensor is the first not to be finite: a parameter, an output on the way, a gradient.
+
+    Inside a memory it is the first state, with its token.
+    """
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             return f"the parameter {name} is not finite"
@@ -24,8 +29,10 @@ def first_bad(model: nn.Module, x: Tensor) -> str:
 
     handles = [m.register_forward_hook(watch(n or "the model")) for n, m in model.named_modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), debugging():
             model(x)
+    except NotFinite as reason:
+        found.append(str(reason))
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,108 @@
+"""Debug mode: which tensor of a memory was the first not to be finite, and after which token.
+
+On inside `debugging()`, and everywhere when the environment has MIRAS_DEBUG=1.  A call whose answer
+or state is not finite is then walked again token by token until the first tensor at fault is found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from miras_dsl.failures import Unusable
+
+from .stepwise import run_stepwise
+
+if TYPE_CHECKING:
+    from .chunked import Memory
+
+_asked: ContextVar[bool] = ContextVar("miras_debug", default=False)
+
+
+class NotFinite(Unusable):
+    """A memory's numbers are not finite; the sentence names the first tensor and its token."""
+
+
+def on() -> bool:
+    """Whether debug mode is on here."""
+    return _asked.get() or os.environ.get("MIRAS_DEBUG", "0") not in ("", "0")
+
+
+@contextmanager
+def debugging() -> Iterator[None]:
+    """Debug mode inside a `with`."""
+    before = _asked.set(True)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
+def require_finite(
+    memory: Memory,
+    feeds: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    cu_seqlens: Tensor | None,
+    y: Tensor,
+    after: Mapping[str, Tensor],
+) -> None:
+    """Raise NotFinite unless the answer ``y`` and the state ``after`` a call are finite.
+
+    The other arguments are those of the call, as in `chunked.run`.
+    """
+    if bool(y.isfinite().all()) and all(bool(x.isfinite().all()) for x in after.values()):
+        return
+    with torch.no_grad():
+        reason = _first(memory, feeds, state, cu_seqlens)
+    raise NotFinite(f"{memory.name}: {reason}")
+
+
+def _first(
+    memory: Memory,
+    feeds: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    cu_seqlens: Tensor | None,
+) -> str:
+    """What was the first not to be finite, in one sentence."""
+    kinds = {feed.name: feed.kind for feed in memory.feeds}
+    moving = {name for name, kind in kinds.items() if kind in ("token", "gate")}
+    for name, x in state.items():
+        if (place := _bad(x)) is not None:
+            return f"the state {name} is not finite before the first token{_row(place)}"
+    for name in kinds.keys() - moving:
+        if _bad(feeds[name]) is not None:
+            return f"{name} is not finite"
+    lead = feeds[min(moving)]
+    bounds = [0, lead.shape[1]] if cu_seqlens is None else cu_seqlens.tolist()
+    for n, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        packed = cu_seqlens is not None
+        carried = {name: x[n : n + 1] if packed else x for name, x in state.items()}
+        for t in range(start, end):
+            here = {name: x[:, t : t + 1] if name in moving else x for name, x in feeds.items()}
+            when = f"token {t - start}"
+            for name in sorted(moving):
+                # The logarithm of a gate that is zero is -inf, and is meant.
+                if (place := _bad(here[name].nan_to_num(nan=torch.nan, neginf=0.0))) is not None:
+                    return f"the input {name} is not finite at {when}{_row(place, n, packed)}"
+            y, carried = run_stepwise(memory, here, carried, None)
+            made = {f"state {name}": x for name, x in carried.items()} | {"answer": y}
+            for name, x in made.items():
+                if (place := _bad(x)) is not None:
+                    return f"the {name} is not finite after {when}{_row(place, n, packed)}"
+    return "token by token every number is finite, in the chunk form some number is not"
+
+
+def _bad(x: Tensor) -> list[int] | None:
+    """Where the first number stands that is not finite."""
+    found = (~x.isfinite()).nonzero()
+    return found[0].tolist() if len(found) else None
+
+
+def _row(place: list[int], n: int = 0, packed: bool = False) -> str:
+    return f" of sequence {n if packed else place[0]}"

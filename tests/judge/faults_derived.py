@@ -1,0 +1,397 @@
+"""Faults of the derivation: of rules, chunk programs, rules of reverse mode, reverse programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from miras_dsl.codegen import differentiate, pipeline, update
+from miras_dsl.codegen.paths import Paths
+from miras_dsl.ir import (
+    ONE,
+    ZERO,
+    Contract,
+    Cumsum,
+    Decay,
+    GatedApply,
+    GatedContract,
+    I,
+    Input,
+    Inverse,
+    J,
+    Last,
+    Map,
+    Mask,
+    Node,
+    Program,
+    Reduce,
+    Shift,
+    Spread,
+    Substitute,
+    rename,
+    spread,
+)
+from tests.judge.faults import Patch, Shares, fault, in_adjoint, in_program, in_reverse, nodes
+
+# ------------------------------------------------------------ the chunk program
+
+
+@fault("sum", "the answer does not see its own token: the triangle is strict")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Decay, lambda n: replace(n, strict=True)))
+
+
+@fault("plain sum", "the mask is strict where it should hold the diagonal")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Mask, lambda n: replace(n, strict=not n.strict)))
+
+
+@fault("channels", "the triangle of decays per channel is strict")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(GatedContract, lambda n: replace(n, strict=not n.strict)))
+
+
+@fault("sum", "the decay runs backwards: e^(b - a)")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Decay, lambda n: replace(n, a=-n.a, b=-n.b)))
+
+
+@fault("sum", "the gate is shifted by one token")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Cumsum, lambda n: Shift(n, I, 1)))
+
+
+@fault("delta", "logarithms are summed from the end")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Cumsum, lambda n: replace(n, reverse=True)))
+
+
+@fault("delta", "the inverse is transposed")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Inverse, lambda n: rename(n, {I: J, J: I})))
+
+
+@fault("delta", "the inverse has the wrong sign: (1 - A)^-1")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Inverse, lambda n: replace(n, x=-n.x)))
+
+
+@fault("delta", "the prediction decays as if the token came first")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Decay, lambda n: replace(n, a=Shift(n.a, I, 1)) if n.strict else n))
+
+
+@fault("momentum", "rows are substituted from the last to the first")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Substitute, lambda n: replace(n, reverse=True)))
+
+
+@fault("momentum", "earlier rows enter a substitution with the wrong sign")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Substitute, lambda n: replace(n, a=-n.a)))
+
+
+@fault("rows", "the gates of a substitution are swapped")
+def _(patch: Patch) -> None:
+    def swapped(n: Substitute) -> Node:
+        assert n.gates is not None
+        return replace(n, gates=(n.gates[1], n.gates[0]))
+
+    in_program(patch, nodes(Substitute, swapped))
+
+
+@fault("rows", "the channel gates of an answer are strict")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(GatedApply, lambda n: replace(n, strict=True)))
+
+
+@fault("delta", "the state is not carried to the next chunk")
+def _(patch: Patch) -> None:
+    def stuck(program: Program) -> Program:
+        states = {name: state for state, name in program.carried}
+        kept = tuple((name, states.get(name, node)) for name, node in program.results)
+        return replace(program, results=kept)
+
+    in_program(patch, stuck)
+
+
+@fault("delta", "the first state does not decay on its way through a chunk")
+def _(patch: Patch) -> None:
+    made = Paths.end_entries
+    patch.setattr(
+        Paths, "end_entries", lambda self, state: ((s, ONE) for s, _ in made(self, state))
+    )
+
+
+@fault("sum", "a write does not decay until the end of its chunk")
+def _(patch: Patch) -> None:
+    def plain(self: Paths, state: Input) -> Iterator[Any]:
+        for write in self.linear[state].writes:
+            yield (write.u, write.x), spread(self.lift(write.scale), (I,)), ONE, ONE
+
+    patch.setattr(Paths, "end_writes", plain)
+
+
+@fault("late decay", "the order of decay and prediction is swapped")
+def _(patch: Patch) -> None:
+    patch.setattr(Paths, "_upto", staticmethod(lambda log, moment: Cumsum(log, I)))
+
+
+@fault("momentum", "the momentum decays twice")
+def _(patch: Patch) -> None:
+    made = Paths.logs
+
+    def twice(self: Paths, state: Input) -> dict[str | None, Node]:
+        logs = made(self, state)
+        return {a: x * 2.0 for a, x in logs.items()} if state.name.startswith("S.") else logs
+
+    patch.setattr(Paths, "logs", twice)
+
+
+@fault("momentum", "the momentum does not reach the weight")
+def _(patch: Patch) -> None:
+    made = Paths._coupling
+
+    def uncoupled(self: Paths, state: Input) -> Any:
+        firsts, dense = made(self, state)
+        return {first: x * 0.5 for first, x in firsts.items()}, dense
+
+    patch.setattr(Paths, "_coupling", uncoupled)
+
+
+@fault("momentum", "a prediction sees the weight after its own token")
+def _(patch: Patch) -> None:
+    in_program(patch, nodes(Shift, lambda n: n.x))
+
+
+# ------------------------------------------------------------ stages 3 and 4
+
+
+@fault("delta", "the half of the squared error is dropped")
+def _(patch: Patch) -> None:
+    made = pipeline.model_of
+
+    def doubled(spec: Any) -> Any:
+        model = made(spec)
+        return replace(model, gradients=tuple((w, g * 2.0) for w, g in model.gradients))
+
+    patch.setattr(pipeline, "model_of", doubled)
+
+
+@fault("delta", "the answer is read before the write")
+def _(patch: Patch) -> None:
+    made = pipeline.model_of
+    order = ("decay", "predict", "read", "write")
+    patch.setattr(pipeline, "model_of", lambda spec: replace(made(spec), order=order))
+
+
+@fault("delta", "the step goes up the gradient")
+def _(patch: Patch) -> None:
+    made = pipeline.model_of
+
+    def uphill(spec: Any) -> Any:
+        model = made(spec)
+        return replace(model, gradients=tuple((w, -g) for w, g in model.gradients))
+
+    patch.setattr(pipeline, "model_of", uphill)
+
+
+@fault("sweeps", "the second trajectory learns at the anchor, not from the first")
+def _(patch: Patch) -> None:
+    made, first = update._play, []
+
+    def at_anchor(model: Any, course: Any, anchors: Any, *rest: Any) -> Any:
+        first.append(anchors)
+        return made(model, course, first[0], *rest)
+
+    patch.setattr(update, "_play", at_anchor)
+
+
+@fault("link", "the link is skipped when a block begins")
+def _(patch: Patch) -> None:
+    made = pipeline.update_of
+
+    def bare(model: Any) -> Any:
+        rule = made(model)
+        duals = {s.name.removesuffix(".dual"): s for s in rule.states if s.name.endswith(".dual")}
+        unlinked = tuple((name, duals[name.removesuffix(".anchor")]) for name, _ in rule.refresh)
+        return replace(rule, refresh=unlinked)
+
+    patch.setattr(pipeline, "update_of", bare)
+
+
+@fault("link", "the dual is not moved by the writes")
+def _(patch: Patch) -> None:
+    def still(program: Program) -> Program:
+        states = {name: s for s, name in program.carried if name.endswith(".dual")}
+        kept = tuple((name, states.get(name, node)) for name, node in program.results)
+        return replace(program, results=kept)
+
+    in_program(patch, still)
+
+
+# ------------------------------------------------------------ rules of reverse mode
+
+
+def _sign(*places: int) -> Any:
+    def change(node: Node, shares: Shares) -> Shares:
+        return [(o, -x if n in places else x) for n, (o, x) in enumerate(shares)]
+
+    return change
+
+
+def _without(*places: int) -> Any:
+    def change(node: Node, shares: Shares) -> Shares:
+        return [(o, ZERO if n in places else x) for n, (o, x) in enumerate(shares)]
+
+    return change
+
+
+@fault("sum", "reverse of a decay: the sign of its second logarithm")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, Decay, _sign(1))
+
+
+@fault("sum", "reverse of a decay: its first logarithm is forgotten")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, Decay, _without(0))
+
+
+@fault("channels", "reverse of a gated product: the later gate is forgotten")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, GatedContract, _without(2))
+
+
+@fault("channels", "reverse of a gated product: the sign of the earlier gate")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, GatedContract, _sign(3))
+
+
+@fault("rows", "reverse of a gated sum: its gates are forgotten")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, GatedApply, _without(2, 3))
+
+
+@fault("rows", "reverse of a gated sum: the sign of its triangle")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, GatedApply, _sign(0))
+
+
+@fault("sum", "reverse of a running sum runs the same way")
+def _(patch: Patch) -> None:
+    def same(node: Cumsum, shares: Shares) -> Iterable[tuple[Node, Node]]:
+        return [(x, replace(s, reverse=node.reverse)) for x, s in shares if isinstance(s, Cumsum)]
+
+    in_adjoint(patch, Cumsum, same)
+
+
+@fault("momentum", "reverse of a shift goes the same way")
+def _(patch: Patch) -> None:
+    def same(node: Shift, shares: Shares) -> Iterable[tuple[Node, Node]]:
+        return [(x, replace(s, by=node.by)) for x, s in shares if isinstance(s, Shift)]
+
+    in_adjoint(patch, Shift, same)
+
+
+@fault("momentum", "reverse of a last row is forgotten")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, Last, _without(0))
+
+
+@fault("plain sum", "reverse of a mask is not masked")
+def _(patch: Patch) -> None:
+    def bare(node: Mask, shares: Shares) -> Iterable[tuple[Node, Node]]:
+        return [(x, s.x if isinstance(s, Mask) else s) for x, s in shares]
+
+    in_adjoint(patch, Mask, bare)
+
+
+@fault("delta", "reverse of an inverse: the wrong sign")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, Inverse, _sign(0))
+
+
+@fault("delta", "reverse of an inverse: not transposed")
+def _(patch: Patch) -> None:
+    def turned(node: Inverse, shares: Shares) -> Iterable[tuple[Node, Node]]:
+        return [(x, Mask(rename(s, {I: J, J: I}), I, J, True)) for x, s in shares]
+
+    in_adjoint(patch, Inverse, turned)
+
+
+@fault("delta", "reverse of a product: the sign of its left side")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, Contract, _sign(0))
+
+
+@fault("network", "reverse of a sum is halved")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, Reduce, lambda node, shares: [(x, s * 0.5) for x, s in shares])
+
+
+@fault("network", "reverse of a repetition is forgotten")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, Spread, _without(0))
+
+
+@fault("network", "reverse of a formula forgets its second operand")
+def _(patch: Patch) -> None:
+    in_adjoint(patch, Map, _without(1))
+
+
+@fault("momentum", "reverse of a substitution: the sign of its couplings")
+def _(patch: Patch) -> None:
+    def flipped(node: Substitute, shares: Shares) -> Iterable[tuple[Node, Node]]:
+        return [(x, -s if x is node.a else s) for x, s in shares]
+
+    in_adjoint(patch, Substitute, flipped)
+
+
+@fault("momentum", "reverse of a substitution: its rows forget what later rows took")
+def _(patch: Patch) -> None:
+    made = differentiate._substitution
+
+    def alone(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
+        for x, share in made(node, g):
+            yield x, replace(share, a=share.a * 0.0) if isinstance(share, Substitute) else share
+
+    patch.setattr(differentiate, "_substitution", alone)
+
+
+@fault("rows", "reverse of a substitution: parameters of its rows are forgotten")
+def _(patch: Patch) -> None:
+    def bare(node: Substitute, shares: Shares) -> Iterable[tuple[Node, Node]]:
+        rows = {row for _, row in node.rows}
+        return [(x, ZERO if x in rows else s) for x, s in shares]
+
+    in_adjoint(patch, Substitute, bare)
+
+
+# ------------------------------------------------------------ the reverse program
+
+
+@fault("momentum", "the transposed substitution runs forwards")
+def _(patch: Patch) -> None:
+    in_reverse(patch, nodes(Substitute, lambda n: replace(n, reverse=False)))
+
+
+@fault("delta", "the cotangent of the state is not carried")
+def _(patch: Patch) -> None:
+    def stuck(program: Program) -> Program:
+        states = {name: state for state, name in program.carried}
+        kept = tuple((name, states.get(name, node)) for name, node in program.results)
+        return replace(program, results=kept)
+
+    in_reverse(patch, stuck)
+
+
+@fault("channels", "the gradient of a gate has the wrong sign")
+def _(patch: Patch) -> None:
+    def flipped(program: Program) -> Program:
+        return replace(
+            program,
+            results=tuple((n, -x if n == "d_log_alpha" else x) for n, x in program.results),
+        )
+
+    in_reverse(patch, flipped)

@@ -1,0 +1,255 @@
+"""Faults of the runtime: of layout, walk, saved states, block edges, steps and tiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miras_dsl.runtime import chunked, stepwise, tiles
+from miras_dsl.runtime.chunked import Prepared, Walked
+from miras_dsl.runtime.layout import Layout
+from tests.judge.faults import Patch, fault
+
+# ------------------------------------------------------------ layout
+
+
+@fault("delta", "the tail is not masked: padding counts as tokens")
+def _(patch: Patch) -> None:
+    made = Layout.valid
+    patch.setattr(Layout, "valid", lambda self, dtype: torch.ones_like(made(self, dtype)))
+
+
+@fault("delta", "a packed sequence begins with the last token of the one before")
+def _(patch: Patch) -> None:
+    made = chunked.chunk_layout
+
+    def leaking(*arguments: Any) -> Layout:
+        found = made(*arguments)
+        if found.index is None or found.sequences == found.batch:
+            return found
+        starts = found.lengths.cumsum(0)[:-1]
+        first = torch.isin(found.index, starts) & (found.index > 0)
+        return replace(found, index=torch.where(first, found.index - 1, found.index))
+
+    patch.setattr(chunked, "chunk_layout", leaking)
+
+
+@fault("delta", "a packed sequence takes the state of its neighbour")
+def _(patch: Patch) -> None:
+    made = chunked.prepare
+
+    def mixed(*arguments: Any) -> Prepared:
+        found = made(*arguments)
+        heads = found.layout.heads
+        found.state = {n: x.roll(heads, 0) for n, x in found.state.items()}
+        return found
+
+    patch.setattr(chunked, "prepare", mixed)
+
+
+@fault("sum", "answers come one token late")
+def _(patch: Patch) -> None:
+    made = Layout.gather_back
+    patch.setattr(Layout, "gather_back", lambda self, x: made(self, x).roll(1, 1))
+
+
+@fault("scaled", "positions in a block count from 2")
+def _(patch: Patch) -> None:
+    made = Layout.positions
+    patch.setattr(Layout, "positions", lambda self, *rest: made(self, *rest) + 1)
+
+
+@fault("scaled", "constants per position are off by one place")
+def _(patch: Patch) -> None:
+    made = Layout.by_position
+    patch.setattr(Layout, "by_position", lambda self, x, *rest: made(self, x.roll(1, 1), *rest))
+
+
+@fault("network", "the place in a block is forgotten between calls")
+def _(patch: Patch) -> None:
+    made = Prepared.finish
+    patch.setattr(
+        Prepared,
+        "finish",
+        lambda self, new, old: {**made(self, new, old), "position": old["position"]},
+    )
+
+
+@fault("network", "a call that begins inside a block is laid out from its start")
+def _(patch: Patch) -> None:
+    made = chunked.chunk_layout
+
+    def aligned(
+        batch: int, tokens: int, heads: int, chunk: int, offsets: Any, *rest: Any
+    ) -> Layout:
+        return made(batch, tokens, heads, chunk, None, *rest)
+
+    patch.setattr(chunked, "chunk_layout", aligned)
+
+
+# ------------------------------------------------------------ edges of blocks
+
+
+@fault("network", "the anchor is refreshed one block late")
+def _(patch: Patch) -> None:
+    made = Layout.begins
+    patch.setattr(Layout, "begins", lambda self, n: made(self, n) if n == 0 else n > 1)
+
+
+@fault("network", "the anchor is never refreshed")
+def _(patch: Patch) -> None:
+    patch.setattr(Layout, "begins", lambda self, n: False)
+
+
+@fault("network", "the reverse walk passes a refreshed anchor by")
+def _(patch: Patch) -> None:
+    patch.setattr(chunked, "_turned_back", lambda m, t, v, b, states, *rest: (states, {}))
+
+
+@fault("scaled", "a block is not closed")
+def _(patch: Patch) -> None:
+    patch.setattr(Layout, "ends", lambda self, n: False)
+
+
+@fault("scaled", "gradients of gates at the end of a block are lost")
+def _(patch: Patch) -> None:
+    made = chunked.walk
+
+    def unedged(*arguments: Any) -> Walked:
+        return replace(made(*arguments), edges=[])
+
+    patch.setattr(chunked, "walk", unedged)
+
+
+# ------------------------------------------------------------ the walk
+
+
+@fault("delta", "states are saved one chunk late")
+def _(patch: Patch) -> None:
+    made = chunked.walk
+
+    def late(
+        memory: Any, program: Any, values: Any, states: Any, call: Any, reverse: bool
+    ) -> Walked:
+        found = made(memory, program, values, states, call, reverse)
+        if reverse:
+            return found
+        return replace(found, entries={n: x.roll(1, 0) for n, x in found.entries.items()})
+
+    patch.setattr(chunked, "walk", late)
+
+
+@fault("delta", "the cotangent of the last state is ignored")
+def _(patch: Patch) -> None:
+    made = chunked.walk
+
+    def deaf(
+        memory: Any, program: Any, values: Any, states: Any, call: Any, reverse: bool
+    ) -> Walked:
+        given = {n: torch.zeros_like(x) if reverse else x for n, x in states.items()}
+        return made(memory, program, values, given, call, reverse)
+
+    patch.setattr(chunked, "walk", deaf)
+
+
+@fault("network", "a constant learns from the first chunk only")
+def _(patch: Patch) -> None:
+    made = chunked._total
+
+    def first(walked: Walked, name: str, like: Tensor) -> Tensor | None:
+        found = walked.results.get(f"d_{name}")
+        if isinstance(found, Tensor) and found.shape[0] != like.shape[0]:
+            return found[:1].expand(like.shape)
+        return made(walked, name, like)
+
+    patch.setattr(chunked, "_total", first)
+
+
+@fault("pairs", "the decay acts on every step of a token")
+def _(patch: Patch) -> None:
+    made = chunked.micro_steps
+    patch.setattr(
+        chunked, "micro_steps", lambda memory, *rest: made(replace(memory, once=()), *rest)
+    )
+
+
+@fault("pairs", "the answer is taken after the first of a token's steps")
+def _(patch: Patch) -> None:
+    def early(self: Prepared, y: Tensor) -> Tensor:
+        return self.layout.gather_back(y)[:, :: self.memory.micro].to(self.out)
+
+    patch.setattr(Prepared, "answer", early)
+
+
+# ------------------------------------------------------------ tiles
+
+
+@fault("sum", "the decay is not masked: tokens see the future")
+def _(patch: Patch) -> None:
+    patch.setattr(tiles, "decay", lambda exponent, *rest: torch.exp(exponent.clamp(max=20)))
+
+
+@fault("delta", "the inverse is cut off after its first term")
+def _(patch: Patch) -> None:
+    def short(a: Tensor) -> Tensor:
+        return torch.eye(a.shape[-1], dtype=a.dtype) - a.tril(-1)
+
+    patch.setattr(tiles, "inverse_of_one_plus", short)
+
+
+@fault("rows", "a gated sum is applied transposed")
+def _(patch: Patch) -> None:
+    made = tiles.gated_apply
+
+    def turned(*arguments: Any) -> Tensor:
+        *given, strict, transposed = arguments[:6]
+        return made(*given, strict, not transposed, *arguments[6:])
+
+    patch.setattr(tiles, "gated_apply", turned)
+
+
+@fault("channels", "tokens of another block of rows do not meet")
+def _(patch: Patch) -> None:
+    made = tiles.gated_contract
+
+    def apart(*arguments: Any) -> Tensor:
+        found = made(*arguments).clone()
+        found[..., 16:, :16] = 0
+        return found
+
+    patch.setattr(tiles, "gated_contract", apart)
+
+
+@fault("momentum", "a shift goes the wrong way")
+def _(patch: Patch) -> None:
+    made = tiles.shift
+    patch.setattr(tiles, "shift", lambda x, axis, by: made(x, axis, -by))
+
+
+@fault("plain sum", "a bfloat16 product: scores lose half their digits")
+def _(patch: Patch) -> None:
+    made = tiles.lower
+    patch.setattr(tiles, "lower", lambda x, *rest: made(x.bfloat16().to(x.dtype), *rest))
+
+
+# ------------------------------------------------------------ decoding
+
+
+@fault("network", "decoding refreshes no anchor")
+def _(patch: Patch) -> None:
+    patch.setattr(stepwise, "_turned", lambda memory, turn, values, *rest: values)
+
+
+@fault("delta", "decoding forgets the state")
+def _(patch: Patch) -> None:
+    made = stepwise.run_stepwise
+
+    def forgetful(memory: Any, feeds: Any, state: Any, *rest: Any) -> Any:
+        y, _ = made(memory, feeds, state, *rest)
+        return y, dict(state)
+
+    patch.setattr(stepwise, "run_stepwise", forgetful)
+

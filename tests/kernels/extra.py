@@ -24,11 +24,11 @@ memory Simplex(dk, dv) {                     # a softmax over padded lanes, and 
 }
 """
 SWEEPS = """
-memory Sweeps(dk, dv) {                      # three courses of the weights, momentum in each
+memory Sweeps(dk, dv) {                      # two courses of the weights, momentum in each
   architecture W: matrix[value, key]
   bias         logcosh
   retention    l2(alpha)
-  algorithm    momentum(eta, mu), anchored(4, sweeps = 3)
+  algorithm    momentum(eta, mu), anchored(4, sweeps = 2)
   order        decay, predict, write, read
   gates        { alpha = sigmoid(linear(x))   eta = sigmoid(linear(x)) / 4
                  mu = sigmoid(linear(x)) }
@@ -38,7 +38,7 @@ BOUNDED = """
 memory Bounded(dk, dv) {                     # what is read of an empty lane is 1/2, not 0
   architecture W: matrix[value, key]
   bias         lp(3)
-  retention    bounded(alpha) at token
+  retention    decay alpha  link 1 / (1 + exp(-a)) at token
   algorithm    gd(eta), exact
   order        predict, write, decay, read
   gates        { alpha = sigmoid(linear(x))   eta = sigmoid(linear(x)) / 4 }

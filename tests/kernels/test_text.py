@@ -68,7 +68,7 @@ memory Taken(dk, dv) {
         names = [n for n in ast.walk(function) if isinstance(n, ast.Name)]
         assigned = {n.id for n in names if isinstance(n.ctx, ast.Store)}
         assert not assigned & {"tl", *parameters}
-        assert {"row_", "tl_", "W_ptr_"} <= assigned
+        assert {"row_", "tl_"} <= assigned
 
 
 SPLIT = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 
-from miras_dsl.codegen.pipeline import compile_file
+from miras_dsl.codegen.digest import digest_of
 from miras_dsl.failures import Unusable
 from miras_dsl.spec import FileSpec
 
@@ -30,15 +31,28 @@ def prove(
     for name in only:
         if name not in spec.memories:
             raise Unusable(f"there is no memory {name}; the file holds {', '.join(spec.memories)}")
-    digest = compile_file(spec).digest
-    return {
-        name: certify(
-            memory,
-            lambda sizes, memory=memory: implementation(memory, sizes),
-            digest=digest,
-            dtype=DTYPES[dtype],
-            device=device,
-        )
-        for name, memory in spec.memories.items()
-        if not only or name in only
-    }
+    digest = digest_of(spec)
+    with _one_thread():
+        return {
+            name: certify(
+                memory,
+                lambda sizes, memory=memory: implementation(memory, sizes),
+                digest=digest,
+                dtype=DTYPES[dtype],
+                device=device,
+            )
+            for name, memory in spec.memories.items()
+            if not only or name in only
+        }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch on one thread: the oracle is a long chain of small operations, and threads that wait
+    for each other after every one of them cost more than they share."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -116,6 +116,12 @@ memory Rows(dk, dv) {
         algorithm="momentum(eta, mu), exact",
         gates=f"{ETA}   mu = sigmoid(linear(x)) / 2",
     ),
+    "by token": _matrix("ByToken").replace("l2(alpha)", "soft(alpha, 0.1) at token"),
+    "by token, anchored": _matrix(
+        "ByTokenAnchored",
+        algorithm="{ W = keep(W) - eta * tanh(grad) }, anchored(4)",
+        order="predict, decay, write, read",
+    ),
     "network": _network("Network", algorithm="gd(eta), anchored(4)", flags=", layernorm"),
     "sweeps": _network("Sweeps", algorithm="gd(eta), anchored(4, sweeps = 2)"),
     "link": _network(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from miras_dsl.codegen import differentiate, pipeline, update
+from miras_dsl.codegen import pipeline, update
 from miras_dsl.codegen.paths import Paths
 from miras_dsl.ir import (
     ONE,
-    ZERO,
-    Contract,
     Cumsum,
     Decay,
     GatedApply,
@@ -20,19 +18,15 @@ from miras_dsl.ir import (
     Input,
     Inverse,
     J,
-    Last,
-    Map,
     Mask,
     Node,
     Program,
-    Reduce,
     Shift,
-    Spread,
     Substitute,
     rename,
     spread,
 )
-from tests.judge.faults import Patch, Shares, fault, in_adjoint, in_program, in_reverse, nodes
+from tests.judge.faults import Patch, fault, in_program, nodes
 
 # ------------------------------------------------------------ the chunk program
 
@@ -80,11 +74,6 @@ def _(patch: Patch) -> None:
 @fault("delta", "the prediction decays as if the token came first")
 def _(patch: Patch) -> None:
     in_program(patch, nodes(Decay, lambda n: replace(n, a=Shift(n.a, I, 1)) if n.strict else n))
-
-
-@fault("momentum", "rows are substituted from the last to the first")
-def _(patch: Patch) -> None:
-    in_program(patch, nodes(Substitute, lambda n: replace(n, reverse=True)))
 
 
 @fault("momentum", "earlier rows enter a substitution with the wrong sign")
@@ -229,169 +218,3 @@ def _(patch: Patch) -> None:
         return replace(program, results=kept)
 
     in_program(patch, still)
-
-
-# ------------------------------------------------------------ rules of reverse mode
-
-
-def _sign(*places: int) -> Any:
-    def change(node: Node, shares: Shares) -> Shares:
-        return [(o, -x if n in places else x) for n, (o, x) in enumerate(shares)]
-
-    return change
-
-
-def _without(*places: int) -> Any:
-    def change(node: Node, shares: Shares) -> Shares:
-        return [(o, ZERO if n in places else x) for n, (o, x) in enumerate(shares)]
-
-    return change
-
-
-@fault("sum", "reverse of a decay: the sign of its second logarithm")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, Decay, _sign(1))
-
-
-@fault("sum", "reverse of a decay: its first logarithm is forgotten")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, Decay, _without(0))
-
-
-@fault("channels", "reverse of a gated product: the later gate is forgotten")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, GatedContract, _without(2))
-
-
-@fault("channels", "reverse of a gated product: the sign of the earlier gate")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, GatedContract, _sign(3))
-
-
-@fault("rows", "reverse of a gated sum: its gates are forgotten")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, GatedApply, _without(2, 3))
-
-
-@fault("rows", "reverse of a gated sum: the sign of its triangle")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, GatedApply, _sign(0))
-
-
-@fault("sum", "reverse of a running sum runs the same way")
-def _(patch: Patch) -> None:
-    def same(node: Cumsum, shares: Shares) -> Iterable[tuple[Node, Node]]:
-        return [(x, replace(s, reverse=node.reverse)) for x, s in shares if isinstance(s, Cumsum)]
-
-    in_adjoint(patch, Cumsum, same)
-
-
-@fault("momentum", "reverse of a shift goes the same way")
-def _(patch: Patch) -> None:
-    def same(node: Shift, shares: Shares) -> Iterable[tuple[Node, Node]]:
-        return [(x, replace(s, by=node.by)) for x, s in shares if isinstance(s, Shift)]
-
-    in_adjoint(patch, Shift, same)
-
-
-@fault("momentum", "reverse of a last row is forgotten")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, Last, _without(0))
-
-
-@fault("plain sum", "reverse of a mask is not masked")
-def _(patch: Patch) -> None:
-    def bare(node: Mask, shares: Shares) -> Iterable[tuple[Node, Node]]:
-        return [(x, s.x if isinstance(s, Mask) else s) for x, s in shares]
-
-    in_adjoint(patch, Mask, bare)
-
-
-@fault("delta", "reverse of an inverse: the wrong sign")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, Inverse, _sign(0))
-
-
-@fault("delta", "reverse of an inverse: not transposed")
-def _(patch: Patch) -> None:
-    def turned(node: Inverse, shares: Shares) -> Iterable[tuple[Node, Node]]:
-        return [(x, Mask(rename(s, {I: J, J: I}), I, J, True)) for x, s in shares]
-
-    in_adjoint(patch, Inverse, turned)
-
-
-@fault("delta", "reverse of a product: the sign of its left side")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, Contract, _sign(0))
-
-
-@fault("network", "reverse of a sum is halved")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, Reduce, lambda node, shares: [(x, s * 0.5) for x, s in shares])
-
-
-@fault("network", "reverse of a repetition is forgotten")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, Spread, _without(0))
-
-
-@fault("network", "reverse of a formula forgets its second operand")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, Map, _without(1))
-
-
-@fault("momentum", "reverse of a substitution: the sign of its couplings")
-def _(patch: Patch) -> None:
-    def flipped(node: Substitute, shares: Shares) -> Iterable[tuple[Node, Node]]:
-        return [(x, -s if x is node.a else s) for x, s in shares]
-
-    in_adjoint(patch, Substitute, flipped)
-
-
-@fault("momentum", "reverse of a substitution: its rows forget what later rows took")
-def _(patch: Patch) -> None:
-    made = differentiate._substitution
-
-    def alone(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
-        for x, share in made(node, g):
-            yield x, replace(share, a=share.a * 0.0) if isinstance(share, Substitute) else share
-
-    patch.setattr(differentiate, "_substitution", alone)
-
-
-@fault("rows", "reverse of a substitution: parameters of its rows are forgotten")
-def _(patch: Patch) -> None:
-    def bare(node: Substitute, shares: Shares) -> Iterable[tuple[Node, Node]]:
-        rows = {row for _, row in node.rows}
-        return [(x, ZERO if x in rows else s) for x, s in shares]
-
-    in_adjoint(patch, Substitute, bare)
-
-
-# ------------------------------------------------------------ the reverse program
-
-
-@fault("momentum", "the transposed substitution runs forwards")
-def _(patch: Patch) -> None:
-    in_reverse(patch, nodes(Substitute, lambda n: replace(n, reverse=False)))
-
-
-@fault("delta", "the cotangent of the state is not carried")
-def _(patch: Patch) -> None:
-    def stuck(program: Program) -> Program:
-        states = {name: state for state, name in program.carried}
-        kept = tuple((name, states.get(name, node)) for name, node in program.results)
-        return replace(program, results=kept)
-
-    in_reverse(patch, stuck)
-
-
-@fault("channels", "the gradient of a gate has the wrong sign")
-def _(patch: Patch) -> None:
-    def flipped(program: Program) -> Program:
-        return replace(
-            program,
-            results=tuple((n, -x if n == "d_log_alpha" else x) for n, x in program.results),
-        )
-
-    in_reverse(patch, flipped)

@@ -16,7 +16,7 @@ from tests.judge.faults import Patch, fault
 # ------------------------------------------------------------ layout
 
 
-@fault("delta", "the tail is not masked: padding counts as tokens")
+@fault("momentum", "the tail is not masked: padding counts as tokens")
 def _(patch: Patch) -> None:
     made = Layout.valid
     patch.setattr(Layout, "valid", lambda self, dtype: torch.ones_like(made(self, dtype)))
@@ -223,6 +223,17 @@ def _(patch: Patch) -> None:
     patch.setattr(tiles, "gated_contract", apart)
 
 
+@fault("momentum", "rows are substituted from the last to the first")
+def _(patch: Patch) -> None:
+    made = tiles.substitute
+
+    def backwards(*arguments: Any) -> Tensor:
+        *given, reverse, size = arguments
+        return made(*given, not reverse, size)
+
+    patch.setattr(tiles, "substitute", backwards)
+
+
 @fault("momentum", "a shift goes the wrong way")
 def _(patch: Patch) -> None:
     made = tiles.shift
@@ -235,15 +246,15 @@ def _(patch: Patch) -> None:
     patch.setattr(tiles, "lower", lambda x, *rest: made(x.bfloat16().to(x.dtype), *rest))
 
 
-# ------------------------------------------------------------ decoding
+# ------------------------------------------------------------ token by token
 
 
-@fault("network", "decoding refreshes no anchor")
+@fault("by token, anchored", "a rule without a chunk form refreshes no anchor")
 def _(patch: Patch) -> None:
     patch.setattr(stepwise, "_turned", lambda memory, turn, values, *rest: values)
 
 
-@fault("delta", "decoding forgets the state")
+@fault("by token", "a rule without a chunk form forgets its state")
 def _(patch: Patch) -> None:
     made = stepwise.run_stepwise
 
@@ -252,4 +263,3 @@ def _(patch: Patch) -> None:
         return y, dict(state)
 
     patch.setattr(stepwise, "run_stepwise", forgetful)
-

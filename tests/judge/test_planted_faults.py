@@ -15,11 +15,11 @@ import torch
 from miras_dsl.runtime import build
 from miras_dsl.runtime.certificate import Certificate, certify
 from miras_dsl.spec import MemorySpec
-from tests.judge import faults_derived, faults_running
+from tests.judge import faults_derived, faults_reverse, faults_running
 from tests.judge.faults import FAULTS, TEXTS, Fault, cases, spec_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "planted-faults.md"
-PLACES = {faults_derived: "derivation", faults_running: "runtime"}
+PLACES = {faults_derived: "derivation", faults_reverse: "reverse mode", faults_running: "runtime"}
 PLANTED = sorted(FAULTS, key=lambda f: list(TEXTS).index(f.memory))
 CAUGHT: dict[str, str] = {}
 
@@ -58,3 +58,33 @@ def test_a_planted_fault_is_caught(fault: Fault, monkeypatch: pytest.MonkeyPatch
         f"{check} ({', '.join(sorted({row.result.name for row in red if row.check == check}))})"
         for check in checks
     )
+
+
+def page() -> str:
+    """The table of what caught each fault."""
+    lines = [
+        "# Planted faults",
+        "",
+        "Each fault is planted alone, in the compiler or in the runtime under it, and a memory",
+        "that goes through the faulty place is certified. `tests/judge/test_planted_faults.py`",
+        "plants them again in every run and fails if a certificate stays green; this table says",
+        "which comparisons turned red (`tests/judge/faults.py` has the memories).",
+        "",
+        "| place | fault | memory | caught by |",
+        "|---|---|---|---|",
+    ]
+    for fault in PLANTED:
+        place = next(said for m, said in PLACES.items() if fault.plant.__module__ == m.__name__)
+        lines.append(f"| {place} | {fault.name} | {fault.memory} | {CAUGHT[fault.name]} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_is_kept(update_golden: bool) -> None:
+    """Every fault is in the table, and nothing else; their names are their own."""
+    names = [fault.name for fault in FAULTS]
+    assert len(set(names)) == len(names) >= 40
+    if update_golden:
+        assert set(CAUGHT) == set(names), "all faults are planted in one process: -n 0"
+        PAGE.write_text(page(), encoding="utf-8")
+    rows = PAGE.read_text(encoding="utf-8").splitlines()[9:]
+    assert [row.split(" | ")[1] for row in rows] == [fault.name for fault in PLANTED]

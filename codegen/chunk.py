@@ -122,9 +122,9 @@ class _Lifting:
 
     def family(self) -> str:
         """The class of the rule, strongest coupling first."""
-        if self.rule.block:
-            anchored = self.rule.model.algorithm.anchored
-            return "sweeps" if anchored is not None and anchored.sweeps > 1 else "anchored"
+        anchored = self.rule.model.algorithm.anchored
+        if anchored is not None:
+            return "sweeps" if anchored.sweeps > 1 else "anchored"
         for kind in ("substitution", "affine"):
             if kind in self.kinds:
                 return kind
@@ -160,10 +160,20 @@ class _Lifting:
         if isinstance(node, Contract):
             for matrix, other in ((node.left, node.right), (node.right, node.left)):
                 if self._is_matrix(matrix) and not self._is_matrix(other) and len(node.over) == 1:
-                    return self._read(matrix, self._lifted(other), node.over[0]).value(node.over[0])
+                    return self._answer(matrix, self._lifted(other), node.over[0])
         return rebuild(node, {operand: self._lifted(operand) for operand in node.operands}) if node.operands else node
 
     # ------------------------------------------------------------ reading states
+
+    def _answer(self, matrix: Node, query: Node, over: Axis) -> Node:
+        """What a state answers; where it is seen through a link, the state of every token is made."""
+        try:
+            reading = self._read(matrix, query, over)
+        except Obstacle:
+            if isinstance(matrix, Input):
+                raise
+            return contract(self._lifted(matrix), query, (over,))
+        return reading.value(over)
 
     def _read(self, matrix: Node, query: Node, over: Axis) -> Reading:
         """``matrix`` (an affine formula of states at one moment of the token) asked with ``query``."""

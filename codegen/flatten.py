@@ -42,3 +42,12 @@ def affine_in(node: Node, unknown: Node) -> tuple[Node, Node] | None:
         return None
     nodes = dict(zip(SLOTS, args, strict=False))
     return formula(slope, nodes), formula(whole.xreplace({slot: sp.Integer(0)}), nodes)
+
+
+def is_product(node: Node) -> bool:
+    """Whether a factor is a product of gates, exponentials and numbers: one that has a logarithm."""
+    whole, _ = flatten(node)
+    return all(
+        factor.is_Symbol or factor.is_number or isinstance(factor, sp.exp)
+        for factor in sp.Mul.make_args(whole)
+    )

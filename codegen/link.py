@@ -176,10 +176,10 @@ def _verify(slope: sp.Expr, inverse: sp.Expr) -> None:
         raise NoLink(f"the inverse of {slope} that was derived could not be checked on its domain")
 
 
-def proximal(model: MemoryModel, weight: str, stepped: Node, before: Node) -> Node:
-    """``argmin_w <eta grad, w> + P(w, w0)`` for a penalty of squares and absolute values.
+def proximal(model: MemoryModel, weight: str, gradient_: Node, before: Node) -> Node:
+    """``argmin_w <grad, w> + P(w, w0)`` for a penalty of squares and absolute values; the learning
+    rate is what the penalty makes of it, as in ``(w - w0)^2 / (2 eta)``.
 
-    ``stepped`` is the plain step ``keep(W) - eta grad``; its difference to ``before`` is the slope.
     Raises NoStep for any other penalty.
     """
     penalty = model.retention.penalty
@@ -202,7 +202,7 @@ def proximal(model: MemoryModel, weight: str, stepped: Node, before: Node) -> No
         poly.coeff_monomial(W),
         poly.coeff_monomial(size),
     )
-    gradient, at = SLOTS[0], SLOTS[1]
+    gradient = SLOTS[0]
     symbols = {s: SLOTS[n + 2] for n, s in enumerate(_names(len(others)))}
     quadratic, slope, threshold = (e.xreplace(symbols) for e in (quadratic, slope, threshold))
     where_start = others.index(start) if start in others else -1
@@ -210,4 +210,4 @@ def proximal(model: MemoryModel, weight: str, stepped: Node, before: Node) -> No
     shrink = threshold / (2 * quadratic)
     result = scalars.signum(pulled) * scalars.larger(scalars.absolute(pulled) - shrink, sp.Integer(0))
     nodes = [before if n == where_start else other for n, other in enumerate(others)]
-    return pointwise(result.xreplace({at: at}), before - stepped, before, *nodes)
+    return pointwise(result, gradient_, before, *nodes)

@@ -23,6 +23,7 @@ from miras_dsl.show import lines
 from .chunk import UNTRAINED, VALID, ChunkForm
 from .differentiate import adjoint, pull_back
 from .logs import logarithms
+from .model import tails_of
 from .names import cite, snake
 from .render import render
 from .schedule import Part, schedule, source
@@ -224,6 +225,8 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
             "micro": rule.micro,
             "once": _once(rule),
             "valid": VALID.name,
+            "window": rule.model.algorithm.window[0] if rule.model.algorithm.window else 0,
+            "tails": tails_of(rule.model.spec),
             "answer": rule.program.result("y").axes,
         },
     )

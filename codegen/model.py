@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace as replace_fields
 
-from miras_dsl.ir import ZERO, Axes, Input, Node, inputs_of, pointwise, replace
+from miras_dsl.ir import ONE, ZERO, Axes, Input, Node, inputs_of, ordered, pointwise, replace
 from miras_dsl.lower import lower, size_of
 from miras_dsl.model import Feed, MemoryModel, Weight
 from miras_dsl.scalars import SLOTS
@@ -31,7 +31,7 @@ def model_of(spec: MemorySpec) -> MemoryModel:
     def name(ref: Ref) -> Node:
         return stand_in(ref, spec)
 
-    points = {state.name: Input(state.name, state.axes, "point") for state in spec.states}
+    points = {s.name: Input(s.name, ordered(s.axes), "point") for s in spec.states}
     gradients: dict[str, Node] = {state: ZERO for state in points}
     for term in spec.terms:
         rate = lower(term.rate, name)
@@ -45,11 +45,12 @@ def model_of(spec: MemorySpec) -> MemoryModel:
                 shares = {w: found[points[w]] for w in points}
         for w in points:
             gradients[w] = gradients[w] + rate * shares[w]
+    gradients = _windowed(spec, gradients, name)
     return MemoryModel(
         name=spec.name,
         spec=spec,
         feeds=tuple(feeds_of(spec).values()),
-        weights=tuple(Weight(s.name, s.name, s.axes, s.init) for s in spec.states),
+        weights=tuple(Weight(s.name, s.name, ordered(s.axes), s.init) for s in spec.states),
         gradients=tuple(gradients.items()),
         answer=lower(spec.read, name),
         retention=spec.retention,
@@ -57,6 +58,47 @@ def model_of(spec: MemorySpec) -> MemoryModel:
         order=spec.order,
         sizes=spec.sizes,
     )
+
+
+def tails_of(spec: MemorySpec) -> tuple[str, ...]:
+    """The tokens and gates whose past a memory with a window learns from again."""
+    if spec.algorithm.window is None:
+        return ()
+    formulas: list[Expr] = []
+    for term in spec.terms:
+        match term:
+            case Loss():
+                formulas += [term.loss, term.rate]
+            case Write():
+                formulas += [term.error, term.place, term.answer, term.rate]
+    used = {
+        r.name for f in formulas for r in walk(f) if isinstance(r, Ref) and r.kind in ("token", "gate")
+    }
+    return tuple(name for name, feed in feeds_of(spec).items() if feed.of in used and not feed.log)
+
+
+def _windowed(
+    spec: MemorySpec, gradients: dict[str, Node], name: Callable[[Ref], Node]
+) -> dict[str, Node]:
+    """The gradient of the last tokens together, older ones discounted: the same formula over inputs
+    `key_past1` …, where such a token was there (`written_past1`)."""
+    if spec.algorithm.window is None:
+        return gradients
+    width, formula = spec.algorithm.window
+    discount, feeds = lower(formula, name), feeds_of(spec)
+    factor: Node = ONE
+    total = dict(gradients)
+    for age in range(1, width):
+        factor = factor * discount
+        there = factor * Input(f"written_past{age}", (), "token")
+        exchange: dict[Node, Node] = {
+            Input(leaf, feeds[leaf].axes, "token"): Input(f"{leaf}_past{age}", feeds[leaf].axes, "token")
+            for leaf in tails_of(spec)
+        }
+        for weight, gradient_ in gradients.items():
+            (moved,) = replace([gradient_], exchange)
+            total[weight] = total[weight] + moved * there
+    return total
 
 
 def one_pair(spec: MemorySpec) -> MemorySpec:
@@ -108,7 +150,7 @@ def stand_in(ref: Ref, spec: MemorySpec, weight: str | None = None) -> Node:
         case "gate":
             return gate_input(ref.name, spec, weight)
         case "state":
-            return Input(ref.name, ref.axes, "point")
+            return Input(ref.name, ordered(ref.axes), "point")
         case "constant":
             return Input(input_name(ref.name, spec), ref.axes, "constant")
         case "size":

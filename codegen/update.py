@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from miras_dsl.ir import ONE, Input, Node, Program, inputs_of, replace
+from miras_dsl.ir import ONE, ZERO, Input, Node, Program, inputs_of, replace
 from miras_dsl.ir import Number as Constant
 from miras_dsl.lower import lower
 from miras_dsl.model import Feed, MemoryModel, Weight
 from miras_dsl.spec import MemorySpec, Number, Ref
 
 from .collect import Linear, Obstacle, collect
+from .flatten import is_product
 from .implicit import solved_implicitly
 from .link import Link, link_of, proximal
 from .model import exp, feeds_of, gate_input, logarithm_of_gates, stand_in
+from .refused import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,24 @@ def update_of(model: MemoryModel) -> UpdateRule:
     for key, momentum in last.carried.items() if anchored else ():
         refresh += [(course.carried[key].name, momentum) for course in earlier]
 
+    if algorithm.reset:
+        refresh = _resets(model, weights)
     old = [Input(w.name, w.axes, "state") for w in weights]
     return _finish(model, old, new, answer, tuple(weights), tuple(refresh), close)
+
+
+def _resets(model: MemoryModel, weights: list[Weight]) -> list[tuple[str, Node]]:
+    """Every state is zero again.  Raises NoReset where it would have to start otherwise."""
+    if model.algorithm.anchored or any(w.init != "zero" for w in weights):
+        raise NoReset("`reset` goes with exact learning in weights that start at zero")
+    return [(w.name, ZERO) for w in weights]
+
+
+class NoReset(Refused):
+    """A reset that this version cannot make."""
+
+    code = "M0611"
+    help = "leave `reset` out, or learn exactly in a matrix that starts at zero"
 
 
 def scale_of(model: MemoryModel) -> Node | None:
@@ -175,7 +193,7 @@ def _play(
                     slopes = solved_implicitly(model, slopes, source)
                 current, carried = _rules(model, before, current, carried, slopes)
                 if model.retention.penalty is not None:
-                    current = {w: proximal(model, w, current[w], before[w]) for w in current}
+                    current = {w: proximal(model, w, slopes[w], before[w]) for w in before}
             case "read":
                 settled = not {"decay", "write"} & set(model.order[at + 1 :])
                 seen: Mapping[str, Node] = current
@@ -255,7 +273,7 @@ def _finish(
         for state in old:
             own = frozenset([state]) if new[state.name] is state else moving
             found = collect(new[state.name], state.axes, own)
-            keep = tuple((s, logarithm_of_gates(c, spec)) for s, c in found.keep)
+            keep = tuple((s, logarithm_of_gates(c, spec) if is_product(c) else c) for s, c in found.keep)
             linear[state] = Linear(keep, found.writes)
     except Obstacle as reason:
         linear, obstacle = {}, str(reason)
@@ -276,7 +294,7 @@ def _finish(
         answer=answer,
         refresh=refresh,
         close=close,
-        block=algorithm.anchored.block if algorithm.anchored else 0,
+        block=algorithm.anchored.block if algorithm.anchored else algorithm.reset,
         micro=max(algorithm.pairs, algorithm.steps),
         obstacle=obstacle,
     )

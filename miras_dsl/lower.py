@@ -110,6 +110,8 @@ def _one(expr: Expr, args: list[Node], name: Callable[[Ref], Node]) -> Node:
             return layer_norm(args, over(expr))
         case Apply("softmax", _):
             return softmax(args[0], over(expr))
+        case Apply("orthogonal", _):
+            return orthogonal(args[0], expr.option("steps", 5))
         case Apply(op, _):
             raise AssertionError(f"`{op}` has no meaning inside a memory; the checker moves it out")
 
@@ -169,6 +171,28 @@ def softmax(x: Node, axes: Axes) -> Node:
     """Softmax over axes."""
     shifted = pointwise(sp.exp(X - Y), x, Reduce("max", x, axes))
     return pointwise(X / Y, shifted, total(shifted, axes))
+
+
+QUINTIC = tuple(sp.Float(x) for x in ("3.4445", "-4.7750", "2.0315"))
+
+
+def orthogonal(x: Node, steps: object) -> Node:
+    """Newton-Schulz steps towards the nearest orthogonal matrix (Muon): singular values near 1.
+
+    ``X = G / |G|``, then ``X = a X + (b A + c A²) X`` with ``A = X Xᵀ`` and the quintic's coefficients.
+    """
+    row, column = x.axes
+    twin = f"{row}~"
+    length = norm(x, x.axes, sp.Integer(2))
+    x = x * pointwise(1 / scalars.larger(X, sp.Float("1e-7")), length)
+    first, second, third = QUINTIC
+    for _ in range(int(str(steps))):
+        gram = contract(x, rename(x, {row: twin}), (column,))
+        square = contract(gram, rename(gram, {row: twin, twin: f"{twin}~"}), (twin,))
+        square = rename(square, {f"{twin}~": twin})
+        mixed = pointwise(second * X + third * Y, gram, square)
+        x = pointwise(first * X, x) + contract(mixed, rename(x, {row: twin}), (twin,))
+    return x
 
 
 def size_of(parameter: str, sizes: Mapping[Axis, sp.Expr]) -> Node:

@@ -228,7 +228,8 @@ class Retention:
     bregman  a potential F(w) (formula over Ref("w", "dual")): the carried state is F'(w)
     link     the weight as a formula of the carried state `a` (given, instead of a potential)
     simplex  total mass of each row, when the potential lives on the simplex; else None
-    penalty  P(w, w0): the step is argmin_w <eta grad, w> + P; carried state is w
+    penalty  P(w, w0): the step is argmin_w <grad, w> + P(w, w0); carried state is w. The learning rate is
+             the one in the penalty, (w - w0)^2 / (2 eta)
     at       "token" or "chunk": where link, potential or penalty acts
     """
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from miras_dsl.check import read
+from miras_dsl.codegen.model import tails_of
 from miras_dsl.codegen.names import identifier, snake
 from miras_dsl.codegen.pipeline import compile_file
 from miras_dsl.codegen.update import UpdateRule
@@ -132,6 +133,10 @@ def bound(rule: UpdateRule, spec: MemorySpec, module: ModuleType, sizes: Mapping
             state[weight.name] = blank.new_zeros(count, like.shape[2], *shape)
         if spec.algorithm.anchored is not None or spec.algorithm.reset:
             state["position"] = blank.new_zeros(count, dtype=torch.int64)
+        for name in tails_of(spec):
+            axes = next(feed.axes for feed in rule.feeds if feed.name == name)
+            past = [count, spec.algorithm.window[0] - 1, like.shape[2], *(extents[a] for a in axes)]
+            state[f"window.{name}"] = blank.new_zeros(past)
         return state
 
     def run(

@@ -92,7 +92,6 @@ class Layout:
             return True
         return flags.repeat_interleave(self.heads) if bool(flags.any()) else False
 
-
     def ends(self, n: int) -> Tensor | bool:
         """Which rows end a block with chunk n: all, none, or [sequences * H] flags."""
         flags = (self.offsets + self.lengths >= (n + 1) * self.chunk) & (self.lengths > 0)
@@ -121,10 +120,14 @@ def chunk_layout(
     else:
         bounds = cu_seqlens.to(device=device, dtype=torch.int64) * micro
         if batch != 1 or bounds.dim() != 1 or len(bounds) < 2:
-            raise ValueError("packed sequences lie in one batch row: x [1, T, …] and cu_seqlens [N + 1]")
+            raise ValueError(
+                "packed sequences lie in one batch row: x [1, T, …] and cu_seqlens [N + 1]"
+            )
         lengths = bounds.diff()
         if int(bounds[0]) != 0 or int(bounds[-1]) != tokens or bool((lengths < 0).any()):
-            raise ValueError(f"cu_seqlens must rise from 0 to {tokens // micro}, the number of tokens")
+            raise ValueError(
+                f"cu_seqlens must rise from 0 to {tokens // micro}, the number of tokens"
+            )
         starts = bounds[:-1]
     pads = torch.zeros_like(lengths) if offsets is None else offsets.to(device)
     ends = pads + lengths
@@ -139,5 +142,7 @@ def chunk_layout(
     inside = (place >= pads[:, None]) & (place < ends[:, None])
     index = torch.where(inside, starts[:, None] + place - pads[:, None], -1)
     back = torch.empty(batch * tokens, dtype=torch.int64, device=device)
-    back[index[inside]] = torch.arange(len(lengths) * total, device=device).reshape(len(lengths), total)[inside]
+    back[index[inside]] = torch.arange(len(lengths) * total, device=device).reshape(
+        len(lengths), total
+    )[inside]
     return Layout(batch, tokens, heads, chunk, chunks, index, back, lengths, pads, device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from .tiles import Size
 
 if TYPE_CHECKING:
-    from .chunked import Memory, Turn
+    from .memory import Memory, Turn
 
 
 def run_stepwise(
@@ -30,7 +30,8 @@ def run_stepwise(
     answers, states = [], []
     for n, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
         here = {
-            f.name: feeds[f.name][:, start:end] if f.kind in ("token", "gate") else feeds[f.name] for f in memory.feeds
+            f.name: feeds[f.name][:, start:end] if f.kind in ("token", "gate") else feeds[f.name]
+            for f in memory.feeds
         }
         y, new = _sequences(memory, here, {name: x[n : n + 1] for name, x in state.items()})
         answers.append(y)
@@ -42,7 +43,7 @@ def run_stepwise(
 def _sequences(
     memory: Memory, feeds: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    from .chunked import micro_steps, paired
+    from .chunked import micro_steps, paired, window_of
 
     kinds = [x.dtype for x in (*feeds.values(), *(state[s.name] for s in memory.states))]
     dtype = torch.float64 if torch.float64 in kinds else torch.float32
@@ -61,6 +62,8 @@ def _sequences(
         else:
             perpetual[feed.name] = x
             size |= dict(zip(feed.axes, x.shape[1:], strict=True))
+    past, tails = window_of(memory, feeds, state, dtype, None)
+    moving |= past
     values = {s.word: state[s.name].to(dtype) for s in memory.states}
     for s in memory.states:
         size |= dict(zip(s.axes, values[s.word].shape[2:], strict=True))
@@ -76,7 +79,9 @@ def _sequences(
                 values = _turned(memory, memory.refresh, values, here, position == 0, size)
         made = memory.token({**here, **values}, size)
         values = {
-            s.word: x if isinstance(x := made[s.name], Tensor) else torch.full_like(values[s.word], x)
+            s.word: x
+            if isinstance(x := made[s.name], Tensor)
+            else torch.full_like(values[s.word], x)
             for s in memory.states
         }
         if (t + 1) % memory.micro == 0:
@@ -84,7 +89,7 @@ def _sequences(
             if position is not None:
                 position = (position + 1) % block
                 values = _turned(memory, memory.close, values, here, position == 0, size)
-    new = dict(state) | {s.name: values[s.word] for s in memory.states}
+    new = dict(state) | tails | {s.name: values[s.word] for s in memory.states}
     if position is not None:
         new["position"] = position
     if answers:

@@ -35,7 +35,8 @@ def where(condition: Tensor | float, a: Tensor | float, b: Tensor | float) -> Te
     if not isinstance(condition, Tensor):
         chosen = a if condition else b
         return chosen if isinstance(chosen, Tensor) else torch.tensor(chosen)
-    return torch.where(condition != 0, a, b)
+    chosen = torch.where(condition != 0, a, b)
+    return chosen if isinstance(a, Tensor) or isinstance(b, Tensor) else chosen.to(condition.dtype)
 
 
 def step(x: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""The tables that a generated file fills in: all that the runtime knows about a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """An input: kind token, gate, constant or position; axes after batch, time and head.
+
+    ``log`` says that it is the logarithm of a decay, which is summed in double precision.
+    """
+
+    name: str
+    kind: str
+    axes: tuple[str, ...]
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A carried tensor: its name in a state dictionary and as an argument."""
+
+    name: str
+    word: str
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A generated function with the names of its arguments and results."""
+
+    function: Callable[..., tuple[Any, ...]]
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+
+    def __call__(self, values: Mapping[str, Any], size: Mapping[str, int]) -> Values:
+        made = self.function(*(values[name] for name in self.takes), size)
+        return dict(zip(self.gives, made, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """A program in three parts; see `miras_dsl.codegen.schedule`."""
+
+    before: Part | None
+    loop: Part
+    after: Part | None
+    states: tuple[tuple[str, str, str], ...]
+    results: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A change of states at the edge of a block: new values by state name, and cotangents back."""
+
+    forward: Part
+    backward: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All that the runtime knows about a generated memory.
+
+    chunk    tokens of a chunk: the block of an anchored rule, else free
+    block    tokens between refreshes; 0: none
+    micro    steps that one token takes
+    once     logarithms of decays that act on the first of these steps only
+    window   tokens that each step learns from; 0: only its own.  tails: the inputs that it needs again
+    refresh  before the first token of a block; close: after its last
+    forward  None when the rule has no chunk form: it then runs token by token
+    """
+
+    name: str
+    feeds: tuple[Feed, ...]
+    states: tuple[State, ...]
+    answer: tuple[str, ...]
+    chunk: int
+    block: int
+    micro: int
+    once: tuple[str, ...]
+    token: Part
+    forward: Walk | None
+    backward: Walk | None
+    refresh: Turn | None
+    close: Turn | None
+    valid: str
+    window: int = 0
+    tails: tuple[str, ...] = ()

@@ -1,0 +1,75 @@
+"""The last tokens of a memory that learns from a window: aged inputs, and tails from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def aged(
+    leaves: Mapping[str, Tensor],
+    tails: Mapping[str, Tensor],
+    width: int,
+    cu_seqlens: Tensor | None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Every leaf as it was 1 … width - 1 tokens ago, and the tails after the call.
+
+    leaves  [B, T, H, *axes] by name
+    tails   [N, width - 1, H, *axes], oldest first; a slot whose leaves are all zero was never written
+
+    Returns ``name_past1`` … [B, T, H, *axes] with ``written_past1`` … [B, T, H], and the new tails.
+    """
+    lead = next(iter(leaves.values()))
+    batch, tokens, heads = lead.shape[:3]
+    row, place, starts, lengths = _places(batch, tokens, cu_seqlens, lead.device)
+    past: dict[str, Tensor] = {}
+    for age in range(1, width):
+        there = torch.zeros(batch, tokens, dtype=torch.bool, device=lead.device)
+        for name, x in leaves.items():
+            moved = _moved(x, tails[name].to(x.dtype), row, place, age, width)
+            past[f"{name}_past{age}"] = moved
+            there |= (moved != 0).flatten(2).any(2)
+        past[f"written_past{age}"] = there.to(lead.dtype)[..., None].expand(-1, -1, heads)
+    kept = {
+        name: _last(x, tails[name].to(x.dtype), starts, lengths, width)
+        for name, x in leaves.items()
+    }
+    return past, kept
+
+
+def _places(
+    batch: int, tokens: int, cu_seqlens: Tensor | None, device: torch.device
+) -> tuple[Tensor, Tensor, Sequence[int], Sequence[int]]:
+    """For each token its sequence and its place in it; the start and length of each sequence."""
+    if cu_seqlens is None:
+        row = torch.arange(batch, device=device)[:, None].expand(-1, tokens)
+        place = torch.arange(tokens, device=device).expand(batch, -1)
+        return row, place, [n * tokens for n in range(batch)], [tokens] * batch
+    bounds = cu_seqlens.to(device=device, dtype=torch.int64)
+    lengths = bounds.diff()
+    row = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)[None]
+    place = torch.arange(tokens, device=device)[None] - bounds[:-1][row]
+    return row, place, bounds[:-1].tolist(), lengths.tolist()
+
+
+def _moved(x: Tensor, tail: Tensor, row: Tensor, place: Tensor, age: int, width: int) -> Tensor:
+    """``x`` as it was ``age`` tokens ago: from this call, or from the tail before it."""
+    batch, tokens = x.shape[:2]
+    flat = torch.cat([x.flatten(0, 1), tail.flatten(0, 1)])
+    here = torch.arange(batch * tokens, device=x.device).reshape(batch, tokens)
+    before = batch * tokens + row * (width - 1) + (width - 1) + place - age
+    return flat[torch.where(place >= age, here - age, before)]
+
+
+def _last(
+    x: Tensor, tail: Tensor, starts: Sequence[int], lengths: Sequence[int], width: int
+) -> Tensor:
+    """The last width - 1 tokens of each sequence."""
+    flat = x.flatten(0, 1)
+    rows = []
+    for n, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        joined = torch.cat([tail[n], flat[start : start + length]])
+        rows.append(joined[len(joined) - (width - 1) :])
+    return torch.stack(rows)

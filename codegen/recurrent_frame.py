@@ -140,8 +140,9 @@ def given_shapes(plan: RecurrentPlan, names: Names) -> list[Line]:
     feeds = {f.name: f.of for f in plan.rule.model.feeds}
     lines = []
     for x in plan.tokens:
-        span = spans.get(feeds[x.name])
-        lines.append((names.of[x], shape("T, H", x.axes), cite(span) if span else ""))
+        span = spans.get(feeds.get(x.name, ""))
+        said = cite(span) if span else "" if x.name in feeds else "of an earlier token"
+        lines.append((names.of[x], shape("T, H", x.axes), said))
     for x in plan.constants:
         lines.append((names.of[x], shape("H", x.axes), "the same for every token"))
     return lines

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from miras_dsl.ir import Input
 
+from .model import tails_of
 from .names import cite, snake
 from .recurrent_back import backward
 from .recurrent_frame import Variable, frame, given_shapes, names_of, shape, taken, targets, turn
@@ -103,6 +104,8 @@ def _table(plan: RecurrentPlan) -> str:
         f"    late_decay={late},\n"
         f"    block={plan.block},\n"
         f"    micro={plan.micro},\n"
+        f"    window={rule.model.algorithm.window[0] if rule.model.algorithm.window else 0},\n"
+        f"    tails={_quoted(tails_of(rule.model.spec))},\n"
         f"    split={plan.split},\n"
         ")\n"
     )

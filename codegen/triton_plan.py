@@ -106,9 +106,9 @@ def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
     programs = [(step, back), *(turn for turn in (refresh, close) if turn)]
     inputs = list(dict.fromkeys(x for forward, _ in programs for x in forward.inputs))
     tokens = [x for x in inputs if x.kind == "token" and x.name != POSITION]
-    # The first token sets the type of the answers: a token before any gate.
+    # The first token sets the type of the answers: a token before any gate, earlier tokens last.
     feeds = [feed.name for feed in rule.model.feeds]
-    tokens.sort(key=lambda x: feeds.index(x.name))
+    tokens.sort(key=lambda x: feeds.index(x.name) if x.name in feeds else len(feeds))
     why, partial = "", frozenset[str]()
     for forward, _ in programs:
         why = why or _coupling(forward)

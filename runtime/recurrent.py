@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .interpreter import interpreting, repair
+from .window import aged
 
 WARPS = 8
 """Warps of a program where the rule lets the value axis be shared out; else up to twice as many."""
@@ -28,6 +29,7 @@ class Recurrence:
     late_decay  they act in the last of these steps, not in the first
     block       tokens of a block, 0 where there are none
     micro       steps that one token takes
+    window      tokens that a step learns from, 0 for its own only; tails: what it needs of them
     split       programs share out the value axis in blocks
     """
 
@@ -42,6 +44,8 @@ class Recurrence:
     late_decay: bool
     block: int
     micro: int
+    window: int
+    tails: tuple[str, ...]
     split: bool
 
 
@@ -77,6 +81,8 @@ def recurrent(
     rows = batch if cu_seqlens is None else len(cu_seqlens) - 1
     place = state["position"] if kernels.block else None
     given = _each_token(kernels, inputs, state, cu_seqlens, (batch, time, heads))
+    past, kept = _window(kernels, inputs, state, cu_seqlens)
+    given |= past
     tokens = [_substeps(kernels, name, len(axes), given[name]) for name, axes in kernels.tokens]
     constants = [inputs[name].float() for name, _ in kernels.constants]
     states = [state[name].float() for name, _ in kernels.states]
@@ -91,7 +97,21 @@ def recurrent(
     if place is not None:
         taken: Any = time if cu_seqlens is None else cu_seqlens.diff().to(place.dtype)
         after["position"] = (place + taken) % kernels.block
-    return y, {**state, **after}
+    return y, {**state, **after, **kept}
+
+
+def _window(
+    kernels: Recurrence,
+    inputs: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    cu_seqlens: Tensor | None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What each token needs of the tokens before it, and the tails that the next call needs."""
+    if not kernels.window:
+        return {}, {}
+    tails = {name: state[f"window.{name}"] for name in kernels.tails}
+    past, kept = aged({n: inputs[n] for n in tails}, tails, kernels.window, cu_seqlens)
+    return past, {f"window.{name}": tail.float() for name, tail in kept.items()}
 
 
 def _each_token(

@@ -65,7 +65,29 @@ memory Scaled(dk, dv) {                      # early steps of a block are larger
   gates        { eta = sigmoid(linear(x)) / 4 }
 }
 """
+WINDOW = """
+memory Window(dk, dv) {                      # each step learns from the last three tokens
+  architecture W: matrix[value, key]
+  bias         l2
+  retention    l2(alpha)
+  algorithm    gd(eta), window(3, mu), exact
+  order        predict, decay, write, read
+  gates        { alpha = sigmoid(linear(x))   eta = sigmoid(linear(x)) / 4
+                 mu = sigmoid(linear(x)) }
+}
+"""
+RESET = """
+memory Reset(dk, dv) {                       # empty again after every five tokens
+  architecture W: matrix[value, key]
+  bias         dot
+  retention    l2(alpha)
+  algorithm    gd(1), exact, reset(5)
+  order        decay, write, read
+  gates        { alpha[key] = sigmoid(linear(x)) }
+}
+"""
 EXTRA = {
     "huber": HUBER, "simplex": SIMPLEX, "sweeps": SWEEPS,
     "bounded": BOUNDED, "pairs": PAIRS, "scaled": SCALED,
+    "window": WINDOW, "reset": RESET,
 }

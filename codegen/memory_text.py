@@ -27,6 +27,7 @@ from .model import tails_of
 from .names import cite, snake
 from .render import render
 from .schedule import Part, schedule, source
+from .spans import factored, logarithms_of, spans
 from .torch_code import Names, TorchText, body_nodes, inlined, plain, shape_comment, wish
 from .update import UpdateRule
 from .wrap import names as wrapped_names
@@ -191,9 +192,14 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
     name = snake(rule.name)
     bodies: list[Function] = []
     forward = backward = None
+    evidence = (rule.obstacle,)
     if form is not None:
-        forward = _Section(name, bodies).walk(form.program)
-        backward = _Section(f"{name}_back", bodies).walk(adjoint(form.program, UNTRAINED))
+        spec, chunk = rule.model.spec, rule.block or TILE
+        known = logarithms_of(spec, rule.feeds)
+        reverse = adjoint(form.program, UNTRAINED)
+        forward = _Section(name, bodies).walk(factored(form.program, known, chunk))
+        backward = _Section(f"{name}_back", bodies).walk(factored(reverse, known, chunk))
+        evidence = (*form.evidence, *map(str, spans(form.program, spec, rule.feeds, chunk)))
     step = straight(f"{name}_token", "one token", rule.program.results, bodies)
     turns = [
         _turn(f"{name}_refresh", "what a new block starts from", rule, rule.refresh, bodies),
@@ -211,7 +217,7 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
             "wrap": wrapped_names,
             "constant": f"_{name}",
             "family": form.family if form else "token by token",
-            "evidence": form.evidence if form else (rule.obstacle,),
+            "evidence": evidence,
             "bodies": bodies,
             "forward": forward,
             "backward": backward,
@@ -224,6 +230,8 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None) -> str:
             "block": rule.block,
             "micro": rule.micro,
             "once": _once(rule),
+            "decay_at": _step_of(rule, "decay"),
+            "read_at": _step_of(rule, "read"),
             "valid": VALID.name,
             "window": rule.model.algorithm.window[0] if rule.model.algorithm.window else 0,
             "tails": tails_of(rule.model.spec),
@@ -240,6 +248,13 @@ def law_of(rule: UpdateRule) -> list[str]:
 
 def _arguments(feeds: Sequence[Feed]) -> list[str]:
     return [f.name for f in feeds]
+
+
+def _step_of(rule: UpdateRule, event: str) -> int:
+    """Of a token's several steps, the one with an event that happens once: before a write, the first."""
+    order = rule.model.order
+    early = event in order and order.index(event) < order.index("write")
+    return 0 if early else rule.micro - 1
 
 
 def _once(rule: UpdateRule) -> tuple[str, ...]:

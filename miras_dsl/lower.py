@@ -184,7 +184,7 @@ def orthogonal(x: Node, steps: object) -> Node:
     row, column = x.axes
     twin = f"{row}~"
     length = norm(x, x.axes, sp.Integer(2))
-    x = x * pointwise(1 / scalars.larger(X, sp.Float("1e-7")), length)
+    x = x * pointwise(1 / scalars.larger(X, EPSILON), length)
     first, second, third = QUINTIC
     for _ in range(int(str(steps))):
         gram = contract(x, rename(x, {row: twin}), (column,))

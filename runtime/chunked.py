@@ -104,7 +104,7 @@ class Prepared:
         """[chunks, rows, chunk, *axes] -> [B, T, H, *axes], one per token."""
         flat = self.layout.gather_back(y)
         micro = self.memory.micro
-        return (flat[:, micro - 1 :: micro] if micro > 1 else flat).to(self.out)
+        return (flat[:, self.memory.read_at :: micro] if micro > 1 else flat).to(self.out)
 
     def empty_answer(self) -> Tensor:
         """The answer to no tokens."""
@@ -211,8 +211,9 @@ def micro_steps(memory: Memory, feed: Feed, x: Tensor) -> Tensor:
     if x.dim() - 3 > len(feed.axes):
         return x.movedim(3, 2).flatten(1, 2)
     if feed.name in memory.once:
-        blank = torch.zeros_like(x).unsqueeze(2).expand(-1, -1, memory.micro - 1, *x.shape[2:])
-        return torch.cat([x.unsqueeze(2), blank], 2).flatten(1, 2)
+        blank = torch.zeros_like(x)
+        steps = [x if n == memory.decay_at else blank for n in range(memory.micro)]
+        return torch.stack(steps, 2).flatten(1, 2)
     return x.repeat_interleave(memory.micro, 1)
 
 

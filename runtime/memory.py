@@ -70,7 +70,8 @@ class Memory:
     chunk    tokens of a chunk: the block of an anchored rule, else free
     block    tokens between refreshes; 0: none
     micro    steps that one token takes
-    once     logarithms of decays that act on the first of these steps only
+    once     logarithms of decays that act on one of these steps only: ``decay_at``
+    read_at  the step whose answer is the token's
     window   tokens that each step learns from; 0: only its own.  tails: the inputs that it needs again
     refresh  before the first token of a block; close: after its last
     forward  None when the rule has no chunk form: it then runs token by token
@@ -92,3 +93,5 @@ class Memory:
     valid: str
     window: int = 0
     tails: tuple[str, ...] = ()
+    decay_at: int = 0
+    read_at: int = 0

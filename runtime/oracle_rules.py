@@ -128,9 +128,9 @@ def _expect_entropy(spec: MemorySpec, scope: Scope, w: str, dual: Tensor) -> Non
 
 
 def proximal(
-    spec: MemorySpec, scope: Scope, kept: Mapping[str, Tensor], stepped: Mapping[str, Tensor]
+    spec: MemorySpec, scope: Scope, kept: Mapping[str, Tensor], slopes: Mapping[str, Tensor]
 ) -> Weights:
-    """argmin over w of <kept - stepped, w> + penalty(w, kept), element by element."""
+    """argmin over w of <grad, w> + penalty(w, kept), element by element."""
     axes = axes_of(spec)
     assert spec.retention.penalty is not None
     result: Weights = {}
@@ -138,7 +138,7 @@ def proximal(
         inside = scope.with_names({("dual", "w0"): Value(old, axes[w])}, w)
         penalty = _of_weight(spec.retention.penalty, inside, w, axes[w])
         result[w] = minimise(
-            lambda x, pull=old - stepped[w], penalty=penalty: pull * x + penalty(x), old
+            lambda x, pull=slopes[w], penalty=penalty: pull * x + penalty(x), old
         )
     return result
 

@@ -232,7 +232,7 @@ def _written(
     slopes = _slopes(spec, scope, state, base, track)
     weights, carries = rules.follow(spec, scope, course.weights, course.carries, slopes)
     if spec.retention.penalty is not None:
-        weights = rules.proximal(spec, scope, course.weights, weights)
+        weights = rules.proximal(spec, scope, course.weights, slopes)
     duals = course.duals
     if duals:
         duals, _ = rules.follow(spec, scope, duals, course.carries, slopes)

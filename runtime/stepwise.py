@@ -84,8 +84,9 @@ def _sequences(
             else torch.full_like(values[s.word], x)
             for s in memory.states
         }
-        if (t + 1) % memory.micro == 0:
+        if t % memory.micro == memory.read_at:
             answers.append(made["y"])
+        if (t + 1) % memory.micro == 0:
             if position is not None:
                 position = (position + 1) % block
                 values = _turned(memory, memory.close, values, here, position == 0, size)

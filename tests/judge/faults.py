@@ -33,7 +33,7 @@ memory {name}(dk, dv) {{
   retention    l2(alpha)
   algorithm    {algorithm}
   order        {order}
-  gates        {{ alpha{axes} = 0.5 + 0.5 * sigmoid(linear(x))   {gates} }}
+  gates        {{ alpha = 0.5 + 0.5 * sigmoid(linear(x))   {gates} }}
 }}
 """
 NETWORK = """
@@ -55,7 +55,6 @@ def _matrix(name: str, **given: str) -> str:
         "bias": "l2",
         "algorithm": "gd(eta), exact",
         "order": "decay, predict, write, read",
-        "axes": "",
         "gates": ETA,
     }
     return MATRIX.format(name=name, **(usual | given))
@@ -79,14 +78,16 @@ memory PlainSum(dk, dv) {
   order        write, read
 }
 """,
-    "channels": _matrix(
-        "Channels",
-        bias="dot",
-        algorithm="gd(1), exact",
-        order="decay, write, read",
-        axes="[key]",
-        gates="",
-    ),
+    "channels": """
+memory Channels(dk, dv) {
+  architecture W: matrix[value, key]
+  bias         dot
+  retention    l2(alpha)
+  algorithm    gd(1), exact
+  order        decay, write, read
+  gates        { alpha[key] = 0.01 + 0.99 * sigmoid(linear(x)) }
+}
+""",
     "delta": _matrix("Delta"),
     "late decay": _matrix("LateDecay", order="predict, decay, write, read"),
     "pairs": """
@@ -107,7 +108,7 @@ memory Rows(dk, dv) {
   retention    l2(alpha)
   algorithm    gd(eta), exact
   order        predict, decay, write, read
-  gates        { alpha[value] = 0.5 + 0.5 * sigmoid(linear(x))   eta[value] = sigmoid(linear(x)) }
+  gates        { alpha[value] = 0.01 + 0.99 * sigmoid(linear(x))   eta[value] = sigmoid(linear(x)) }
 }
 """,
     "momentum": _matrix(

@@ -138,15 +138,15 @@ def _(patch: Patch) -> None:
     patch.setattr(Paths, "logs", twice)
 
 
-@fault("momentum", "the momentum does not reach the weight")
+@fault("momentum", "half of the momentum does not reach the weight")
 def _(patch: Patch) -> None:
     made = Paths._coupling
 
-    def uncoupled(self: Paths, state: Input) -> Any:
+    def halved(self: Paths, state: Input) -> Any:
         firsts, dense = made(self, state)
         return {first: x * 0.5 for first, x in firsts.items()}, dense
 
-    patch.setattr(Paths, "_coupling", uncoupled)
+    patch.setattr(Paths, "_coupling", halved)
 
 
 @fault("momentum", "a prediction sees the weight after its own token")

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime import chunked, stepwise, tiles
-from miras_dsl.runtime.chunked import Prepared, Walked
+from miras_dsl.runtime import chunked, stepwise, tiles, walk
+from miras_dsl.runtime.chunked import Prepared
 from miras_dsl.runtime.layout import Layout
+from miras_dsl.runtime.walk import Walked
 from tests.judge.faults import Patch, fault
 
 # ------------------------------------------------------------ layout
@@ -106,7 +107,7 @@ def _(patch: Patch) -> None:
 
 @fault("network", "the reverse walk passes a refreshed anchor by")
 def _(patch: Patch) -> None:
-    patch.setattr(chunked, "_turned_back", lambda m, t, v, b, states, *rest: (states, {}))
+    patch.setattr(walk, "_turned_back", lambda m, t, v, b, states, *rest: (states, {}))
 
 
 @fault("scaled", "a block is not closed")

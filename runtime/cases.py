@@ -63,7 +63,7 @@ def covering(chunk: int = 64, longest: int = 130) -> tuple[Case, ...]:
         Case("packed", (0, 1, half, c + 1, 2), (16, 16), packed=True, warm=True, keys=0.5),
         Case("size one", (min(63, c + 2),), (1, 1), warm=True, keys=0.0, strided=True),
         Case("two tokens, zero keys", (2,) * 2, (128, 100), warm=True, keys=None),
-        Case("one token", (1,), (100, 128), keys=0.0, gates=1.0),
+        Case("one token", (1,) * 4, (100, 128), keys=0.0, gates=1.0),
     )
 
 

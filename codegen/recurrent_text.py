@@ -88,8 +88,6 @@ def _table(plan: RecurrentPlan) -> str:
     rule, name = plan.rule, snake(plan.rule.name)
     gate = getattr(rule.model.retention.decay, "name", None)
     decays = tuple(f.name for f in rule.feeds if f.of == gate and f.log)
-    order = rule.model.order
-    late = "decay" in order and order.index("decay") > order.index("write")
     positions = tuple(f.name for f in rule.feeds if f.kind == "position")
     return (
         f"{recurrence_name(rule)} = Recurrence(\n"
@@ -101,7 +99,8 @@ def _table(plan: RecurrentPlan) -> str:
         f"    states={_pairs(plan.states)},\n"
         f"    positions={_quoted(positions)},\n"
         f"    decays={_quoted(decays)},\n"
-        f"    late_decay={late},\n"
+        f"    decay_at={_step_of(rule, 'decay')},\n"
+        f"    read_at={_step_of(rule, 'read')},\n"
         f"    block={plan.block},\n"
         f"    micro={plan.micro},\n"
         f"    window={rule.model.algorithm.window[0] if rule.model.algorithm.window else 0},\n"
@@ -109,6 +108,13 @@ def _table(plan: RecurrentPlan) -> str:
         f"    split={plan.split},\n"
         ")\n"
     )
+
+
+def _step_of(rule: UpdateRule, event: str) -> int:
+    """Which of a token's steps an event belongs to: the first if it comes before the write."""
+    order = rule.model.order
+    late = event in order and order.index(event) > order.index("write")
+    return rule.micro - 1 if late else 0
 
 
 def _pairs(inputs: Iterable[Input]) -> str:

@@ -25,8 +25,8 @@ class Recurrence:
 
     tokens, constants, states  (name, axes) in the order of the kernels' parameters
     positions   tokens that are given once for each place of a block, [H, block]
-    decays      logarithms that act once per token, however many steps it takes
-    late_decay  they act in the last of these steps, not in the first
+    decays      logarithms that act once per token, in the step ``decay_at`` of those it takes
+    read_at     the step whose answer is the token's
     block       tokens of a block, 0 where there are none
     micro       steps that one token takes
     window      tokens that a step learns from, 0 for its own only; tails: what it needs of them
@@ -41,7 +41,8 @@ class Recurrence:
     states: Named
     positions: tuple[str, ...]
     decays: tuple[str, ...]
-    late_decay: bool
+    decay_at: int
+    read_at: int
     block: int
     micro: int
     window: int
@@ -92,7 +93,7 @@ def recurrent(
     steps = None if place is None else place.to(torch.int64) * kernels.micro
     call = Call(kernels, offsets, steps, rows, keep, values)
     y, *ends = _Recurrent.apply(call, *tensors)  # type: ignore[misc]
-    y = y.unflatten(1, (time, kernels.micro))[:, :, -1] if kernels.micro > 1 else y
+    y = y.unflatten(1, (time, kernels.micro))[:, :, kernels.read_at] if kernels.micro > 1 else y
     after = {name: end for (name, _), end in zip(kernels.states, ends, strict=True)}
     if place is not None:
         taken: Any = time if cu_seqlens is None else cu_seqlens.diff().to(place.dtype)
@@ -145,9 +146,9 @@ def _substeps(kernels: Recurrence, name: str, axes: int, x: Tensor) -> Tensor:
     if x.dim() == 3 + axes + 1:
         return x.movedim(3, 2).flatten(1, 2)
     if name in kernels.decays:
-        still = torch.zeros_like(x).unsqueeze(2).expand(*x.shape[:2], n - 1, *x.shape[2:])
-        acts = x.unsqueeze(2)
-        return torch.cat([still, acts] if kernels.late_decay else [acts, still], 2).flatten(1, 2)
+        still = torch.zeros_like(x)
+        steps = [x if step == kernels.decay_at else still for step in range(n)]
+        return torch.stack(steps, 2).flatten(1, 2)
     return x.repeat_interleave(n, 1)
 
 

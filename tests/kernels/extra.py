@@ -86,8 +86,18 @@ memory Reset(dk, dv) {                       # empty again after every five toke
   gates        { alpha[key] = sigmoid(linear(x)) }
 }
 """
+EARLY = """
+memory Early(dk, dv) {                       # two steps a token, and the answer before them
+  architecture W: matrix[value, key]
+  bias         l2
+  retention    l2(alpha)
+  algorithm    gd(eta), steps(2), exact
+  order        decay, read, predict, write
+  gates        { alpha = sigmoid(linear(x))   eta = sigmoid(linear(x)) }
+}
+"""
 EXTRA = {
     "huber": HUBER, "simplex": SIMPLEX, "sweeps": SWEEPS,
     "bounded": BOUNDED, "pairs": PAIRS, "scaled": SCALED,
-    "window": WINDOW, "reset": RESET,
+    "window": WINDOW, "reset": RESET, "early": EARLY,
 }

@@ -47,7 +47,7 @@ def test_the_first_state_and_its_token_are_named(grows):
 def test_the_environment_switches_it_on(grows, monkeypatch):
     """MIRAS_DEBUG=1, as one types it before a command."""
     monkeypatch.setenv("MIRAS_DEBUG", "1")
-    with pytest.raises(NotFinite, match="after token [2-5] of sequence [01]"):
+    with pytest.raises(NotFinite, match=r"after token [2-5] of sequence [01]"):
         grows(torch.randn(2, 12, 8))
     monkeypatch.setenv("MIRAS_DEBUG", "0")
     grows(torch.randn(2, 12, 8))

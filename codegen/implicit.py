@@ -20,7 +20,7 @@ class NoImplicitStep(Refused):
     """Why the exact step has no formula."""
 
     code = "M0610"
-    help = "leave `implicit` out, or take a bias with an affine gradient such as `l2`"
+    help = "leave `implicit` out, or take a bias with an affine gradient such as `sum(r^2)`"
 
 
 def solved_implicitly(

@@ -178,7 +178,7 @@ def input_name(name: str, spec: MemorySpec) -> str:
     the name of a state, a cotangent or something else that generated code has."""
     owners = [*(s.name for s in spec.states), *spec.algorithm.carry]
     owners += [g.name for g in spec.gates if "row" in g.axes]
-    meant = name in WORDS or name.startswith(("in_", "log_", "d_", "open_"))
+    meant = name in WORDS or name.startswith(("in_", "log_", "d_", "open_")) or "_past" in name
     return f"in_{name}" if meant or any(name.startswith(f"{o}_") for o in owners) else name
 
 

@@ -13,7 +13,7 @@ import ast
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sympy as sp
 
@@ -68,7 +68,7 @@ def stage_digests(memory: CompiledMemory) -> dict[str, str]:
     model, rule, form = memory.model, memory.rule, memory.form
     model_roots = [*(node for _, node in model.gradients), model.answer]
     turns = [node for _, node in (*rule.refresh, *rule.close)]
-    found = dict.fromkeys(STAGES, "")
+    found: dict[str, str] = dict.fromkeys(STAGES, "")
     found["spec"] = _sha(_Anonymous().spec(memory.spec))
     found["model"] = _sha(_Anonymous().nodes(model_roots))
     names = _Anonymous()
@@ -145,7 +145,7 @@ class _Anonymous:
         for f in fields(value):  # type: ignore[arg-type]
             if f.name in ("span", "doc"):
                 continue
-            held = instead.get(f.name, getattr(value, f.name))
+            held: Any = instead.get(f.name, getattr(value, f.name))
             match f.name:
                 case "carry":
                     held = [self.name("carry", name) for name in held]

@@ -208,7 +208,7 @@ def nodes(kind: type[N], change: Callable[[N], Node]) -> Callable[[Program], Pro
 
     def rewrite(program: Program) -> Program:
         found = [n for n in postorder(n for _, n in program.results) if isinstance(n, kind)]
-        exchange = {n: m for n in found if (m := change(n)) is not n}
+        exchange: dict[Node, Node] = {n: m for n in found if (m := change(n)) is not n}
         assert exchange, f"no {kind.__name__} to change"
         names = [name for name, _ in program.results]
         new = exchange_nodes([n for _, n in program.results], exchange)

@@ -158,7 +158,7 @@ def _(patch: Patch) -> None:
 
 @fault("network", "a constant learns from the first chunk only")
 def _(patch: Patch) -> None:
-    made = chunked._total
+    made: Any = chunked._total
 
     def first(walked: Walked, name: str, like: Tensor) -> Tensor | None:
         found = walked.results.get(f"d_{name}")
@@ -203,7 +203,7 @@ def _(patch: Patch) -> None:
 
 @fault("rows", "a gated sum is applied transposed")
 def _(patch: Patch) -> None:
-    made = tiles.gated_apply
+    made: Any = tiles.gated_apply
 
     def turned(*arguments: Any) -> Tensor:
         *given, strict, transposed = arguments[:6]
@@ -226,7 +226,7 @@ def _(patch: Patch) -> None:
 
 @fault("momentum", "rows are substituted from the last to the first")
 def _(patch: Patch) -> None:
-    made = tiles.substitute
+    made: Any = tiles.substitute
 
     def backwards(*arguments: Any) -> Tensor:
         *given, reverse, size = arguments

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import sympy as sp
 
 from miras_dsl.check import read
 from miras_dsl.codegen.chunk import VALID
@@ -50,7 +51,10 @@ def extents(rule: UpdateRule) -> dict[str, int]:
     """The size of every axis of a rule."""
     spec = rule.model.spec
     given = {name: SIZES.get(name, default or 4) for name, default in spec.params}
-    return {axis: int(size.subs(given)) for axis, size in spec.sizes}
+    return {
+        axis: int(size.xreplace({s: sp.Integer(given[str(s)]) for s in size.free_symbols}))
+        for axis, size in spec.sizes
+    }
 
 
 def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
@@ -78,13 +82,11 @@ def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
 
 
 def environment(
-    inputs: Mapping[str, Input], values: Arrays, states: Arrays, here: object
+    inputs: Mapping[str, Input], values: Arrays, states: Arrays, here: int | slice
 ) -> dict[Input, Array]:
     """Values of the inputs: tokens at ``here``, states as they are now."""
-    return {
-        x: values[name][here] if x.kind == "token" else states.get(name, values.get(name))
-        for name, x in inputs.items()
-    }
+    known = values | states
+    return {x: known[n][here] if x.kind == "token" else known[n] for n, x in inputs.items()}
 
 
 def turned(

@@ -9,7 +9,16 @@ from miras_dsl.codegen.chunk import UNTRAINED, VALID
 from miras_dsl.codegen.differentiate import adjoint
 from miras_dsl.codegen.model import POSITION
 from miras_dsl.ir import Inverse, Node, Program, Substitute, postorder
-from tests.meaning.derived import BLOCK, Arrays, compiled, shipped, values_of, walk, walk_back
+from tests.meaning.derived import (
+    BLOCK,
+    Arrays,
+    compiled,
+    of_text,
+    shipped,
+    values_of,
+    walk,
+    walk_back,
+)
 
 FAMILIES = {
     "LinearAttention": "additive",
@@ -105,3 +114,27 @@ def test_adjoint_equals_differences(name: str) -> None:
         slope = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)
         assert abs((gradient * along).sum() - slope) < 1e-6 * max(1.0, abs(slope)), x
         assert np.abs(gradient).max() > 1e-6, f"{x} is not tested"
+
+
+SHIFTS = """
+memory Shifts(d) {
+  architecture mlp(hidden = 3, activation = tanh, bias, residual)
+  bias         huber(1 / 2)
+  retention    l2(alpha)
+  algorithm    momentum(eta, mu), anchored(64, sweeps = 3)
+  order        predict, decay, write, read
+  gates        { alpha, eta, mu = sigmoid(linear(x)) }
+}
+"""
+
+
+def test_vector_states_that_bend_their_own_update() -> None:
+    """A shift enters the error and so its own step: that is a write, and no decay."""
+    memory = of_text(SHIFTS)
+    assert memory.form is not None and memory.family == "sweeps", memory.obstacle
+    values = values_of(memory.rule, BLOCK + 4)
+    y, states, _ = walk(memory.rule, memory.rule.program, values, 0, BLOCK)
+    found, after, _ = walk(memory.rule, memory.form.program, values, 7, BLOCK)
+    np.testing.assert_allclose(found, y, rtol=1e-11, atol=1e-11)
+    for state, x in states.items():
+        np.testing.assert_allclose(after[state], x, rtol=1e-11, atol=1e-11, err_msg=state)

@@ -52,7 +52,7 @@ def extents(rule: UpdateRule) -> dict[str, int]:
     spec = rule.model.spec
     given = {name: SIZES.get(name, default or 4) for name, default in spec.params}
     return {
-        axis: int(size.xreplace({s: sp.Integer(given[str(s)]) for s in size.free_symbols}))
+        axis: int(str(size.xreplace({s: sp.Integer(given[str(s)]) for s in size.free_symbols})))
         for axis, size in spec.sizes
     }
 

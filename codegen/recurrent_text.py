@@ -34,7 +34,7 @@ def recurrent_module(rule: UpdateRule) -> str:
 
 def recurrence_name(rule: UpdateRule) -> str:
     """The name under which a module has a rule's `Recurrence`."""
-    return snake(rule.name).upper()
+    return f"{snake(rule.name)}_kernels"
 
 
 def recurrent_text(rule: UpdateRule) -> str:

@@ -31,8 +31,10 @@ from .digest import digest_of
 from .memory_text import TILE, memory_text
 from .model import model_of, tails_of
 from .module_plan import import_lines, layer_text, model_text, module_text
+from .recurrent_text import recurrence_name, recurrent_text
 from .refused import Refused
 from .schedule import Schedule, schedule
+from .triton_plan import obstacle as kernel_obstacle
 from .update import UpdateRule, update_of
 from .wrap import prose
 
@@ -90,8 +92,8 @@ class RenderedModule:
     memories: dict[str, CompiledMemory]
 
 
-def compile_memory(spec: MemorySpec) -> CompiledMemory:
-    """Stages 3 to 8 of one memory.
+def compile_memory(spec: MemorySpec, kernels: bool = False) -> CompiledMemory:
+    """Stages 3 to 8 of one memory; ``kernels`` adds its Triton kernels, where a rule has them.
 
     Raises SpecErrors when the rule has no meaning, although it is well formed: a potential without
     a link, a penalty or an implicit step without a formula.
@@ -111,13 +113,20 @@ def compile_memory(spec: MemorySpec) -> CompiledMemory:
     if form is not None:
         reverse = adjoint(form.program, UNTRAINED)
         forward, backward = schedule(form.program), schedule(reverse)
-    text = memory_text(rule, form)
+    launched = kernels and not kernel_obstacle(rule)
+    text = memory_text(rule, form, recurrence_name(rule) if launched else "")
+    if launched:
+        text = f"{recurrent_text(rule)}\n\n{text}"
     return CompiledMemory(spec, model, rule, form, reverse, forward, backward, obstacle, text)
 
 
-def compile_file(spec: FileSpec) -> RenderedModule:
-    """A whole file: every memory, layer and model in it."""
-    memories = {name: compile_memory(memory) for name, memory in spec.memories.items()}
+def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:
+    """A whole file: every memory, layer and model in it.
+
+    kernels  the text also holds token-by-token Triton kernels, which a CUDA device then decodes and
+             prefills with
+    """
+    memories = {name: compile_memory(memory, kernels) for name, memory in spec.memories.items()}
     parts = [compiled.text for compiled in memories.values()]
     parts += [module_text(m.spec, m.feeds, m.weights, tails_of(m.spec)) for m in memories.values()]
     parts += [layer_text(layer) for layer in spec.layers.values()]

@@ -80,7 +80,7 @@ def load(path_or_text: str | PathLike[str] | Source) -> Library:
 @lru_cache(maxsize=32)
 def _load(source: Source) -> Library:
     spec = read(source)
-    rendered = compile_file(spec)
+    rendered = compile_file(spec, kernels=torch.cuda.is_available())
     path = cache.put(rendered.text)
     module = cache.import_module(path)
     names = (*spec.memories, *spec.layers, *spec.models)

@@ -152,6 +152,16 @@ def _substeps(kernels: Recurrence, name: str, axes: int, x: Tensor) -> Tensor:
     return x.repeat_interleave(n, 1)
 
 
+def wanted(feeds: Mapping[str, Tensor]) -> bool:
+    """Whether a call goes to the kernels: on a CUDA device, where no gradient is asked for.
+
+    Training takes the chunk form, which does a chunk's tokens in a few products.
+    """
+    on_device = any(x.is_cuda for x in feeds.values())
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in feeds.values())
+    return on_device and not learning
+
+
 def launch_of(
     kernels: Recurrence, sizes: Mapping[str, int], time: int, values: int | None = None
 ) -> Launch:

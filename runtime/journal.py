@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
+
+from miras_dsl.failures import Unusable
 
 Row = dict[str, object]
 
@@ -24,12 +27,19 @@ class Journal:
         aside = path.with_suffix(".aside")
         aside.write_text("".join(_line(row) for row in rows), encoding="utf-8")
         os.replace(aside, path)
+        self.path = path
         self.file: TextIO = path.open("a", encoding="utf-8")
 
     def append(self, row: Row) -> None:
-        """Write one row; it must hold its `step`."""
-        self.file.write(_line(row))
-        self.file.flush()
+        """Write one row; it must hold its `step`.  Raises Unusable where it cannot be written."""
+        try:
+            self.file.write(_line(row))
+            self.file.flush()
+        except OSError as error:
+            raise Unusable(
+                f"the log {self.path} could not be written at step {row['step']}: "
+                f"{error.strerror}; make room and go on with --resume"
+            ) from error
 
     def settle(self) -> None:
         """Wait until what was written would survive a power cut."""
@@ -44,7 +54,9 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.file.close()
+        # After a failure closing would try to write what is left, and hide the reason.
+        with suppress(OSError) if error is not None else nullcontext():
+            self.file.close()
 
 
 def read(path: Path) -> list[Row]:

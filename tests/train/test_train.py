@@ -17,6 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from miras_dsl.failures import Unusable
 from miras_dsl.runtime import checkpoint, journal
 from miras_dsl.runtime.train import (
     TrainConfig,
@@ -127,6 +128,16 @@ def test_a_damaged_line_in_the_middle_is_told(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
     with pytest.raises(ValueError, match="line 2"):
         journal.read(tmp_path / "log.jsonl")
+
+
+def test_a_full_disk_stops_the_log_with_a_sentence(tmp_path):
+    """Not a traceback: which file, which step, what to do."""
+    with journal.Journal(tmp_path / "log.jsonl") as log:
+        log.append({"step": 1, "bits": 1.0})
+        log.file = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
+        with pytest.raises(Unusable, match=r"log\.jsonl could not be written at step 2: No space"):
+            log.append({"step": 2, "bits": 1.0})
+    assert [r["step"] for r in journal.read(tmp_path / "log.jsonl")] == [1]
 
 
 def test_the_rate_warms_up_and_falls():

@@ -132,11 +132,11 @@ def test_a_damaged_line_in_the_middle_is_told(tmp_path):
 
 def test_a_full_disk_stops_the_log_with_a_sentence(tmp_path):
     """Not a traceback: which file, which step, what to do."""
-    with journal.Journal(tmp_path / "log.jsonl") as log:
+    sentence = r"log\.jsonl could not be written at step 2: No space"
+    with pytest.raises(Unusable, match=sentence), journal.Journal(tmp_path / "log.jsonl") as log:
         log.append({"step": 1, "bits": 1.0})
         log.file = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
-        with pytest.raises(Unusable, match=r"log\.jsonl could not be written at step 2: No space"):
-            log.append({"step": 2, "bits": 1.0})
+        log.append({"step": 2, "bits": 1.0})
     assert [r["step"] for r in journal.read(tmp_path / "log.jsonl")] == [1]
 
 

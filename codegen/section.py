@@ -17,6 +17,7 @@ from miras_dsl.ir import (
     postorder,
 )
 
+from .careful import normalised
 from .logs import logarithms
 from .schedule import Part, schedule, source
 from .text_names import Names, plain, shape_comment, wish
@@ -59,10 +60,12 @@ class Section:
         self.names = Names()
         self.body_names: dict[Substitute, str] = {}
         self.logs: set[Node] = set()
+        self.careful: set[Node] = set()
 
     def walk(self, program: Program) -> Walk:
         cut = schedule(program)
-        self.logs = logarithms(postorder(node for _, node in program.results), ())
+        order = postorder(node for _, node in program.results)
+        self.logs, self.careful = logarithms(order, ()), normalised(order)
         results = {source(node): name for name, node in program.results}
         nodes: list[Node] = []
         for part in (cut.before, cut.loop, cut.after):
@@ -127,7 +130,9 @@ class Section:
                 continue
             if isinstance(node, Substitute):
                 self.body_names[node] = self._body(node)
-            printer = TorchText(self.names.given, hidden, self.body_names, self.logs)
+            printer = TorchText(
+                self.names.given, hidden, self.body_names, self.logs, self.careful
+            )
             name, shape = self.names.given[node], shape_comment(node.axes)
             if isinstance(node, Map):
                 shared, expression = printer.steps(node, name)

@@ -52,9 +52,11 @@ class TorchText:
         inline: Iterable[Node],
         bodies: Mapping[Substitute, str],
         logs: Iterable[Node] = (),
+        careful: Iterable[Node] = (),
     ):
         self.names = names
         self.logs = set(logs)
+        self.careful = set(careful)
         self.inline = set(inline)
         self.bodies = bodies
 
@@ -201,6 +203,8 @@ class TorchText:
             first, second = (left, right) if node.axes[0] in left.axes else (right, left)
             one = self.ref(first) if first.axes[1] == c else f"{self.ref(first)}.mT"
             two = self.ref(second) if second.axes[0] == c else f"{self.ref(second)}.mT"
+            if node in self.careful:
+                return f"tiles.product({one}, {two}, size)"
             return f"{one} @ {two}"
         table: dict[Axis, str] = {}
         spec = "->".join(

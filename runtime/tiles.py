@@ -30,6 +30,11 @@ def exponential(log: Tensor, size: Size) -> Tensor:
     return torch.exp(log).to(size.dtype)
 
 
+def product(a: Tensor, b: Tensor, size: Size) -> Tensor:
+    """``a @ b`` summed in double precision, in the computing type."""
+    return (a.double() @ b.double()).to(size.dtype)
+
+
 def where(condition: Tensor | float, a: Tensor | float, b: Tensor | float) -> Tensor:
     """``a`` where the condition is not 0, else ``b``."""
     if not isinstance(condition, Tensor):
@@ -224,6 +229,6 @@ def _between(
 
 __all__ = [
     "Size", "above", "apow", "decay", "exponential", "gated_apply", "gated_contract", "inverse_of_one_plus", "inverse_root",
-    "logcosh", "lower", "permute", "put_last", "root", "shift", "softplus", "spow", "spread", "step",
+    "logcosh", "lower", "permute", "product", "put_last", "root", "shift", "softplus", "spow", "spread", "step",
     "substitute", "where",
 ]  # fmt: skip

@@ -35,13 +35,20 @@ def run(
     state       [B, H, *axes] by name, and `position` [B] for rules with blocks
     cu_seqlens  [N + 1] bounds of packed sequences; then B = 1 and states have N rows
 
-    Computes in float32 (float64 if any input is), whatever the inputs are.  Raises ValueError for
-    inputs whose shapes do not fit, in debug mode `debug.NotFinite` for numbers that are not finite.
+    Computes in float32 (float64 if any input is), whatever the inputs are and under autocast too.
+    Raises ValueError for inputs whose shapes do not fit, in debug mode `debug.NotFinite` for numbers
+    that are not finite.
     """
-    y, after = _run(memory, feeds, state, cu_seqlens)
+    with whole_precision(feeds):
+        y, after = _run(memory, feeds, state, cu_seqlens)
     if debug.on():
         debug.require_finite(memory, feeds, state, cu_seqlens, y, after)
     return y, after
+
+
+def whole_precision(feeds: Mapping[str, Tensor]) -> torch.autocast:
+    """No autocast inside a memory: its states and products are as precise as it says."""
+    return torch.autocast(next(iter(feeds.values())).device.type, enabled=False)
 
 
 def _run(
@@ -75,7 +82,8 @@ def run_token(
         f.name: x.unsqueeze(1) if f.kind in ("token", "gate") else x
         for f, x in paired(memory, feeds)
     }
-    y, new = run_stepwise(memory, longer, state, None)
+    with whole_precision(feeds):
+        y, new = run_stepwise(memory, longer, state, None)
     if debug.on():
         debug.require_finite(memory, longer, state, None, y, new)
     return y.squeeze(1), new

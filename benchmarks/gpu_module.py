@@ -35,8 +35,8 @@ SPECS = {
     "titans": "TitansLayer",
 }
 WIDTH, HEADS, TOKENS = 256, 4, 200
-LIMIT = 2e-4
-"""Relative error of a float32 layer on the GPU, products in full precision."""
+FACTOR, FLOOR = 4.0, 1e-5
+"""A GPU result may be so many times as far off as float32 is on the CPU, or by this much."""
 
 
 def miss(x: torch.Tensor, exact: torch.Tensor) -> float:
@@ -44,8 +44,8 @@ def miss(x: torch.Tensor, exact: torch.Tensor) -> float:
     return float((x.double().cpu() - exact).abs().max() / exact.abs().max())
 
 
-def agreement(layer_class: type[torch.nn.Module]) -> dict[str, float]:
-    """A layer on the GPU against the same layer on the CPU in float64."""
+def agreement(layer_class: type[torch.nn.Module]) -> dict[str, list[float]]:
+    """A layer on the GPU against float64 on the CPU: its error, and that of float32 on the CPU."""
     torch.manual_seed(0)
     layer = layer_class(WIDTH, HEADS)
     x = torch.randn(2, TOKENS, WIDTH)
@@ -53,16 +53,20 @@ def agreement(layer_class: type[torch.nn.Module]) -> dict[str, float]:
     double.load_state_dict({name: t.double() for name, t in layer.state_dict().items()})
     exact, _ = double(x.double())
     exact.square().mean().backward()
+    single, _ = layer(x)
+    single.square().mean().backward()
+    here = {"answers": miss(single.detach(), exact.detach()), "gradients": gradients(layer, double)}
+    layer.zero_grad()
     layer = layer.cuda()
-    y, _ = layer(x.cuda())
-    y.square().mean().backward()
-    found = {"training": miss(y.detach(), exact.detach())}
-    gradients = [
-        miss(p.grad, q.grad)
-        for p, q in zip(layer.parameters(), double.parameters(), strict=True)
-        if q.grad is not None and float(q.grad.abs().max()) > 1e-9
-    ]
-    found["gradients"] = max(gradients)
+    found = {}
+    for way in ("on", "off"):
+        os.environ["MIRAS_KERNELS"] = way
+        y, _ = layer(x.cuda())
+        y.square().mean().backward()
+        found[f"answers, kernels {way}"] = [miss(y.detach(), exact.detach()), here["answers"]]
+        found[f"gradients, kernels {way}"] = [gradients(layer, double), here["gradients"]]
+        layer.zero_grad()
+    os.environ["MIRAS_KERNELS"] = "on"
     with torch.no_grad():
         prefill, state = layer(x[:, :-20].cuda())
         decoded = []
@@ -70,8 +74,18 @@ def agreement(layer_class: type[torch.nn.Module]) -> dict[str, float]:
             step, state = layer.step(x[:, t].cuda(), state)
             decoded.append(step)
     joined = torch.cat([prefill, torch.stack(decoded, 1)], 1)
-    found["prefill and decoding"] = miss(joined, exact.detach())
+    found["prefill and decoding"] = [miss(joined, exact.detach()), here["answers"]]
     return found
+
+
+def gradients(layer: torch.nn.Module, double: torch.nn.Module) -> float:
+    """The worst gradient of a parameter."""
+    pairs = zip(layer.parameters(), double.parameters(), strict=True)
+    return max(
+        miss(p.grad, q.grad)
+        for p, q in pairs
+        if q.grad is not None and float(q.grad.abs().max()) > 1e-9
+    )
 
 
 def times(layer_class: type[torch.nn.Module], heads: int = 16, size: int = 64) -> dict[str, float]:
@@ -88,19 +102,14 @@ def times(layer_class: type[torch.nn.Module], heads: int = 16, size: int = 64) -
             y, _ = layer(x)
         y.float().square().mean().backward()
 
-    def chunks() -> None:
-        with torch.enable_grad(), torch.autocast("cuda", torch.bfloat16):
-            layer(x)
-
-    named = {
-        "prefill, kernels": forward,
-        "forward, chunk form": chunks,
-        "training, chunk form": training,
-    }
-    return {
-        name: float(triton.testing.do_bench(f, 50, 200, return_mode="median"))
-        for name, f in named.items()
-    }
+    found = {}
+    for way, kind in (("on", "kernels"), ("off", "chunk form")):
+        os.environ["MIRAS_KERNELS"] = way
+        for name, call in (("forward", forward), ("training", training)):
+            found[f"{name}, {kind}"] = float(
+                triton.testing.do_bench(call, 50, 200, return_mode="median")
+            )
+    return found
 
 
 def main() -> int:
@@ -110,12 +119,12 @@ def main() -> int:
         text = files("miras_dsl.specs").joinpath(f"{name}.mem").read_text(encoding="utf-8")
         layer_class = load(Source(f"{name}.mem", text))[layer_name]
         agreed = agreement(layer_class)
-        good &= all(error < LIMIT for error in agreed.values())
+        good &= all(e <= max(FACTOR * base, FLOOR) for e, base in agreed.values())
         row = {"spec": name, "agreement": agreed, "milliseconds": times(layer_class)}
         rows.append(row)
         print(
             name,
-            {k: f"{v:.1e}" for k, v in agreed.items()},
+            {k: f"{e:.0e}/{base:.0e}" for k, (e, base) in agreed.items()},
             {k: round(v, 2) for k, v in row["milliseconds"].items()},
             flush=True,
         )

@@ -123,8 +123,7 @@ def compile_memory(spec: MemorySpec, kernels: bool = False) -> CompiledMemory:
 def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:
     """A whole file: every memory, layer and model in it.
 
-    kernels  the text also holds token-by-token Triton kernels, which a CUDA device then decodes and
-             prefills with
+    kernels  the text also holds token-by-token Triton kernels, which run on a CUDA device
     """
     memories = {name: compile_memory(memory, kernels) for name, memory in spec.memories.items()}
     parts = [compiled.text for compiled in memories.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from os import environ
 from typing import Any
 
 import torch
@@ -153,13 +154,12 @@ def _substeps(kernels: Recurrence, name: str, axes: int, x: Tensor) -> Tensor:
 
 
 def wanted(feeds: Mapping[str, Tensor]) -> bool:
-    """Whether a call goes to the kernels: on a CUDA device, where no gradient is asked for.
+    """Whether a call goes to the kernels: on a CUDA device, unless MIRAS_KERNELS is "off".
 
-    Training takes the chunk form, which does a chunk's tokens in a few products.
+    Off means the chunk form in torch; on a GPU it is the slower of the two in all that was measured
+    (benchmarks/gpu_module.json).
     """
-    on_device = any(x.is_cuda for x in feeds.values())
-    learning = torch.is_grad_enabled() and any(x.requires_grad for x in feeds.values())
-    return on_device and not learning
+    return environ.get("MIRAS_KERNELS", "on") != "off" and any(x.is_cuda for x in feeds.values())
 
 
 def launch_of(

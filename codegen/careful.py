@@ -13,7 +13,7 @@ from miras_dsl.scalars import inverse_root
 
 
 def normalised(nodes: Iterable[Node]) -> set[Node]:
-    """The contractions over channels that a reciprocal root is taken of, at any distance of maps."""
+    """The contractions over channels that a reciprocal root is taken of, through any maps."""
     todo = [
         arg
         for node in nodes

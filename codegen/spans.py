@@ -1,10 +1,10 @@
 """How far the decays of a chunk reach, and the one product that this allows.
 
-A product with a decay per channel holds `e^(a_i - b_j)`.  Where the ranges of the gates keep both sums
-small over a whole chunk, `e^a` and `e^-b` are ordinary numbers, and one matrix product of scaled
-operands does it, masked afterwards; they are the same for every product of the chunk.  The exponents
-count from the chunk's start, never from a later token.  Where a gate may forget everything, the
-product keeps its own operation, which halves the triangle.
+A product with a decay per channel holds `e^(a_i - b_j)`.  Where the ranges of the gates keep both
+sums small over a whole chunk, `e^a` and `e^-b` are ordinary numbers, and one matrix product of
+scaled operands does it, masked afterwards; they are the same for every product of the chunk.  The
+exponents count from the chunk's start, never from a later token.  Where a gate may forget
+everything, the product keeps its own operation, which halves the triangle.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from miras_dsl.ir import (
     Decay,
     GatedApply,
     GatedContract,
+    I,
     Input,
     Last,
     Map,
@@ -35,17 +36,20 @@ from miras_dsl.ir import (
     pointwise,
     postorder,
     rebuild,
+    rename,
 )
+from miras_dsl.ir import formula as as_node
 from miras_dsl.model import Feed
 from miras_dsl.scalars import SLOTS
 from miras_dsl.spec import Interval, MemorySpec
 
+from .logs import logarithms
 from .paths import VALID
 
 LIMIT = 60.0
 """Exponents up to this one leave float32 room for what they multiply: e^60 is 1e26 of 3e38."""
 
-NOWHERE_NEAR = Interval()
+ANYWHERE = Interval()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,6 @@ class Span:
 
     feed    the input, and the weight whose rows it steers if it steers one
     reach   the largest size of a sum of its logarithms, inf if nothing bounds it
-    factor  whether products with this decay are one product each
     """
 
     feed: Feed
@@ -62,6 +65,7 @@ class Span:
 
     @property
     def factor(self) -> bool:
+        """Whether products with this decay are one product each."""
         return self.reach < LIMIT
 
     def __str__(self) -> str:
@@ -78,7 +82,9 @@ def logarithms_of(spec: MemorySpec, feeds: Iterable[Feed]) -> dict[str, Interval
     return {feed.name: _log(gates[feed.of]) for feed in feeds if feed.log and feed.of in gates}
 
 
-def spans(program: Program, spec: MemorySpec, feeds: Iterable[Feed], tokens: int) -> tuple[Span, ...]:
+def spans(
+    program: Program, spec: MemorySpec, feeds: Iterable[Feed], tokens: int
+) -> tuple[Span, ...]:
     """The decays that products of this program hold, each with its reach over ``tokens`` tokens."""
     given = {feed.name: feed for feed in feeds}
     known = logarithms_of(spec, given.values())
@@ -97,9 +103,10 @@ def factored(program: Program, known: Mapping[str, Interval], tokens: int) -> Pr
 
     known  where each input of logarithms lies
     """
-    roots = [root for _, root in program.results]
+    order = postorder(root for _, root in program.results)
+    logs = logarithms(order, ())
     made: dict[Node, Node] = {}
-    for node in postorder(roots):
+    for node in order:
         here = rebuild(node, made) if node.operands else node
         match here:
             case GatedContract(x, y, a, b, over, row, col, strict) if _near(a, b, known, tokens):
@@ -108,9 +115,50 @@ def factored(program: Program, known: Mapping[str, Interval], tokens: int) -> Pr
             case GatedApply(m, y, a, b, _, row, col, strict, over) if _near(a, b, known, tokens):
                 inner, outer = (_undone(b), _grown(a)) if over == col else (_grown(a), _undone(b))
                 here = contract(_lower(m, row, col, strict), y * inner, (over,)) * outer
+            case Map(formula, (Map() as x,)) if formula == sp.exp(SLOTS[0]) and x in logs:
+                here = _parted(here, x, known, tokens)
+            case Map(formula, args) if not isinstance(formula, sp.exp):
+                here = _shared(formula, args, logs, known, tokens)
         made[node] = here
     results = tuple((name, made[root]) for name, root in program.results)
     return Program(program.inputs, results, program.carried, program.reverse)
+
+
+def _shared(
+    formula: sp.Expr,
+    args: tuple[Node, ...],
+    logs: set[Node],
+    known: Mapping[str, Interval],
+    tokens: int,
+) -> Node:
+    """A map whose exponentials of logarithms are nodes: computed once, whoever uses them."""
+    nodes = dict(zip(SLOTS, args, strict=False))
+    held: dict[sp.Basic, Node] = {**nodes}
+    exchange: dict[sp.Basic, sp.Symbol] = {}
+    for part in sorted(formula.atoms(sp.exp), key=str):
+        if all(held.get(symbol) in logs for symbol in part.free_symbols):
+            made = as_node(part, nodes)
+            exponent = held.get(part.args[0])
+            if isinstance(exponent, Map):
+                made = _parted(made, exponent, known, tokens)
+            exchange[part] = SLOTS[len(nodes)]
+            nodes[exchange[part]] = made
+    changed = formula.xreplace(exchange)
+    assert isinstance(changed, sp.Expr)
+    return pointwise(changed, *nodes.values())
+
+
+def _parted(whole: Node, exponent: Map, known: Mapping[str, Interval], tokens: int) -> Node:
+    """`e^(x - y)` as a product, where both stay small and x is one for the whole chunk."""
+    match exponent.formula, exponent.args:
+        case formula, (x, y) if formula == SLOTS[0] - SLOTS[1]:
+            pass
+        case formula, (y, x) if formula == SLOTS[1] - SLOTS[0]:
+            pass
+        case _:
+            return whole
+    apart = I not in x.axes and I in y.axes and _near(x, y, known, tokens)
+    return _grown(x) * _undone(y) if apart else whole
 
 
 def _near(a: Node, b: Node, known: Mapping[str, Interval], tokens: int) -> bool:
@@ -118,11 +166,18 @@ def _near(a: Node, b: Node, known: Mapping[str, Interval], tokens: int) -> bool:
 
 
 def _grown(a: Node) -> Node:
-    return pointwise(sp.exp(SLOTS[0]), a)
+    return _exponential(sp.exp(SLOTS[0]), a)
 
 
 def _undone(b: Node) -> Node:
-    return pointwise(sp.exp(-SLOTS[0]), b)
+    return _exponential(sp.exp(-SLOTS[0]), b)
+
+
+def _exponential(formula: sp.Expr, x: Node) -> Node:
+    """Names of axes go outside: one array, however its tokens are called."""
+    if isinstance(x, Rename):
+        return rename(_exponential(formula, x.x), dict(x.names))
+    return pointwise(formula, x)
 
 
 def _lower(x: Node, row: str, col: str, strict: bool) -> Node:
@@ -147,7 +202,7 @@ def _is_lower(x: Node, row: str, col: str, strict: bool) -> bool:
 
 
 def _reach(a: Node, b: Node, known: Mapping[str, Interval], tokens: int) -> float:
-    """The largest size of ``a``, of ``b``, and of what may stand between them above the triangle."""
+    """The largest size of ``a``, of ``b``, and of their difference above the triangle."""
     lows, highs = zip(*(_ends(x, known, tokens) for x in (a, b)), strict=True)
     return max(highs[0] - lows[1], *(abs(end) for end in (*lows, *highs)))
 
@@ -170,7 +225,7 @@ def _ends(root: Node, known: Mapping[str, Interval], tokens: int) -> tuple[float
             case Map(formula, args):
                 found[node] = _linear(formula, args, found)
             case _:
-                found[node] = Interval(0.0, 1.0) if node is VALID else NOWHERE_NEAR
+                found[node] = Interval(0.0, 1.0) if node is VALID else ANYWHERE
     return found[root].low, found[root].high
 
 
@@ -180,19 +235,19 @@ def _with_zero(x: Interval, times: int) -> Interval:
 
 def _linear(formula: sp.Expr, args: tuple[Node, ...], found: Mapping[Node, Interval]) -> Interval:
     """A sum of terms, each a number times an operand, which `VALID` may multiply."""
-    nodes = dict(zip(SLOTS, args, strict=False))
+    nodes: dict[sp.Basic, Node] = dict(zip(SLOTS, args, strict=False))
     low = high = 0.0
     for term in sp.Add.make_args(sp.expand(formula)):
         number, rest = term.as_coeff_Mul()
-        held = [nodes[slot] for slot in rest.free_symbols]
-        others = [x for x in held if x is not VALID]
-        if not rest.is_Symbol and sp.Mul(*rest.free_symbols) != rest or len(others) > 1:
-            return NOWHERE_NEAR
+        factors = sp.Mul.make_args(rest)
+        others = [nodes[f] for f in factors if f in nodes and nodes[f] is not VALID]
+        if not all(f in nodes for f in factors) or len(others) > 1:
+            return ANYWHERE
         x = found[others[0]] if others else Interval(1.0, 1.0)
-        x = _with_zero(x, 1) if VALID in held else x
+        x = _with_zero(x, 1) if len(factors) > len(others) else x
         ends = sorted(float(number) * end for end in (x.low, x.high))
         low, high = low + ends[0], high + ends[1]
-    return NOWHERE_NEAR if isnan(low) or isnan(high) else Interval(low, high)
+    return ANYWHERE if isnan(low) or isnan(high) else Interval(low, high)
 
 
 def _log(x: Interval) -> Interval:

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+import sympy as sp
 import torch
 from torch import Tensor
 
+import miras_dsl
+from miras_dsl.check import read
+from miras_dsl.codegen.pipeline import compile_file
+from miras_dsl.codegen.section import straight
+from miras_dsl.codegen.spans import factored
+from miras_dsl.ir import (
+    Cumsum,
+    GatedApply,
+    GatedContract,
+    I,
+    Input,
+    J,
+    Map,
+    Node,
+    Program,
+    Reduce,
+    pointwise,
+    postorder,
+    rename,
+)
+from miras_dsl.runtime import tiles
 from miras_dsl.runtime.gated import gated_apply, gated_contract
+from miras_dsl.scalars import SLOTS
+from miras_dsl.source import Source
+from miras_dsl.spec import Interval
 
 ROWS = [1, 3, 4, 5, 16, 63, 64]
 BATCH, CHANNELS = (2, 3), 7
@@ -67,3 +95,123 @@ def test_later_rows_change_nothing_before_them():
         )
         for old, new in zip(before, after, strict=True):
             assert torch.equal(old[..., :cut, :], new[..., :cut, :])
+
+
+# ------------------------------------------------------------ one product, where ranges allow it
+
+NEAR, FAR = Interval(-0.1, 0.0), Interval(-1.0, 0.0)
+QUERY, KEY, LOG = (Input(name, ("#i", "key"), "token") for name in ("query", "key", "log_alpha"))
+
+
+def scored(strict: bool) -> Program:
+    """Query and key through a decay per channel, then applied to keys both ways round."""
+    total = Cumsum(LOG, I)
+    a, b = total, rename(total, {I: J})
+    score = GatedContract(QUERY, rename(KEY, {I: J}), a, b, "key", I, J, strict)
+    y = rename(KEY, {I: J})
+    onto = GatedApply(score, y, a, b, "key", I, J, strict, J)
+    into = rename(GatedApply(score, QUERY, a, b, "key", I, J, strict, I), {J: I})
+    return Program((QUERY, KEY, LOG), (("score", score), ("onto", onto), ("into", into)), ())
+
+
+def nodes_of(program: Program) -> list[Node]:
+    return postorder(root for _, root in program.results)
+
+
+def gated(program: Program) -> list[Node]:
+    return [node for node in nodes_of(program) if isinstance(node, GatedContract | GatedApply)]
+
+
+def values(program: Program, query: Tensor, key: Tensor, log: Tensor) -> tuple[Tensor, ...]:
+    """The results of a program through its generated text."""
+    made = straight("made", "results", program.results, [])
+    assert set(made.takes) == {"query", "key", "log_alpha"}
+    given = {"query": query, "key": key, "log_alpha": log.double()}
+    names = {"tiles": tiles, "torch": torch, "size": tiles.Size({}, query.dtype), **given}
+    for line in "\n".join(made.lines).split("\n"):
+        name, _, text = line.partition(" = ")
+        names[name] = run_text(text.partition("  #")[0], names)
+    return tuple(run_text(word, names) for word in made.gives)
+
+
+def run_text(text: str, names: dict[str, Any]) -> Any:
+    """A line of generated text, which this test has made itself."""
+    return eval(text, names)
+
+
+def test_near_decays_become_one_product_and_far_ones_do_not():
+    program = scored(False)
+    assert len(gated(program)) == 3
+    assert gated(factored(program, {"log_alpha": NEAR}, 64)) == []
+    assert factored(program, {"log_alpha": FAR}, 64).results == program.results
+    assert factored(program, {}, 64).results == program.results
+
+
+@pytest.mark.parametrize("tokens", [1, 59, 61, 600])
+def test_the_chunk_decides_how_far_a_decay_reaches(tokens):
+    """60 steps of e^-1 are the limit."""
+    assert bool(gated(factored(scored(False), {"log_alpha": FAR}, tokens))) == (tokens > 59)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_one_product_is_the_same_product(rows, strict):
+    torch.manual_seed(rows)
+    query, key = torch.randn(2, 3, rows, 7, dtype=torch.float64)
+    log = -0.9 * torch.rand(3, rows, 7, dtype=torch.float64)
+    program = scored(strict)
+    short = factored(program, {"log_alpha": Interval(-0.9, 0.0)}, rows)
+    assert not gated(short)
+    for found, exact in zip(
+        values(short, query, key, log), values(program, query, key, log), strict=True
+    ):
+        torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-12)
+    for found, exact in zip(
+        values(short, query.float(), key.float(), log),
+        values(program, query, key, log),
+        strict=True,
+    ):
+        assert (found - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+def test_later_tokens_change_no_bit_of_one_product():
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 3, 64, 7)
+    log = -0.9 * torch.rand(3, 64, 7)
+    short = factored(scored(False), {"log_alpha": Interval(-0.9, 0.0)}, 64)
+    before = values(short, query, key, log)[:2]
+    for cut in (1, 17, 63):
+        later = torch.arange(64)[:, None] >= cut
+        after = values(short, *(torch.where(later, x / 3, x) for x in (query, key, log)))[:2]
+        for old, new in zip(before, after, strict=True):
+            assert torch.equal(old[..., :cut, :], new[..., :cut, :])
+
+
+def test_exponentials_of_logarithms_are_shared():
+    """Two products of maps with the same decay: one exponential, and none of a difference."""
+    total = Cumsum(LOG, I)
+    whole = Reduce("sum", LOG, (I,))
+    left = pointwise(sp.exp(SLOTS[0]) * SLOTS[1], whole - total, QUERY)
+    right = pointwise(SLOTS[0] * sp.exp(-SLOTS[1]), KEY, total)
+    program = Program((QUERY, KEY, LOG), (("left", left), ("right", right)), ())
+    made = factored(program, {"log_alpha": NEAR}, 64)
+    grown = {n for n in nodes_of(made) if isinstance(n, Map) and n.formula.has(sp.exp)}
+    assert {n.args for n in grown} == {(whole,), (total,)}
+    query, key = torch.randn(2, 3, 8, 7, dtype=torch.float64)
+    log = -0.1 * torch.rand(3, 8, 7, dtype=torch.float64)
+    for a, b in zip(values(made, query, key, log), values(program, query, key, log), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("yaad", "decays by alpha of W1 stay within e^6.74 over a chunk: one product each"),
+        ("gla", "decays by alpha have no bound over a chunk: products halve the triangle"),
+    ],
+)
+def test_the_generated_text_says_what_was_decided(name, said):
+    (path,) = Path(miras_dsl.__file__).parents[1].glob(f"specs/{name}.mem")
+    text = compile_file(read(Source(str(path), path.read_text()))).text
+    assert f"#   {said}\n" in text
+    assert ("tiles.gated" in text) == (name == "gla")

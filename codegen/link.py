@@ -139,7 +139,22 @@ def inverted(slope: sp.Expr) -> sp.Expr:
             left, right = left.args[0], sp.log(right + sp.sqrt(right**2 + 1))
             continue
         break
-    raise NoLink(f"cannot invert the potential's derivative {slope}")
+    return _by_newton(slope)
+
+
+def _by_newton(slope: sp.Expr) -> sp.Expr:
+    """The inverse as Newton steps, where the slope is seen to increase."""
+    result = scalars.inverted(DUAL, slope.xreplace({W: scalars.UNKNOWN}))
+    points = (0.01, 0.2, 0.7, 1.3, 3.0, 9.0)
+    constants = {symbol: sp.Float(1.5) for symbol in slope.free_symbols - {W}}
+    steep = slope.diff(W).xreplace(constants)
+    for point in points if result.positive else (*points, 0.0, *(-x for x in points)):
+        value = complex(steep.xreplace({W: sp.Float(point)}).evalf())
+        if value.imag or not value.real > 0:
+            raise NoLink(
+                f"the potential's derivative {slope} does not increase, so it has no inverse"
+            )
+    return result
 
 
 def _is_line(expr: sp.Expr) -> bool:

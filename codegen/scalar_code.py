@@ -92,6 +92,8 @@ def _text(
         literal = number(expr)
         return literal, _UNARY if literal.startswith("-") else _ATOM
     match expr:
+        case scalars.inverted():
+            return _inverted(expr, names, target), _ATOM
         case sp.Add():
             return _sum(expr, names, target), _SUM
         case sp.Mul():
@@ -103,6 +105,16 @@ def _text(
             if target is TRITON:
                 arguments = [a if a.isidentifier() else f"({a})" for a in arguments]
             return target[expr.func](*arguments), _ATOM
+
+
+def _inverted(
+    expr: scalars.inverted, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+) -> str:
+    a, f = expr.args
+    inner = {**names, scalars.UNKNOWN: "w"}
+    slope, steep = (text(part, inner, target) for part in (f, f.diff(scalars.UNKNOWN)))
+    given = text(a, names, target)
+    return f"tiles.inverted(lambda w: {slope}, lambda w: {steep}, {given}, {expr.positive})"
 
 
 def _sum(expr: sp.Add, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]) -> str:

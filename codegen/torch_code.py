@@ -36,7 +36,7 @@ from miras_dsl.ir import (
     Substitute,
     postorder,
 )
-from miras_dsl.scalars import SLOTS
+from miras_dsl.scalars import SLOTS, inverted
 
 from .logs import TORCH_WITH_LOGS, Exponent, outside_exponents
 from .scalar_code import number, text
@@ -162,7 +162,8 @@ class TorchText:
             bare = outside_exponents(formula) & logs
             names |= {slot: f"{names[slot]}.to(size.dtype)" for slot in bare}
         calls = [part for part in sp.preorder_traversal(formula) if isinstance(part, sp.Function)]
-        if len(calls) == len(set(calls)) and formula.count_ops() < 24:
+        simple = len(calls) == len(set(calls)) and formula.count_ops() < 24
+        if simple or formula.has(inverted):
             return [], text(formula, names, TORCH_WITH_LOGS)
         fresh = (sp.Symbol(f"_{wish}_{n}", real=True) for n in range(1, 99))
         shared, (rest,) = sp.cse([formula], symbols=fresh, order="none")

@@ -28,7 +28,7 @@ from miras_dsl.ir import (
     postorder,
     spread,
 )
-from miras_dsl.scalars import SLOTS
+from miras_dsl.scalars import SLOTS, inverted
 
 from .differentiate import adjoint
 from .model import POSITION
@@ -89,6 +89,8 @@ def obstacle(rule: UpdateRule) -> str:
             return f"it has the axis {min(beyond)}, and a tile has only value and key"
         if isinstance(node, Rename):
             return "it moves a vector from one axis to another"
+        if isinstance(node, Map) and node.formula.has(inverted):
+            return "its link is found by Newton steps"
         if not isinstance(node, Input | Number | Extent | Map | Contract | Reduce | Spread):
             return f"one token needs a {type(node).__name__}, which acts on chunks"
     return ""

@@ -281,6 +281,8 @@ def scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Ar
     if isinstance(expr, (sp.Number, sp.NumberSymbol)):
         value = np.asarray(float(expr))
     else:
+        if isinstance(expr, scalars.inverted):
+            return done.setdefault(expr, _inverted(expr, env, done))
         args = [scalar(arg, env, done) for arg in expr.args]
         match expr:
             case sp.Add():
@@ -297,3 +299,18 @@ def scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Ar
     return value
 
 
+def _inverted(
+    expr: scalars.inverted, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]
+) -> Array:
+    """Bisection, which knows nothing of derivatives."""
+    a, f = scalar(expr.args[0], env, done), expr.args[1]
+
+    def at(w: Array) -> Array:
+        return scalar(f, {**env, scalars.UNKNOWN: w}, {})
+
+    low, high = (np.full_like(a, 1e-300 if expr.positive else -1e12), np.full_like(a, 1e12))
+    for _ in range(400):
+        middle = np.sqrt(low * high) if expr.positive else (low + high) / 2
+        above = at(middle) > a
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return (low + high) / 2

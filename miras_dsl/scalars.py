@@ -216,6 +216,32 @@ class erf(sp.Function):
         return 2 * sp.exp(-(x**2)) / sp.sqrt(sp.pi)
 
 
+UNKNOWN = sp.Symbol("w", real=True)
+"""The variable of an increasing function that `inverted` solves."""
+
+
+class inverted(sp.Function):
+    """``inverted(a, f)``: the w with f(w) = a, for an increasing formula f of `UNKNOWN`.
+
+    Found by safeguarded Newton steps; the derivative with respect to a is 1 / f'(w).  Where f holds a
+    logarithm or a fractional power of w, w is positive.
+    """
+
+    nargs = 2
+    is_real = True
+
+    @property
+    def positive(self) -> bool:
+        """Whether the domain is w > 0."""
+        powers = [p for p in self.args[1].atoms(sp.Pow) if p.base.has(UNKNOWN)]
+        return self.args[1].has(sp.log) or any(not p.exp.is_Integer or p.exp < 0 for p in powers)
+
+    def _eval_derivative(self, s: sp.Symbol) -> sp.Expr:
+        a, f = self.args
+        here = {UNKNOWN: self}
+        return (a.diff(s) - f.diff(s).xreplace(here)) / f.diff(UNKNOWN).xreplace(here)
+
+
 def larger(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     """The larger of two numbers; at a tie the derivative goes to ``a``."""
     return where(step(a - b), a, b)

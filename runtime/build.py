@@ -116,6 +116,8 @@ def _compiled(spec: MemorySpec) -> tuple[UpdateRule, ModuleType]:
 def bound(rule: UpdateRule, spec: MemorySpec, module: ModuleType, sizes: Mapping[str, int]) -> Run:
     """A memory's function with the oracle's names and order of axes."""
     function = getattr(module, f"{snake(spec.name)}_memory")
+    step = getattr(module, f"{snake(spec.name)}_step", None)
+    timed = {feed.name for feed in rule.feeds if feed.kind in ("token", "gate")}
     written = {s.name: s.axes for s in spec.states}
     declared = {w.name: written[w.of] for w in rule.weights}
     turned = {s.name: _places(declared[s.name], s.axes) for s in rule.states}
@@ -146,10 +148,20 @@ def bound(rule: UpdateRule, spec: MemorySpec, module: ModuleType, sizes: Mapping
         token = next(inputs[t.name] for t in spec.tokens if t.name in inputs)
         state = first(token, rows(token, cu_seqlens)) if state is None else state
         state = {name: _turn(value, turned.get(name)) for name, value in state.items()}
-        y, after = function(**fed, state=state, cu_seqlens=cu_seqlens)
+        if step is not None and cu_seqlens is None and _decoding(token):
+            one = {name: x[:, 0] if name in timed else x for name, x in fed.items()}
+            y, after = step(**one, state=state)
+            y = y.unsqueeze(1)
+        else:
+            y, after = function(**fed, state=state, cu_seqlens=cu_seqlens)
         return y, {name: _turn(value, back.get(name)) for name, value in after.items()}
 
     return run
+
+
+def _decoding(token: Tensor) -> bool:
+    """Whether a call is one step of decoding: a single token, and no gradient wanted."""
+    return token.shape[1] == 1 and not torch.is_grad_enabled()
 
 
 def _extent(size: sp.Expr, sizes: Mapping[str, int]) -> int:

@@ -37,8 +37,9 @@ from miras_dsl.codegen.update import UpdateRule, update_of
 from miras_dsl.runtime.cases import Case, covering, full_product
 from miras_dsl.runtime.certificate import Certificate, certify
 from miras_dsl.runtime.kernels import implementation, kernels_of
+from miras_dsl.runtime.launch import launch_of
 from miras_dsl.runtime.oracle import axis_sizes
-from miras_dsl.runtime.recurrent import launch_of, recurrent
+from miras_dsl.runtime.recurrent import recurrent
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import erf as _erf
 
 import numpy as np
-import sympy as sp
 
-from . import scalars
 from .ir import (
     Axes,
     Axis,
@@ -38,6 +35,7 @@ from .ir import (
     ordered,
     postorder,
 )
+from .scalar_values import scalar
 from .scalars import SLOTS
 
 Array = np.ndarray
@@ -124,7 +122,9 @@ def _triangle(row: Axis, col: Axis, axes: Axes, size: int, strict: bool) -> Arra
     return align(lower, tuple(axis for axis in axes if axis in (row, col)), axes)
 
 
-def _weights(a: Node, b: Node, x: Array, y: Array, row: Axis, col: Axis, strict: bool) -> tuple[Array, Axes]:
+def _weights(
+    a: Node, b: Node, x: Array, y: Array, row: Axis, col: Axis, strict: bool
+) -> tuple[Array, Axes]:
     """``e^(a - b)`` on the triangle, else 0, with the axes of both."""
     axes = ordered((*a.axes, *b.axes))
     exponent = align(x, a.axes, axes) - align(y, b.axes, axes)
@@ -167,7 +167,9 @@ def _one(
         case Rename(x, names):
             new = [dict(names).get(axis, axis) for axis in x.axes]
             batch = done[x].ndim - len(x.axes)
-            return done[x].transpose(*range(batch), *(batch + new.index(axis) for axis in node.axes))
+            return done[x].transpose(
+                *range(batch), *(batch + new.index(axis) for axis in node.axes)
+            )
         case Cumsum(x, axis, reverse):
             at = done[x].ndim - len(x.axes) + x.axes.index(axis)
             if reverse:
@@ -208,7 +210,9 @@ def _one(
             terms = align(operand(m), m.axes, full) * align(operand(y), y.axes, full)
             return (terms * align(weight, axes, full)).sum(full.index(over) - len(full))
         case Inverse(x, row, col):
-            a = np.tril(done[x] if x.axes.index(row) < x.axes.index(col) else done[x].swapaxes(-1, -2), -1)
+            a = np.tril(
+                done[x] if x.axes.index(row) < x.axes.index(col) else done[x].swapaxes(-1, -2), -1
+            )
             inverse = np.linalg.inv(np.eye(a.shape[-1]) + a)
             return inverse if x.axes.index(row) < x.axes.index(col) else inverse.swapaxes(-1, -2)
         case Substitute():
@@ -244,73 +248,3 @@ def _substitute(node: Substitute, done: Mapping[Node, Array], sizes: Mapping[Axi
 
 def _row(x: Array, width: int, i: int) -> Array:
     return np.take(x, i, x.ndim - width - 1)
-
-
-_ERF = np.vectorize(_erf, otypes=[float])
-
-_NUMPY = {
-    sp.exp: np.exp,
-    sp.log: np.log,
-    sp.tanh: np.tanh,
-    sp.sinh: np.sinh,
-    sp.cosh: np.cosh,
-    sp.sin: np.sin,
-    sp.cos: np.cos,
-    scalars.erf: _ERF,
-    scalars.sigmoid: lambda x: 0.5 * (1 + np.tanh(0.5 * x)),
-    scalars.softplus: lambda x: np.logaddexp(0.0, x),
-    scalars.logcosh: lambda x: np.abs(x) + np.log1p(np.exp(-2 * np.abs(x))) - np.log(2.0),
-    scalars.step: lambda x: (x >= 0) * 1.0,
-    scalars.above: lambda x: (x > 0) * 1.0,
-    scalars.signum: np.sign,
-    scalars.absolute: np.abs,
-    scalars.root: lambda x: np.sqrt(np.maximum(x, 0.0)),
-    scalars.inverse_root: lambda x: np.where(x > 0, 1 / np.sqrt(np.where(x > 0, x, 1.0)), 0.0),
-    scalars.where: lambda c, a, b: np.where(c != 0, a, b),
-    scalars.apow: lambda x, p: np.where(x != 0, np.abs(np.where(x != 0, x, 1.0)) ** p, 0.0),
-    scalars.spow: lambda x, p: np.sign(x) * np.abs(np.where(x != 0, x, 1.0)) ** p,
-}
-
-
-def scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
-    """A sympy formula on arrays; every subexpression once."""
-    if expr in done:
-        return done[expr]
-    if isinstance(expr, sp.Symbol):
-        return env[expr]
-    if isinstance(expr, (sp.Number, sp.NumberSymbol)):
-        value = np.asarray(float(expr))
-    else:
-        if isinstance(expr, scalars.inverted):
-            return done.setdefault(expr, _inverted(expr, env, done))
-        args = [scalar(arg, env, done) for arg in expr.args]
-        match expr:
-            case sp.Add():
-                value = sum(args[1:], start=args[0])
-            case sp.Mul():
-                value = args[0]
-                for arg in args[1:]:
-                    value = value * arg
-            case sp.Pow():
-                value = args[0] ** args[1]
-            case _:
-                value = np.asarray(_NUMPY[expr.func](*args))
-    done[expr] = value
-    return value
-
-
-def _inverted(
-    expr: scalars.inverted, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]
-) -> Array:
-    """Bisection, which knows nothing of derivatives."""
-    a, f = scalar(expr.args[0], env, done), expr.args[1]
-
-    def at(w: Array) -> Array:
-        return scalar(f, {**env, scalars.UNKNOWN: w}, {})
-
-    low, high = (np.full_like(a, 1e-300 if expr.positive else -1e12), np.full_like(a, 1e12))
-    for _ in range(400):
-        middle = np.sqrt(low * high) if expr.positive else (low + high) / 2
-        above = at(middle) > a
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return (low + high) / 2

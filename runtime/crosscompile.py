@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .recurrent import Launch, Recurrence
+from .launch import Launch, Recurrence
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}

@@ -16,7 +16,8 @@ from miras_dsl.spec import MemorySpec
 
 from . import cache
 from .build import Run, bound
-from .recurrent import Recurrence, recurrent
+from .launch import Recurrence
+from .recurrent import recurrent
 
 
 def kernels_of(rule: UpdateRule) -> Recurrence:

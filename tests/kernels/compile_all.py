@@ -11,7 +11,7 @@ from miras_dsl.codegen.triton_plan import plan_recurrent
 from miras_dsl.codegen.update import update_of
 from miras_dsl.runtime.crosscompile import compiled
 from miras_dsl.runtime.kernels import kernels_of
-from miras_dsl.runtime.recurrent import launch_of
+from miras_dsl.runtime.launch import launch_of
 from tests.kernels.interpret import memory_named
 
 

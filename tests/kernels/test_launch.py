@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from miras_dsl.codegen.recurrent_text import recurrent_module
 from miras_dsl.runtime.interpreter import interpreting
 from miras_dsl.runtime.kernels import kernels_of
-from miras_dsl.runtime.recurrent import launch_of, recurrent
+from miras_dsl.runtime.launch import launch_of
+from miras_dsl.runtime.recurrent import recurrent
 from tests.kernels.test_text import rule_of
 
 

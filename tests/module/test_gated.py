@@ -87,11 +87,10 @@ def test_later_rows_change_nothing_before_them():
     before = gated_contract(x, y, a, a, False), gated_apply(m, y, a, a, False, False)
     for cut in (1, 3, 17, 32, 50):
         later = torch.arange(64)[:, None] >= cut
-        other = [torch.where(later, 3 * t, t) for t in (x, y, a)]
-        m2 = torch.where(later, 3 * m, m)
+        x2, y2, a2, m2 = (torch.where(later, 3 * t, t) for t in (x, y, a, m))
         after = (
-            gated_contract(*other[:2], other[2], other[2], False),
-            gated_apply(m2, other[1], other[2], other[2], False, False),
+            gated_contract(x2, y2, a2, a2, False),
+            gated_apply(m2, y2, a2, a2, False, False),
         )
         for old, new in zip(before, after, strict=True):
             assert torch.equal(old[..., :cut, :], new[..., :cut, :])

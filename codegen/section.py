@@ -19,6 +19,7 @@ from miras_dsl.ir import (
 
 from .careful import normalised
 from .logs import logarithms
+from .scalar_code import number
 from .schedule import Part, schedule, source
 from .text_names import Names, plain, shape_comment, wish
 from .torch_code import TorchText, body_nodes, inlined
@@ -158,7 +159,7 @@ class Section:
         value = (
             section.value(root)
             if not isinstance(root, Number)
-            else f"tiles.spread({root.value}, r.shape)"
+            else f"tiles.filled({number(root.value)}, r.shape, size)"
         )
         self.bodies.append(
             Function(

@@ -119,8 +119,12 @@ class TorchText:
                 )
             case Mask(x, row, col, strict):
                 where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
-                if isinstance(source(x), Number) or len(x.axes) < len(node.axes):
-                    return f"tiles.lower(tiles.spread({self._as_tensor(x, node.axes)}, {self._sizes(node.axes)}), {where})"
+                sizes = self._sizes(node.axes)
+                here = source(x)
+                if isinstance(here, Number):
+                    return f"tiles.lower(tiles.filled({number(here.value)}, {sizes}, size), {where})"
+                if len(x.axes) < len(node.axes):
+                    return f"tiles.lower(tiles.spread({self.aligned(x, node.axes)}, {sizes}), {where})"
                 return f"tiles.lower({self.ref(x)}, {where})"
             case Decay(a, b, row, col, strict):
                 where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
@@ -140,10 +144,6 @@ class TorchText:
 
     def _refs(self, *nodes: Node) -> str:
         return ", ".join(self.ref(n) for n in nodes)
-
-    def _as_tensor(self, x: Node, axes: Axes) -> str:
-        here = source(x)
-        return self.aligned(x, axes) if not isinstance(here, Number) else number(here.value)
 
     def _sizes(self, axes: Axes) -> str:
         inner = ", ".join(f'size["{axis.lstrip("#")}"]' for axis in axes)

@@ -150,6 +150,7 @@ def _memory(
         if e
     ]
     gates = tuple(_with_ranges([*bound.gates.values(), *moved.gates]))
+    kept, gates = _once(kept, gates, max(learned.steps, learned.pairs))
     _decay_range(kept, gates)
     tokens = _tokens(bound, moved, written, used, gates)
     made = MemorySpec(
@@ -243,6 +244,18 @@ def _with_ranges(gates: list[Gate]) -> list[Gate]:
         known[gate.name] = interval(gate.expr, known)
         made.append(replace(gate, range=known[gate.name]))
     return made
+
+
+def _once(
+    kept: Retention, gates: tuple[Gate, ...], steps: int
+) -> tuple[Retention, tuple[Gate, ...]]:
+    """A constant decay as a gate where a token takes several steps: it acts on one of them."""
+    share = kept.decay
+    if not isinstance(share, Number) or steps == 1:
+        return kept, gates
+    value = float(share.value)
+    gate = Gate("_decay", (), share, Interval(value, value), share.span)
+    return replace(kept, decay=Ref("_decay", "gate", (), share.span)), (*gates, gate)
 
 
 def _decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:

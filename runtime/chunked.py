@@ -155,7 +155,7 @@ def prepare(
         memory.micro,
         lead.device,
     )
-    size = Size(dict.fromkeys("ijlm", memory.chunk), dtype)
+    size = Size(dict.fromkeys("ijlm", memory.chunk), dtype, lead.device)
     laid: dict[str, Tensor] = {}
     extra = [memory.valid]
     for feed, x in paired(memory, feeds):

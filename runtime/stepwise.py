@@ -47,11 +47,11 @@ def _sequences(
 
     kinds = [x.dtype for x in (*feeds.values(), *(state[s.name] for s in memory.states))]
     dtype = torch.float64 if torch.float64 in kinds else torch.float32
-    size = Size({}, dtype)
     perpetual: dict[str, Tensor] = {}
     moving: dict[str, Tensor] = {}
     positional: dict[str, Tensor] = {}
     lead = next(feeds[f.name] for f in memory.feeds if f.kind in ("token", "gate"))
+    size = Size({}, dtype, lead.device)
     for feed, x in paired(memory, feeds):
         x = x.to(torch.float64 if feed.log else dtype)
         if feed.kind in ("token", "gate"):

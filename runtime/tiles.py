@@ -16,13 +16,21 @@ from .gated import gated_apply, gated_contract
 
 
 class Size(dict[str, int]):
-    """The sizes of axes by name, and the type that a memory computes in."""
+    """The sizes of axes by name, and the type and device that a memory computes in."""
 
     dtype: torch.dtype
+    device: torch.device
 
-    def __init__(self, sizes: Mapping[str, int], dtype: torch.dtype) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device
+    ) -> None:
         super().__init__(sizes)
-        self.dtype = dtype
+        self.dtype, self.device = dtype, device
+
+
+def filled(value: float, sizes: Sequence[int], size: Size) -> Tensor:
+    """A number as a tensor."""
+    return torch.full(tuple(sizes), value, dtype=size.dtype, device=size.device)
 
 
 def exponential(log: Tensor, size: Size) -> Tensor:
@@ -117,10 +125,8 @@ def _bracket(
     return low, high
 
 
-def spread(x: Tensor | float, sizes: Sequence[int]) -> Tensor:
+def spread(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """``x`` repeated so that its last axes have these sizes."""
-    if not isinstance(x, Tensor):
-        return torch.full(tuple(sizes), x)
     return x.expand(*x.shape[: x.dim() - len(sizes)], *sizes)
 
 

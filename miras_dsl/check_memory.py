@@ -17,7 +17,7 @@ from .check_formula import Entry, Scope, elaborate
 from .check_head import clauses_of, pairs_of, sizes_of
 from .check_network import Architecture, architecture
 from .check_order import order
-from .check_retention import retention, weight_axes
+from .check_retention import acting_once, retention, weight_axes
 from .check_sizes import AxisSizes
 from .diagnostics import Findings, Label, Problem, problem
 from .extent import Measure, measure
@@ -150,7 +150,7 @@ def _memory(
         if e
     ]
     gates = tuple(_with_ranges([*bound.gates.values(), *moved.gates]))
-    kept, gates = _once(kept, gates, max(learned.steps, learned.pairs))
+    kept, gates = acting_once(kept, gates, max(learned.steps, learned.pairs))
     _decay_range(kept, gates)
     tokens = _tokens(bound, moved, written, used, gates)
     made = MemorySpec(
@@ -244,18 +244,6 @@ def _with_ranges(gates: list[Gate]) -> list[Gate]:
         known[gate.name] = interval(gate.expr, known)
         made.append(replace(gate, range=known[gate.name]))
     return made
-
-
-def _once(
-    kept: Retention, gates: tuple[Gate, ...], steps: int
-) -> tuple[Retention, tuple[Gate, ...]]:
-    """A constant decay as a gate where a token takes several steps: it acts on one of them."""
-    share = kept.decay
-    if not isinstance(share, Number) or steps == 1:
-        return kept, gates
-    value = float(share.value)
-    gate = Gate("_decay", (), share, Interval(value, value), share.span)
-    return replace(kept, decay=Ref("_decay", "gate", (), share.span)), (*gates, gate)
 
 
 def _decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:

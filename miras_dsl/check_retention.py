@@ -12,7 +12,7 @@ from .check_sizes import AxisSizes
 from .diagnostics import Label, problem
 from .library import Library
 from .shapes import shown
-from .spec import Axes, Expr, Number, Ref, Retention, State
+from .spec import Axes, Expr, Gate, Interval, Number, Ref, Retention, State
 
 PLACES = ("token", "chunk")
 
@@ -223,3 +223,15 @@ def _simplex_rules(
             f"{shown(made.decay.axes)} here",
             help="declare the gate as `[row]` or without axes",
         )
+
+
+def acting_once(
+    kept: Retention, gates: tuple[Gate, ...], steps: int
+) -> tuple[Retention, tuple[Gate, ...]]:
+    """A constant decay as a gate where a token takes several steps: it acts on one of them."""
+    share = kept.decay
+    if not isinstance(share, Number) or steps == 1:
+        return kept, gates
+    value = float(share.value)
+    gate = Gate("_decay", (), share, Interval(value, value), share.span)
+    return replace(kept, decay=Ref("_decay", "gate", (), share.span)), (*gates, gate)

@@ -267,8 +267,8 @@ def test_potentials_and_penalties_have_their_known_solutions() -> None:
     close(y, run(matrix(retention=exponential), sizes, x)[0])
     start = {"W": draw(2, 1, 4, 3, seed=9)}
     y, state = run(SPECS["penalty"], sizes, {n: t[:, :1] for n, t in x.items()}, start)
-    k, v, e = (x[n][:, 0] for n in ("key", "value", "eta"))
-    pull = e[..., None, None] * (torch.einsum("bhvk,bhk->bhv", start["W"], k) - v)[..., None]
+    k, v = (x[n][:, 0] for n in ("key", "value"))
+    pull = (torch.einsum("bhvk,bhk->bhv", start["W"], k) - v)[..., None]
     moved = start["W"] - 10 * pull * k[..., None, :]
     close(state["W"], torch.sign(moved) * (moved.abs() - 1).clamp_min(0), 1e-9)
 

@@ -25,6 +25,14 @@ LONG = 40
 WIDE = 74
 
 
+def constant_of(option: object) -> sp.Expr:
+    """An option of a formula as a sympy number or size; only numbers and sizes are options."""
+    if isinstance(option, sp.Expr):
+        return option
+    assert isinstance(option, int | float), f"not a number: {option!r}"
+    return sp.Integer(option) if isinstance(option, int) else sp.Float(option)
+
+
 @dataclass
 class Formulas:
     """Writes formulas; collects the parts that they declare and the lines that come first.
@@ -132,7 +140,7 @@ class _Formula:
                 return self.reduce(f"{x.inside(5)}.{op}({self.dims(x.axes, over, x)})", x, over)
             case "norm":
                 [x] = args
-                order = number_text(sp.sympify(expr.option("p", 2))).text
+                order = number_text(constant_of(expr.option("p", 2))).text
                 dims = self.dims(x.axes, over, x)
                 return self.reduce(f"torch.linalg.vector_norm({x.text}, {order}, {dims})", x, over)
             case "softmax":
@@ -220,7 +228,7 @@ class _Formula:
 
     def size_option(self, expr: Apply, name: str) -> str:
         """A size among the options, as text for `__init__`; empty for none."""
-        value = sp.sympify(expr.option(name, 0) or 0)
+        value = constant_of(expr.option(name, 0) or 0)
         return size_text(value, self.book.parameters) if value != 0 else ""
 
     def param(self, expr: Apply, flat: str) -> Text:

@@ -24,6 +24,11 @@ class Depth:
         return max(self.walks, self.rows)
 
 
+def chunk_of_steps(most: int, steps: int) -> int:
+    """The chunk that a sequence of so many steps is cut into, where the rule leaves it free."""
+    return min(most, max(16, 1 << max(0, steps - 1).bit_length()))
+
+
 def depth_of(program: Program | None, chunk: int, tokens: int) -> Depth:
     """The depth of a program over ``tokens`` (steps, where a token takes several).
 

@@ -25,7 +25,7 @@ from miras_dsl.spec import FileSpec, MemorySpec
 
 from .chunk import UNTRAINED, ChunkForm, chunk_of
 from .collect import Obstacle
-from .depth import Depth, depth_of
+from .depth import Depth, chunk_of_steps, depth_of
 from .differentiate import adjoint
 from .digest import digest_of
 from .memory_text import TILE, memory_text
@@ -71,7 +71,8 @@ class CompiledMemory:
     def depth(self, tokens: int, backward: bool = False) -> Depth:
         """How many steps over so many tokens wait for one another, forwards or backwards."""
         program = self.reverse if backward else self.form and self.form.program
-        return depth_of(program, self.rule.block or TILE, tokens * self.rule.micro)
+        steps = tokens * self.rule.micro
+        return depth_of(program, self.rule.block or chunk_of_steps(TILE, steps), steps)
 
     def sequential_depth(self, tokens: int) -> int:
         """The dependent steps of a sequence: chunks, or tokens where rows follow one another."""

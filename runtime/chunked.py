@@ -145,17 +145,18 @@ def prepare(
     kinds = [x.dtype for x in (*feeds.values(), *(state[s.name] for s in memory.states))]
     dtype = torch.float64 if torch.float64 in kinds else torch.float32
     offsets = state["position"] * memory.micro if memory.block else None
+    chunk = chunk_for(memory, tokens * memory.micro)
     layout = chunk_layout(
         batch,
         tokens * memory.micro,
         heads,
-        memory.chunk,
+        chunk,
         offsets,
         cu_seqlens,
         memory.micro,
         lead.device,
     )
-    size = Size(dict.fromkeys("ijlm", memory.chunk), dtype, lead.device)
+    size = Size(dict.fromkeys("ijlm", chunk), dtype, lead.device)
     laid: dict[str, Tensor] = {}
     extra = [memory.valid]
     for feed, x in paired(memory, feeds):
@@ -194,6 +195,13 @@ def prepare(
         size |= dict(zip(s.axes, value.shape[2:], strict=True))
         rows[s.name] = value.flatten(0, 1)
     return Prepared(memory, layout, laid, extra, rows, tails, size, dtype, lead.dtype)
+
+
+def chunk_for(memory: Memory, steps: int) -> int:
+    """Steps of a chunk: a block is what it is, else a short sequence needs no long chunk."""
+    if memory.block:
+        return memory.chunk
+    return min(memory.chunk, max(16, 1 << max(0, steps - 1).bit_length()))
 
 
 def window_of(

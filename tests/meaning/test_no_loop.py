@@ -110,7 +110,7 @@ def arguments(compiled: CompiledMemory, tokens: int) -> tuple[dict[str, Tensor],
     return feeds, state
 
 
-@pytest.mark.parametrize("tokens", [1, 130])
+@pytest.mark.parametrize("tokens", [1, 40, 130])
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_steps_are_those_that_the_plan_states(
     name: str, tokens: int, monkeypatch: pytest.MonkeyPatch
@@ -129,8 +129,9 @@ def test_steps_are_those_that_the_plan_states(
     assert found["forward loop"] == here.walks and forward.get("rows", 0) == here.rows
     assert found["backward loop"] == back.walks
     assert found["rows"] == here.rows + back.rows
-    chunks = -(-tokens * compiled.rule.micro // memory.chunk)
-    steps = chunks * memory.chunk if FAMILIES[name] == "substitution" else chunks
+    size = chunked.chunk_for(memory, tokens * compiled.rule.micro)
+    chunks = -(-tokens * compiled.rule.micro // size)
+    steps = chunks * size if FAMILIES[name] == "substitution" else chunks
     assert compiled.sequential_depth(tokens) == steps
 
 

@@ -199,6 +199,8 @@ def proximal(model: MemoryModel, weight: str, gradient_: Node, before: Node) -> 
     """
     penalty = model.retention.penalty
     assert penalty is not None
+    if model.algorithm.carry:
+        raise NoStep("a penalty takes the place of the step, which leaves no use for a momentum")
     hole, start = Input("w", (), "hole"), Input("w0", (), "hole")
 
     def name(ref: Ref) -> Node:

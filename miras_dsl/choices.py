@@ -53,7 +53,7 @@ RETENTIONS: Mapping[str, str] = {
     "soft at chunk": "soft(alpha, 0.02) at chunk",
     "potential at chunk": "decay alpha  bregman w^2 / 2 + w^4 / 4  at chunk",
     "link at token": "decay alpha  link tanh(a)  at token",
-    "elastic net": "penalty (w - w0)^2 / 2 + 0.05 * w^2 + 0.01 * abs(w) at token",
+    "elastic net": "penalty 20 * (w - w0)^2 + w^2 / 20 + abs(w) / 100 at token",
 }
 RULES: Mapping[str, str] = {
     "gd": "gd({rate})",

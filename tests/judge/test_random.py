@@ -1,8 +1,8 @@
 """Random specs through the whole compiler: text, derivation, generated code, certificate.
 
-Each run draws new specs; the seed is printed and `MIRAS_SEED` repeats a run.  A failure is shrunk
-to the plainest recipe that still fails and kept as a `.mem` under `.pytest_cache/random`; a file
-moved from there to `tests/judge/kept` is checked for ever.
+`MIRAS_SEED=new` draws new specs; the seed is printed and `MIRAS_SEED` repeats a run.  A failure is
+shrunk to the plainest recipe that still fails and kept as a `.mem` under `.pytest_cache/random`; a
+file moved from there to `tests/judge/kept` is checked for ever.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from miras_dsl.runtime.certificate import Certificate, Row, certify
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 
-COUNT = 56
+COUNT, SEED = 56, 101
 REFUSALS = {"M0512", "M0513", "M0610", "M0611"}
 """What the derivation may say it has no formula for: a coded diagnostic is an answer."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,10 +36,11 @@ FOUND, KEPT = ROOT / ".pytest_cache" / "random", Path(__file__).with_name("kept"
 
 @lru_cache
 def seed() -> int:
-    """The same in every worker of a run, new in every run."""
-    given = os.environ.get("MIRAS_SEED")
-    shared = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    return int(given) if given else crc32(shared.encode())
+    """The same in every worker of a run: `MIRAS_SEED`, a fresh one for `new`, else `SEED`."""
+    given = os.environ.get("MIRAS_SEED", str(SEED))
+    if given == "new":
+        given = str(crc32(os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid())).encode()))
+    return int(given)
 
 
 @lru_cache

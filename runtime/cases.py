@@ -241,7 +241,11 @@ def _state(
     inputs: Mapping[str, Tensor],
     random: torch.Generator,
 ) -> State | None:
-    """A fresh state, or one that has seen a few tokens; None where fresh means zeros."""
+    """A fresh state, or one that has seen a few tokens; None where fresh means zeros.
+
+    A weight that starts positive has logits of size 1, as in a layer: of nearly equal rows next to
+    nothing would be left after a normalisation.
+    """
     rows = len(case.lengths)
     learned = any(weight.init != "zero" for weight in spec.states)
     if not learned and not case.warm:
@@ -249,7 +253,11 @@ def _state(
     first: State = {}
     for weight in spec.states:
         shape = (rows, HEADS, *(extent[axis] for axis in weight.axes))
-        value = torch.randn(shape, generator=random, dtype=torch.float64) / shape[-1] ** 0.5
+        value = torch.randn(shape, generator=random, dtype=torch.float64)
+        if weight.init != "positive":
+            value = value / shape[-1] ** 0.5
+        elif spec.retention.bregman is None:
+            value = value.softmax(-1)
         names = [weight.name, *([f"{weight.name}.dual"] if spec.retention.at == "chunk" else [])]
         first |= {name: value for name in names}
     before = 3 if case.warm else 0

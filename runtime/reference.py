@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -46,32 +46,63 @@ def kind_of(spec: MemorySpec, name: str) -> Kind:
         return "state"
     if name.startswith("d state "):
         return "state gradient"
-    tokens = {token.name for token in spec.tokens}
-    return "token gradient" if name.removeprefix("d ") in tokens else "gate gradient"
+    leaf = name.removeprefix("d ")
+    if leaf in {token.name for token in spec.tokens}:
+        return "token gradient"
+    return "decay gradient" if leaf.split(".")[0] in decays(spec) else "gate gradient"
 
 
 @lru_cache(maxsize=32)
 def reference(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0) -> Reference:
     """The oracle on a case; kept, so that several comparisons share it."""
     drawn = data(spec, case, dtype, seed)
+    exact = outcome(spec, _oracle(spec, case, None), drawn, lambda name: torch.float64)
+    return Reference(drawn, exact, _low(spec, case, dtype, drawn))
+
+
+MOVES = 8
+"""How often the reference is drawn anew at most."""
+
+
+@lru_cache(maxsize=4 * MOVES)
+def moved(
+    spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0, number: int = 1
+) -> Outcome:
+    """Another draw of the low-precision reference's rounding: every number that it is given is moved
+    by one unit in the last place of float32, up or down at random."""
+    drawn = reference(spec, case, dtype, seed).data
+    random = torch.Generator().manual_seed(seed + number)
+
+    def near(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        single = x.float()
+        up = torch.rand(x.shape, generator=random) < 0.5
+        beyond = torch.where(up, torch.inf, -torch.inf)
+        return torch.where(x == 0, x, torch.nextafter(single, beyond).double())
+
+    inputs = {name: near(x) for name, x in drawn.inputs.items()}
+    state = drawn.state and {name: near(x) for name, x in drawn.state.items()}
+    return _low(spec, case, dtype, replace(drawn, inputs=inputs, state=state))
+
+
+def _low(spec: MemorySpec, case: Case, dtype: torch.dtype, drawn: Data) -> Outcome:
+    """The oracle in single precision, operands of products rounded to ``dtype`` if that is less."""
+    rounding = torch.float32 if dtype == torch.float64 else dtype
+    return outcome(spec, _oracle(spec, case, rounding), drawn, lambda name: torch.float32)
+
+
+def _oracle(spec: MemorySpec, case: Case, rounding: torch.dtype | None) -> Call:
     sizes = parameters(spec, case)
-    single = torch.float32
 
-    def call(rounding: torch.dtype | None) -> Call:
-        def apply(
-            inputs: Mapping[str, Tensor], state: State | None, offsets: Tensor | None
-        ) -> tuple[Tensor, State]:
-            if offsets is None:
-                return oracle.run(spec, sizes, inputs, state, rounding=rounding)
-            return _separately(spec, sizes, inputs, state, offsets, rounding)
+    def apply(
+        inputs: Mapping[str, Tensor], state: State | None, offsets: Tensor | None
+    ) -> tuple[Tensor, State]:
+        if offsets is None:
+            return oracle.run(spec, sizes, inputs, state, rounding=rounding)
+        return _separately(spec, sizes, inputs, state, offsets, rounding)
 
-        return apply
-
-    exact = outcome(spec, call(None), drawn, lambda name: torch.float64)
-    low = outcome(
-        spec, call(single if dtype == torch.float64 else dtype), drawn, lambda name: single
-    )
-    return Reference(drawn, exact, low)
+    return apply
 
 
 def _separately(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -15,7 +17,7 @@ from .agree import Agreement
 from .cases import Case, covering
 from .compare import CHECKS, Bench, Implementation
 
-SCHEMA = "miras-certificate-1"
+SCHEMA = "miras-certificate-2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Row:
 class Certificate:
     """The measured table for one memory.
 
-    expected   every (check, case) that must have rows; an absent one is not green
+    expected   every (check, case, quantity) that must have a row; an absent one is not green
     derived    False where the memory's update was given with `write` instead of derived from a loss
     """
 
@@ -41,14 +43,14 @@ class Certificate:
     device: str
     derived: bool
     versions: Mapping[str, str]
-    expected: tuple[tuple[str, str], ...]
+    expected: tuple[tuple[str, str, str], ...]
     rows: tuple[Row, ...]
 
     @property
-    def missing(self) -> tuple[tuple[str, str], ...]:
+    def missing(self) -> tuple[tuple[str, str, str], ...]:
         """Comparisons that should have been made and were not."""
-        present = {(row.check, row.case) for row in self.rows}
-        return tuple(pair for pair in self.expected if pair not in present)
+        present = {(row.check, row.case, row.result.name) for row in self.rows}
+        return tuple(wanted for wanted in self.expected if wanted not in present)
 
     @property
     def failures(self) -> tuple[Row, ...]:
@@ -74,7 +76,7 @@ class Certificate:
         rows = tuple(
             Row(row["check"], row["case"], Agreement(**row["result"])) for row in held.pop("rows")
         )
-        expected = tuple((check, case) for check, case in held.pop("expected"))
+        expected = tuple((check, case, name) for check, case, name in held.pop("expected"))
         return Certificate(rows=rows, expected=expected, **held)
 
     def __str__(self) -> str:
@@ -83,11 +85,13 @@ class Certificate:
         if not self.derived:
             lines.append("update given with `write`, not derived from a loss")
         lines.append(f"{'check':<12}{'case':<26}{'worst':<18}{'error':>10}{'allowed':>10}  verdict")
-        for check, case in self.expected:
-            rows = [r.result for r in self.rows if (r.check, r.case) == (check, case)]
-            if not rows:
-                lines.append(f"{check:<12}{case:<26}{'':<38}  MISSING")
+        missing = {(check, case): name for check, case, name in self.missing}
+        for check, case in dict.fromkeys((check, case) for check, case, _ in self.expected):
+            if (check, case) in missing:
+                name = missing[check, case]
+                lines.append(f"{check:<12}{case:<26}{name:<18}{'':>20}  MISSING")
                 continue
+            rows = [r.result for r in self.rows if (r.check, r.case) == (check, case)]
             worst = max(rows, key=_badness)
             lines.append(
                 f"{check:<12}{case:<26}{worst.name:<18}{worst.error:>10.1e}{worst.allowed:>10.1e}"
@@ -105,6 +109,13 @@ def _badness(result: Agreement) -> tuple[bool, float]:
 
 def _versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _installed() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    with suppress(PackageNotFoundError):
+        found["triton"] = version("triton")
+    return found
 
 
 def certify(
@@ -133,7 +144,7 @@ def certify(
             found = compare(bench, case)
             if found is None:
                 continue
-            expected.append((check, case.name))
+            expected += [(check, case.name, result.name) for result in found]
             rows += [Row(check, case.name, result) for result in found]
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     return Certificate(
@@ -142,7 +153,7 @@ def certify(
         dtype=str(dtype).removeprefix("torch."),
         device=f"{device} ({name})",
         derived=not any(isinstance(term, Write) for term in spec.terms),
-        versions={"python": platform.python_version(), "torch": str(torch.__version__)},
+        versions=_installed(),
         expected=tuple(expected),
         rows=tuple(rows),
     )

@@ -182,15 +182,15 @@ def outcome(
 
 
 def decays(spec: MemorySpec) -> set[str]:
-    """The gates that multiply something carried: the decay, and the factors of momenta."""
+    """The gates that multiply what they carry on: the decay, and a momentum's factor of itself."""
     found = {spec.retention.decay.name} if isinstance(spec.retention.decay, Ref) else set()
-    for _, formula in spec.algorithm.rules:
+    for target, formula in spec.algorithm.rules:
         for node in walk(formula):
             if isinstance(node, Apply) and node.op == "mul":
-                parts = [list(walk(arg)) for arg in node.args]
-                for own, other in (parts, parts[::-1]):
-                    if any(isinstance(n, Ref) and n.kind == "carry" for n in other):
-                        found |= {n.name for n in own if isinstance(n, Ref) and n.kind == "gate"}
+                for own, other in (node.args, node.args[::-1]):
+                    carried = isinstance(other, Ref) and (other.kind, other.name) == ("carry", target)
+                    if carried and isinstance(own, Ref) and own.kind == "gate":
+                        found.add(own.name)
     return found
 
 

@@ -115,8 +115,11 @@ class Paths:
 
     @staticmethod
     def _per_token(log: Node) -> Node:
-        """A constant decay acts at every token and at no padding."""
-        return log if I in log.axes else log * VALID
+        """A decay acts at every token and at no padding, where logarithms that are fed are 0."""
+        whole, args = flatten(log)
+        fed = all(isinstance(arg, Input) and arg.name.startswith("log_") for arg in args)
+        sums = all(term.as_coeff_Mul()[1] in SLOTS for term in sp.Add.make_args(whole))
+        return log if fed and sums else log * VALID
 
     def coupled(self, state: Input) -> list[tuple[Input, Node]]:
         """The other states that this one takes in."""

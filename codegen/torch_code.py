@@ -153,6 +153,10 @@ class TorchText:
         """A map as statements for what it uses more than once, and its expression."""
         formula, args = self._fused(node)
         names = {slot: self.aligned(arg, node.axes) for slot, arg in zip(SLOTS, args, strict=False)}
+        sizes = {slot for slot, arg in zip(SLOTS, args, strict=False) if isinstance(source(arg), Extent)}
+        if len(sizes) == len(args) or not formula.is_rational_function(*sizes):
+            # A size by itself is Python's number; a function of one, or nothing but sizes, needs torch's.
+            names |= {slot: f"tiles.filled({names[slot]}, (), size)" for slot in sizes}
         logs = {slot for slot, arg in zip(SLOTS, args, strict=False) if arg in self.logs}
         if logs and node not in self.logs:
             formula = formula.replace(

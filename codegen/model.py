@@ -35,7 +35,6 @@ def model_of(spec: MemorySpec) -> MemoryModel:
     points = {s.name: Input(s.name, ordered(s.axes), "point") for s in spec.states}
     gradients: dict[str, Node] = {state: ZERO for state in points}
     for term in spec.terms:
-        rate = lower(term.rate, name)
         match term:
             case Loss():
                 loss = lower(term.loss, name)
@@ -45,6 +44,7 @@ def model_of(spec: MemorySpec) -> MemoryModel:
                 found = pull_back({answer: error}, points.values())
                 shares = {w: found[points[w]] for w in points}
         for w in points:
+            rate = lower(term.rate, lambda ref, w=w: stand_in(ref, spec, w))
             gradients[w] = gradients[w] + rate * shares[w]
     gradients = _windowed(spec, gradients, name)
     return MemoryModel(

@@ -12,7 +12,7 @@ from functools import lru_cache
 import sympy as sp
 from sympy.core.function import ArgumentIndexError
 
-SLOTS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(64))
+SLOTS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(1024))
 """The symbols that stand for the operands of a pointwise map, in order."""
 
 

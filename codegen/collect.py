@@ -129,7 +129,15 @@ def _outer(term: sp.Expr, nodes: Mapping[sp.Symbol, Node], axes: Axes) -> Outer:
     row, column = (parts.get((axis,)) for axis in axes)
     if row is None or column is None:
         raise Obstacle("the update adds the same vector to every row or column of the state")
-    return _pulled(Outer(row, column, parts.get((), ONE)))
+    scale = parts.get((), ONE)
+    if _asks(scale):
+        row, scale = row * scale, ONE
+    return _pulled(Outer(row, column, scale))
+
+
+def _asks(node: Node) -> bool:
+    """Whether a node depends on a state: then it belongs to the row that is solved for."""
+    return any(x.kind == "state" for x in inputs_of([node]))
 
 
 def _pulled(write: Outer) -> Outer:
@@ -139,7 +147,11 @@ def _pulled(write: Outer) -> Outer:
         while isinstance(side, Map):
             nodes = dict(zip(SLOTS, side.args, strict=False))
             factors = sp.Mul.make_args(side.formula)
-            free = [f for f in factors if not any(nodes[slot].axes for slot in f.free_symbols)]
+            free = [
+                factor
+                for factor in factors
+                if not any(nodes[slot].axes or _asks(nodes[slot]) for slot in factor.free_symbols)
+            ]
             bound = [f for f in factors if f not in free]
             if not free or not bound:
                 break

@@ -7,6 +7,8 @@ import sympy as sp
 from miras_dsl.ir import Map, Node, Number, formula, postorder
 from miras_dsl.scalars import SLOTS
 
+from .limits import expandable, writable
+
 
 def flatten(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
     """A tower of maps as one sympy formula over `SLOTS` and its operands; ``keep`` is never opened."""
@@ -28,7 +30,10 @@ def flatten(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
 
 
 def affine_in(node: Node, unknown: Node) -> tuple[Node, Node] | None:
-    """``(c, d)`` with ``node = c · unknown + d`` elementwise, or None when it is not of this form."""
+    """``(c, d)`` with ``node = c · unknown + d`` elementwise, or None when it is not of this form (or
+    too long to tell)."""
+    if not writable(node):
+        return None
     whole, args = flatten(node, unknown)
     if unknown not in args:
         return None
@@ -36,7 +41,10 @@ def affine_in(node: Node, unknown: Node) -> tuple[Node, Node] | None:
     others = [arg for arg in args if arg is not unknown]
     if any(unknown in postorder([arg]) for arg in others):
         return None
-    slope = sp.expand(whole.diff(slot))
+    slope = whole.diff(slot)
+    if not (expandable(slope) and expandable(whole)):
+        return None
+    slope = sp.expand(slope)
     # A step has slope 0 almost everywhere and is not affine: the rest must be free of the unknown too.
     if slot in slope.free_symbols or slot in sp.expand(whole - slope * slot).free_symbols:
         return None

@@ -18,7 +18,7 @@ from miras_dsl.spec import MemorySpec, Number, Ref
 from .collect import Linear, Obstacle, collect
 from .implicit import solved_implicitly
 from .link import Link, link_of, proximal
-from .model import exp, feeds_of, gate_input, stand_in, with_logarithms
+from .model import exp, feeds_of, gate_input, signed_gates, stand_in, with_logarithms
 from .refused import Refused
 
 
@@ -212,6 +212,8 @@ def _decay(spec: MemorySpec, weight: str) -> Node:
     assert decay is not None, "the checker asks for `decay` in the order only with a decay"
     if isinstance(decay, Number):
         return Constant(decay.value)
+    if decay.name in signed_gates(spec):
+        return gate_input(decay.name, spec, weight)
     return exp(gate_input(decay.name, spec, weight, log=True))
 
 

@@ -98,14 +98,25 @@ def held_out(data: np.ndarray, count: int, length: int) -> tuple[Tensor, Tensor]
 
 
 def bigram_bits(train: np.ndarray, tokens: Tensor, targets: Tensor) -> float:
-    """Bits per byte of the byte-bigram model of ``train`` on these windows, add-one smoothed.
+    """Bits per byte of the byte-bigram model of ``train`` on these windows.
 
-    The baseline of anything that remembers: it knows the previous byte and nothing else.
+    The baseline of anything that remembers: it knows the previous byte and nothing else.  Pairs of
+    bytes are interpolated with single bytes, and these with all bytes alike, so that a short text
+    does not make it look worse than it is.
     """
     pairs = train[:-1].astype(np.int64) * 256 + train[1:]
-    counts = np.bincount(pairs, minlength=256 * 256).reshape(256, 256) + 1.0
-    bits = -np.log2(counts / counts.sum(axis=1, keepdims=True))
-    return float(bits[tokens.numpy(), targets.numpy()].mean())
+    singles = _witten_bell(np.bincount(train, minlength=256), np.full(256, 1 / 256))
+    chances = _witten_bell(np.bincount(pairs, minlength=256 * 256).reshape(256, 256), singles)
+    return float(-np.log2(chances[tokens.numpy(), targets.numpy()]).mean())
+
+
+def _witten_bell(counts: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Chances along the last axis: (count + kinds * below) / (all + kinds).
+
+    ``kinds`` is how many different ones were counted; where nothing was, ``below`` is all we know.
+    """
+    kinds = np.maximum((counts > 0).sum(axis=-1, keepdims=True), 1)
+    return (counts + kinds * below) / (counts.sum(axis=-1, keepdims=True) + kinds)
 
 
 def _long_enough(data: np.ndarray, length: int) -> None:

@@ -39,11 +39,53 @@ def test_held_out_windows_span_the_part():
 
 
 def test_the_bigram_is_the_one_counted_by_hand():
-    """Text `abab…`: after a comes b every time; add-one smoothing is exact arithmetic."""
+    """Text `abab…`: after a comes b every time; what is left goes to single bytes, then to all."""
     text = np.frombuffer(b"ab" * 50, np.uint8)
     x, y = data.held_out(text, 1, 2)
-    ab, ba = (50 + 1) / (50 + 256), (49 + 1) / (49 + 256)
+    single = (50 + 2 / 256) / (100 + 2)
+    ab, ba = (50 + single) / (50 + 1), (49 + single) / (49 + 1)
     assert data.bigram_bits(text, x, y) == pytest.approx(-(math.log2(ab) + math.log2(ba)) / 2)
+
+
+def test_a_byte_never_seen_is_no_surprise_without_end():
+    """Neither the byte nor the one before it was counted: the single bytes' rest, over all."""
+    text = np.frombuffer(b"ab" * 50, np.uint8)
+    x, y = torch.tensor([[ord("z")]]), torch.tensor([[ord("y")]])
+    assert data.bigram_bits(text, x, y) == pytest.approx(-math.log2(2 / 256 / (100 + 2)))
+
+
+def add_one(counts: np.ndarray) -> np.ndarray:
+    """Bits of each choice when every count is one more than it is."""
+    return -np.log2((counts + 1) / (counts + 1).sum(-1, keepdims=True))
+
+
+def baselines(text: np.ndarray, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float, float]:
+    """The bigram, single bytes by add-one, pairs by add-one."""
+    single = np.bincount(text, minlength=256)
+    pairs = np.bincount(text[:-1].astype(np.int64) * 256 + text[1:], minlength=256 * 256)
+    plain = add_one(pairs.reshape(256, 256))[x, y].mean()
+    return data.bigram_bits(text, x, y), add_one(single)[y].mean(), plain
+
+
+@pytest.mark.parametrize("size", [3_000, 10_000, 100_000, 4_000_000])
+def test_the_bigram_is_a_fair_baseline_on_any_amount_of_text(size):
+    """Below the single bytes and below add-one always; beside add-one on much text."""
+    library = data.standard_library()
+    middle = len(library.train) // 2
+    x, y = data.held_out(library.held_out, 64, 128)
+    found, single, plain = baselines(library.train[middle : middle + size], x, y)
+    assert found < single
+    assert found < plain
+    if size >= 4_000_000:
+        assert found == pytest.approx(plain, rel=0.01)
+
+
+def test_on_a_page_add_one_would_be_an_easy_rival(root):
+    """Most pairs of a page were seen once or never; that is no reason to call them unlikely."""
+    page = data.text_file(root / "miras_dsl" / "LANGUAGE.md")
+    found, single, plain = baselines(page.train, *data.held_out(page.held_out, 64, 32))
+    assert found < single < plain
+    assert found < plain - 0.5
 
 
 def test_a_file_of_ones_own(tmp_path):

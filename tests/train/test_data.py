@@ -14,8 +14,9 @@ from miras_dsl.runtime import data
 def test_the_standard_library_is_enough_text():
     """Megabytes, a twentieth held out, the same hash every time."""
     first, again = data.standard_library(), data.standard_library()
-    assert first.sha256 == again.sha256
-    assert "Python" in first.name
+    assert first.text == again.text
+    assert "Python" in first.text.name
+    assert first.text.file is None
     assert len(first.train) > 2_000_000
     assert 0.01 < len(first.held_out) / len(first.train) < 0.15
 
@@ -90,15 +91,21 @@ def test_on_a_page_add_one_would_be_an_easy_rival(root):
 
 def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_bytes(bytes(range(256)) * 40)
+    path.write_bytes(bytes(range(1, 256)) * 40)
     corpus = data.text_file(path)
-    assert len(corpus.train) + len(corpus.held_out) == 256 * 40
-    assert len(corpus.held_out) == 256 * 40 // 20
+    assert len(corpus.train) + len(corpus.held_out) == 255 * 40
+    assert len(corpus.held_out) == 255 * 40 // 20
+    assert corpus.text.file == str(path)
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"", "is empty"), (b"short", "has 5 bytes"), (None, "no text file at")],
+    [
+        (b"", "is empty; training needs 4096 bytes"),
+        (b"ten bytes.", "has 10 bytes; training needs 4096 bytes"),
+        (b"\x89PNG\r\n\x1a\n\0\0" + bytes(5000), r"is no text \(byte 8 is zero\)"),
+        (None, "no text file at"),
+    ],
 )
 def test_bad_files_get_a_sentence(tmp_path, content, sentence):
     path = tmp_path / "text.txt"
@@ -107,13 +114,19 @@ def test_bad_files_get_a_sentence(tmp_path, content, sentence):
     with pytest.raises(data.TextError, match=sentence) as caught:
         data.text_file(path)
     assert str(path) in str(caught.value)
+    assert "with --text" in str(caught.value)
 
 
 def test_a_directory_gets_a_sentence(tmp_path):
-    with pytest.raises(data.TextError, match="is a directory"):
+    with pytest.raises(data.TextError, match="is a directory; name one text file with --text"):
         data.text_file(tmp_path)
 
 
 def test_a_window_longer_than_the_text_gets_a_sentence():
-    with pytest.raises(data.TextError, match="a window needs 101"):
-        data.batch(np.zeros(50, np.uint8), 1, 100, 0, 0)
+    short = np.zeros(50, np.uint8)
+    with pytest.raises(data.TextError, match="the training part of the text has 50 bytes"):
+        data.batch(short, 1, 100, 0, 0)
+    with pytest.raises(
+        data.TextError, match=r"the held-out part .* a window needs 101; .*--length"
+    ):
+        data.held_out(short, 1, 100)

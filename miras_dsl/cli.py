@@ -86,15 +86,16 @@ def told(as_json: bool = False) -> Iterator[Console]:
         _complain(errors, as_json, f"{error.filename or 'a file'}: {error.strerror}")
         raise typer.Exit(UNUSABLE) from None
     except KeyboardInterrupt as stop:
-        _complain(errors, as_json, str(stop) or "stopped before the end; start again when you like")
+        sentence = str(stop) or "stopped before the end; start again when you like"
+        _complain(errors, as_json, sentence, mark="")
         raise typer.Exit(STOPPED) from None
 
 
-def _complain(errors: Console, as_json: bool, sentence: str) -> None:
+def _complain(errors: Console, as_json: bool, sentence: str, mark: str = "error: ") -> None:
     if as_json:
         print(json.dumps({"errors": [{"what": sentence}]}))
     else:
-        errors.print(Text(f"error: {sentence}"))
+        errors.print(Text(mark + sentence))
 
 
 def _painted(text: str) -> Text:

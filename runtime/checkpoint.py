@@ -59,7 +59,7 @@ def save(
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": _own(v) for k, v in state.items()}
     tensors["random.torch"] = torch.get_rng_state()
-    facts = {
+    about = {
         "format": FORMAT,
         "step": step,
         "digest": origin.digest,
@@ -68,7 +68,7 @@ def save(
         "text": asdict(origin.text),
         "torch": str(torch.__version__),
     }
-    written = {"miras": json.dumps(facts, sort_keys=True)}
+    written = {"miras": json.dumps(about, sort_keys=True)}
     try:
         save_file(tensors, durable.aside(path), metadata=written)
         durable.put_in_place(path)

@@ -34,30 +34,34 @@ class Journal:
         Raises JournalError where the rows to keep are not all there, or nothing can be written.
         """
         rows = [] if keep_to is None else _rows_to(path, keep_to)
-        self.path = path
+        self.path, self.step = path, keep_to or 0
         try:
             text = "".join(_line(row) for row in rows)
             durable.aside(path).write_text(text, encoding="utf-8")
             durable.put_in_place(path)
             self.file: TextIO = path.open("a", encoding="utf-8")
         except OSError as error:
-            raise self._unwritable(keep_to or 0, error) from error
+            raise self._unwritable(error) from error
 
     def append(self, row: Row) -> None:
         """Write one row; it must hold its `step`.  Raises JournalError where that fails."""
+        self.step = _step(row)
         try:
             self.file.write(_line(row))
             self.file.flush()
         except OSError as error:
-            raise self._unwritable(_step(row), error) from error
+            raise self._unwritable(error) from error
 
     def settle(self) -> None:
-        """Wait until what was written would survive a power cut."""
-        os.fsync(self.file.fileno())
+        """Wait until what was written would survive a power cut.  Raises as `append` does."""
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
 
-    def _unwritable(self, step: int, error: OSError) -> JournalError:
+    def _unwritable(self, error: OSError) -> JournalError:
         return JournalError(
-            f"the log {self.path} could not be written at step {step}: "
+            f"the log {self.path} could not be written at step {self.step}: "
             f"{error.strerror}; make room and go on with --resume"
         )
 

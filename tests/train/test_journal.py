@@ -80,6 +80,10 @@ def test_a_new_log_is_on_the_disk_before_it_takes_its_place(five, monkeypatch):
         assert done == ["file", "rename", "folder"]
 
 
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 class Full(io.RawIOBase):
     """A file on a disk without room."""
 
@@ -87,7 +91,7 @@ class Full(io.RawIOBase):
         return True
 
     def write(self, _content):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        full()
 
 
 def test_a_full_disk_stops_the_log_with_a_sentence(tmp_path):
@@ -101,13 +105,17 @@ def test_a_full_disk_stops_the_log_with_a_sentence(tmp_path):
     assert steps(tmp_path / "log.jsonl") == [1]
 
 
+def test_a_disk_may_say_so_only_when_it_is_waited_for(five, monkeypatch):
+    with Journal(five, keep_to=4) as log:
+        log.append({"step": 5, "bits": 1.0})
+        monkeypatch.setattr(journal.os, "fsync", full)
+        with pytest.raises(JournalError, match="could not be written at step 5: No space"):
+            log.settle()
+
+
 def test_a_full_disk_leaves_the_old_log(five, monkeypatch):
     """When it is cut back, too."""
     before = five.read_bytes()
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(durable.os, "fsync", full)
     with pytest.raises(JournalError, match="could not be written at step 3: No space"):
         Journal(five, keep_to=3)

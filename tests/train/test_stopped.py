@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from miras_dsl.runtime import checkpoint, journal
+from tests.train.warm import Warm
 
+KILLED = ["gated_deltanet", "yaad"]
 STEPS, KEEP = 200, 5
 SMALL = f"--steps {STEPS} --keep {KEEP} --width 16 --layers 1 --batch 2 --length 16".split()
 
@@ -36,14 +38,14 @@ def text(tmp_path):
     return path
 
 
-def miras(*words: object, **options: object) -> subprocess.Popen[str]:
+def miras(*words: object, stderr: int | None = None) -> subprocess.Popen[str]:
     """The command in a process of its own, on one thread."""
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         text=True,
-        **options,
+        stderr=stderr,
     )
 
 
@@ -53,8 +55,11 @@ def logged(out: Path) -> int:
     return log.read_text().count('"norm"') if log.exists() else 0
 
 
-def wait_for_step(process: subprocess.Popen[str], out: Path, goal: int) -> None:
-    while process.poll() is None and logged(out) < goal:
+def wait_for_step(out: Path, goal: int) -> None:
+    """Until the log is there; a run that stands still fails the test."""
+    deadline = time.monotonic() + 200
+    while logged(out) < goal:
+        assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
@@ -64,27 +69,37 @@ def fingerprint(out: Path) -> tuple[str, str]:
     return hashlib.sha256(kept).hexdigest(), hashlib.sha256(log).hexdigest()
 
 
+@pytest.fixture(scope="module")
+def warm():
+    """A process that runs commands without the wait for imports."""
+    process = Warm(*KILLED)
+    yield process
+    process.close()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", ["gated_deltanet", "yaad"])
-def test_killed_three_times_and_resumed(tmp_path, text, spec):
+@pytest.mark.parametrize("spec", KILLED)
+def test_killed_three_times_and_resumed(tmp_path, text, warm, spec):
     """SIGKILL at three random steps; the end is the end of a run that nobody touched."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    begin = ["train", spec, "--text", text, *SMALL]
-    whole = miras(*begin, "-o", straight)
+    begin = ["train", spec, "--text", text, *SMALL, "-o"]
+    resume = ["train", spec, "--resume", "-o"]
+    warm.start(*begin, straight)
+    assert warm.ended() == 0
     seed = random.randrange(10**6)
     print("seed", seed)
     chance, last = random.Random(seed), 0
-    for command in (begin, ["train", spec, "--resume"], ["train", spec, "--resume"]):
-        process = miras(*command, "-o", broken)
+    for command in (begin, resume, resume):
+        process = warm.start(*command, broken)
         # Beyond everything logged so far: only the new process can get there.
-        wait_for_step(process, broken, last + chance.randint(1, 3 * KEEP))
+        wait_for_step(broken, last + chance.randint(1, 3 * KEEP))
         time.sleep(chance.uniform(0, 0.02))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it was to be killed long before its end"
+        os.kill(process, signal.SIGKILL)
+        assert warm.ended() == -signal.SIGKILL, "it was to be killed long before its end"
         last = logged(broken)
     assert last < STEPS
-    assert miras("train", spec, "--resume", "-o", broken).wait() == 0
-    assert whole.wait() == 0
+    warm.start(*resume, broken)
+    assert warm.ended() == 0
     assert fingerprint(broken) == fingerprint(straight)
 
 
@@ -95,7 +110,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, text):
     process = miras(
         "train", "linear_attention", "--text", text, *SMALL, "-o", out, stderr=subprocess.PIPE
     )
-    wait_for_step(process, out, KEEP + 1)
+    wait_for_step(out, KEEP + 1)
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
     assert process.returncode == 130, said

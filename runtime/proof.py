@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 
 import torch
 
@@ -14,6 +13,7 @@ from miras_dsl.spec import FileSpec
 
 from .build import implementation
 from .certificate import Certificate, certify
+from .threads import on_threads
 
 
 def prove(
@@ -32,7 +32,9 @@ def prove(
             raise Unusable(f"there is no memory {name}; the file holds {', '.join(spec.memories)}")
     kind = getattr(torch, Dtype(dtype))
     digest = digest_of(spec)
-    with _one_thread():
+    # The oracle is a long chain of small operations: threads that wait for each other after every
+    # one of them cost more than they share.
+    with on_threads(1):
         return {
             name: certify(
                 memory,
@@ -44,15 +46,3 @@ def prove(
             for name, memory in spec.memories.items()
             if not only or name in only
         }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch on one thread: the oracle is a long chain of small operations, and threads that wait
-    for each other after every one of them cost more than they share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -13,7 +13,7 @@ from miras_dsl.model import MemoryModel
 from miras_dsl.scalars import SLOTS
 from miras_dsl.spec import Ref
 
-from .model import stand_in
+from .model import axes_of, stand_in
 from .refused import Refused
 
 Link = Callable[[str, Node], Node]
@@ -46,7 +46,8 @@ def link_of(model: MemoryModel) -> Link | None:
         formula = retention.link
 
         def given(weight: str, dual: Node) -> Node:
-            return lower(formula, lambda ref: dual if ref.kind == "dual" else stand_in(ref, model.spec, weight))
+            axes = axes_of(model.spec, weight)
+            return lower(formula, lambda ref: dual if ref.kind == "dual" else stand_in(ref, model.spec, weight), axes)
 
         return given
     if retention.bregman is None:

@@ -18,7 +18,7 @@ from miras_dsl.spec import MemorySpec, Number, Ref
 from .collect import Linear, Obstacle, collect
 from .implicit import solved_implicitly
 from .link import Link, link_of, proximal
-from .model import exp, feeds_of, gate_input, signed_gates, stand_in, with_logarithms
+from .model import axes_of, exp, feeds_of, gate_input, signed_gates, stand_in, with_logarithms
 from .refused import Refused
 
 
@@ -233,6 +233,7 @@ def _rules(
 ) -> tuple[dict[str, Node], dict[tuple[str, str], Node]]:
     new, new_carried = dict(kept), dict(carried)
     for weight in (w.name for w in model.weights):
+        axes = axes_of(model.spec, weight)
         for target, formula in model.algorithm.rules:
 
             def name(ref: Ref, weight: str = weight) -> Node:
@@ -248,7 +249,7 @@ def _rules(
                     case _:
                         return stand_in(ref, model.spec, weight)
 
-            value = lower(formula, name)
+            value = lower(formula, name, axes)
             if target in model.algorithm.carry:
                 new_carried[target, weight] = value
             else:

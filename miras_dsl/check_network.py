@@ -109,8 +109,10 @@ def _network(
         return outer(node, inner)
 
     scope = replace(scope, entry=entry)
+    layered = sum(len(w.names) for w in body.weights if kind_of(w.shape) == "matrix") > 1
     for weights in body.weights:
-        declare(built, weights, scope, sizes, matrix_init=init or "learned", forced=init)
+        start = init or "learned"
+        declare(built, weights, scope, sizes, matrix_init=start, forced=init, layered=layered)
     axis = "value" if sizes.vector else "key"
     source = Ref("input", "input", (axis,), body.span)
     names: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes, s.span) for s in built.states}

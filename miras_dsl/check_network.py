@@ -133,7 +133,7 @@ def _network(
         declare(built, weights, scope, sizes, matrix_init=start, forced=init, layered=layered)
     axis = "value" if sizes.vector else "key"
     source = Ref("input", "input", (axis,), body.span)
-    names: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes, s.span) for s in built.states}
+    names: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
     if body.input in names:
         raise problem(
             "M0109",
@@ -141,7 +141,8 @@ def _network(
             body.span,
             "one name, two meanings",
         )
-    names[body.input] = source
+    # without a place of its own, each use is shown where it stands
+    names[body.input] = Ref("input", "input", (axis,))
     inner = replace(
         scope.with_names(**names),
         place="a network",

@@ -67,7 +67,7 @@ class Turn:
 class Memory:
     """All that the runtime knows about a generated memory.
 
-    chunk    tokens of a chunk: the block of an anchored rule, else free
+    chunk    steps of a chunk: those of a block where there are blocks, else free
     block    tokens between refreshes; 0: none
     micro    steps that one token takes
     once     logarithms of decays that act on one of these steps only: ``decay_at``

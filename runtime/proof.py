@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -11,8 +12,9 @@ from miras_dsl.codegen.digest import digest_of
 from miras_dsl.failures import Unusable
 from miras_dsl.spec import FileSpec
 
-from .build import implementation
+from .build import compiled, implementation
 from .certificate import Certificate, certify
+from .recurrent import allowed, possible
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -26,24 +28,36 @@ def prove(
 ) -> dict[str, Certificate]:
     """One certificate per memory, by name; ``only`` names some of them.
 
+    Where `load` would give a memory kernels there are two: of what it computes with kernels, and, as
+    `NAME, chunk form`, of what it computes with MIRAS_KERNELS=off.
+
     Raises Unusable for a name that the file does not hold.
     """
     for name in only:
         if name not in spec.memories:
             raise Unusable(f"there is no memory {name}; the file holds {', '.join(spec.memories)}")
     digest = digest_of(spec)
+    launched = allowed() and possible(device, DTYPES[dtype])
+    proofs: dict[str, Certificate] = {}
     with _one_thread():
-        return {
-            name: certify(
-                memory,
-                lambda sizes, memory=memory: implementation(memory, sizes),
-                digest=digest,
-                dtype=DTYPES[dtype],
-                device=device,
-            )
-            for name, memory in spec.memories.items()
-            if not only or name in only
-        }
+        for name, memory in spec.memories.items():
+            if only and name not in only:
+                continue
+            made, _ = compiled(memory, launched)
+            plain = "token by token" if made.form is None else "chunk form"
+            ways = {name: plain}
+            if made.kernels:
+                ways = {name: "kernels", f"{name}, {plain}": plain}
+            for title, way in ways.items():
+                proofs[title] = certify(
+                    memory,
+                    partial(implementation, memory, kernels=way == "kernels"),
+                    digest=digest,
+                    way=way,
+                    dtype=DTYPES[dtype],
+                    device=device,
+                )
+    return proofs
 
 
 @contextmanager

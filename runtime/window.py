@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .bounds import Bounds
+
 
 def aged(
     leaves: Mapping[str, Tensor],
     tails: Mapping[str, Tensor],
     width: int,
-    cu_seqlens: Tensor | None,
+    bounds: Bounds | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Every leaf as it was 1 … width - 1 tokens ago, and the tails after the call.
 
@@ -23,7 +25,7 @@ def aged(
     """
     lead = next(iter(leaves.values()))
     batch, tokens, heads = lead.shape[:3]
-    row, place, starts, lengths = _places(batch, tokens, cu_seqlens, lead.device)
+    row, place, starts, lengths = _places(batch, tokens, bounds, lead.device)
     past: dict[str, Tensor] = {}
     for age in range(1, width):
         there = torch.zeros(batch, tokens, dtype=torch.bool, device=lead.device)
@@ -40,18 +42,18 @@ def aged(
 
 
 def _places(
-    batch: int, tokens: int, cu_seqlens: Tensor | None, device: torch.device
+    batch: int, tokens: int, bounds: Bounds | None, device: torch.device
 ) -> tuple[Tensor, Tensor, Sequence[int], Sequence[int]]:
     """For each token its sequence and its place in it; the start and length of each sequence."""
-    if cu_seqlens is None:
+    if bounds is None:
         row = torch.arange(batch, device=device)[:, None].expand(-1, tokens)
         place = torch.arange(tokens, device=device).expand(batch, -1)
         return row, place, [n * tokens for n in range(batch)], [tokens] * batch
-    bounds = cu_seqlens.to(device=device, dtype=torch.int64)
-    lengths = bounds.diff()
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)[None]
-    place = torch.arange(tokens, device=device)[None] - bounds[:-1][row]
-    return row, place, bounds[:-1].tolist(), lengths.tolist()
+    starts, lengths = bounds.tensor[:-1], bounds.tensor.diff()
+    count = torch.arange(len(bounds), device=device)
+    row = count.repeat_interleave(lengths, output_size=tokens)[None]
+    place = torch.arange(tokens, device=device)[None] - starts[row]
+    return row, place, bounds.ends[:-1], bounds.lengths
 
 
 def _moved(x: Tensor, tail: Tensor, row: Tensor, place: Tensor, age: int, width: int) -> Tensor:

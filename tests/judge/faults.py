@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from miras_dsl.check import read
-from miras_dsl.codegen import differentiate, memory_text, pipeline
+from miras_dsl.codegen import differentiate, pipeline
 from miras_dsl.codegen.chunk import ChunkForm
 from miras_dsl.codegen.update import UpdateRule
 from miras_dsl.ir import Node, Program, postorder
@@ -195,12 +195,12 @@ def in_program(patch: Patch, change: Callable[[Program], Program]) -> None:
 
 def in_reverse(patch: Patch, change: Callable[[Program], Program]) -> None:
     """Change the derived reverse mode."""
-    made = memory_text.adjoint
+    made = pipeline.adjoint
 
     def changed(program: Program, constant: frozenset[str]) -> Program:
         return change(made(program, constant))
 
-    patch.setattr(memory_text, "adjoint", changed)
+    patch.setattr(pipeline, "adjoint", changed)
 
 
 def nodes(kind: type[N], change: Callable[[N], Node]) -> Callable[[Program], Program]:

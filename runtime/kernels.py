@@ -9,6 +9,7 @@ from types import ModuleType
 from torch import Tensor
 
 from miras_dsl.codegen.names import snake
+from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.codegen.recurrent_text import recurrence_name, recurrent_module
 from miras_dsl.codegen.update import UpdateRule
 from miras_dsl.spec import MemorySpec
@@ -28,6 +29,19 @@ def kernels_of(rule: UpdateRule) -> Recurrence:
     return getattr(module, recurrence_name(rule))
 
 
+def tables(spec: MemorySpec) -> tuple[CompiledMemory, Memory, Recurrence]:
+    """A memory compiled with its kernels: its stages, its table and theirs.
+
+    ValueError where it has none.
+    """
+    made, module = compiled(spec, kernels=True)
+    if not made.kernels:
+        raise ValueError(f"{spec.name} has no kernels")
+    found = list(vars(module).values())
+    table = next(x for x in found if isinstance(x, Memory))
+    return made, table, next(x for x in found if isinstance(x, Recurrence))
+
+
 def implementation(
     spec: MemorySpec, *, values: int | None = None
 ) -> Callable[[Mapping[str, int]], Run]:
@@ -37,12 +51,7 @@ def implementation(
 
     Nothing but the kernels answers, one token or many.  ValueError where the memory has none.
     """
-    made, module = compiled(spec, kernels=True)
-    found = list(vars(module).values())
-    table = next(x for x in found if isinstance(x, Memory))
-    kernels = next((x for x in found if isinstance(x, Recurrence)), None)
-    if kernels is None:
-        raise ValueError(f"{spec.name} has no kernels")
+    made, table, kernels = tables(spec)
     kernels = replace(kernels, values=values)
 
     def memory(

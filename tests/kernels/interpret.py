@@ -16,7 +16,7 @@ from miras_dsl.check import read
 from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.recurrent_text import recurrent_text
 from miras_dsl.codegen.update import UpdateRule
-from miras_dsl.runtime import build, kernels
+from miras_dsl.runtime import build, kernels, launch
 from miras_dsl.runtime.cases import Case
 from miras_dsl.runtime.certificate import certify
 from miras_dsl.runtime.interpreter import interpreting
@@ -67,12 +67,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("memory")
     parser.add_argument("--values", type=int, default=None)
+    parser.add_argument("--past", type=int, default=launch.PAST)
     parser.add_argument("--fault", nargs=2, action="append", default=[])
     arguments = parser.parse_args()
     assert interpreting(), "set TRITON_INTERPRET=1"
     # What torch.empty gives is NaN, so that what a kernel fails to write is seen.
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan().all()
+    launch.PAST = arguments.past
     spec = memory_named(arguments.memory)
     if not arguments.fault:
         judge(spec, arguments.values, CASES, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miras_dsl.codegen.recurrent_text import recurrent_module
+from miras_dsl.runtime import recurrent
+from miras_dsl.runtime.feeds import Call, checked
 from miras_dsl.runtime.interpreter import interpreting
-from miras_dsl.runtime.kernels import kernels_of
-from miras_dsl.runtime.launch import launch_of
-from miras_dsl.runtime.recurrent import recurrent
+from miras_dsl.runtime.kernels import kernels_of, tables
+from miras_dsl.runtime.launch import PAST, Recurrence, group_of, launch_of, scratch_bytes
+from tests.kernels.interpret import memory_named
 from tests.kernels.test_text import rule_of
 
 
@@ -47,19 +49,61 @@ def test_a_coupled_rule_is_held_whole() -> None:
     assert (launch.tile, launch.blocks) == ({"value": 128, "key": 64}, 1)
 
 
+def call_of(name: str) -> tuple[Call, Recurrence]:
+    """Two tokens of zeros for a shipped memory with one matrix, and its kernels."""
+    _, memory, kernels = tables(memory_named(name))
+    feeds = {f.name: torch.zeros(1, 2, 1, *[4] * len(f.axes)) for f in memory.feeds}
+    return checked(memory, feeds, {"W": torch.zeros(1, 1, 4, 4)}, None), kernels
+
+
 def test_tensors_on_a_cpu_are_refused_with_a_way_out() -> None:
     assert not interpreting()
-    kernels = kernels_of(rule_of("deltanet"))
-    x = torch.zeros(1, 2, 1, 4)
-    inputs = {"query": x, "key": x, "value": x, "eta": x[..., 0]}
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET=1"):
-        recurrent(kernels, inputs, {"W": torch.zeros(1, 1, 4, 4)})
+        recurrent.recurrent(*call_of("deltanet"))
 
 
-def test_sizes_that_disagree_are_named() -> None:
-    rule = rule_of("deltanet")
-    assert "DeltaNet" in recurrent_module(rule)
-    x = torch.zeros(1, 2, 1, 4)
-    inputs = {"query": x, "key": x[..., :3], "value": x, "eta": x[..., 0]}
-    with pytest.raises(ValueError, match="DeltaNet: key has 3 along key, others 4"):
-        recurrent(kernels_of(rule), inputs, {"W": torch.zeros(1, 1, 4, 4)})
+def test_kernels_take_single_precision_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, _ = call_of("deltanet")
+    gpu = replace(cpu, device=torch.device("cuda"))
+    assert recurrent.wanted(gpu)
+    assert not recurrent.wanted(cpu)
+    assert not recurrent.wanted(replace(gpu, dtype=torch.float64))
+    monkeypatch.setenv("MIRAS_KERNELS", "off")
+    assert not recurrent.wanted(gpu)
+
+
+@pytest.mark.parametrize("where", ["a feed", "the state"])
+def test_one_tensor_in_double_precision_is_enough(where: str) -> None:
+    call, _ = call_of("deltanet")
+    feeds, state = dict(call.feeds), dict(call.state)
+    some = feeds if where == "a feed" else state
+    some[max(some)] = some[max(some)].double()
+    assert checked(call.memory, feeds, state, None).dtype == torch.float64
+
+
+GIB = 1 << 30
+STEPS, HEADS = 32768, 16
+INPUTS = 8 * 4 * STEPS * HEADS * 128
+"""Query, key, value, answer and their gradients in float32: 2 GiB."""
+
+
+@pytest.mark.parametrize("sequences", [1, 8, 64, 512, 4096])
+@pytest.mark.parametrize("name", ["gated_deltanet", "rwkv7"])
+def test_scratch_of_packed_sequences_stays_below_a_budget(name: str, sequences: int) -> None:
+    """What is beyond `PAST` is at most a few times what goes in and comes out."""
+    kernels = kernels_of(rule_of(name))
+    launch = launch_of(kernels, {"value": 128, "key": 128}, STEPS // sequences)
+    # The first and the last state of each sequence, and their gradients.
+    states = 4 * 4 * sequences * HEADS * 128 * 128
+    assert scratch_bytes(kernels, launch, HEADS, STEPS, sequences) <= 2 * (INPUTS + states)
+    if sequences == 512:
+        assert scratch_bytes(kernels, launch, HEADS, STEPS, sequences) <= 3.5 * GIB
+
+
+def test_sequences_that_do_not_fit_the_scratch_take_turns() -> None:
+    kernels = kernels_of(rule_of("gated_deltanet"))
+    launch = launch_of(kernels, {"value": 128, "key": 128}, 64)
+    assert group_of(kernels, launch, HEADS, 512) == PAST // (launch.segment << 20)
+    assert group_of(kernels, launch, HEADS, 3) == 3
+    # One sequence may be larger than all there is: it goes alone.
+    assert group_of(kernels, launch, 10**6, 512) == 1

@@ -64,7 +64,8 @@ def _first(call: Call) -> str:
         if _bad(call.feeds[name]) is not None:
             return f"{name} is not finite"
     packed = call.bounds is not None
-    for n, (start, end) in enumerate(pairwise(call.bounds.ends if packed else (0, call.tokens))):
+    ends = (0, call.tokens) if call.bounds is None else call.bounds.ends
+    for n, (start, end) in enumerate(pairwise(ends)):
         carried = {name: x[n : n + 1] if packed else x for name, x in call.state.items()}
         for t in range(start, end):
             here = {n: x[:, t : t + 1] if n in moving else x for n, x in call.feeds.items()}

@@ -101,6 +101,17 @@ memory Pairs(dk, dv, n = 2) {
   gates        { alpha = 0.5 + 0.5 * sigmoid(linear(x))   eta[n] = sigmoid(linear(x)) }
 }
 """,
+    "pairs, reset": """
+memory PairsReset(dk, dv, n = 2) {
+  tokens       { query[dk]  key[n, dk]  value[n, dv] }
+  architecture W: matrix[value, key]
+  bias         l2
+  retention    l2(alpha)
+  algorithm    gd(eta), pairs(n), exact, reset(5)
+  order        decay, predict, write, read
+  gates        { alpha = 0.5 + 0.5 * sigmoid(linear(x))   eta[n] = sigmoid(linear(x)) }
+}
+""",
     "rows": """
 memory Rows(dk, dv) {
   architecture W: matrix[value, key]

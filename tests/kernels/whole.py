@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import miras_dsl as miras
 from miras_dsl.runtime import launch, recurrent
@@ -37,7 +37,7 @@ def watched(start: Callable[..., None]) -> Callable[..., None]:
     return counted
 
 
-def outcome(layer: nn.Module, x: Tensor, bounds: Tensor | None) -> dict[str, Tensor]:
+def outcome(layer: Any, x: Tensor, bounds: Tensor | None) -> dict[str, Tensor]:
     """Answers, the state after, and the gradient of everything, from a state that is not zero."""
     torch.manual_seed(1)
     count = len(x) if bounds is None else len(bounds) - 1
@@ -57,7 +57,7 @@ def outcome(layer: nn.Module, x: Tensor, bounds: Tensor | None) -> dict[str, Ten
     return {name: t.detach() for name, t in found.items() if t is not None}
 
 
-def compared(name: str, layer: nn.Module, case: str, x: Tensor, bounds: Tensor | None) -> None:
+def compared(name: str, layer: Any, case: str, x: Tensor, bounds: Tensor | None) -> None:
     """Print the error of every quantity, relative to its largest value, and what was launched."""
     STARTED.clear()
     os.environ["MIRAS_KERNELS"] = "on"
@@ -74,7 +74,7 @@ def compared(name: str, layer: nn.Module, case: str, x: Tensor, bounds: Tensor |
     print(json.dumps({"layer": name, "case": case, "launched": launched, "errors": errors}))
 
 
-def bad(layer: nn.Module, x: Tensor) -> str:
+def bad(layer: Any, x: Tensor) -> str:
     """What debug mode says of a call to the kernels with an input that is not a number."""
     x = x.clone()
     x[1, 7, 3] = torch.nan

@@ -125,7 +125,7 @@ def test_no_tokens_have_an_empty_answer(run: Callable[..., Any], batch: int, tok
 
 
 def test_a_place_in_a_block_is_one_of_the_block() -> None:
-    layer = miras.load("titans").Titans(width=8, heads=2)
+    layer: Any = miras.load("titans").Titans(width=8, heads=2)
     x = torch.randn(1, 5, 8)
     state = layer.initial_state(1)
     for wrong in (torch.tensor([10**6]), torch.tensor([-1]), torch.tensor([0.5]), torch.zeros(2)):
@@ -140,7 +140,7 @@ LAYERS = ("gated_deltanet", "GatedDeltaNetLayer"), ("rwkv7", "RWKV7Layer"), ("gl
 @pytest.mark.parametrize(("name", "layer"), LAYERS)
 def test_a_layer_says_the_same(name: str, layer: str) -> None:
     """Convolutions and shifts come before the memory."""
-    made = load(miras.find(name))[layer](width=8, heads=2)
+    made: Any = load(miras.find(name))[layer](width=8, heads=2)
     x = torch.randn(1, 6, 8)
     for bounds in ([0, 9], [0, 3], [1, 6], [0, 4, 2, 6]):
         with pytest.raises(ValueError, match="cu_seqlens must rise from 0 to 6, the number of tok"):
@@ -160,7 +160,8 @@ def test_bounds_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made(torch.randn(1, 6, 8), cu_seqlens=torch.tensor([0, 2, 6], dtype=torch.int32))
     assert asked == [torch.int32]
     known = bounds_of(torch.zeros(1, 6), torch.tensor([0, 2, 6]))
-    assert bounds_of(torch.zeros(1, 6, 3), known).ends == (0, 2, 6)
+    again = bounds_of(torch.zeros(1, 6, 3), known)
+    assert again is not None and again.ends == (0, 2, 6)
     with pytest.raises(ValueError, match="rise from 0 to 7"):
         bounds_of(torch.zeros(1, 7), known)
 

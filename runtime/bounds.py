@@ -41,13 +41,15 @@ def bounds_of(x: Tensor, cu_seqlens: Packed) -> Bounds | None:
     """
     if cu_seqlens is None:
         return None
+    batch, tokens = x.shape[:2]
     if isinstance(cu_seqlens, Bounds):
+        if (batch, tokens) == (1, cu_seqlens.ends[-1]):
+            return Bounds(cu_seqlens.ends, cu_seqlens.tensor.to(x.device))
         ends, tensor = list(cu_seqlens.ends), cu_seqlens.tensor
     elif cu_seqlens.dim() == 1 and not (cu_seqlens.is_floating_point() or cu_seqlens.is_complex()):
         ends, tensor = cu_seqlens.tolist(), cu_seqlens
     else:
         ends, tensor = [], cu_seqlens
-    batch, tokens = x.shape[:2]
     rising = len(ends) > 1 and all(start <= end for start, end in pairwise(ends))
     if not rising or batch != 1 or (ends[0], ends[-1]) != (0, tokens):
         shown = ends if 0 < len(ends) <= 8 else f"{tensor.dtype} {list(tensor.shape)}"

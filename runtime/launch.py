@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 WARPS = 8
@@ -12,6 +12,9 @@ WARPS = 8
 
 PAST = 1 << 30
 """Bytes of states that one backward launch computes again; sequences beyond that wait their turn."""
+
+FULL = 1024
+"""Programs that keep the largest GPUs busy: some eight on each of their multiprocessors."""
 
 Named = tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -39,6 +42,7 @@ class Launch:
     """One size of problem: extents, tiles and how many programs share the value axis.
 
     segment  steps between the states that the forward pass keeps for the backward pass
+    group    sequences that one backward launch takes
     """
 
     sizes: dict[str, int]
@@ -46,15 +50,23 @@ class Launch:
     blocks: int
     warps: int
     segment: int
+    group: int
 
 
-def launch_of(kernels: Recurrence, sizes: Mapping[str, int], longest: int) -> Launch:
+def launch_of(
+    kernels: Recurrence,
+    sizes: Mapping[str, int],
+    longest: int,
+    heads: int = 1,
+    sequences: int = 1,
+) -> Launch:
     """Tiles for a problem: as many values in a program as leave the tiles in its registers.
 
     A warp takes 512 elements of a tile, 16 for each thread, and fewer where more than two states
     are carried, so that all tiles of a backward step fit beside each other.  A segment is the root
     of the ``longest`` sequence: then the states that are kept, one for each segment, and those that
-    are computed again, one for each step of a segment, are about as many.
+    are computed again, one for each step of a segment, are about as many.  Sequences whose states
+    do not fit `PAST` take turns; segments are shorter where turns would leave a GPU half empty.
     """
     named = (*kernels.tokens, *kernels.constants, *kernels.states)
     sizes = {axis: sizes[axis] for _, axes in named for axis in axes}
@@ -66,10 +78,19 @@ def launch_of(kernels: Recurrence, sizes: Mapping[str, int], longest: int) -> La
         tile["value"] = min(tile["value"], kernels.values or fits)
     warps = min(2 * WARPS, max(1, tile["value"] * width // warp))
     blocks = -(-sizes["value"] // tile["value"]) if kernels.split else 1
-    segment = 16
-    while segment * segment < longest:
-        segment *= 2
-    return Launch(sizes, tile, blocks, warps, segment)
+    step = sum(
+        past_rows(axes, blocks, 1) * _bytes(sizes, axes, heads) for _, axes in kernels.states
+    )
+    segment = max(16, _power(isqrt(max(1, longest) - 1) + 1))
+    enough = min(sequences, FULL // (heads * blocks))
+    while segment > 16 and _group(segment * step, sequences) < enough:
+        segment //= 2
+    return Launch(sizes, tile, blocks, warps, segment, _group(segment * step, sequences))
+
+
+def _group(each: int, sequences: int) -> int:
+    """How many sequences of so many bytes fit `PAST`."""
+    return max(1, min(sequences, PAST // each))
 
 
 def checkpoints(launch: Launch, steps: int, sequences: int) -> int:
@@ -77,35 +98,26 @@ def checkpoints(launch: Launch, steps: int, sequences: int) -> int:
     return steps // launch.segment + sequences
 
 
-def past_rows(launch: Launch, axes: tuple[str, ...], sequences: int) -> int:
+def past_rows(axes: tuple[str, ...], blocks: int, sequences: int) -> int:
     """Rows, of a segment each, for a state that is computed again; blocks of values share none."""
-    return sequences if "value" in axes else sequences * launch.blocks
-
-
-def group_of(kernels: Recurrence, launch: Launch, heads: int, sequences: int) -> int:
-    """How many sequences one backward launch takes: as many as compute no more than `PAST` again."""
-    each = sum(
-        past_rows(launch, axes, 1) * _state_bytes(launch, axes, heads) for _, axes in kernels.states
-    )
-    return min(sequences, max(1, PAST // (launch.segment * each)))
+    return sequences if "value" in axes else sequences * blocks
 
 
 def scratch_bytes(
     kernels: Recurrence, launch: Launch, heads: int, steps: int, sequences: int
 ) -> int:
     """What a forward and a backward pass hold beside inputs, outputs and gradients."""
-    group = group_of(kernels, launch, heads, sequences)
     kept = checkpoints(launch, steps, sequences)
     return sum(
-        (kept + past_rows(launch, axes, group) * launch.segment)
-        * _state_bytes(launch, axes, heads)
+        (kept + past_rows(axes, launch.blocks, launch.group) * launch.segment)
+        * _bytes(launch.sizes, axes, heads)
         for _, axes in kernels.states
     )
 
 
-def _state_bytes(launch: Launch, axes: tuple[str, ...], heads: int) -> int:
+def _bytes(sizes: Mapping[str, int], axes: tuple[str, ...], heads: int) -> int:
     """A state of one sequence, in float32."""
-    return 4 * heads * prod(launch.sizes[axis] for axis in axes)
+    return 4 * heads * prod(sizes[axis] for axis in axes)
 
 
 def _power(size: int) -> int:

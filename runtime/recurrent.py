@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .feeds import Call, by_token, position_after
 from .interpreter import installed, interpreting, repair
-from .launch import Launch, Recurrence, checkpoints, group_of, launch_of, past_rows
+from .launch import Launch, Recurrence, checkpoints, launch_of, past_rows
 
 
 def possible(device: torch.device | str, dtype: torch.dtype) -> bool:
@@ -50,7 +50,9 @@ def recurrent(call: Call, kernels: Recurrence) -> tuple[Tensor, dict[str, Tensor
     tensors = [x.contiguous() for x in tensors]
     run = Run(
         kernels,
-        launch_of(kernels, call.sizes, max(call.lengths) * micro),
+        launch_of(
+            kernels, call.sizes, max(call.lengths) * micro, call.heads, len(call.lengths)
+        ),
         None if call.bounds is None else call.bounds.tensor * micro,
         call.state["position"].to(torch.int64) * micro if memory.block else None,
         len(call.lengths),
@@ -82,8 +84,8 @@ class Run:
         self, shape: tuple[int, ...], device: torch.device
     ) -> Iterator[tuple[slice, Run]]:
         """The sequences that one backward launch takes after those of another: all, if they fit."""
-        batch, time, heads = shape
-        group = group_of(self.kernels, self.plan, heads, self.rows)
+        batch, time, _ = shape
+        group = self.plan.group
         if group == self.rows:
             yield slice(0, self.rows), self
             return
@@ -131,7 +133,7 @@ class _Recurrent(torch.autograd.Function):
             d_after = [d[part] for d in d_ends]
             each = [x.expand(some.rows, *x.shape) for x in constants]
             past = [
-                d.new_empty(past_rows(plan, axes, some.rows), shape[2], plan.segment, *d.shape[2:])
+                d.new_empty(past_rows(axes, plan.blocks, some.rows), shape[2], plan.segment, *d.shape[2:])
                 for (_, axes), d in zip(kernels.states, d_ends, strict=True)
             ]
             shares = _rooms(plan, kernels.constants, each)

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miras_dsl.runtime import recurrent
+from miras_dsl.runtime import launch, recurrent
 from miras_dsl.runtime.feeds import Call, checked
 from miras_dsl.runtime.interpreter import interpreting
 from miras_dsl.runtime.kernels import kernels_of, tables
-from miras_dsl.runtime.launch import PAST, Recurrence, group_of, launch_of, scratch_bytes
+from miras_dsl.runtime.launch import PAST, Launch, Recurrence, launch_of, scratch_bytes
 from tests.kernels.interpret import memory_named
 from tests.kernels.test_text import rule_of
 
@@ -35,18 +35,18 @@ def test_checkpoints_of_packed_sequences_do_not_meet(lengths: list[int], segment
 @pytest.mark.parametrize("size", [1, 5, 64, 100, 128, 256])
 def test_a_program_holds_no_more_than_its_registers(size: int) -> None:
     kernels = kernels_of(rule_of("gla"))
-    launch = launch_of(kernels, {"value": size, "key": size}, 1000)
-    held = launch.tile["value"] * launch.tile["key"]
-    assert launch.tile["key"] >= size and launch.tile["value"] * launch.blocks >= size
-    assert all(t & (t - 1) == 0 for t in launch.tile.values())
-    assert held <= 4096 and 1 <= launch.warps <= 16
-    assert launch.segment**2 >= 1000
+    made = launch_of(kernels, {"value": size, "key": size}, 1000)
+    held = made.tile["value"] * made.tile["key"]
+    assert made.tile["key"] >= size and made.tile["value"] * made.blocks >= size
+    assert all(t & (t - 1) == 0 for t in made.tile.values())
+    assert held <= 4096 and 1 <= made.warps <= 16
+    assert made.segment**2 >= 1000
 
 
 def test_a_coupled_rule_is_held_whole() -> None:
     kernels = kernels_of(rule_of("huber"))
-    launch = launch_of(kernels, {"value": 100, "key": 60}, 10)
-    assert (launch.tile, launch.blocks) == ({"value": 128, "key": 64}, 1)
+    made = launch_of(kernels, {"value": 100, "key": 60}, 10)
+    assert (made.tile, made.blocks) == ({"value": 128, "key": 64}, 1)
 
 
 def call_of(name: str) -> tuple[Call, Recurrence]:
@@ -90,20 +90,33 @@ INPUTS = 8 * 4 * STEPS * HEADS * 128
 @pytest.mark.parametrize("sequences", [1, 8, 64, 512, 4096])
 @pytest.mark.parametrize("name", ["gated_deltanet", "rwkv7"])
 def test_scratch_of_packed_sequences_stays_below_a_budget(name: str, sequences: int) -> None:
-    """What is beyond `PAST` is at most a few times what goes in and comes out."""
-    kernels = kernels_of(rule_of(name))
-    launch = launch_of(kernels, {"value": 128, "key": 128}, STEPS // sequences)
+    """At most twice what goes in and comes out; 3.5 GiB for 512 sequences of 64 tokens."""
+    made = launched(name, STEPS // sequences, sequences)
+    scratch = scratch_bytes(kernels_of(rule_of(name)), made, HEADS, STEPS, sequences)
     # The first and the last state of each sequence, and their gradients.
     states = 4 * 4 * sequences * HEADS * 128 * 128
-    assert scratch_bytes(kernels, launch, HEADS, STEPS, sequences) <= 2 * (INPUTS + states)
+    assert scratch <= 2 * (INPUTS + states)
     if sequences == 512:
-        assert scratch_bytes(kernels, launch, HEADS, STEPS, sequences) <= 3.5 * GIB
+        assert scratch <= 3.5 * GIB
+
+
+def launched(name: str, longest: int, sequences: int) -> Launch:
+    """A launch for heads of 128 by 128."""
+    sizes = {"value": 128, "key": 128}
+    return launch_of(kernels_of(rule_of(name)), sizes, longest, HEADS, sequences)
 
 
 def test_sequences_that_do_not_fit_the_scratch_take_turns() -> None:
-    kernels = kernels_of(rule_of("gated_deltanet"))
-    launch = launch_of(kernels, {"value": 128, "key": 128}, 64)
-    assert group_of(kernels, launch, HEADS, 512) == PAST // (launch.segment << 20)
-    assert group_of(kernels, launch, HEADS, 3) == 3
-    # One sequence may be larger than all there is: it goes alone.
-    assert group_of(kernels, launch, 10**6, 512) == 1
+    # A state of 16 heads is 1 MiB.
+    assert launched("gated_deltanet", 64, 512).group == (PAST >> 20) // 16
+    assert launched("gated_deltanet", 64, 3).group == 3
+    # Where few would run at once segments are shorter, and more sequences fit.
+    many, few = launched("gated_deltanet", 32768, 8), launched("gated_deltanet", 32768, 1)
+    assert (few.segment, few.group) == (256, 1)
+    assert (many.segment, many.group) == (128, 8)
+
+
+def test_a_sequence_that_does_not_fit_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "PAST", 1)
+    made = launched("gated_deltanet", 32768, 512)
+    assert (made.segment, made.group) == (16, 1)

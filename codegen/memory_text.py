@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from miras_dsl.ir import (
     Input,
     Node,
+    Program,
     inputs_of,
     spread,
 )
@@ -15,7 +16,7 @@ from miras_dsl.model import Feed
 from miras_dsl.show import lines
 
 from .chunk import UNTRAINED, VALID, ChunkForm
-from .differentiate import adjoint, pull_back
+from .differentiate import pull_back
 from .model import tails_of
 from .names import cite, snake
 from .render import render
@@ -30,19 +31,22 @@ TILE = 64
 """Tokens of a chunk where the meaning of the rule does not fix it."""
 
 
-def memory_text(rule: UpdateRule, form: ChunkForm | None, kernels: str = "") -> str:
+def memory_text(
+    rule: UpdateRule, form: ChunkForm | None, reverse: Program | None, kernels: str = ""
+) -> str:
     """The functions `m_memory` and `m_step` of a memory, and all that they call.
 
+    reverse  the adjoint of the chunk form
     kernels  the name of the table of its Triton kernels in the same file, if there is one
     """
     name = snake(rule.name)
     bodies: list[Function] = []
     forward = backward = None
     evidence = (rule.obstacle,)
-    if form is not None:
-        spec, chunk = rule.model.spec, rule.block or TILE
+    chunk = rule.block * rule.micro or TILE
+    if form is not None and reverse is not None:
+        spec = rule.model.spec
         known = logarithms_of(spec, rule.feeds)
-        reverse = adjoint(form.program, UNTRAINED)
         forward = Section(name, bodies).walk(factored(form.program, known, chunk))
         backward = Section(f"{name}_back", bodies).walk(factored(reverse, known, chunk))
         evidence = (*form.evidence, *map(str, spans(form.program, spec, rule.feeds, chunk)))
@@ -73,8 +77,9 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None, kernels: str = "") -> 
             "feeds": [(f.name, f.kind, tuple(f.axes), f.log) for f in feeds],
             "arguments": _arguments(feeds),
             "states": states,
-            "chunk": rule.block or TILE,
+            "chunk": chunk,
             "block": rule.block,
+            "resets": bool(rule.model.algorithm.reset),
             "micro": rule.micro,
             "once": _once(rule),
             "decay_at": _step_of(rule, "decay"),

@@ -32,7 +32,7 @@ class UpdateRule:
     answer    y over ``after`` inputs (a state after this token) and ``state`` inputs (before it)
     refresh   what some states become at the start of each block of ``block`` tokens
     close     what some states become after the last token of a block, over the states after it
-    block     steps in a block; 0: there are no blocks
+    block     tokens in a block; 0: there are no blocks
     micro     steps that one token takes (several pairs, or the same pair again)
     obstacle  why ``linear`` is empty
     """
@@ -267,7 +267,6 @@ def _finish(
 ) -> UpdateRule:
     """Collect every new state and close the rule into a program."""
     spec, algorithm = model.spec, model.algorithm
-    micro = max(algorithm.pairs, algorithm.steps)
     linear: dict[Input, Linear] = {}
     obstacle = ""
     moving = frozenset(state for state in old if new[state.name] is not state)
@@ -295,7 +294,7 @@ def _finish(
         answer=answer,
         refresh=refresh,
         close=close,
-        block=algorithm.anchored.block if algorithm.anchored else algorithm.reset * micro,
-        micro=micro,
+        block=algorithm.anchored.block if algorithm.anchored else algorithm.reset,
+        micro=max(algorithm.pairs, algorithm.steps),
         obstacle=obstacle,
     )

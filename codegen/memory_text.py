@@ -14,10 +14,11 @@ from miras_dsl.ir import (
 )
 from miras_dsl.model import Feed
 from miras_dsl.show import lines
+from miras_dsl.spec import Ref
 
 from .chunk import UNTRAINED, VALID, ChunkForm
 from .differentiate import pull_back
-from .model import tails_of
+from .model import signed_gates, tails_of
 from .names import cite, snake
 from .render import render
 from .section import Function, Section, straight
@@ -110,11 +111,12 @@ def _step_of(rule: UpdateRule, event: str) -> int:
 
 
 def _once(rule: UpdateRule) -> tuple[str, ...]:
-    """Feeds of the decay, which acts on the first of a token's steps only."""
-    decay = rule.model.spec.retention.decay
-    if rule.micro == 1 or decay is None or not hasattr(decay, "name"):
+    """Feeds of the decay, which acts on one of a token's steps only."""
+    decay = rule.model.retention.decay
+    if rule.micro == 1 or not isinstance(decay, Ref):
         return ()
-    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log)
+    signed = decay.name in signed_gates(rule.model.spec)
+    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log != signed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,7 +231,7 @@ def micro_steps(memory: Memory, feed: Feed, x: Tensor) -> Tensor:
     if x.dim() - 3 > len(feed.axes):
         return x.movedim(3, 2).flatten(1, 2)
     if feed.name in memory.once:
-        blank = torch.zeros_like(x)
-        steps = [x if n == memory.decay_at else blank for n in range(memory.micro)]
+        still = torch.zeros_like(x) if feed.log else torch.ones_like(x)
+        steps = [x if n == memory.decay_at else still for n in range(memory.micro)]
         return torch.stack(steps, 2).flatten(1, 2)
     return x.repeat_interleave(memory.micro, 1)

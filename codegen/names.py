@@ -19,7 +19,7 @@ IMPORTS = {
         "token_dtype", "unit",
     ),
     "miras_dsl.runtime.blocks": ("Embedding", "FeedForward", "Head", "Mixing"),
-    "miras_dsl.runtime.bounds": ("Packed", "bounds_of", "rows"),
+    "miras_dsl.runtime.bounds": ("Packed", "bounds_of", "require", "rows"),
     "miras_dsl.runtime.past": ("LEAST", "Past", "full"),
     "miras_dsl.runtime.state": ("State", "part"),
     "miras_dsl.runtime": ("chunked", "tiles"),

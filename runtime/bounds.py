@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,7 +31,7 @@ class Bounds:
         return tuple(end - start for start, end in pairwise(self.ends))
 
 
-Packed = Tensor | Bounds | None
+Packed = Tensor | Bounds | Sequence[int] | None
 """What `cu_seqlens` may be: whole numbers [N + 1], checked bounds, None for a sequence in each row."""
 
 
@@ -41,6 +42,8 @@ def bounds_of(x: Tensor, cu_seqlens: Packed) -> Bounds | None:
     """
     if cu_seqlens is None:
         return None
+    if isinstance(cu_seqlens, list | tuple):
+        cu_seqlens = torch.tensor(cu_seqlens)
     batch, tokens = x.shape[:2]
     if isinstance(cu_seqlens, Bounds):
         if (batch, tokens) == (1, cu_seqlens.ends[-1]):
@@ -59,6 +62,13 @@ def bounds_of(x: Tensor, cu_seqlens: Packed) -> Bounds | None:
             "2 and 3 tokens to x [1, 5, …] and give torch.tensor([0, 2, 5])"
         )
     return Bounds(tuple(ends), tensor.to(x.device, torch.int64))
+
+
+def require(x: Tensor, lead: str, width: int) -> None:
+    """Raise ValueError unless ``x`` is [*lead, width], lead being "B, T" or "B"."""
+    if x.dim() != len(lead.split(", ")) + 1 or x.shape[-1] != width:
+        one = "; `step` takes one token, a call a sequence" if x.shape[-1:] == (width,) else ""
+        raise ValueError(f"x is {list(x.shape)}, not [{lead}, {width}]{one}")
 
 
 def rows(x: Tensor, cu_seqlens: Packed) -> int:

@@ -21,6 +21,7 @@ from .feeds import Call, by_token, checked, position_after
 from .launch import Recurrence
 from .layout import chunk_layout
 from .memory import Feed, Memory, Part, State, Turn, Values, Walk
+from .once import once
 from .walk import Ground, Walked, walk
 
 
@@ -148,14 +149,16 @@ class _Chunked(torch.autograd.Function):
         return (walked.results["y"], *(walked.last[s.name] for s in memory.states))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_y: Tensor, *d_states: Tensor) -> Any:
-        memory, names = ctx.memory, ctx.names
-        values: Values = dict(zip((*names, *ctx.words), ctx.saved_tensors, strict=True))
-        carried = {f"d_{s.name}": d for s, d in zip(memory.states, d_states, strict=True)}
-        walked = walk(memory, memory.backward, {**values, "d_y": d_y}, carried, ctx.ground, True)
-        grads = [_total(walked, name, values[name]) for name in names]
-        return (None, None, None, *grads, *(walked.last[f"d_{s.name}"] for s in memory.states))
+        memory, names, saved = ctx.memory, ctx.names, ctx.saved_tensors
+        with torch.no_grad():
+            values: Values = dict(zip((*names, *ctx.words), saved, strict=True))
+            carried = {f"d_{s.name}": d for s, d in zip(memory.states, d_states, strict=True)}
+            given = {**values, "d_y": d_y}
+            walked = walk(memory, memory.backward, given, carried, ctx.ground, True)
+            grads = [_total(walked, name, values[name]) for name in names]
+            grads += [walked.last[f"d_{s.name}"] for s in memory.states]
+        return (None, None, None, *once(grads, (*saved, d_y, *d_states)))
 
 
 def _total(walked: Walked, name: str, like: Tensor) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from .feeds import Call, by_token, position_after
 from .interpreter import installed, interpreting, repair
 from .launch import Launch, Recurrence, checkpoints, launch_of, past_rows
+from .once import once
 
 
 def possible(device: torch.device | str, dtype: torch.dtype) -> bool:
@@ -118,35 +119,43 @@ class _Recurrent(torch.autograd.Function):
         return (y, *ends)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_y: Tensor, *d_ends: Tensor) -> tuple[Tensor | None, ...]:
-        run: Run = ctx.run
-        kernels, plan = run.kernels, run.plan
-        given, kept = _parted(ctx.saved_tensors, len(kernels.states))
-        tokens, constants = _parted(given, len(kernels.constants))
-        shape = tokens[0].shape[:3]
-        d_y, d_ends = d_y.contiguous(), tuple(d.contiguous() for d in d_ends)
-        of_tokens = _rooms(plan, kernels.tokens, tokens)
-        of_constants: list[list[Tensor]] = []
-        of_states: list[list[Tensor]] = []
-        for part, some in run.groups(shape, d_y.device):
-            d_after = [d[part] for d in d_ends]
-            each = [x.expand(some.rows, *x.shape) for x in constants]
-            past = [
-                d.new_empty(past_rows(axes, plan.blocks, some.rows), shape[2], plan.segment, *d.shape[2:])
-                for (_, axes), d in zip(kernels.states, d_ends, strict=True)
-            ]
-            shares = _rooms(plan, kernels.constants, each)
-            begun = _rooms(plan, kernels.states, d_after)
-            held = [x[part.start :] for x in kept]
-            tensors = [*given, d_y, *held, *past, *d_after, *of_tokens, *shares, *begun]
-            _start(kernels.backward, some, tensors, shape)
-            of_constants.append([_summed(x).sum(0, keepdim=True) for x in shares])
-            of_states.append([_summed(x) for x in begun])
-        found = [_summed(x) for x in of_tokens]
-        found += [_summed(torch.cat(x)) for x in zip(*of_constants, strict=True)]
-        found += [torch.cat(x) for x in zip(*of_states, strict=True)]
-        return None, *(g.to(x.dtype) for g, x in zip(found, [*given, *d_ends], strict=True))
+        saved = ctx.saved_tensors
+        with torch.no_grad():
+            found = _back(ctx.run, saved, d_y, d_ends)
+        return None, *once(found, (*saved, d_y, *d_ends))
+
+
+def _back(
+    run: Run, saved: Sequence[Tensor], d_y: Tensor, d_ends: Sequence[Tensor]
+) -> list[Tensor]:
+    """The gradients of tokens, constants and first states."""
+    kernels, plan = run.kernels, run.plan
+    given, kept = _parted(saved, len(kernels.states))
+    tokens, constants = _parted(given, len(kernels.constants))
+    shape = tokens[0].shape[:3]
+    d_y, d_ends = d_y.contiguous(), tuple(d.contiguous() for d in d_ends)
+    of_tokens = _rooms(plan, kernels.tokens, tokens)
+    of_constants: list[list[Tensor]] = []
+    of_states: list[list[Tensor]] = []
+    for part, some in run.groups(shape, d_y.device):
+        d_after = [d[part] for d in d_ends]
+        each = [x.expand(some.rows, *x.shape) for x in constants]
+        past = [
+            d.new_empty(past_rows(axes, plan.blocks, some.rows), shape[2], plan.segment, *d.shape[2:])
+            for (_, axes), d in zip(kernels.states, d_ends, strict=True)
+        ]
+        shares = _rooms(plan, kernels.constants, each)
+        begun = _rooms(plan, kernels.states, d_after)
+        held = [x[part.start :] for x in kept]
+        tensors = [*given, d_y, *held, *past, *d_after, *of_tokens, *shares, *begun]
+        _start(kernels.backward, some, tensors, shape)
+        of_constants.append([_summed(x).sum(0, keepdim=True) for x in shares])
+        of_states.append([_summed(x) for x in begun])
+    found = [_summed(x) for x in of_tokens]
+    found += [_summed(torch.cat(x)) for x in zip(*of_constants, strict=True)]
+    found += [torch.cat(x) for x in zip(*of_states, strict=True)]
+    return [g.to(x.dtype) for g, x in zip(found, [*given, *d_ends], strict=True)]
 
 
 def _parted(tensors: Sequence[Tensor], last: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

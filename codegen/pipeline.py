@@ -46,6 +46,7 @@ class CompiledMemory:
 
     form, reverse, forward_schedule, backward_schedule  None when the rule has no chunk form
     obstacle  why it has none, in words of the language
+    kernels   whether the text has Triton kernels
     text      the generated functions `m_memory` and `m_step` and their parts
     """
 
@@ -57,6 +58,7 @@ class CompiledMemory:
     forward_schedule: Schedule | None
     backward_schedule: Schedule | None
     obstacle: str
+    kernels: bool
     text: str
 
     @property
@@ -73,7 +75,8 @@ class CompiledMemory:
         """How many steps over so many tokens wait for one another, forwards or backwards."""
         program = self.reverse if backward else self.form and self.form.program
         steps = tokens * self.rule.micro
-        return depth_of(program, self.rule.block or chunk_of_steps(TILE, steps), steps)
+        chunk = self.rule.block * self.rule.micro or chunk_of_steps(TILE, steps)
+        return depth_of(program, chunk, steps)
 
     def sequential_depth(self, tokens: int) -> int:
         """The dependent steps of a sequence: chunks, or tokens where rows follow one another."""
@@ -118,10 +121,12 @@ def compile_memory(spec: MemorySpec, kernels: bool = False) -> CompiledMemory:
         at = Label(clause.span, f"in {spec.name}")
         raise SpecErrors([Diagnostic(reason.code, str(reason), at, help=reason.help)]) from None
     launched = kernels and not kernel_obstacle(rule)
-    text = memory_text(rule, form, recurrence_name(rule) if launched else "")
+    text = memory_text(rule, form, reverse, recurrence_name(rule) if launched else "")
     if launched:
         text = f"{recurrent_text(rule)}\n\n{text}"
-    return CompiledMemory(spec, model, rule, form, reverse, forward, backward, obstacle, text)
+    return CompiledMemory(
+        spec, model, rule, form, reverse, forward, backward, obstacle, launched, text
+    )
 
 
 def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:

@@ -148,7 +148,9 @@ def check(
         list[str] | None, typer.Option(help="a memory of the file by name; else all of them")
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="type of the tokens")] = Dtype.FLOAT32,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda: kernels and chunk form, a certificate for each")
+    ] = "cpu",
     output: Annotated[Path | None, typer.Option("-o", help="write the certificate as JSON")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -221,6 +223,8 @@ def compile_(
     as_json: AsJson = False,
 ) -> None:
     """Write the generated module: readable Python with kernels, gradients and `nn.Module` classes.
+
+    It runs without the kernels where there is no GPU or no Triton.
 
     Example: [bold]miras compile robust.mem -o robust.py[/bold]
     """

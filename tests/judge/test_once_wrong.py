@@ -79,6 +79,12 @@ SPECS: dict[str, str] = {
     "a decay that may change the sign": memory(
         retention="decay alpha", order=DECAY_FIRST, gates=f"{ETA}   alpha = tanh(linear(x))"
     ),
+    "a decay that may change the sign, among steps": memory(
+        retention="decay alpha",
+        order=DECAY_FIRST,
+        algorithm="gd(eta), steps(2), exact",
+        gates=f"{ETA}   alpha = tanh(linear(x))",
+    ),
     "a constant decay below zero": memory(
         retention="decay -0.5", order=DECAY_FIRST
     ),

@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from miras_dsl.cli import app
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = """
 memory Delta(d) {
   architecture W: matrix[value, key]
@@ -141,6 +143,33 @@ def test_compile_writes_what_it_prints(miras, tmp_path):
     assert (tmp_path / "good.py").read_text() == printed.stdout
     compile(printed.stdout, "good.py", "exec")
     assert json.loads(miras("compile", "good.mem", "--json").stdout)["text"] == printed.stdout
+
+
+ALONE = """
+import sys
+
+sys.modules["triton"] = None
+import good
+import pytest
+import torch
+
+y, _ = good.Delta(width=8, heads=2)(torch.randn(1, 5, 8))
+assert y.shape == (1, 5, 8)
+with pytest.raises(RuntimeError, match="Triton is not installed here.*MIRAS_KERNELS=off"):
+    good.delta_kernels.forward[1, 1]()
+"""
+
+
+def test_compile_writes_kernels_that_need_no_triton(miras, tmp_path):
+    """Where Triton cannot be imported the module still can, and runs in its chunk form."""
+    assert miras("compile", "good.mem", "-o", "good.py").exit_code == 0
+    assert "@triton.jit" in (tmp_path / "good.py").read_text()
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": path}
+    run = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_compile_into_nowhere_gets_a_sentence(miras):

@@ -85,7 +85,8 @@ def resolve_bindings(
     in_gates: dict[str, Entry] = {**scope.names, **made.entries(pairs=True, tokens=False)}
     in_tokens: dict[str, Entry] = {**scope.names, **made.entries(pairs=True)}
     tokens = (*PLAIN, *(n for n, d in chosen.items() if d.kind == "token"))
-    elsewhere = dict.fromkeys(tokens, "a gate is made of the layer's input x and other gates: `linear(x)`")
+    way = "a gate is made of the layer's input x and other gates: `linear(x)`"
+    elsewhere = dict.fromkeys(tokens, way)
     for name in order:
         item = chosen[name]
         try:

@@ -29,7 +29,9 @@ class Operation:
 
 Entry = Expr | Operation | Callable[[Span], Expr]
 Function = Callable[[syntax.Call, "Scope"], Expr]
-GATED = frozenset({"a bias", "a decay", "the algorithm", "a link", "a penalty", "a bregman", "a rule", "a read"})
+GATED = frozenset(
+    {"a bias", "a decay", "the algorithm", "a link", "a penalty", "a bregman", "a rule", "a read"}
+)
 """Places in which a name that is not known may be a gate that somebody forgot."""
 LATER = frozenset(
     {

@@ -141,7 +141,8 @@ def _no_layers(body: syntax.Mixing, memories: Collection[str], layers: Collectio
             f"`{body.name}` is a layer, and layers compose memories only",
             body.span,
             "not a memory",
-            help=f"a model puts layers one after the other: `model T(width = 128, vocab = 256) = {body.name} ; …`",
+            help="a model puts layers one after the other: "
+            f"`model T(width = 128, vocab = 256) = {body.name} ; …`",
         )
 
 

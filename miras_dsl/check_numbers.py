@@ -1,11 +1,12 @@
-"""Where numbers stop existing: a logarithm, a root or a quotient of something that may leave its domain.
+"""Where numbers stop existing: a logarithm, a root or a quotient that may leave its domain.
 
-The ranges are those of interval arithmetic.  An end at 0 of something made of gates alone is open: a
-sigmoid never is 0.  An error or a token may be anything, so for these 0 counts.
+The ranges are those of interval arithmetic.  An end at 0 of something made of gates alone is open:
+a sigmoid never is 0.  An error or a token may be anything, so for these 0 counts.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 import sympy as sp
@@ -46,12 +47,20 @@ def _wrong(node: Apply, found: Mapping[int, Interval]) -> tuple[Expr, str, str] 
             return x, "this may divide by zero", way
         case Apply("pow", (x, Number(value))) if not value.is_Integer and found[id(x)].low < 0:
             text = _number(value)
-            return x, f"there is no power {text} of a negative number", f"write `abs({_text(x)})^{text}`"
+            return (
+                x,
+                f"there is no power {text} of a negative number",
+                f"write `abs({_text(x)})^{text}`",
+            )
         case Apply("pow", (x, Number(value))) if value < 0 and _holds_zero(x, found):
             way = _away(x, found)
             return x, "a negative power may divide by zero", way
         case Apply("pow", (x, p)) if not isinstance(p, Number) and found[id(x)].low < 0:
-            return x, "there is no such power of a negative number", f"write `abs({_text(x)})` under the power"
+            return (
+                x,
+                "there is no such power of a negative number",
+                f"write `abs({_text(x)})` under the power",
+            )
         case _:
             return None
 
@@ -61,7 +70,9 @@ def _told(node: Apply, x: Expr, what: str, way: str, made: MemorySpec) -> Diagno
     because = () if here else (Label(node.span, "in this formula"),)
     low = "may be 0" if what.endswith((" 0", "zero")) else "may be 0 or less"
     label = f"`{x.span.text}` {low}" if here and len(x.span.text) <= 40 else low
-    return warning("M0803", what, node.span if here else made.span, label, because=because, help=way)
+    return warning(
+        "M0803", what, node.span if here else made.span, label, because=because, help=way
+    )
 
 
 def _text(x: Expr) -> str:
@@ -76,8 +87,9 @@ def _away(x: Expr, found: Mapping[int, Interval]) -> str:
 
 
 def _base(x: Expr) -> str:
+    """What a way out calls the operand under a power."""
     text = _text(x)
-    return text if text.isidentifier() or text.endswith(")") and text.find("(") == text.rfind("(") > 0 else f"({text})"
+    return text if re.fullmatch(r"\w+(\([^()]*\))?", text) else f"({text})"
 
 
 def _number(value: sp.Number) -> str:

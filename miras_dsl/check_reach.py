@@ -1,8 +1,8 @@
 """Tokens that a memory only compares: no gradient of the outer loss can reach them.
 
 The outer loss reaches a token through what is written, the bias's derivative by the weights.  Where
-that derivative depends on the token by comparisons alone (`max`, `abs`, `where` of straight lines, as
-in a quantile loss), moving the token a little changes nothing, and its projection learns nothing.
+that derivative depends on the token by comparisons alone (`max`, `abs`, `where` of straight lines,
+as in a quantile loss), moving it a little changes nothing, and its projection learns nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def unreached(made: MemorySpec) -> Iterator[Diagnostic]:
             f"`{name}` is only compared, so its projection learns nothing",
             made.terms[0].span,
             f"depends on `{name}` by comparisons alone",
-            help="a bias that is smooth in its error, such as `l2`, `logcosh` or `huber(delta)`, passes gradients on",
+            help="a bias that is smooth in its error passes gradients on: `l2`, `logcosh`, `huber(delta)`",
         )
 
 
@@ -69,7 +69,9 @@ def _straight(expr: Expr, token: str) -> bool:
         elif node.op in ("mul", "contract", "div", "outer"):
             held = [a for a in node.args if _holds(a, token)]
             rest = [a for a in node.args if not _holds(a, token)]
-            fixed = all(not _looks(a) for a in rest) and (node.op != "div" or held == [node.args[0]])
+            fixed = all(not _looks(a) for a in rest) and (
+                node.op != "div" or held == [node.args[0]]
+            )
             good[id(node)] = len(held) == 1 and good[id(held[0])] and fixed
         else:
             good[id(node)] = False

@@ -62,7 +62,7 @@ def declare(
     forced: str | None = None,
     layered: bool = False,
 ) -> None:
-    """Add weights to ``built``; ``layered`` tells that others lie between them and the input or answer."""
+    """Add weights to ``built``; ``layered``: the network has several matrices, so hidden axes."""
     kind = kind_of(weights.shape)
     if kind not in ("matrix", "vector"):
         raise problem(
@@ -99,7 +99,7 @@ def _weight_axes(
     axes = tuple(scope.entry(e, scope) for e in entries)
     by_name = [sizes.named((e,)) for e in entries]
     if len(axes) == 2 and layered and by_name[0] != by_name[1]:
-        # `matrix[value, d]` beside other weights: d is the size of a hidden axis, whatever its number
+        # `matrix[value, d]` beside other matrices: d is the size of a hidden axis
         hidden = by_name.index(False)
         size = sizes.sizes.get(axes[hidden])
         if axes[hidden] in ("key", "value") and size is not None:

@@ -72,8 +72,8 @@ POINTWISE: Mapping[str, sp.Expr] = {
 def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes = ()) -> Node:
     """A formula as a node; ``name`` says what each reference stands for.
 
-    ``generic`` are the axes of the weight that a formula for every weight is about: what it calls `row`
-    and `column`.
+    ``generic`` are the axes of the weight that a formula for every weight is about: what it calls
+    `row` and `column`.
     """
     done: dict[int, Node] = {}
     own = dict(zip(("row", "column"), generic, strict=False))

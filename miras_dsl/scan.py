@@ -92,7 +92,8 @@ def pieces(source: Source, places: Places, findings: Findings) -> list[Piece]:
                 f"a definition must begin here, not `{_short(word)}`",
                 places.span(start, match.end()),
                 "unexpected",
-                help=slip(text, start) or "a file is made of `memory`, `layer` and `model` definitions, and of `bias`, "
+                help=slip(text, start)
+                or "a file is made of `memory`, `layer` and `model` definitions, and of `bias`, "
                 "`retention`, `algorithm` and `architecture` definitions of your own",
             )
         if word in CLOSES:

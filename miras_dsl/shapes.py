@@ -1,7 +1,8 @@
 """How shapes meet: which axes a formula has, and when two of them agree.
 
 Axes are names.  Operands of an elementwise operation have equal axes, or one of them is a number, a
-gate or a learned constant, which scales along its axes.  Two different axes of the same size (key and value in `memory X(d)`) meet through a `retag`.
+gate or a learned constant, which scales along its axes.  Two different axes of the same size (key
+and value in `memory X(d)`) meet through a `retag`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .spec import Apply, Axes, Axis, Expr, Ref, walk
 
 Sizes = Mapping[Axis, sp.Expr]
 WHOLE = frozenset({"token", "state", "input", "x"})
-"""Kinds of names whose axes are all there is of them: a vector of these is not a share of a matrix."""
+"""Kinds of names whose axes are all there is of them: such a vector is no factor of a matrix."""
 
 
 def shown(axes: Axes) -> str:
@@ -78,7 +79,7 @@ def together(
 
 
 def _too_narrow(arg: Expr, widest: Axes) -> bool:
-    """Whether a vector of the memory stands beside a matrix.  A token with one pair serves them all."""
+    """Whether a vector of the memory stands beside a matrix.  What has no pairs serves them all."""
     axes, full = ([a for a in x if a != "pair"] for x in (arg.axes, widest))
     if not axes or len(axes) == len(full):
         return False
@@ -89,10 +90,10 @@ def _narrow(what: str, arg: Expr, wide: Expr, span: Span, product: bool) -> Prob
     """A vector against a matrix, with the product that was meant where it can be told."""
     inside = arg.span.source == span.source == wide.span.source
     help = "sum each by itself, as in `sum(a) + sum(b)`, or give both the same axes"
-    if product and inside and wide.axes[-1:] == arg.axes:
-        help = f"`*` multiplies entry by entry; `{_operand(wide)} @ {_operand(arg)}` sums over {arg.axes[0]}"
-    elif product and inside and wide.axes[:1] == arg.axes:
-        help = f"`*` multiplies entry by entry; `{_operand(arg)} @ {_operand(wide)}` sums over {arg.axes[0]}"
+    if product and inside and arg.axes in (wide.axes[-1:], wide.axes[:1]):
+        left, right = (wide, arg) if wide.axes[-1:] == arg.axes else (arg, wide)
+        meant = f"`{_operand(left)} @ {_operand(right)}` sums over {arg.axes[0]}"
+        help = f"`*` multiplies entry by entry; {meant}"
     return problem(
         "M0203",
         f"a vector and a matrix do not combine in `{what}`",

@@ -169,7 +169,8 @@ def test_a_value_whose_size_is_seen_is_not(clauses):
 
 
 @pytest.mark.parametrize(
-    ("bias", "learns"), [("pinball(0.3)", False), ("write exact_sign(r) at key", False), ("huber(1)", True)]
+    ("bias", "learns"),
+    [("pinball(0.3)", False), ("write exact_sign(r) at key", False), ("huber(1)", True)],
 )
 def test_the_warning_says_what_training_does(bias, learns):
     import torch

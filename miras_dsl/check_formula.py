@@ -142,7 +142,7 @@ def resolve(name: str, span: Span, scope: Scope) -> Expr:
             )
         case None:
             hint = scope.elsewhere.get(name) or did_you_mean(name, scope.names)
-            if scope.place in GATED:
+            if scope.place in GATED and name.islower():
                 close = hint.startswith("did you mean")
                 define = f"efine it: `gates {{ {name} = sigmoid(linear(x)) }}`"
                 hint = f"{hint} Or d{define}" if close else f"d{define}"

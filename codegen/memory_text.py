@@ -17,7 +17,7 @@ from miras_dsl.show import lines
 from .chunk import UNTRAINED, VALID, ChunkForm
 from .differentiate import adjoint, pull_back
 from .model import tails_of
-from .names import cite, snake
+from .names import cite
 from .render import render
 from .section import Function, Section, straight
 from .spans import factored, logarithms_of, spans
@@ -30,12 +30,12 @@ TILE = 64
 """Tokens of a chunk where the meaning of the rule does not fix it."""
 
 
-def memory_text(rule: UpdateRule, form: ChunkForm | None, kernels: str = "") -> str:
+def memory_text(rule: UpdateRule, form: ChunkForm | None, name: str, kernels: str = "") -> str:
     """The functions `m_memory` and `m_step` of a memory, and all that they call.
 
+    name     what they begin with
     kernels  the name of the table of its Triton kernels in the same file, if there is one
     """
-    name = snake(rule.name)
     bodies: list[Function] = []
     forward = backward = None
     evidence = (rule.obstacle,)

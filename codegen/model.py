@@ -16,7 +16,8 @@ from .differentiate import gradient, pull_back
 POSITION = "position"
 """The program input that counts a token's place in its block, from 1."""
 WORDS = frozenset({
-    "chunked", "cu_seqlens", "feeds", "one", "size", "state", "tiles", "torch", "valid", "y", "zero",
+    "chunked", "cu_seqlens", "feeds", "one", "recurrent", "size", "state", "tiles", "torch",
+    "valid", "y", "zero",
 })  # fmt: skip
 """Words that generated functions have for things of their own."""
 

@@ -29,7 +29,7 @@ IMPORTS = {
 TAKEN = frozenset(name for names in IMPORTS.values() for name in names) | {
     "F", "Tensor", "backbone", "batch", "cu_seqlens", "dict", "empty", "float", "given", "heads",
     "ids", "int", "kept", "math", "memory", "name", "nn", "past", "range", "self", "state",
-    "super", "torch", "tuple", "vocab", "width", "x", "y",
+    "super", "tl", "torch", "triton", "tuple", "vocab", "width", "x", "y",
 }  # fmt: skip
 """Names that generated code needs for itself."""
 

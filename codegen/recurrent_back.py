@@ -24,7 +24,7 @@ Inputs = list[tuple[Input, Variable]]
 """Tokens and constants with their variables."""
 
 
-def backward(plan: RecurrentPlan) -> dict[str, object]:
+def backward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
     """What the template asks for."""
     names = names_of(plan)
     states = [_state(plan, names, x) for x in plan.states]
@@ -46,7 +46,7 @@ def backward(plan: RecurrentPlan) -> dict[str, object]:
     refresh = turn(plan, names, states, "open")
     ends = turn(plan, names, states, "shut")
     return {
-        **frame(plan, pointers, _shapes(plan, names, tokens, constants, states)),
+        **frame(plan, prefix, pointers, _shapes(plan, names, tokens, constants, states)),
         "again": [v for x, v in inputs if x in again and x in plan.tokens],
         "seen": [v for x, v in inputs if x in seen and x in plan.tokens],
         "tokens": tokens,

@@ -12,7 +12,7 @@ from miras_dsl.spec import MemorySpec
 
 from .lanes import lanes
 from .model import POSITION
-from .names import cite, snake
+from .names import cite
 from .triton_code import SIZES, Target, Writer
 from .triton_plan import RecurrentPlan
 
@@ -97,7 +97,9 @@ def reads(*programs: Program) -> set[Input]:
     return {x for p in programs for x in inputs_of(node for _, node in p.results)}
 
 
-def frame(plan: RecurrentPlan, pointers: list[str], shapes: list[Line]) -> dict[str, object]:
+def frame(
+    plan: RecurrentPlan, prefix: str, pointers: list[str], shapes: list[Line]
+) -> dict[str, object]:
     """The slots that both templates have."""
     spec, every = plan.rule.model.spec, (*plan.tokens, *plan.constants, *plan.states)
     axes = tuple(a for a in SIZES if a == "value" or any(a in x.axes for x in every))
@@ -113,7 +115,7 @@ def frame(plan: RecurrentPlan, pointers: list[str], shapes: list[Line]) -> dict[
     block = plan.block * plan.micro
     step = f"((place + t) % {block})" + (f" // {plan.micro}" if plan.micro > 1 else "")
     return {
-        "name": snake(plan.rule.name),
+        "name": prefix,
         "title": f"{plan.rule.name} ({cite(spec.span)}), token by token:",
         "law": law,
         "cited": _cited(spec),

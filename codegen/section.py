@@ -145,7 +145,9 @@ class Section:
         return tuple(made)
 
     def _body(self, node: Substitute) -> str:
-        section = Section(f"{self.prefix}_row{len(self.bodies) + 1}", self.bodies)
+        # No name of a user begins with `_`, so no argument can hide a body.
+        name = f"_{self.prefix.removeprefix('_')}_row{len(self.bodies) + 1}"
+        section = Section(name, self.bodies)
         holes = [node.r, *(hole for hole, _ in node.rows)]
         for hole in holes:
             section.names.name(hole, plain(hole.name))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from types import ModuleType
 
 from torch import Tensor
 
 from miras_dsl.codegen.model import model_of
-from miras_dsl.codegen.names import snake
 from miras_dsl.codegen.recurrent_text import recurrence_name, recurrent_module
 from miras_dsl.codegen.update import UpdateRule, update_of
 from miras_dsl.spec import MemorySpec
 
 from . import cache
-from .build import Run, bound
+from .build import Run, adapted
 from .launch import Recurrence
 from .recurrent import recurrent
 
@@ -46,6 +44,4 @@ def implementation(
     ) -> tuple[Tensor, dict[str, Tensor]]:
         return recurrent(kernels, feeds, state, cu_seqlens, values=values)
 
-    module = ModuleType(snake(spec.name))
-    setattr(module, f"{snake(spec.name)}_memory", memory)
-    return lambda sizes: bound(rule, spec, module, sizes)
+    return lambda sizes: adapted(rule, sizes, memory)

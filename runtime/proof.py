@@ -1,4 +1,4 @@
-"""Certificates for every memory of a file: the generated code under the judge."""
+"""Certificates for every memory of a file: the module that `load` imports under the judge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from miras_dsl.codegen.digest import digest_of
 from miras_dsl.failures import Unusable
 from miras_dsl.spec import FileSpec
 
-from .build import implementation
+from .build import implementations
 from .certificate import Certificate, certify
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -31,12 +31,12 @@ def prove(
     for name in only:
         if name not in spec.memories:
             raise Unusable(f"there is no memory {name}; the file holds {', '.join(spec.memories)}")
-    digest = digest_of(spec)
+    digest, judged = digest_of(spec), implementations(spec)
     with _one_thread():
         return {
             name: certify(
                 memory,
-                lambda sizes, memory=memory: implementation(memory, sizes),
+                judged[name],
                 digest=digest,
                 dtype=DTYPES[dtype],
                 device=device,

@@ -42,11 +42,11 @@ class FileNames:
 
     def class_of(self, name: str) -> str:
         """The class of a memory, layer or model; its own name where it is printed alone."""
-        return self.classes[name] if self.classes else identifier(name)
+        return self.classes.get(name) or identifier(name)
 
     def prefix_of(self, name: str) -> str:
         """The prefix of a memory's functions; its own name where it is printed alone."""
-        return self.prefixes[name] if self.prefixes else snake(name)
+        return self.prefixes.get(name) or snake(name)
 
 
 def file_names(spec: FileSpec) -> FileNames:

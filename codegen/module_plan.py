@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from symtable import SymbolTable, symtable
 
 from miras_dsl.model import Feed, Weight
 from miras_dsl.spec import Chain, LayerSpec, MemorySpec, Mixing, ModelSpec, Together, Use
@@ -20,9 +20,8 @@ ALONE = FileNames()
 
 
 def import_lines(text: str) -> str:
-    """The imports that the classes in ``text`` need, and no other."""
-    code = re.sub(r'"""[\s\S]*?"""|"[^"\n]*"|#[^\n]*', "", text)
-    used = set(re.findall(r"(?<![\w.])(?<!def )[A-Za-z_]\w*", code))
+    """The imports that ``text`` needs, and no other."""
+    used = set(_borrowed(symtable(text, "generated", "exec")))
     lines = ["import torch"] if "torch" in used else []
     if "triton" in used:
         lines += ["import triton", "import triton.language as tl"]
@@ -39,6 +38,15 @@ def import_lines(text: str) -> str:
             block = "".join(f"    {name},\n" for name in names)
             lines.append(line if len(line) <= 100 else f"from {module} import (\n{block})")
     return "\n".join(lines).strip() + "\n"
+
+
+def _borrowed(scope: SymbolTable) -> Iterator[str]:
+    """Names of the module that a scope or one inside it uses."""
+    for symbol in scope.get_symbols():
+        if symbol.is_referenced() and (symbol.is_global() or scope.get_type() == "module"):
+            yield symbol.get_name()
+    for inner in scope.get_children():
+        yield from _borrowed(inner)
 
 
 def module_text(

@@ -21,7 +21,7 @@ IMPORTS = {
     "miras_dsl.runtime.blocks": ("Embedding", "FeedForward", "Head", "Mixing"),
     "miras_dsl.runtime.past": ("LEAST", "Past", "full", "rows"),
     "miras_dsl.runtime.state": ("State", "part"),
-    "miras_dsl.runtime": ("chunked", "recurrent", "tiles"),
+    "miras_dsl.runtime": ("chunked", "recurrent", "tiles", "tlmath"),
     "miras_dsl.runtime.recurrent": ("Recurrence",),
 }  # fmt: skip
 """What generated classes may use of the runtime, by module."""

@@ -8,6 +8,7 @@ from miras_dsl.ir import Input
 
 from .file_names import once
 from .model import tails_of
+from .module_plan import import_lines
 from .names import cite, snake
 from .recurrent_back import backward
 from .recurrent_frame import Variable, frame, given_shapes, names_of, shape, taken, targets, turn
@@ -16,21 +17,14 @@ from .triton_code import Target, folded
 from .triton_plan import RecurrentPlan, plan_recurrent
 from .update import UpdateRule
 
-HEADER = '''"""Token-by-token kernels of {name}, generated from {place}."""
-
-import triton
-import triton.language as tl
-
-from miras_dsl.runtime.recurrent import Recurrence
-
-
-'''
+TITLE = '"""Token-by-token kernels of {name}, generated from {place}."""'
 
 
 def recurrent_module(rule: UpdateRule) -> str:
     """A module with the kernels of one rule, and `recurrence_name` for what the launcher takes."""
-    header = HEADER.format(name=rule.name, place=cite(rule.model.spec.span))
-    return once(header + recurrent_text(rule, snake(rule.name)))
+    title = TITLE.format(name=rule.name, place=cite(rule.model.spec.span))
+    text = recurrent_text(rule, snake(rule.name))
+    return once(f"{title}\n\n{import_lines(text)}\n\n{text}")
 
 
 def recurrence_name(rule: UpdateRule, prefix: str = "") -> str:

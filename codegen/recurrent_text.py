@@ -67,7 +67,7 @@ def _forward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
     step = [Target("y", ("value",), plan.step.result("y"))]
     step += targets(plan, states, plan.step, "next")
     return {
-        **frame(plan, prefix, pointers, lines),
+        **frame(plan, prefix, pointers, lines, keep=True),
         "tokens": [Variable(names.of[x], x.axes) for x in plan.tokens],
         "constants": [Variable(names.of[x], x.axes) for x in plan.constants],
         "states": states,

@@ -148,7 +148,7 @@ def _product(
     coefficient = sp.Mul(*numbers)
     rest = sp.Mul(*(factor for factor in expr.args if not factor.is_number))
     if coefficient == -1:
-        return f"-{_wrapped(_text(rest, names, target), _UNARY)}", _PRODUCT
+        return f"-{_wrapped(_text(rest, names, target), _PRODUCT)}", _PRODUCT
     above: list[str] = [] if coefficient == 1 else [number(coefficient)]
     below: list[str] = []
     for factor in rest.as_ordered_factors():

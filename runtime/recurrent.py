@@ -221,6 +221,7 @@ def _start(
     batch, time, heads = shape
     if call.rows == 0 or heads == 0:
         return
+    keep = {"KEEP": call.keep} if kernel is call.kernels.forward else {}
     sizes = {"V": plan.sizes["value"], "BV": plan.tile["value"]}
     if "key" in plan.sizes:
         sizes |= {"K": plan.sizes["key"], "BK": plan.tile["key"]}
@@ -231,6 +232,6 @@ def _start(
     with inside:
         kernel[(call.rows * heads, plan.blocks)](
             *tensors, call.offsets, *place, batch * time, time, heads,
-            **sizes, SEGMENT=plan.segment, PACKED=call.offsets is not None, KEEP=call.keep,
-            num_warps=plan.warps,
+            **sizes, SEGMENT=plan.segment, PACKED=call.offsets is not None,
+            num_warps=plan.warps, **keep,
         )  # fmt: skip

@@ -21,6 +21,7 @@ from .careful import normalised
 from .logs import logarithms
 from .scalar_code import number
 from .schedule import Part, schedule, source
+from .share import shared, shared_program, work
 from .text_names import Names, plain, shape_comment, wish
 from .torch_code import TorchText, body_nodes, inlined
 from .wrap import statement
@@ -64,6 +65,9 @@ class Section:
         self.careful: set[Node] = set()
 
     def walk(self, program: Program) -> Walk:
+        cut = schedule(program)
+        parts = [part.nodes for part in (cut.before, cut.loop, cut.after) if part]
+        program = shared_program(program, work, parts)
         cut = schedule(program)
         order = postorder(node for _, node in program.results)
         self.logs, self.careful = logarithms(order, ()), normalised(order)
@@ -135,13 +139,7 @@ class Section:
                 self.names.given, hidden, self.body_names, self.logs, self.careful
             )
             name, shape = self.names.given[node], shape_comment(node.axes)
-            if isinstance(node, Map):
-                shared, expression = printer.steps(node, name)
-                for part, value in shared:
-                    made += statement(part, value, shape)
-            else:
-                expression = printer.expression(node)
-            made += statement(name, expression, shape)
+            made += statement(name, printer.expression(node), shape)
         return tuple(made)
 
     def _body(self, node: Substitute) -> str:
@@ -151,8 +149,9 @@ class Section:
         holes = [node.r, *(hole for hole, _ in node.rows)]
         for hole in holes:
             section.names.name(hole, plain(hole.name))
-        nodes = body_nodes(node)
-        root = source(node.body)
+        (body,) = shared([node.body], work)
+        root = source(body)
+        nodes = body_nodes(root)
         hidden = inlined(nodes, [root])
         for inner in nodes:
             if inner not in hidden:
@@ -180,7 +179,7 @@ def straight(
 ) -> Function:
     """Some results as one function of their inputs."""
     section = Section(name, bodies)
-    roots = [source(node) for _, node in results]
+    roots = [source(node) for node in shared([node for _, node in results], work)]
     section.logs = logarithms(postorder(roots), ())
     for x in inputs_of(roots):
         section.names.name(x, plain(x.name))
@@ -188,7 +187,7 @@ def straight(
         n for n in postorder(roots) if not isinstance(n, Input | Number | Extent) and source(n) is n
     ]
     hidden = inlined(nodes, roots)
-    wished = {source(node): plain(result) for result, node in results}
+    wished = {root: plain(result) for root, (result, _) in zip(roots, results, strict=True)}
     for node in nodes:
         if node not in hidden:
             word = wished.get(node, wish(node))

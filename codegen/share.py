@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import sympy as sp
 
-from miras_dsl.ir import Map, Node, Program, formula, postorder, rebuild
+from miras_dsl.ir import Extent, Map, Node, Program, formula, postorder, rebuild
 from miras_dsl.scalars import SLOTS, inverted
 
 Worth = Callable[[sp.Expr], bool]
@@ -25,8 +25,7 @@ def functions(term: sp.Expr) -> bool:
 
 def work(term: sp.Expr) -> bool:
     """Any work but a change of sign or scale, which is as short as a name."""
-    _, rest = term.as_coeff_Mul()
-    return not rest.is_Symbol
+    return not sp.Mul(*(part for part in sp.Mul.make_args(term) if not part.is_number)).is_Symbol
 
 
 def shared_program(program: Program, worth: Worth, parts: Iterable[Sequence[Node]] = ()) -> Program:
@@ -43,19 +42,24 @@ def shared(
     order = postorder(roots)
     symbols = {node: sp.Symbol(f"n{at}", real=True) for at, node in enumerate(order)}
     nodes = {symbol: node for node, symbol in symbols.items()}
+    sizes = {symbols[node] for node in order if isinstance(node, Extent)}
     fresh = (sp.Symbol(f"s{at}", real=True) for at in range(10**6))
     terms: dict[sp.Symbol, sp.Expr] = {}
     reduced: dict[Node, sp.Expr] = {}
     for part in list(parts) or [order]:
         maps = [n for n in part if isinstance(n, Map) and not n.formula.has(inverted)]
-        written = [n.formula.xreplace(dict(zip(SLOTS, map(symbols.get, n.args)))) for n in maps]
-        found = _repeated(written, worth, fresh)
-        terms |= found[0]
-        reduced |= dict(zip(maps, found[1], strict=True))
+        written = [
+            n.formula.xreplace({s: symbols[a] for s, a in zip(SLOTS, n.args, strict=False)})
+            for n in maps
+        ]
+        found, rest = _repeated(written, lambda t: bool(t.free_symbols - sizes) and worth(t), fresh)
+        terms |= found
+        reduced |= dict(zip(maps, rest, strict=True))
     made: dict[Node, Node] = {}
 
-    def node_of(expr: sp.Expr) -> Node:
-        return formula(expr, {s: operand(s) for s in sorted(expr.free_symbols, key=_place)})
+    def node_of(expr: sp.Expr, first: Iterable[Node] = ()) -> Node:
+        used = [*(symbols[node] for node in first), *sorted(expr.free_symbols, key=_place)]
+        return formula(expr, {s: operand(s) for s in used if s in expr.free_symbols})
 
     def operand(symbol: sp.Symbol) -> Node:
         if symbol in terms:
@@ -63,11 +67,10 @@ def shared(
         return made[nodes[symbol]]
 
     for node in order:
-        made[node] = (
-            node_of(reduced[node])
-            if node in reduced
-            else rebuild(node, made) if node.operands else node
-        )
+        if node in reduced:
+            made[node] = node_of(reduced[node], node.operands)
+        else:
+            made[node] = rebuild(node, made) if node.operands else node
     return [made[root] for root in roots]
 
 
@@ -84,7 +87,7 @@ def _repeated(
     back: dict[sp.Symbol, sp.Expr] = {}
     for symbol, term in found:
         whole = term.xreplace(back)
-        if whole.free_symbols and worth(whole):
+        if worth(whole):
             terms[symbol] = whole
         else:
             back[symbol] = whole

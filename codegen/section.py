@@ -20,7 +20,7 @@ from miras_dsl.ir import (
 from .careful import normalised
 from .logs import logarithms
 from .scalar_code import number
-from .schedule import Part, schedule, source
+from .schedule import Part, Schedule, schedule, source
 from .share import shared, shared_program, work
 from .text_names import Names, plain, shape_comment, wish
 from .torch_code import TorchText, body_nodes, inlined
@@ -65,10 +65,8 @@ class Section:
         self.careful: set[Node] = set()
 
     def walk(self, program: Program) -> Walk:
-        cut = schedule(program)
-        parts = [part.nodes for part in (cut.before, cut.loop, cut.after) if part]
-        program = shared_program(program, work, parts)
-        cut = schedule(program)
+        cut = _shared_cut(program)
+        program = cut.program
         order = postorder(node for _, node in program.results)
         self.logs, self.careful = logarithms(order, ()), normalised(order)
         results = {source(node): name for name, node in program.results}
@@ -172,6 +170,21 @@ class Section:
             )
         )
         return section.prefix
+
+
+def _shared_cut(program: Program) -> Schedule:
+    """A program cut into parts, each of which computes a term once.
+
+    A term that needs no state leaves the loop when it becomes a node, and may meet its like there.
+    """
+    cut = schedule(program)
+    for _ in range(3):
+        parts = [part.nodes for part in (cut.before, cut.loop, cut.after) if part]
+        program = shared_program(cut.program, work, parts)
+        if program.results == cut.program.results:
+            break
+        cut = schedule(program)
+    return cut
 
 
 def straight(

@@ -54,7 +54,7 @@ def shared(
         ]
         found, rest = _repeated(written, lambda t: bool(t.free_symbols - sizes) and worth(t), fresh)
         terms |= found
-        reduced |= dict(zip(maps, rest, strict=True))
+        reduced |= {n: r for n, w, r in zip(maps, written, rest, strict=True) if r != w}
     made: dict[Node, Node] = {}
 
     def node_of(expr: sp.Expr, first: Iterable[Node] = ()) -> Node:
@@ -62,9 +62,9 @@ def shared(
         return formula(expr, {s: operand(s) for s in used if s in expr.free_symbols})
 
     def operand(symbol: sp.Symbol) -> Node:
-        if symbol in terms:
-            return node_of(terms[symbol])
-        return made[nodes[symbol]]
+        if symbol not in nodes:
+            nodes[symbol] = node_of(terms[symbol])
+        return made.get(nodes[symbol], nodes[symbol])
 
     for node in order:
         if node in reduced:
@@ -83,6 +83,8 @@ def _repeated(
 ) -> tuple[dict[sp.Symbol, sp.Expr], list[sp.Expr]]:
     """Terms that stand more than once in some formulas, and the formulas over them."""
     found, rest = sp.cse(written, symbols=fresh, order="none")
+    if not found:
+        return {}, written
     terms: dict[sp.Symbol, sp.Expr] = {}
     back: dict[sp.Symbol, sp.Expr] = {}
     for symbol, term in found:

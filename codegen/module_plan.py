@@ -96,7 +96,8 @@ def layer_text(layer: LayerSpec, names: FileNames = ALONE) -> str:
         name = _unused(attribute(snake(use.memory)), own.values())
         own[id(use)] = name
         given = "".join(f", {identifier(k)}={v}" for k, v in use.arguments)
-        parts.append((name, f"{names.class_of(use.memory)}(width, heads{given}, backbone=backbone)"))
+        made = names.class_of(use.memory)
+        parts.append((name, f"{made}(width, heads{given}, backbone=backbone)"))
     calls = _compose(layer.body, "x", own, [])
     slots = {
         "name": names.class_of(layer.name),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from miras_dsl.ir import (
     Extent,
     Input,
-    Map,
     Node,
     Number,
     Program,

@@ -41,9 +41,9 @@ MASKS = {"value": "m_v", "key": "m_k"}
 SIZES = {"value": "V", "key": "K"}
 DIMENSION = {"value": 0, "key": 1}
 TAKEN = frozenset({
-    "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "tlmath", "triton", "range",
-    "float", "t", "j", "y", "row", "start", "length", "segment", "share", "first", "last",
-    "segments", "kept", "past", "past_v", "place", "position", "d_y", "b", "i_n", "i_h", "i_nh",
+    "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "tlmath",
+    "triton", "range", "float", "t", "j", "y", "row", "start", "length", "segment", "share",
+    "first", "last", "segments", "kept", "past", "past_v", "place", "position", "d_y", "b", "i_n", "i_h", "i_nh",
     "i_v", "i_s", "i_b", "o_k", "o_v", "o_w", "m_k", "m_v", "m_w", "offsets", "Recurrence",
 })  # fmt: skip
 """Names that the templates use for themselves."""

@@ -96,7 +96,7 @@ Run = Callable[..., tuple[Tensor, State]]
 
 
 def implementations(spec: FileSpec) -> dict[str, Callable[[Mapping[str, int]], Run]]:
-    """Every memory of a file as `load` imports it, with its neighbours: name -> sizes -> function."""
+    """Every memory of a file by name, from the module that `load` imports: sizes -> function."""
     rendered, path = generated(spec)
     module = cache.import_module(path)
     return {name: partial(bound, memory, module) for name, memory in rendered.memories.items()}

@@ -1,4 +1,4 @@
-"""Scalar functions to the last digits, for numbers small and large, as torch and as Triton prints them."""
+"""Scalar functions to the last digits, for small and large numbers, in torch and in Triton."""
 
 from __future__ import annotations
 

@@ -128,9 +128,11 @@ def rwkv7(x: Tensor, p: Parameters, heads: int) -> Tensor:
     kappa = k xi, normed; k~ = k lerp(1, a, alpha); y = S r + (r (rho k~)') v.  xi and alpha start
     at 1, and k is normed first."""
     mixed = (x + before(x)) / 2
-    r, k, v = (by_head(mixed, p[f"{name}_linear.weight"], heads) for name in ("query", "key", "value"))
+    maps = (p[f"{name}_linear.weight"] for name in ("query", "key", "value"))
+    r, k, v = (by_head(mixed, weight, heads) for weight in maps)
     k = k / k.norm(dim=-1, keepdim=True)
-    d = p["w_param"] + by_head(torch.tanh(x @ p["w_linear.weight"].T), p["w_linear_2.weight"], heads)
+    hidden = torch.tanh(x @ p["w_linear.weight"].T)
+    d = p["w_param"] + by_head(hidden, p["w_linear_2.weight"], heads)
     w = torch.exp(-0.6065 / (1 + torch.exp(-d)))
     a = torch.sigmoid(p["a_param"] + low_rank(x, p, "a", heads))
     kappa = k * (1 + p["removal_param"])

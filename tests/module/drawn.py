@@ -62,7 +62,8 @@ def formula(random: Random, axis: str, depth: int, names: tuple[str, ...] = ()) 
         inner.append(f"{formula(random, '', depth - 1)} * {leaf(random, axis, names)}")
     elif names:
         name = random.choice(names)
-        return fill(random, random.choice(NUMBERS_OF), name, f"{leaf(random, 'key', names)} * {name}")
+        product = f"{leaf(random, 'key', names)} * {name}"
+        return fill(random, random.choice(NUMBERS_OF), name, product)
     return fill(random, random.choice(random.choice(kinds)), *inner)
 
 

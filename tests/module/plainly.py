@@ -1,4 +1,4 @@
-"""What a layer means, straight from its stage-2 formulas: an evaluator that knows no code generation.
+"""What a layer means, straight from its stage-2 formulas; nothing here knows code generation.
 
 A value is a tensor [B, T, H, *axes] with named axes; a number per token has H = 1 or 1s for what it
 lacks.  Features without heads have the one axis `*`.  Learned parts are found in the layer by the

@@ -18,7 +18,7 @@ from miras_dsl.ir import Input, Program, contract, pointwise
 from miras_dsl.scalars import SLOTS
 from miras_dsl.source import Source
 from tests.kernels.extra import EXTRA
-from tests.kernels.test_interpreter import SHIPPED
+from tests.kernels.wide import SHIPPED
 
 
 def rule_of(name: str, text: str | None = None) -> UpdateRule:

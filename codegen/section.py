@@ -174,7 +174,7 @@ class Section:
 def _shared_cut(program: Program) -> Schedule:
     """A program cut into parts, each of which computes a term once.
 
-    A term that needs no state leaves the loop when it becomes a node, and may meet its like there.
+    A term that needs no state leaves the loop when it becomes a node, and may meet its like before it.
     """
     cut = schedule(program)
     for _ in range(3):

@@ -6,11 +6,13 @@ numbers and the functions of `scalars.FUNCTIONS` can be printed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 import sympy as sp
 
 from miras_dsl import scalars
+from miras_dsl.increasing import UNKNOWN, inverted, jumps
 
 Printer = Callable[..., str]
 
@@ -23,6 +25,7 @@ TORCH: Mapping[type, Printer] = {
     sp.sin: "torch.sin({})".format,
     sp.cos: "torch.cos({})".format,
     scalars.erf: "torch.erf({})".format,
+    scalars.asinh: "torch.asinh({})".format,
     scalars.sigmoid: "torch.sigmoid({})".format,
     scalars.softplus: "tiles.softplus({})".format,
     scalars.logcosh: "tiles.logcosh({})".format,
@@ -47,6 +50,11 @@ TRITON: Mapping[type, Printer] = {
     sp.sin: "tl.sin({})".format,
     sp.cos: "tl.cos({})".format,
     scalars.erf: "tl.erf({})".format,
+    scalars.asinh: (
+        "tl.where(tl.abs({0}) < 0.1, {0} * (1.0 - {0} * {0} * (1.0 / 6.0 - {0} * {0} * 0.075)), "
+        "(tl.where({0} > 0.0, 1.0, 0.0) - tl.where({0} < 0.0, 1.0, 0.0)) * tl.where(tl.abs({0}) < 10000.0, "
+        "tl.log(tl.abs({0}) + tl.sqrt({0} * {0} + 1.0)), tl.log(tl.abs({0})) + 0.6931471805599453))"
+    ).format,
     scalars.sigmoid: "tl.sigmoid({})".format,
     scalars.softplus: "(tl.maximum({0}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({0}))))".format,
     scalars.logcosh: "(tl.abs({0}) + tl.log(0.5 + 0.5 * tl.exp(-2.0 * tl.abs({0}))))".format,
@@ -92,7 +100,7 @@ def _text(
         literal = number(expr)
         return literal, _UNARY if literal.startswith("-") else _ATOM
     match expr:
-        case scalars.inverted():
+        case inverted():
             return _inverted(expr, names, target), _ATOM
         case sp.Add():
             return _sum(expr, names, target), _SUM
@@ -108,13 +116,25 @@ def _text(
 
 
 def _inverted(
-    expr: scalars.inverted, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+    expr: inverted, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
 ) -> str:
-    a, f = expr.args
-    inner = {**names, scalars.UNKNOWN: "w"}
-    slope, steep = (text(part, inner, target) for part in (f, f.diff(scalars.UNKNOWN)))
-    given = text(a, names, target)
-    return f"tiles.inverted(lambda w: {slope}, lambda w: {steep}, {given}, {expr.positive})"
+    a, f, low, high = expr.args
+    unknown = "w"
+    while any(re.search(rf"\b{unknown}\b", name) for name in names.values()):
+        unknown += "_"
+    inner = {**names, UNKNOWN: unknown}
+
+    def function(part: sp.Expr) -> str:
+        return f"lambda {unknown}: {text(part, inner, target)}"
+
+    given = [function(f), function(f.diff(UNKNOWN)), text(a, names, target)]
+    places = [f"({function(u)}, {function(u.diff(UNKNOWN))})" for u in jumps(f)]
+    for word, end in (("low", low), ("high", high)):
+        if not end.is_infinite:
+            given.append(f"{word}={text(end, names, target)}")
+    if places:
+        given.append(f"jumps=[{', '.join(places)}]")
+    return f"tiles.inverted({', '.join(given)})"
 
 
 def _sum(expr: sp.Add, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import sympy as sp
 
+from miras_dsl.increasing import inverted
 from miras_dsl.ir import (
     Axes,
     Axis,
@@ -36,7 +37,7 @@ from miras_dsl.ir import (
     Substitute,
     postorder,
 )
-from miras_dsl.scalars import SLOTS, inverted
+from miras_dsl.scalars import SLOTS
 
 from .logs import TORCH_WITH_LOGS, Exponent, outside_exponents
 from .scalar_code import number, text
@@ -161,13 +162,20 @@ class TorchText:
             )
             bare = outside_exponents(formula) & logs
             names |= {slot: f"{names[slot]}.to(size.dtype)" for slot in bare}
+        statements: list[tuple[str, str]] = []
+        for number_, solved in enumerate(sorted(formula.atoms(inverted), key=sp.default_sort_key), 1):
+            if formula == solved:
+                break
+            symbol = sp.Symbol(f"_{wish}_solved_{number_}", real=True)
+            names[symbol] = str(symbol).removeprefix("_")
+            statements.append((names[symbol], text(solved, names, TORCH_WITH_LOGS)))
+            formula = formula.xreplace({solved: symbol})
         calls = [part for part in sp.preorder_traversal(formula) if isinstance(part, sp.Function)]
         simple = len(calls) == len(set(calls)) and formula.count_ops() < 24
         if simple or formula.has(inverted):
-            return [], text(formula, names, TORCH_WITH_LOGS)
+            return statements, text(formula, names, TORCH_WITH_LOGS)
         fresh = (sp.Symbol(f"_{wish}_{n}", real=True) for n in range(1, 99))
         shared, (rest,) = sp.cse([formula], symbols=fresh, order="none")
-        statements = []
         for symbol, part in shared:
             names[symbol] = str(symbol).removeprefix("_")
             statements.append((names[symbol], text(part, names, TORCH_WITH_LOGS)))

@@ -18,8 +18,9 @@ from miras_dsl.spec import MemorySpec, Number, Ref
 from .collect import Linear, Obstacle, collect
 from .flatten import is_product
 from .implicit import solved_implicitly
-from .link import Link, link_of, proximal
+from .link import Link, link_of
 from .model import exp, feeds_of, gate_input, logarithm_of_gates, stand_in
+from .penalty import proximal
 from .refused import Refused
 
 
@@ -185,15 +186,16 @@ def _play(
             case "predict":
                 asked = current
             case "write":
-                source = anchors or (current if model.algorithm.implicit else asked)
+                source = anchors or asked
                 names = [name for name, _ in model.gradients]
                 moved = replace([g for _, g in model.gradients], _points(model, source, link if linked_anchors else None))
                 slopes = dict(zip(names, moved, strict=True))
                 if model.algorithm.implicit:
-                    slopes = solved_implicitly(model, slopes, source)
+                    slopes = solved_implicitly(model, current)
+                kept = current
                 current, carried = _rules(model, before, current, carried, slopes)
                 if model.retention.penalty is not None:
-                    current = {w: proximal(model, w, slopes[w], before[w]) for w in before}
+                    current = {w: proximal(model, w, slopes[w], kept[w]) for w in before}
             case "read":
                 settled = not {"decay", "write"} & set(model.order[at + 1 :])
                 seen: Mapping[str, Node] = current

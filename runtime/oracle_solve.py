@@ -237,7 +237,8 @@ def implicit_step(
         if max(float(m.abs().max()) for m in left) <= tolerance * size:
             break
         move = [-m for m in solver(at)[0](left)]
-        downhill, share = along(at, move), torch.ones_like(at[0][..., 0].flatten(2)[..., 0])
+        downhill = along(at, move)
+        share = torch.ones_like(downhill)
         for _ in range(40):
             # A full step may jump over the minimum of a loss that is no square: then half of it.
             steps = [share.reshape(*share.shape, *([1] * (m.dim() - 2))) * m for m in move]

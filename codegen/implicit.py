@@ -148,9 +148,9 @@ def _rule(model: MemoryModel, weight: str) -> tuple[Node, Node]:
         match ref.kind:
             case "grad":
                 return GRAD
-            case "keep":
+            case "keep" | "weight":
                 return KEPT
-            case "carry" | "weight":
+            case "carry":
                 raise NoImplicitStep("`implicit` goes with plain gradient descent")
             case _:
                 return stand_in(ref, model.spec, weight)

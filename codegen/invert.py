@@ -91,6 +91,9 @@ def _outer(left: sp.Expr, right: sp.Expr) -> Sides | None:
         case scalars.spow():
             base, power = left.args
             return (base, scalars.spow(right, 1 / power)) if power.is_positive else None
+        case scalars.fractional():
+            base, power = left.args
+            return base, scalars.fractional(right, 1 / power)
         case sp.Pow():
             base, power = left.args
             if power.has(W):
@@ -110,8 +113,10 @@ def _logistic(inside: sp.Expr, right: sp.Expr) -> Sides | None:
         return None
     zero = {W: sp.Integer(0)}
     low, high = -top.xreplace(zero) / p, -bottom.xreplace(zero) / s
-    share = scalars.sigmoid(right + scalars.log(sp.cancel(-s / p)))
-    return W, low + (high - low) * share
+    moved = right + scalars.log(sp.cancel(-s / p))
+    if low == -high:
+        return W, high * sp.tanh(moved / 2)
+    return W, low + (high - low) * scalars.sigmoid(moved)
 
 
 def _joined(left: sp.Expr, right: sp.Expr) -> Sides | None:

@@ -49,7 +49,9 @@ class Reading:
             (state, asked * query, after * gate) for state, asked, after in other.entries
         ]
         for key, (score, gates) in other.unknown.items():
-            assert key not in self.unknown and not gate.axes[1:]
+            assert key not in self.unknown
+            if gate.axes[1:]:
+                raise Obstacle("what is kept of the memory has a factor for every row and every column")
             self.unknown[key] = (score * gate, gates)
 
     def value(self, over: Axis) -> Node:

@@ -26,7 +26,8 @@ def logarithms(nodes: Iterable[Node], given: Iterable[Node]) -> set[Node]:
     A decay of many tokens is a difference of two long sums: in single precision it would lose all
     that a gate near 0 has put into them.
     """
-    found = set(given)
+    nodes, found = list(nodes), set(given)
+    summed = {node.operands[0] for node in nodes if isinstance(node, Cumsum | Reduce)}
     for node in nodes:
         match node:
             case Input(name, _, "token") if name.startswith("log_"):
@@ -35,11 +36,23 @@ def logarithms(nodes: Iterable[Node], given: Iterable[Node]) -> set[Node]:
                 found.add(node)
             case Reduce("sum", x, _) if x in found:
                 found.add(node)
-            case Map(formula, args) if args and all(a in found or a is VALID for a in args):
-                slots = SLOTS[: len(args)]
-                if formula.is_polynomial(*slots) and sp.Poly(formula, *slots).total_degree() == 1:
-                    found.add(node)
+            case Map(formula, args) if _is_sum(formula, args, found) and (
+                node in summed or any(a in found for a in args)
+            ):
+                found.add(node)
     return found
+
+
+def _is_sum(formula: sp.Expr, args: tuple[Node, ...], found: set[Node]) -> bool:
+    """Whether a formula adds logarithms and numbers, each of them perhaps at real tokens only."""
+    slots = SLOTS[: len(args)]
+    if not args or not all(arg in found or arg is VALID for arg in args):
+        return False
+    if not formula.is_polynomial(*slots):
+        return False
+    degrees = sp.Poly(formula, *slots).monoms()
+    logs = [n for n, arg in enumerate(args) if arg in found]
+    return all(max(powers) <= 1 and sum(powers[n] for n in logs) <= 1 for powers in degrees)
 
 
 TORCH_WITH_LOGS = {**TORCH, Exponent: "tiles.exponential({}, size)".format}

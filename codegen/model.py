@@ -12,6 +12,7 @@ from miras_dsl.scalars import SLOTS
 from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Ref, Write, walk
 
 from .differentiate import gradient, pull_back
+from .flatten import is_product
 
 POSITION = "position"
 """The program input that counts a token's place in its block, from 1."""
@@ -34,7 +35,6 @@ def model_of(spec: MemorySpec) -> MemoryModel:
     points = {s.name: Input(s.name, ordered(s.axes), "point") for s in spec.states}
     gradients: dict[str, Node] = {state: ZERO for state in points}
     for term in spec.terms:
-        rate = lower(term.rate, name)
         match term:
             case Loss():
                 loss = lower(term.loss, name)
@@ -44,6 +44,7 @@ def model_of(spec: MemorySpec) -> MemoryModel:
                 found = pull_back({answer: error}, points.values())
                 shares = {w: found[points[w]] for w in points}
         for w in points:
+            rate = lower(term.rate, lambda ref, w=w: stand_in(ref, spec, w))
             gradients[w] = gradients[w] + rate * shares[w]
     gradients = _windowed(spec, gradients, name)
     return MemoryModel(
@@ -213,12 +214,17 @@ def feeds_of(spec: MemorySpec) -> dict[str, Feed]:
 
 
 def logarithm_of_gates(node: Node, spec: MemorySpec) -> Node:
-    """A factor of a carried state with every gate in it written as e^log: the form that chains."""
+    """A state's factor of itself with its gates written as e^log, the form that chains; as it is
+    where it has no logarithm: it is no product, or a gate in it may be negative."""
+    if not is_product(node):
+        return node
     exchange: dict[Node, Node] = {}
     feeds: Mapping[str, Feed] = feeds_of(spec)
     for found in inputs_of([node]):
         feed = feeds.get(found.name)
         if feed is not None and feed.kind in ("gate", "position") and not feed.log:
+            if next(g for g in spec.gates if g.name == feed.of).range.low < 0:
+                return node
             exchange[found] = exp(gate_input(feed.of, spec, feed.weight, log=True))
     return replace([node], exchange)[0] if exchange else node
 

@@ -107,10 +107,12 @@ def studied(
         values = row[left : right + 1]
         rise = np.diff(values)
         slack = 1e-9 * (np.abs(values[1:]) + np.abs(values[:-1]))
-        if np.any(rise < -slack) or (strict and np.any(rise[np.abs(values[1:]) < 1e12] <= 0)):
+        if np.any(rise < -slack):
             raise Unfit("does not always increase")
         if onto:
             _reaches(row, left, right)
+        if strict and np.any(rise[np.abs(values[1:]) < 1e12] <= 0):
+            raise Unfit("does not always increase")
     return slope
 
 
@@ -124,7 +126,8 @@ def _reaches(row: Array, left: int, right: int) -> None:
         half, far = sign * row[(middle + end) // 2], sign * row[end]
         if far - half <= 1e-3 * (1 + abs(half)) or far < 0:
             side = "above" if sign > 0 else "below"
-            raise Unfit(f"never goes {side} {sign * far:.3g}")
+            bound = 0.0 if abs(far) < 1e-4 else sign * far
+            raise Unfit(f"never goes {side} {bound:.3g}")
 
 
 def leaps(slope: Slope) -> bool:
@@ -173,7 +176,8 @@ def _domain(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> tuple[sp.Expr
 
 def _positive_lines(formula: sp.Expr) -> list[sp.Expr]:
     """Affine formulas of the unknown that must be positive."""
-    guarded = [part.args[0] for part in formula.atoms(sp.log, scalars.root, scalars.inverse_root)]
+    partial = (sp.log, scalars.root, scalars.inverse_root, scalars.fractional)
+    guarded = [part.args[0] for part in formula.atoms(*partial)]
     guarded += [p.base for p in formula.atoms(sp.Pow) if not (p.exp.is_Integer and p.exp > 0)]
     found: list[sp.Expr] = []
     for inside in guarded:

@@ -99,6 +99,7 @@ class Paths:
         self.lift = lift
         self._logs: dict[Input, dict[Axis | None, Node]] = {}
         self._dense: dict[Input, tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]] = {}
+        self._coupling_now: list[Input] = []
 
     # ------------------------------------------------------------ decays
 
@@ -115,8 +116,11 @@ class Paths:
 
     @staticmethod
     def _per_token(log: Node) -> Node:
-        """A constant decay acts at every token and at no padding."""
-        return log if I in log.axes else log * VALID
+        """A decay acts at every token and at no padding, where logarithms that are fed are 0."""
+        whole, args = flatten(log)
+        fed = all(isinstance(arg, Input) and arg.name.startswith("log_") for arg in args)
+        sums = all(term.as_coeff_Mul()[1] in SLOTS for term in sp.Add.make_args(whole))
+        return log if fed and sums else log * VALID
 
     def coupled(self, state: Input) -> list[tuple[Input, Node]]:
         """The other states that this one takes in."""
@@ -160,6 +164,9 @@ class Paths:
         """For a state that takes in others: their first states' factors [#i], and dense triangles."""
         if state in self._dense:
             return self._dense[state]
+        if state in self._coupling_now:
+            raise Obstacle(f"{state.name} feeds itself through another state")
+        self._coupling_now.append(state)
         logs = self.logs(state)
         if set(logs) - {None}:
             raise Obstacle(f"{state.name} is fed by another state and decays by channel")
@@ -189,8 +196,7 @@ class Paths:
                 source = source * rename(path.scale, {I: J})
                 reach = contract(own, rename(source, {I: L}) * taken, (L,))
                 dense[key] = dense[key] + reach if key in dense else reach
-        if state in firsts:
-            raise Obstacle(f"{state.name} feeds itself through another state")
+        self._coupling_now.pop()
         self._dense[state] = (firsts, dense)
         return self._dense[state]
 

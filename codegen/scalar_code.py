@@ -38,6 +38,7 @@ TORCH: Mapping[type, Printer] = {
     scalars.where: "tiles.where({}, {}, {})".format,
     scalars.apow: "tiles.apow({}, {})".format,
     scalars.spow: "tiles.spow({}, {})".format,
+    scalars.fractional: "tiles.fractional({}, {})".format,
 }
 """`tiles` is `miras_dsl.runtime.tiles`."""
 
@@ -66,6 +67,7 @@ TRITON: Mapping[type, Printer] = {
     scalars.inverse_root: "tl.where({0} > 0.0, 1.0 / tl.sqrt(tl.where({0} > 0.0, {0}, 1.0)), 0.0)".format,
     scalars.where: "tl.where(({}) != 0.0, {}, {})".format,
     scalars.apow: "tl.where({0} != 0.0, tl.exp({1} * tl.log(tl.abs(tl.where({0} != 0.0, {0}, 1.0)))), 0.0)".format,
+    scalars.fractional: "tl.where({0} != 0.0, tl.exp({1} * tl.log(tl.where({0} != 0.0, {0}, 1.0))), 0.0)".format,
     scalars.spow: (
         "(tl.where({0} > 0.0, 1.0, 0.0) - tl.where({0} < 0.0, 1.0, 0.0))"
         " * tl.exp({1} * tl.log(tl.abs(tl.where({0} != 0.0, {0}, 1.0))))"

@@ -154,6 +154,10 @@ class TorchText:
         """A map as statements for what it uses more than once, and its expression."""
         formula, args = self._fused(node)
         names = {slot: self.aligned(arg, node.axes) for slot, arg in zip(SLOTS, args, strict=False)}
+        sizes = {slot for slot, arg in zip(SLOTS, args, strict=False) if isinstance(source(arg), Extent)}
+        if len(sizes) == len(args) or not formula.is_rational_function(*sizes):
+            # A size by itself is Python's number; a function of one, or nothing but sizes, needs torch's.
+            names |= {slot: f"tiles.filled({names[slot]}, (), size)" for slot in sizes}
         logs = {slot for slot, arg in zip(SLOTS, args, strict=False) if arg in self.logs}
         if logs and node not in self.logs:
             formula = formula.replace(
@@ -239,20 +243,23 @@ def _letters(axes: Axes, table: dict[Axis, str]) -> str:
 
 
 def inlined(nodes: Iterable[Node], kept: Iterable[Node]) -> set[Node]:
-    """The maps that one other map of the same axes reads, and nobody else: no statement of their own."""
+    """The maps that one other map of the same axes reads, and nobody else: no statement of their own,
+    as long as the formula that takes them in stays one that can be read."""
     nodes, kept = list(nodes), set(kept)
     users: dict[Node, list[Node]] = {}
     for node in nodes:
         for operand in {source(o) for o in node.operands}:
             users.setdefault(operand, []).append(node)
-    found = set()
+    found: set[Node] = set()
+    operands: dict[Node, int] = {}
     for node in nodes:
+        operands[node] = sum(operands[x] if x in found else 1 for x in node.operands)
         using = users.get(node, [])
         if isinstance(node, Map) and node not in kept and len(using) == 1:
             (user,) = using
             if not isinstance(user, Map) or node not in user.args or user.axes != node.axes:
                 continue
-            if node.formula.count_ops() < 24:
+            if node.formula.count_ops() < 24 and operands[node] <= 8:
                 found.add(node)
     return found
 

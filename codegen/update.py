@@ -16,7 +16,6 @@ from miras_dsl.model import Feed, MemoryModel, Weight
 from miras_dsl.spec import MemorySpec, Number, Ref
 
 from .collect import Linear, Obstacle, collect
-from .flatten import is_product
 from .implicit import solved_implicitly
 from .link import Link, link_of
 from .model import exp, feeds_of, gate_input, logarithm_of_gates, stand_in
@@ -34,7 +33,7 @@ class UpdateRule:
     answer    y over ``after`` inputs (a state after this token) and ``state`` inputs (before it)
     refresh   what some states become at the start of each block of ``block`` tokens
     close     what some states become after the last token of a block, over the states after it
-    block     tokens in a block; 0: there are no blocks
+    block     steps in a block; 0: there are no blocks
     micro     steps that one token takes (several pairs, or the same pair again)
     obstacle  why ``linear`` is empty
     """
@@ -193,9 +192,9 @@ def _play(
                 if model.algorithm.implicit:
                     slopes = solved_implicitly(model, current)
                 kept = current
-                current, carried = _rules(model, before, current, carried, slopes)
+                current, carried = _rules(model, kept, carried, slopes)
                 if model.retention.penalty is not None:
-                    current = {w: proximal(model, w, slopes[w], kept[w]) for w in before}
+                    current = {w: proximal(model, w, slopes[w], kept[w]) for w in kept}
             case "read":
                 settled = not {"decay", "write"} & set(model.order[at + 1 :])
                 seen: Mapping[str, Node] = current
@@ -227,7 +226,6 @@ def _points(model: MemoryModel, weights: Mapping[str, Node], link: Link | None) 
 
 def _rules(
     model: MemoryModel,
-    before: Mapping[str, Node],
     kept: Mapping[str, Node],
     carried: Mapping[tuple[str, str], Node],
     slopes: Mapping[str, Node],
@@ -243,7 +241,7 @@ def _rules(
                     case "keep":
                         return kept[weight]
                     case "weight":
-                        return before[weight]
+                        return new[weight]
                     case "carry":
                         return new_carried[ref.name, weight]
                     case _:
@@ -268,6 +266,7 @@ def _finish(
 ) -> UpdateRule:
     """Collect every new state and close the rule into a program."""
     spec, algorithm = model.spec, model.algorithm
+    micro = max(algorithm.pairs, algorithm.steps)
     linear: dict[Input, Linear] = {}
     obstacle = ""
     moving = frozenset(state for state in old if new[state.name] is not state)
@@ -275,7 +274,7 @@ def _finish(
         for state in old:
             own = frozenset([state]) if new[state.name] is state else moving
             found = collect(new[state.name], state.axes, own)
-            keep = tuple((s, logarithm_of_gates(c, spec) if is_product(c) else c) for s, c in found.keep)
+            keep = tuple((s, logarithm_of_gates(c, spec) if s is state else c) for s, c in found.keep)
             linear[state] = Linear(keep, found.writes)
     except Obstacle as reason:
         linear, obstacle = {}, str(reason)
@@ -296,7 +295,7 @@ def _finish(
         answer=answer,
         refresh=refresh,
         close=close,
-        block=algorithm.anchored.block if algorithm.anchored else algorithm.reset,
-        micro=max(algorithm.pairs, algorithm.steps),
+        block=algorithm.anchored.block if algorithm.anchored else algorithm.reset * micro,
+        micro=micro,
         obstacle=obstacle,
     )

@@ -22,6 +22,7 @@ from rich.text import Text
 
 import miras_dsl as miras
 
+from .dtypes import Dtype
 from .failures import Unusable
 
 WRONG, USAGE, UNUSABLE = 1, 2, 3
@@ -133,7 +134,7 @@ def check(
     only: Annotated[
         list[str] | None, typer.Option(help="a memory of the file by name; else all of them")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float32",
+    dtype: Annotated[Dtype, typer.Option(help="type of the tokens")] = Dtype.FLOAT32,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     output: Annotated[Path | None, typer.Option("-o", help="write the certificate as JSON")] = None,
     as_json: AsJson = False,
@@ -146,8 +147,6 @@ def check(
     Examples: [bold]miras check robust.mem[/bold];
     [bold]miras check yaad --only Yaad -o yaad.json[/bold]
     """
-    if dtype not in {"float32", "float64"}:
-        raise typer.BadParameter("float32 or float64", param_hint="--dtype")
     with told(as_json) as out:
         source = miras.find(spec)
         # A wrong spec is told before torch is imported, which takes longer than all of this.

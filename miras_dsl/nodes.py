@@ -439,6 +439,8 @@ def pointwise(formula: sp.Expr, *args: Node) -> Node:
         if isinstance(arg, Number):
             substitution[slot] = arg.value
             continue
+        # What is repeated along an axis is the same with and without it.
+        arg = arg.x if isinstance(arg, Spread) else arg
         if arg not in kept:
             kept.append(arg)
         substitution[slot] = sp.Symbol(f"_{kept.index(arg)}", real=True)

@@ -35,6 +35,7 @@ NUMPY = {
     scalars.root: lambda x: np.sqrt(np.maximum(x, 0.0)),
     scalars.inverse_root: lambda x: np.where(x > 0, 1 / np.sqrt(np.where(x > 0, x, 1.0)), 0.0),
     scalars.where: lambda c, a, b: np.where(c != 0, a, b),
+    scalars.fractional: lambda x, p: np.where(x != 0, np.where(x != 0, x, 1.0) ** p, 0.0),
     scalars.apow: lambda x, p: np.where(x != 0, np.abs(np.where(x != 0, x, 1.0)) ** p, 0.0),
     scalars.spow: lambda x, p: np.sign(x) * np.abs(np.where(x != 0, x, 1.0)) ** p,
 }

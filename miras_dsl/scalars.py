@@ -12,7 +12,7 @@ from functools import lru_cache
 import sympy as sp
 from sympy.core.function import ArgumentIndexError
 
-SLOTS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(64))
+SLOTS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(1024))
 """The symbols that stand for the operands of a pointwise map, in order."""
 
 
@@ -183,6 +183,34 @@ class spow(sp.Function):
         return self * where(signum(x), sp.log(absolute(x)), 0)
 
 
+class fractional(sp.Function):
+    """``x^p`` for a constant p that is no whole number: 0 at 0, and no number for x < 0.
+
+    sympy would make ``|x|^3`` of ``(x^2)^(3/2)``, with an absolute value that has no second derivative.
+    """
+
+    nargs = 2
+    is_real = True
+
+    @classmethod
+    def eval(cls, x: sp.Expr, p: sp.Expr) -> sp.Expr | None:
+        if x.is_positive or p.is_integer:
+            return x**p
+        if isinstance(x, sp.Pow) and x.exp.is_even:
+            return apow(x.base, x.exp * p)
+        return None
+
+    def _eval_evalf(self, prec: int) -> sp.Expr:
+        x, p = self.args
+        return sp.Integer(0) if x.is_zero else (x**p)._evalf(prec)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        x, p = self.args
+        if argindex == 1:
+            return p * fractional(x, p - 1)
+        return self * where(signum(x), sp.log(absolute(x)), 0)
+
+
 class absolute(_Real):
     """|x|; the derivative at 0 is 0."""
 
@@ -249,18 +277,16 @@ def log(x: sp.Expr) -> sp.Expr:
 
 
 def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
-    """``x^p`` for a constant p; ``|y|^p`` keeps a derivative at 0, and so does ``(y^2)^p``."""
+    """``x^p`` for a constant p; ``|y|^p``, also as ``(y^2)^(p/2)``, keeps a derivative at 0."""
     if isinstance(x, absolute):
         return apow(x.args[0], p)
-    if isinstance(x, sp.Pow) and x.exp.is_Integer and x.exp > 0 and x.exp % 2 == 0:
-        return apow(x.base, x.exp * p)
     if p == sp.Rational(1, 2):
         return root(x)
-    return x**p
+    return fractional(x, p) if p.is_integer is False else x**p
 
 
 FUNCTIONS = (
-    sigmoid, softplus, logcosh, step, above, signum, where, apow, spow, absolute, root, inverse_root,
+    sigmoid, softplus, logcosh, step, above, signum, where, apow, spow, fractional, absolute, root, inverse_root,
     erf, asinh, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
 )  # fmt: skip
 """Every function that may stand in a scalar formula; printers and tests go through this list."""

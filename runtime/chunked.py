@@ -167,7 +167,7 @@ def prepare(
                     raise ValueError(
                         f"{memory.name}: {feed.name} is {tuple(x.shape)}, not [{batch}, {tokens}, {heads}, …]"
                     )
-                laid[feed.name] = layout.chunked(micro_steps(memory, feed, x))
+                laid[feed.name] = layout.chunked(micro_steps(memory, feed, x), blank=feed.log)
                 size |= dict(
                     zip(feed.axes, x.shape[3 + (x.dim() - 3 - len(feed.axes)) :], strict=True)
                 )
@@ -175,7 +175,8 @@ def prepare(
                 size |= dict(zip(feed.axes, x.shape[1:], strict=True))
                 laid[feed.name] = x.repeat(layout.sequences, *[1] * (x.dim() - 1)).unsqueeze(0)
             case "position":
-                laid[feed.name] = layout.by_position(x, memory.block // memory.micro, memory.micro)
+                placed = layout.by_position(x, memory.block // memory.micro, memory.micro)
+                laid[feed.name] = placed * layout.valid(x.dtype) if feed.log else placed
     past, tails = window_of(memory, feeds, state, dtype, cu_seqlens)
     laid |= {name: layout.chunked(x) for name, x in past.items()}
     extra += past

@@ -17,8 +17,9 @@ from torch import Tensor
 class Layout:
     """The cut of one call.
 
-    index    [sequences, chunks * chunk], the token that lies there, or -1; None when tokens lie there
-             in order without padding
+    index    [sequences, chunks * chunk], the token that lies there; None when tokens lie there in
+             order without padding.  A place of padding has a token of its own sequence
+    inside   [sequences, chunks * chunk], whether a place is no padding; None like ``index``
     lengths  [sequences], tokens of each
     offsets  [sequences], empty places in front of each
     """
@@ -29,6 +30,7 @@ class Layout:
     chunk: int
     chunks: int
     index: Tensor | None
+    inside: Tensor | None
     back: Tensor | None
     lengths: Tensor
     offsets: Tensor
@@ -39,14 +41,19 @@ class Layout:
         """How many rows the states have."""
         return len(self.lengths)
 
-    def chunked(self, x: Tensor) -> Tensor:
-        """[B, T, H, *axes] -> [chunks, sequences * H, chunk, *axes]; padding is 0."""
-        if self.index is None:
+    def chunked(self, x: Tensor, blank: bool = False) -> Tensor:
+        """[B, T, H, *axes] -> [chunks, sequences * H, chunk, *axes].
+
+        Padding repeats a real token, so that whatever a formula does with a token it can do there
+        (divide by it, say); ``valid`` is what keeps it out of the memory.  ``blank``: it is 0, as the
+        logarithm of a decay must be.
+        """
+        if self.index is None or self.inside is None:
             rows = x
         else:
-            flat = x.flatten(0, 1)
-            flat = torch.cat([flat, flat.new_zeros(1, *flat.shape[1:])])
-            rows = flat[self.index]
+            rows = x.flatten(0, 1)[self.index]
+            real = self.inside.reshape(*self.inside.shape, *[1] * (rows.dim() - 2))
+            rows = torch.where(real, rows, torch.zeros_like(rows) if blank else rows.detach())
         cut = rows.unflatten(1, (self.chunks, self.chunk)).transpose(0, 1).transpose(2, 3)
         return cut.flatten(1, 2).contiguous()
 
@@ -64,8 +71,8 @@ class Layout:
     def valid(self, dtype: torch.dtype) -> Tensor:
         """[chunks, sequences * H, chunk]: 1 for a token, 0 for padding."""
         there = torch.ones(self.place().shape, device=self.device, dtype=dtype)
-        if self.index is not None:
-            there = (self.index >= 0).to(dtype)
+        if self.inside is not None:
+            there = self.inside.to(dtype)
         return self._per_head(there)
 
     def positions(self, block: int, micro: int, dtype: torch.dtype) -> Tensor:
@@ -134,15 +141,17 @@ def chunk_layout(
     longest = int(ends.max()) if bool((lengths > 0).any()) else 0
     chunks = -(-longest // chunk)
     if chunks == 0:
-        return Layout(batch, tokens, heads, chunk, 0, None, None, lengths, pads, device)
+        return Layout(batch, tokens, heads, chunk, 0, None, None, None, lengths, pads, device)
     total = chunks * chunk
     if cu_seqlens is None and longest == tokens == total and not bool(pads.any()):
-        return Layout(batch, tokens, heads, chunk, chunks, None, None, lengths, pads, device)
+        return Layout(batch, tokens, heads, chunk, chunks, None, None, None, lengths, pads, device)
     place = torch.arange(total, device=device)
     inside = (place >= pads[:, None]) & (place < ends[:, None])
-    index = torch.where(inside, starts[:, None] + place - pads[:, None], -1)
+    # An empty sequence has no token of its own; the last one of all will do.
+    own = starts.clamp(max=batch * tokens - 1)[:, None]
+    index = torch.where(inside, starts[:, None] + place - pads[:, None], own)
     back = torch.empty(batch * tokens, dtype=torch.int64, device=device)
     back[index[inside]] = torch.arange(len(lengths) * total, device=device).reshape(
         len(lengths), total
     )[inside]
-    return Layout(batch, tokens, heads, chunk, chunks, index, back, lengths, pads, device)
+    return Layout(batch, tokens, heads, chunk, chunks, index, inside, back, lengths, pads, device)

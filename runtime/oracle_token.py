@@ -68,32 +68,29 @@ def one_token(
     spec: MemorySpec, inputs: Mapping[str, Tensor], scope: Scope, state: State, track: bool
 ) -> tuple[Tensor, State]:
     """One token: its answer [batch, heads, value] and the state after it."""
-    scope = _placed(spec, inputs, scope, state, ahead=1)
-    before = _placed(spec, inputs, scope, state, ahead=0)
+    scope = _placed(spec, inputs, scope, state)
     state = _open_block(spec, scope, state)
     courses = _unpack(spec, state)
     anchored = spec.algorithm.anchored
     bases: list[dict[str, Tensor]] = []
     answer: Tensor | None = None
-    now = before
     for event, number in _events(spec):
-        inside, used = _pair(scope, number), _pair(now, number)
+        inside = _pair(scope, number)
         match event:
             case "decay":
                 courses = [_decayed(spec, inside, course) for course in courses]
             case "predict":
-                bases = _bases(spec, used, state, courses)
+                bases = _bases(spec, inside, state, courses)
             case "write":
                 courses = [
                     _written(spec, inside, state, course, base, track)
                     for course, base in zip(courses, bases, strict=True)
                 ]
-                now = scope
             case "read":
                 if anchored and anchored.reads == "start":
-                    read = _bases(spec, now, state, courses)[0]
+                    read = _bases(spec, scope, state, courses)[0]
                 else:
-                    read = _live(spec, now, state, courses[-1])
+                    read = _live(spec, scope, state, courses[-1])
                 answer = evaluate(spec.read, rules.seen(spec, scope, read)).on(("value",))
     assert answer is not None, "an order always reads"
     state = _pack(spec, scope, state, courses)
@@ -131,12 +128,12 @@ def _pair(scope: Scope, number: int) -> Scope:
 
 
 def _placed(
-    spec: MemorySpec, inputs: Mapping[str, Tensor], scope: Scope, state: State, ahead: int
+    spec: MemorySpec, inputs: Mapping[str, Tensor], scope: Scope, state: State
 ) -> Scope:
-    """The scope with `position` and the gates on it, ``ahead`` tokens after the state's."""
+    """The scope with this token's `position` in its block and the gates on it."""
     if spec.algorithm.anchored is None:
         return scope
-    place = (state["position"] % spec.algorithm.anchored.block + ahead).clamp_min(1)
+    place = state["position"] % spec.algorithm.anchored.block + 1
     like = next(iter(scope.names.values())).data
     names = {("position", "position"): Value(place.to(like.dtype)[:, None])}
     for gate in spec.gates:

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 import torch
 
 from miras_dsl.codegen.digest import digest_of
+from miras_dsl.dtypes import Dtype
 from miras_dsl.failures import Unusable
 from miras_dsl.spec import FileSpec
 
 from .build import implementation
 from .certificate import Certificate, certify
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def prove(
@@ -26,11 +25,12 @@ def prove(
 ) -> dict[str, Certificate]:
     """One certificate per memory, by name; ``only`` names some of them.
 
-    Raises Unusable for a name that the file does not hold.
+    Raises Unusable for a name that the file does not hold, ValueError for a type that is none of `Dtype`.
     """
     for name in only:
         if name not in spec.memories:
             raise Unusable(f"there is no memory {name}; the file holds {', '.join(spec.memories)}")
+    kind = getattr(torch, Dtype(dtype))
     digest = digest_of(spec)
     with _one_thread():
         return {
@@ -38,7 +38,7 @@ def prove(
                 memory,
                 lambda sizes, memory=memory: implementation(memory, sizes),
                 digest=digest,
-                dtype=DTYPES[dtype],
+                dtype=kind,
                 device=device,
             )
             for name, memory in spec.memories.items()

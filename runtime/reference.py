@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from miras_dsl.spec import Apply, MemorySpec, Ref, walk
+from miras_dsl.spec import Apply, Expr, MemorySpec, Ref, walk
 
 from . import oracle
 from .agree import Kind
@@ -186,12 +186,16 @@ def decays(spec: MemorySpec) -> set[str]:
     found = {spec.retention.decay.name} if isinstance(spec.retention.decay, Ref) else set()
     for target, formula in spec.algorithm.rules:
         for node in walk(formula):
-            if isinstance(node, Apply) and node.op == "mul":
-                for own, other in (node.args, node.args[::-1]):
-                    carried = isinstance(other, Ref) and (other.kind, other.name) == ("carry", target)
-                    if carried and isinstance(own, Ref) and own.kind == "gate":
-                        found.add(own.name)
+            names = [part for part in _factors(node) if isinstance(part, Ref)]
+            if any(n.kind == "keep" or (n.kind, n.name) == ("carry", target) for n in names):
+                found |= {n.name for n in names if n.kind == "gate"}
     return found
+
+
+def _factors(expr: Expr) -> list[Expr]:
+    if isinstance(expr, Apply) and expr.op in ("mul", "neg"):
+        return [factor for arg in expr.args for factor in _factors(arg)]
+    return [expr]
 
 
 def live(spec: MemorySpec, state: State) -> State:

@@ -92,6 +92,12 @@ def spow(x: Tensor, p: Tensor | float) -> Tensor:
     return torch.sign(x) * apow(x, p)
 
 
+def fractional(x: Tensor, p: Tensor | float) -> Tensor:
+    """``x^p``, 0 at 0; no number for x < 0 unless p is whole."""
+    there = x != 0
+    return torch.where(there, torch.pow(torch.where(there, x, 1.0), p), 0.0)
+
+
 def spread(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """``x`` repeated so that its last axes have these sizes."""
     return x.expand(*x.shape[: x.dim() - len(sizes)], *sizes)
@@ -235,7 +241,7 @@ def _between(
 
 
 __all__ = [
-    "Size", "above", "apow", "decay", "exponential", "gated_apply", "gated_contract", "inverse_of_one_plus", "inverted", "inverse_root",
+    "Size", "above", "apow", "decay", "exponential", "fractional", "gated_apply", "gated_contract", "inverse_of_one_plus", "inverted", "inverse_root",
     "logcosh", "lower", "permute", "product", "put_last", "root", "shift", "softplus", "spow", "spread", "step",
     "substitute", "where",
 ]  # fmt: skip

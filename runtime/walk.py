@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def pick(x: Any, n: int) -> Any:
-    """The slice of a stacked value that belongs to chunk n; values of constants have one for all."""
-    return x[n if x.shape[0] > 1 else 0] if isinstance(x, Tensor) else x
+    """The slice of a stacked value that belongs to chunk n; values of constants have one for all, and
+    a formula of sizes is a number."""
+    return x[n if x.shape[0] > 1 else 0] if isinstance(x, Tensor) and x.dim() else x
 
 
 @dataclass(slots=True)

@@ -47,6 +47,11 @@ FORMULAS: list[tuple[str, sp.Expr, Callable[[float], float]]] = [
         (f"spow {p}", scalars.spow(X, p), lambda x, p=p: math.copysign(abs(x) ** float(p), x))
         for p in EXPONENTS
     ),
+    *(
+        (f"fractional {p}", scalars.fractional(X, p), lambda x, p=p: x ** float(p))
+        for p in EXPONENTS
+        if not p.is_integer
+    ),
     (
         "where",
         scalars.where(scalars.step(X), X**3, sp.sin(X)),
@@ -56,7 +61,7 @@ FORMULAS: list[tuple[str, sp.Expr, Callable[[float], float]]] = [
     ("smaller", scalars.smaller(X**2, X + 1), lambda x: min(x**2, x + 1)),
 ]
 IDS = [name for name, _, _ in FORMULAS]
-POSITIVE = ("log",)
+POSITIVE = {"log", *(name for name in IDS if name.startswith("fractional"))}
 POINTS = [0.07, 0.4, 1.0, 1.3, 2.9]
 
 
@@ -94,7 +99,8 @@ def test_derivatives_against_differences(name: str, formula: sp.Expr, value: obj
 
 @pytest.mark.parametrize(("name", "formula", "value"), FORMULAS, ids=IDS)
 def test_finite_far_out_and_at_zero(name: str, formula: sp.Expr, value: object) -> None:
-    """`log` alone needs a positive operand; the interval check of the language sees to it."""
+    """`log` alone needs a positive operand; the interval check of the language sees to it.  A power
+    that is not whole is no number below 0."""
     first = derivative(formula, X)
     for x in (100.0,) if name in POSITIVE else (0.0, -0.0, 100.0, -100.0):
         for each in (formula, first, derivative(first, X)):

@@ -1,0 +1,80 @@
+"""No shipped spec is ill-conditioned in bf16 at its default gates: a certificate there means something.
+
+Fed is what a layer makes of random numbers before it has learned anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import miras_dsl as miras
+from miras_dsl.runtime import oracle
+from miras_dsl.runtime.agree import ILL_CONDITIONED
+from miras_dsl.runtime.cases import Case, Data, narrow, parameters
+from miras_dsl.runtime.oracle_token import leaf_axes
+from miras_dsl.runtime.past import Past
+from miras_dsl.runtime.reference import Outcome, outcome
+from miras_dsl.spec import MemorySpec
+
+SPECS = Path(miras.__file__).with_name("specs")
+TOKENS, SIZE, HEADS = 128, 32, 2
+
+
+def shipped() -> Iterator[tuple[str, str]]:
+    """Every memory with the layer that holds it."""
+    for path in sorted(SPECS.glob("*.mem")):
+        for layer in miras.parse(path).layers:
+            yield path.stem, layer
+
+
+def as_fed(layer: nn.Module, spec: MemorySpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The oracle's inputs and first state, as the layer makes them."""
+    (memory,) = (m for m in layer.modules() if type(m).__name__ == spec.name)
+    with torch.no_grad():
+        state = memory.initial_state(1)
+        made = memory.feeds(torch.randn(1, TOKENS, HEADS * SIZE), Past(state))
+        made |= memory.constants() if spec.network.params else {}
+    inputs: dict[str, Tensor] = {}
+    names = [name for _, name in leaf_axes(spec)] + [name for name, _, _ in spec.network.params]
+    for name in (*names, *(g.name for g in spec.gates if "position" in g.axes)):
+        word = name.replace(".", "_")
+        if word in made:
+            inputs[name] = made[word]
+        elif f"log_{word}" in made:
+            inputs[name] = made[f"log_{word}"].exp()
+    return inputs, {name: x.detach() for name, x in state["memory"].items()}
+
+
+@pytest.mark.parametrize(("file", "name"), list(shipped()))
+def test_bf16_means_something_at_default_gates(file: str, name: str) -> None:
+    library = miras.load(file)
+    torch.manual_seed(0)
+    layer = library[name](width=HEADS * SIZE, heads=HEADS)
+    kinds = {type(module).__name__ for module in layer.modules()}
+    (spec,) = (m for m in library.spec.memories.values() if m.name in kinds)
+    inputs, state = as_fed(layer, spec)
+    exactly = {n: x.to(narrow(spec, n, torch.bfloat16)).double() for n, x in inputs.items()}
+    first = {n: x.double() if x.is_floating_point() else x for n, x in state.items()}
+    cotangent = torch.randn(1, TOKENS, HEADS, SIZE).bfloat16().double()
+    drawn = Data(exactly, first, cotangent, None)
+    sizes = parameters(spec, Case("", (TOKENS,), (SIZE, SIZE)))
+
+    def under(rounding: torch.dtype | None, dtype: torch.dtype) -> Outcome:
+        def call(x, s, offsets):
+            return oracle.run(spec, sizes, x, s, rounding=rounding)
+
+        return outcome(spec, call, drawn, lambda name: dtype)
+
+    exact, low = under(None, torch.float64), under(torch.bfloat16, torch.float32)
+    off = {
+        name: float((low.values[name].double() - x).norm() / x.norm())
+        for name, x in exact.values.items()
+        if x.is_floating_point() and float(x.norm()) > 0
+    }
+    assert len(off) > 4
+    assert max(off.values()) <= ILL_CONDITIONED, sorted(off.items(), key=lambda kv: -kv[1])[:3]

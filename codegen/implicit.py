@@ -23,7 +23,7 @@ from .collect import Obstacle, collect
 from .flatten import affine_in
 from .invert import solution
 from .model import stand_in
-from .onenumber import NotOneNumber, OneNumber, one_number
+from .onenumber import NotOneNumber, OneNumber, one_number, tame
 from .onto import Slope, Unfit, leaps, numbers, samples, studied
 from .refused import Apart, Refused
 
@@ -71,10 +71,11 @@ def solved_implicitly(model: MemoryModel, weights: Mapping[str, Node]) -> dict[s
     formula = _studied(model, equation)
     (before,) = replace([equation.unknown], {point: start})
     size = rate if equation.key is None else contract(rate * equation.key, equation.key, equation.key.axes)
-    found = affine_in(equation.slope, equation.unknown)
-    if found is not None:
+    grows = formula.formula.diff(UNKNOWN)
+    grows = sp.expand(grows) if tame(grows) else grows
+    if not grows.has(UNKNOWN):
         (there,) = replace([equation.slope], {equation.unknown: before})
-        there = there * pointwise(1 / (1 + SLOTS[0] * SLOTS[1]), size, found[0])
+        there = there * pointwise(1 / (1 + SLOTS[0] * SLOTS[1]), size, formula.placed(grows, {}))
     else:
         whole = UNKNOWN + STEP * formula.formula
         tried = samples({**formula.ranges, STEP: Interval(low=0.0)})

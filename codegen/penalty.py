@@ -7,7 +7,7 @@ import sympy as sp
 from miras_dsl.ir import Input, Node
 from miras_dsl.lower import lower
 from miras_dsl.model import MemoryModel
-from miras_dsl.spec import Interval, Ref
+from miras_dsl.spec import Interval, Ref, walk
 
 from .implicit import kept_alone
 from .invert import solution
@@ -17,7 +17,6 @@ from .onto import Slope, Unfit, studied
 from .refused import Apart, Refused
 
 PULL = sp.Symbol("a", real=True)
-HOLE, START = Input("w", (), "hole"), Input("w0", (), "hole")
 
 
 class NoStep(Refused):
@@ -34,9 +33,9 @@ def proximal(model: MemoryModel, weight: str, gradient: Node, before: Node) -> N
     or has no smallest value for some gradient.
     """
     _expect_alone(model, weight)
-    formula, slope = _studied(model, weight)
+    formula, slope, start = _studied(model, weight)
     answer = solution(slope, PULL)
-    place = formula.symbol(START)
+    place = formula.symbol(start)
     given = {PULL: -gradient} | ({place: before} if place is not None else {})
     return formula.placed(answer, given)
 
@@ -53,13 +52,15 @@ def _expect_alone(model: MemoryModel, weight: str) -> None:
         raise Apart("a penalty makes the whole step; a rule that scales what is kept means nothing beside it")
 
 
-def _studied(model: MemoryModel, weight: str) -> tuple[OneNumber, Slope]:
+def _studied(model: MemoryModel, weight: str) -> tuple[OneNumber, Slope, Node]:
     penalty, spec = model.retention.penalty, model.spec
     assert penalty is not None
+    axes = next((n.axes for n in walk(penalty) if isinstance(n, Ref) and n.kind == "dual"), ())
+    hole, start = Input("w", axes, "hole"), Input("w0", axes, "hole")
 
     def name(ref: Ref) -> Node:
         if ref.kind == "dual":
-            return HOLE if ref.name == "w" else START
+            return hole if ref.name == "w" else start
         return stand_in(ref, spec, weight)
 
     node = lower(penalty, name)
@@ -67,7 +68,7 @@ def _studied(model: MemoryModel, weight: str) -> tuple[OneNumber, Slope]:
     failed: Unfit | None = None
     for where in (Interval(), Interval(low=0.0)):
         try:
-            formula = one_number(node, HOLE, spec, {START: where})
+            formula = one_number(node, hole, spec, {start: where})
             slope = studied(slope_of(formula.formula), formula.ranges)
         except NotOneNumber as reason:
             raise NoStep(f"this penalty {reason}") from None
@@ -79,7 +80,7 @@ def _studied(model: MemoryModel, weight: str) -> tuple[OneNumber, Slope]:
             raise NoStep("this penalty is for positive weights only, and here they do not begin positive")
         if where.low == 0.0 and not stays:
             continue
-        return formula, slope
+        return formula, slope, start
     assert failed is not None
     if "never" in str(failed):
         raise NoStep(f"the slope of this penalty {failed}, so a larger gradient has no smallest value")

@@ -7,14 +7,12 @@ import sympy as sp
 from miras_dsl.increasing import UNKNOWN as W
 from miras_dsl.ir import Input, Node
 from miras_dsl.lower import lower
-from miras_dsl.spec import MemorySpec, Ref
+from miras_dsl.spec import MemorySpec, Ref, walk
 
 from .model import stand_in
 from .onenumber import NotOneNumber, OneNumber, one_number, slope_of
 from .onto import Slope, Unfit, numbers, samples, studied
 from .refused import Refused
-
-HOLE = Input("w", (), "hole")
 
 
 class NoLink(Refused):
@@ -40,11 +38,14 @@ def _potential(spec: MemorySpec, weight: str) -> OneNumber:
     potential = spec.retention.bregman
     assert potential is not None
 
+    axes = next((n.axes for n in walk(potential) if isinstance(n, Ref) and n.kind == "dual"), ())
+    hole = Input("w", axes, "hole")
+
     def name(ref: Ref) -> Node:
-        return HOLE if ref.kind == "dual" else stand_in(ref, spec, weight)
+        return hole if ref.kind == "dual" else stand_in(ref, spec, weight)
 
     try:
-        return one_number(lower(potential, name), HOLE, spec)
+        return one_number(lower(potential, name), hole, spec)
     except NotOneNumber as reason:
         raise NoLink(f"this potential {reason}") from None
 

@@ -10,6 +10,8 @@ import sympy as sp
 from miras_dsl.ir import ONE, ZERO, Axes, Input, Map, Node, Number, formula, inputs_of, spread
 from miras_dsl.scalars import SLOTS
 
+from .expanding import expanded
+
 
 class Obstacle(Exception):
     """Why a rule has no chunk form; the sentence is shown to the user."""
@@ -82,7 +84,7 @@ def collect(node: Node, axes: Axes, states: frozenset[Input]) -> Linear:
     if len(axes) == 1:
         whole = {slot: inner for slot, inner in whole.items() if inner.keep}
     result = NOTHING
-    for term in sp.Add.make_args(sp.expand(node.formula) if whole else node.formula):
+    for term in sp.Add.make_args(expanded(node.formula) if whole else node.formula):
         factors = sp.Mul.make_args(term)
         inside = [slot for slot in whole if slot in term.free_symbols]
         if not inside:

@@ -7,6 +7,8 @@ import sympy as sp
 from miras_dsl.ir import Map, Node, Number, formula, postorder
 from miras_dsl.scalars import SLOTS
 
+from .expanding import expanded
+
 
 def flatten(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
     """A tower of maps as one sympy formula over `SLOTS` and its operands; ``keep`` is never opened."""
@@ -36,9 +38,9 @@ def affine_in(node: Node, unknown: Node) -> tuple[Node, Node] | None:
     others = [arg for arg in args if arg is not unknown]
     if any(unknown in postorder([arg]) for arg in others):
         return None
-    slope = sp.expand(whole.diff(slot))
+    slope = expanded(whole.diff(slot))
     # A step has slope 0 almost everywhere and is not affine: the rest must be free of the unknown too.
-    if slot in slope.free_symbols or slot in sp.expand(whole - slope * slot).free_symbols:
+    if slot in slope.free_symbols or slot in expanded(whole - slope * slot).free_symbols:
         return None
     nodes = dict(zip(SLOTS, args, strict=False))
     return formula(slope, nodes), formula(whole.xreplace({slot: sp.Integer(0)}), nodes)

@@ -11,6 +11,7 @@ from miras_dsl.model import Feed, MemoryModel, Weight
 from miras_dsl.scalars import SLOTS
 from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Ref, Write, walk
 
+from .collect import Linear
 from .differentiate import gradient, pull_back
 from .flatten import is_product
 
@@ -213,20 +214,32 @@ def feeds_of(spec: MemorySpec) -> dict[str, Feed]:
     return feeds
 
 
-def logarithm_of_gates(node: Node, spec: MemorySpec) -> Node:
-    """A state's factor of itself with its gates written as e^log, the form that chains; as it is
-    where it has no logarithm: it is no product, or a gate in it may be negative."""
-    if not is_product(node):
-        return node
-    exchange: dict[Node, Node] = {}
-    feeds: Mapping[str, Feed] = feeds_of(spec)
-    for found in inputs_of([node]):
-        feed = feeds.get(found.name)
-        if feed is not None and feed.kind in ("gate", "position") and not feed.log:
-            if next(g for g in spec.gates if g.name == feed.of).range.low < 0:
-                return node
-            exchange[found] = exp(gate_input(feed.of, spec, feed.weight, log=True))
-    return replace([node], exchange)[0] if exchange else node
+def with_logarithms(linear: Mapping[Input, Linear], spec: MemorySpec) -> dict[Input, Linear]:
+    """Every state's factor of itself with its gates written as e^log, the form that chains; the same
+    gates are written so where they multiply another state.
+
+    A factor stays as it is where it has no logarithm: it is no product, or a gate in it may be negative.
+    """
+    feeds, signed = feeds_of(spec), {g.name for g in spec.gates if g.range.low < 0}
+
+    def chained(node: Node, only: set[str] | None) -> Node:
+        gates = [feeds[x.name] for x in inputs_of([node]) if x.name in feeds]
+        gates = [g for g in gates if g.kind in ("gate", "position") and not g.log]
+        if not is_product(node) or any(g.of in signed for g in gates):
+            return node
+        exchange: dict[Node, Node] = {
+            Input(g.name, g.axes, "token"): exp(gate_input(g.of, spec, g.weight, log=True))
+            for g in gates
+            if only is None or g.of in only
+        }
+        return replace([node], exchange)[0] if exchange else node
+
+    own = {s: chained(c, None) for s, form in linear.items() for t, c in form.keep if t is s}
+    logs = {feeds[x.name].of for x in inputs_of(own.values()) if x.name in feeds and feeds[x.name].log}
+    return {
+        s: Linear(tuple((t, own[s] if t is s else chained(c, logs)) for t, c in form.keep), form.writes)
+        for s, form in linear.items()
+    }
 
 
 def exp(x: Node) -> Node:

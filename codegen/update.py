@@ -18,7 +18,7 @@ from miras_dsl.spec import MemorySpec, Number, Ref
 from .collect import Linear, Obstacle, collect
 from .implicit import solved_implicitly
 from .link import Link, link_of
-from .model import exp, feeds_of, gate_input, logarithm_of_gates, stand_in
+from .model import exp, feeds_of, gate_input, stand_in, with_logarithms
 from .penalty import proximal
 from .refused import Refused
 
@@ -273,9 +273,8 @@ def _finish(
     try:
         for state in old:
             own = frozenset([state]) if new[state.name] is state else moving
-            found = collect(new[state.name], state.axes, own)
-            keep = tuple((s, logarithm_of_gates(c, spec) if s is state else c) for s, c in found.keep)
-            linear[state] = Linear(keep, found.writes)
+            linear[state] = collect(new[state.name], state.axes, own)
+        linear = with_logarithms(linear, spec)
     except Obstacle as reason:
         linear, obstacle = {}, str(reason)
     values = {s: linear[s].as_node() if s in linear else new[s.name] for s in old}

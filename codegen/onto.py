@@ -110,13 +110,13 @@ def studied(
         if np.any(rise < -slack):
             raise Unfit("does not always increase")
         if onto:
-            _reaches(row, left, right)
+            _reaches(row, left, right, bool(ranges))
         if strict and np.any(rise[np.abs(values[1:]) < 1e12] <= 0):
             raise Unfit("does not always increase")
     return slope
 
 
-def _reaches(row: Array, left: int, right: int) -> None:
+def _reaches(row: Array, left: int, right: int, gated: bool) -> None:
     """Outwards a value must go on growing; one that has overflown has."""
     middle = TRIED.size // 2
     for end, sign in ((right, 1.0), (left, -1.0)):
@@ -127,7 +127,7 @@ def _reaches(row: Array, left: int, right: int) -> None:
         if far - half <= 1e-3 * (1 + abs(half)) or far < 0:
             side = "above" if sign > 0 else "below"
             bound = 0.0 if abs(far) < 1e-4 else sign * far
-            raise Unfit(f"never goes {side} {bound:.3g}")
+            raise Unfit(f"never goes {side} {'what its gates set' if gated else f'{bound:.3g}'}")
 
 
 def leaps(slope: Slope) -> bool:

@@ -9,7 +9,7 @@ and `exact_sign` have slope 0 everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,12 +31,14 @@ class Scope:
     row       the weight whose per-row gates are meant, where the formula holds for each weight
     rounding  operands of products are rounded to this type; None rounds nothing
     kinks     collects, if it is there, what is 0 where an operation has a kink
+    partial   the root of a negative number is no number, as in a potential, whose weights it bounds
     """
 
     names: Mapping[tuple[str, str], Value]
     rounding: torch.dtype | None = None
     row: str | None = None
     kinks: list[Value] | None = None
+    partial: bool = False
 
     def value(self, ref: Ref) -> Value:
         """The value of a name; raises where the caller gave none."""
@@ -47,7 +49,7 @@ class Scope:
 
     def with_names(self, names: Mapping[tuple[str, str], Value], row: str | None = None) -> Scope:
         """The same scope with more names, seen from weight ``row``."""
-        return Scope({**self.names, **names}, self.rounding, row or self.row, self.kinks)
+        return replace(self, names={**self.names, **names}, row=row or self.row)
 
 
 def evaluate(expr: Expr, scope: Scope) -> Value:
@@ -69,7 +71,11 @@ def evaluate(expr: Expr, scope: Scope) -> Value:
             given = [value.on(axes) for value in values]
             if scope.kinks is not None and op in _BENT:
                 scope.kinks.append(Value(given[0] - given[1] if len(given) == 2 else given[0], axes))
-            return Value(_POINTWISE[op](*given), axes)
+            result = _POINTWISE[op](*given)
+            if op == "sqrt" and scope.partial:
+                outside = given[0] < 0
+                result = torch.where(outside, torch.sqrt(torch.where(outside, given[0], 1.0)), result)
+            return Value(result, axes)
     raise ValueError(f"`{getattr(expr, 'op', expr)}` belongs to the layer, not to the memory")
 
 

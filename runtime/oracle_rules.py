@@ -115,7 +115,8 @@ def linked(spec: MemorySpec, scope: Scope, duals: Mapping[str, Tensor]) -> Weigh
 
 
 def _of_weight(formula: Expr, scope: Scope, w: str, on: Axes) -> Callable[[Tensor], Tensor]:
-    return lambda x: evaluate(formula, scope.with_names({("dual", "w"): Value(x, on)}, w)).on(on)
+    partial = replace(scope, partial=True)
+    return lambda x: evaluate(formula, partial.with_names({("dual", "w"): Value(x, on)}, w)).on(on)
 
 
 def _kinks_of(formula: Expr, scope: Scope, w: str, on: Axes) -> Callable[[Tensor], list[Tensor]]:

@@ -76,21 +76,23 @@ def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
         high = torch.where(short_high, middle + 2.0**power, high)
     w = (low + high) / 2
     tiny = max(tolerance, 4 * torch.finfo(w.dtype).eps)
-    for _ in range(200):
+    settled = torch.zeros_like(w, dtype=torch.bool)
+    for turn in range(240):
         error = miss(w)
         low, high = torch.where(error < 0, w, low), torch.where(error > 0, w, high)
         newton = w - error / _curvature(slope, w)
-        inside = (newton > low) & (newton < high)
+        # At a jump Newton steps go to and fro for ever, so every fourth step halves.
+        inside = (newton > low) & (newton < high) & (turn % 4 != 3)
         # Near zero a plain middle would need a step per halving of the magnitude.
         apart = (low > 0) & (high > 4 * low)
         centre = torch.where(
             apart, torch.sqrt(low.clamp_min(0) * high.clamp_min(0)), (low + high) / 2
         )
-        new = torch.where(error == 0, w, torch.where(inside, newton, centre))
+        new = torch.where(settled | (error == 0), w, torch.where(inside, newton, centre))
         close = tiny * torch.maximum(low.abs(), high.abs()) + 1e-20
-        done = ((new - w).abs() <= tiny * w.abs()) | (high - low <= close)
+        settled = settled | ((new - w).abs() <= tiny * w.abs()) | (high - low <= close) | (error == 0)
         w = new
-        if bool(done.all()):
+        if bool(settled.all()):
             break
     return w
 
@@ -112,7 +114,8 @@ def _solved(slope: Slope, target: Tensor, kinks: Kinks, tolerance: float) -> Ten
     target, w sits on a kink: it is found by Newton steps on what is 0 there, and moves as that does.
     """
     found = root(slope, target, tolerance)
-    found = torch.where(slope(torch.zeros_like(found)).detach() == target.detach(), 0.0, found)
+    flat = slope(torch.zeros_like(found)).detach() == target.detach()
+    found = torch.where(flat & (found.abs() < 1e-6), 0.0, found)
     # One Newton step to full precision, for the gradient's sake; then the one that is tracked.
     smooth = (found + _newton(slope, found, target)).detach()
     result = smooth + _newton(slope, smooth, target)

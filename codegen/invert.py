@@ -8,7 +8,7 @@ import sympy as sp
 
 from miras_dsl import scalars
 from miras_dsl.increasing import UNKNOWN as W
-from miras_dsl.increasing import inverted
+from miras_dsl.increasing import inverted, jumps
 
 from .onenumber import tame
 from .onto import Slope, agrees
@@ -45,7 +45,7 @@ Sides = tuple[sp.Expr, sp.Expr]
 def _affine(left: sp.Expr, right: sp.Expr) -> Sides | None:
     """``k w + b = right``."""
     k = left.diff(W)
-    if k.has(W) or k == 0:
+    if k.has(W) or k == 0 or jumps(left):
         return None
     return W, (right - left.xreplace({W: sp.Integer(0)})) / k
 

@@ -127,7 +127,7 @@ def _reaches(row: Array, left: int, right: int, gated: bool) -> None:
         if far - half <= 1e-3 * (1 + abs(half)) or far < 0:
             side = "above" if sign > 0 else "below"
             bound = 0.0 if abs(far) < 1e-4 else sign * far
-            raise Unfit(f"never goes {side} {'what its gates set' if gated else f'{bound:.3g}'}")
+            raise Unfit(f"never goes {side} {'a bound' if gated else f'{bound:.3g}'}")
 
 
 def leaps(slope: Slope) -> bool:
@@ -156,7 +156,7 @@ def _domain(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> tuple[sp.Expr
     """The interval on which logarithms, roots and powers in a formula are numbers."""
     lows: list[sp.Expr] = []
     highs: list[sp.Expr] = []
-    for line in _positive_lines(formula):
+    for line in _positive_lines(formula, tried):
         k = line.diff(UNKNOWN)
         end = -line.xreplace({UNKNOWN: sp.Integer(0)}) / k
         signs = np.sign(numbers(k, tried))
@@ -174,7 +174,7 @@ def _domain(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> tuple[sp.Expr
     return low, high
 
 
-def _positive_lines(formula: sp.Expr) -> list[sp.Expr]:
+def _positive_lines(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
     """Affine formulas of the unknown that must be positive."""
     partial = (sp.log, scalars.root, scalars.inverse_root, scalars.fractional)
     guarded = [part.args[0] for part in formula.atoms(*partial)]
@@ -183,16 +183,35 @@ def _positive_lines(formula: sp.Expr) -> list[sp.Expr]:
     for inside in guarded:
         if not inside.has(UNKNOWN):
             continue
-        if tame(inside):
-            inside = sp.Mul(*sp.fraction(sp.together(inside)))
-            inside = sp.factor(inside) if inside.is_polynomial(UNKNOWN) else inside
-        sign, factors = inside.as_coeff_mul()
-        flat = [p.base if isinstance(p, sp.Pow) and p.exp.is_Integer else p for p in factors]
-        lines = [p for p in flat if p.has(UNKNOWN) and not p.diff(UNKNOWN).has(UNKNOWN)]
-        if lines and sign.is_negative:
-            lines[0] = -lines[0]
-        found += lines
+        for part in sp.fraction(sp.together(inside)) if tame(inside) else (inside,):
+            if _is_line(part):
+                found.append(part)
+                continue
+            whole = sp.factor(part) if tame(part) and part.is_polynomial(UNKNOWN) else part
+            sign, factors = whole.as_coeff_mul()
+            flat = [p.base if isinstance(p, sp.Pow) and p.exp.is_Integer else p for p in factors]
+            lines = [p for p in flat if _is_line(p)]
+            found += _turned(lines, tried) if sign.is_negative else lines
     return found
+
+
+def _is_line(part: sp.Expr) -> bool:
+    return part.has(UNKNOWN) and not part.diff(UNKNOWN).has(UNKNOWN)
+
+
+def _turned(lines: list[sp.Expr], tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
+    """The lines with the sign of one changed: of one that leaves numbers between their ends."""
+    for n in range(len(lines)):
+        turned = [-line if n == at else line for at, line in enumerate(lines)]
+        low, high = np.asarray(-inf), np.asarray(inf)
+        for line in turned:
+            k = numbers(line.diff(UNKNOWN), tried)
+            end = -numbers(line.xreplace({UNKNOWN: sp.Integer(0)}), tried) / k
+            low = np.where(k > 0, np.maximum(low, end), low)
+            high = np.where(k < 0, np.minimum(high, end), high)
+        if np.all(low < high):
+            return turned
+    return lines
 
 
 def agrees(slope: Slope, target: sp.Symbol, answer: sp.Expr, asked: Sequence[float]) -> bool:

@@ -71,11 +71,8 @@ def evaluate(expr: Expr, scope: Scope) -> Value:
             given = [value.on(axes) for value in values]
             if scope.kinks is not None and op in _BENT:
                 scope.kinks.append(Value(given[0] - given[1] if len(given) == 2 else given[0], axes))
-            result = _POINTWISE[op](*given)
-            if op == "sqrt" and scope.partial:
-                outside = given[0] < 0
-                result = torch.where(outside, torch.sqrt(torch.where(outside, given[0], 1.0)), result)
-            return Value(result, axes)
+            function = torch.sqrt if op == "sqrt" and scope.partial else _POINTWISE[op]
+            return Value(function(*given), axes)
     raise ValueError(f"`{getattr(expr, 'op', expr)}` belongs to the layer, not to the memory")
 
 

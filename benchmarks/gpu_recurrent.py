@@ -36,10 +36,10 @@ from miras_dsl.codegen.model import model_of
 from miras_dsl.codegen.update import UpdateRule, update_of
 from miras_dsl.runtime.cases import Case, covering, full_product
 from miras_dsl.runtime.certificate import Certificate, certify
-from miras_dsl.runtime.kernels import implementation, kernels_of
+from miras_dsl.runtime.chunked import run
+from miras_dsl.runtime.kernels import implementation, tables
 from miras_dsl.runtime.launch import launch_of
 from miras_dsl.runtime.oracle import axis_sizes
-from miras_dsl.runtime.recurrent import recurrent
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 
@@ -125,19 +125,19 @@ def timed(name: str, dtype: str, which: str) -> dict[str, object]:
     shape = SHAPES[which]
     spec = spec_of(name)
     rule = update_of(model_of(spec))
-    kernels = kernels_of(rule)
+    _, memory, kernels = tables(spec)
     inputs, state = drawn(spec, rule, dtype, shape)
     leaves = [*inputs.values(), *state.values()]
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return recurrent(kernels, inputs, state)[0]
+            return run(memory, inputs, state, kernels=kernels)[0]
 
-    y, _ = recurrent(kernels, inputs, state)
+    y, _ = run(memory, inputs, state, kernels=kernels)
     cotangent = torch.randn_like(y)
 
     def both() -> tuple[Tensor, ...]:
-        out, _ = recurrent(kernels, inputs, state)
+        out, _ = run(memory, inputs, state, kernels=kernels)
         return torch.autograd.grad(out, leaves, cotangent)
 
     first = both()

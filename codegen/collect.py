@@ -10,7 +10,7 @@ import sympy as sp
 from miras_dsl.ir import ONE, ZERO, Axes, Input, Map, Node, Number, formula, inputs_of, spread
 from miras_dsl.scalars import SLOTS
 
-from .expanding import expanded
+from .limits import expandable
 
 
 class Obstacle(Exception):
@@ -83,8 +83,10 @@ def collect(node: Node, axes: Axes, states: frozenset[Input]) -> Linear:
     }
     if len(axes) == 1:
         whole = {slot: inner for slot, inner in whole.items() if inner.keep}
+    if whole and not expandable(node.formula):
+        raise Obstacle("the update is too long a formula to be taken apart")
     result = NOTHING
-    for term in sp.Add.make_args(expanded(node.formula) if whole else node.formula):
+    for term in sp.Add.make_args(sp.expand(node.formula) if whole else node.formula):
         factors = sp.Mul.make_args(term)
         inside = [slot for slot in whole if slot in term.free_symbols]
         if not inside:
@@ -131,7 +133,15 @@ def _outer(term: sp.Expr, nodes: Mapping[sp.Symbol, Node], axes: Axes) -> Outer:
     row, column = (parts.get((axis,)) for axis in axes)
     if row is None or column is None:
         raise Obstacle("the update adds the same vector to every row or column of the state")
-    return _pulled(Outer(row, column, parts.get((), ONE)))
+    scale = parts.get((), ONE)
+    if _asks(scale):
+        row, scale = row * scale, ONE
+    return _pulled(Outer(row, column, scale))
+
+
+def _asks(node: Node) -> bool:
+    """Whether a node depends on a state: then it belongs to the row that is solved for."""
+    return any(x.kind == "state" for x in inputs_of([node]))
 
 
 def _pulled(write: Outer) -> Outer:
@@ -141,7 +151,11 @@ def _pulled(write: Outer) -> Outer:
         while isinstance(side, Map):
             nodes = dict(zip(SLOTS, side.args, strict=False))
             factors = sp.Mul.make_args(side.formula)
-            free = [f for f in factors if not any(nodes[slot].axes for slot in f.free_symbols)]
+            free = [
+                factor
+                for factor in factors
+                if not any(nodes[slot].axes or _asks(nodes[slot]) for slot in factor.free_symbols)
+            ]
             bound = [f for f in factors if f not in free]
             if not free or not bound:
                 break

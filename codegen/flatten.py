@@ -7,7 +7,7 @@ import sympy as sp
 from miras_dsl.ir import Map, Node, Number, formula, postorder
 from miras_dsl.scalars import SLOTS
 
-from .expanding import expanded
+from .limits import expandable, writable
 
 
 def flatten(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
@@ -30,7 +30,10 @@ def flatten(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
 
 
 def affine_in(node: Node, unknown: Node) -> tuple[Node, Node] | None:
-    """``(c, d)`` with ``node = c · unknown + d`` elementwise, or None when it is not of this form."""
+    """``(c, d)`` with ``node = c · unknown + d`` elementwise, or None when it is not of this form (or
+    too long to tell)."""
+    if not writable(node):
+        return None
     whole, args = flatten(node, unknown)
     if unknown not in args:
         return None
@@ -38,9 +41,12 @@ def affine_in(node: Node, unknown: Node) -> tuple[Node, Node] | None:
     others = [arg for arg in args if arg is not unknown]
     if any(unknown in postorder([arg]) for arg in others):
         return None
-    slope = expanded(whole.diff(slot))
+    slope = whole.diff(slot)
+    if not (expandable(slope) and expandable(whole)):
+        return None
+    slope = sp.expand(slope)
     # A step has slope 0 almost everywhere and is not affine: the rest must be free of the unknown too.
-    if slot in slope.free_symbols or slot in expanded(whole - slope * slot).free_symbols:
+    if slot in slope.free_symbols or slot in sp.expand(whole - slope * slot).free_symbols:
         return None
     nodes = dict(zip(SLOTS, args, strict=False))
     return formula(slope, nodes), formula(whole.xreplace({slot: sp.Integer(0)}), nodes)

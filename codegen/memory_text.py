@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from miras_dsl.ir import (
     Input,
     Node,
+    Program,
     inputs_of,
     spread,
 )
 from miras_dsl.model import Feed
 from miras_dsl.show import lines
+from miras_dsl.spec import Ref
 
 from .chunk import UNTRAINED, VALID, ChunkForm
-from .differentiate import adjoint, pull_back
-from .model import tails_of
+from .differentiate import pull_back
+from .model import signed_gates, tails_of
 from .names import cite, snake
 from .render import render
 from .section import Function, Section, straight
@@ -30,19 +32,22 @@ TILE = 64
 """Tokens of a chunk where the meaning of the rule does not fix it."""
 
 
-def memory_text(rule: UpdateRule, form: ChunkForm | None, kernels: str = "") -> str:
+def memory_text(
+    rule: UpdateRule, form: ChunkForm | None, reverse: Program | None, kernels: str = ""
+) -> str:
     """The functions `m_memory` and `m_step` of a memory, and all that they call.
 
+    reverse  the adjoint of the chunk form
     kernels  the name of the table of its Triton kernels in the same file, if there is one
     """
     name = snake(rule.name)
     bodies: list[Function] = []
     forward = backward = None
     evidence = (rule.obstacle,)
-    if form is not None:
-        spec, chunk = rule.model.spec, rule.block or TILE
+    chunk = rule.block * rule.micro or TILE
+    if form is not None and reverse is not None:
+        spec = rule.model.spec
         known = logarithms_of(spec, rule.feeds)
-        reverse = adjoint(form.program, UNTRAINED)
         forward = Section(name, bodies).walk(factored(form.program, known, chunk))
         backward = Section(f"{name}_back", bodies).walk(factored(reverse, known, chunk))
         evidence = (*form.evidence, *map(str, spans(form.program, spec, rule.feeds, chunk)))
@@ -73,8 +78,9 @@ def memory_text(rule: UpdateRule, form: ChunkForm | None, kernels: str = "") -> 
             "feeds": [(f.name, f.kind, tuple(f.axes), f.log) for f in feeds],
             "arguments": _arguments(feeds),
             "states": states,
-            "chunk": rule.block or TILE,
+            "chunk": chunk,
             "block": rule.block,
+            "resets": bool(rule.model.algorithm.reset),
             "micro": rule.micro,
             "once": _once(rule),
             "decay_at": _step_of(rule, "decay"),
@@ -105,11 +111,12 @@ def _step_of(rule: UpdateRule, event: str) -> int:
 
 
 def _once(rule: UpdateRule) -> tuple[str, ...]:
-    """Feeds of the decay, which acts on the first of a token's steps only."""
-    decay = rule.model.spec.retention.decay
-    if rule.micro == 1 or decay is None or not hasattr(decay, "name"):
+    """Feeds of the decay, which acts on one of a token's steps only."""
+    decay = rule.model.retention.decay
+    if rule.micro == 1 or not isinstance(decay, Ref):
         return ()
-    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log)
+    signed = decay.name in signed_gates(rule.model.spec)
+    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log != signed)
 
 
 @dataclass(frozen=True, slots=True)

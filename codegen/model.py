@@ -214,13 +214,18 @@ def feeds_of(spec: MemorySpec) -> dict[str, Feed]:
     return feeds
 
 
+def signed_gates(spec: MemorySpec) -> set[str]:
+    """The gates that may be negative: they have no logarithm."""
+    return {gate.name for gate in spec.gates if gate.range.low < 0}
+
+
 def with_logarithms(linear: Mapping[Input, Linear], spec: MemorySpec) -> dict[Input, Linear]:
     """Every state's factor of itself with its gates written as e^log, the form that chains; the same
     gates are written so where they multiply another state.
 
     A factor stays as it is where it has no logarithm: it is no product, or a gate in it may be negative.
     """
-    feeds, signed = feeds_of(spec), {g.name for g in spec.gates if g.range.low < 0}
+    feeds, signed = feeds_of(spec), signed_gates(spec)
 
     def chained(node: Node, only: set[str] | None) -> Node:
         gates = [feeds[x.name] for x in inputs_of([node]) if x.name in feeds]

@@ -21,8 +21,6 @@ def import_lines(text: str) -> str:
     code = re.sub(r'"""[\s\S]*?"""|"[^"\n]*"|#[^\n]*', "", text)
     used = set(re.findall(r"(?<![\w.])(?<!def )[A-Za-z_]\w*", code))
     lines = ["import torch"] if "torch" in used else []
-    if "triton" in used:
-        lines += ["import triton", "import triton.language as tl"]
     from_torch = [name for name in ("Tensor", "nn") if name in used]
     if from_torch:
         lines.append(f"from torch import {', '.join(from_torch)}")

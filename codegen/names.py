@@ -19,10 +19,12 @@ IMPORTS = {
         "token_dtype", "unit",
     ),
     "miras_dsl.runtime.blocks": ("Embedding", "FeedForward", "Head", "Mixing"),
-    "miras_dsl.runtime.past": ("LEAST", "Past", "full", "rows"),
+    "miras_dsl.runtime.bounds": ("Packed", "bounds_of", "require", "rows"),
+    "miras_dsl.runtime.past": ("LEAST", "Past", "full"),
     "miras_dsl.runtime.state": ("State", "part"),
-    "miras_dsl.runtime": ("chunked", "recurrent", "tiles"),
-    "miras_dsl.runtime.recurrent": ("Recurrence",),
+    "miras_dsl.runtime": ("chunked", "tiles"),
+    "miras_dsl.runtime.launch": ("Recurrence",),
+    "miras_dsl.runtime.maybe_triton": ("tl", "triton"),
 }  # fmt: skip
 """What generated classes may use of the runtime, by module."""
 

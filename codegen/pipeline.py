@@ -28,6 +28,7 @@ from .collect import Obstacle
 from .depth import Depth, chunk_of_steps, depth_of
 from .differentiate import adjoint
 from .digest import digest_of
+from .limits import bounded
 from .memory_text import TILE, memory_text
 from .model import model_of, tails_of
 from .module_plan import import_lines, layer_text, model_text, module_text
@@ -45,6 +46,7 @@ class CompiledMemory:
 
     form, reverse, forward_schedule, backward_schedule  None when the rule has no chunk form
     obstacle  why it has none, in words of the language
+    kernels   whether the text has Triton kernels
     text      the generated functions `m_memory` and `m_step` and their parts
     """
 
@@ -56,6 +58,7 @@ class CompiledMemory:
     forward_schedule: Schedule | None
     backward_schedule: Schedule | None
     obstacle: str
+    kernels: bool
     text: str
 
     @property
@@ -72,7 +75,8 @@ class CompiledMemory:
         """How many steps over so many tokens wait for one another, forwards or backwards."""
         program = self.reverse if backward else self.form and self.form.program
         steps = tokens * self.rule.micro
-        return depth_of(program, self.rule.block or chunk_of_steps(TILE, steps), steps)
+        chunk = self.rule.block * self.rule.micro or chunk_of_steps(TILE, steps)
+        return depth_of(program, chunk, steps)
 
     def sequential_depth(self, tokens: int) -> int:
         """The dependent steps of a sequence: chunks, or tokens where rows follow one another."""
@@ -96,29 +100,33 @@ class RenderedModule:
 def compile_memory(spec: MemorySpec, kernels: bool = False) -> CompiledMemory:
     """Stages 3 to 8 of one memory; ``kernels`` adds its Triton kernels, where a rule has them.
 
-    Raises SpecErrors when the rule has no meaning, although it is well formed: a potential without
-    a link, a penalty or an implicit step without a formula.
+    Raises SpecErrors when the rule has no meaning, although it is well formed (a potential without
+    a link, say), or when what is derived from it grows beyond all use.
     """
     try:
         model = model_of(spec)
+        bounded([model.answer, *(gradient for _, gradient in model.gradients)])
         rule = update_of(model)
+        form, reverse, forward, backward, obstacle = None, None, None, None, ""
+        try:
+            form = chunk_of(rule)
+        except Obstacle as reason:
+            obstacle = str(reason)
+        if form is not None:
+            reverse = adjoint(form.program, UNTRAINED)
+            bounded(node for _, node in reverse.results)
+            forward, backward = schedule(form.program), schedule(reverse)
     except Refused as reason:
-        clause = spec.algorithm if reason.code.startswith("M06") else spec.retention
+        clause = {"M05": spec.retention, "M06": spec.algorithm}.get(reason.code[:3], spec)
         at = Label(clause.span, f"in {spec.name}")
         raise SpecErrors([Diagnostic(reason.code, str(reason), at, help=reason.help)]) from None
-    form, reverse, forward, backward, obstacle = None, None, None, None, ""
-    try:
-        form = chunk_of(rule)
-    except Obstacle as reason:
-        obstacle = str(reason)
-    if form is not None:
-        reverse = adjoint(form.program, UNTRAINED)
-        forward, backward = schedule(form.program), schedule(reverse)
     launched = kernels and not kernel_obstacle(rule)
-    text = memory_text(rule, form, recurrence_name(rule) if launched else "")
+    text = memory_text(rule, form, reverse, recurrence_name(rule) if launched else "")
     if launched:
         text = f"{recurrent_text(rule)}\n\n{text}"
-    return CompiledMemory(spec, model, rule, form, reverse, forward, backward, obstacle, text)
+    return CompiledMemory(
+        spec, model, rule, form, reverse, forward, backward, obstacle, launched, text
+    )
 
 
 def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from miras_dsl.ir import Input
 
-from .model import tails_of
 from .names import cite, snake
 from .recurrent_back import backward
 from .recurrent_frame import Variable, frame, given_shapes, names_of, shape, taken, targets, turn
@@ -17,10 +16,8 @@ from .update import UpdateRule
 
 HEADER = '''"""Token-by-token kernels of {name}, generated from {place}."""
 
-import triton
-import triton.language as tl
-
-from miras_dsl.runtime.recurrent import Recurrence
+from miras_dsl.runtime.launch import Recurrence
+from miras_dsl.runtime.maybe_triton import tl, triton
 
 
 '''
@@ -86,35 +83,16 @@ def _forward(plan: RecurrentPlan) -> dict[str, object]:
 def _table(plan: RecurrentPlan) -> str:
     """What a launcher must know, as an expression."""
     rule, name = plan.rule, snake(plan.rule.name)
-    gate = getattr(rule.model.retention.decay, "name", None)
-    decays = tuple(f.name for f in rule.feeds if f.of == gate and f.log)
-    positions = tuple(f.name for f in rule.feeds if f.kind == "position")
     return (
         f"{recurrence_name(rule)} = Recurrence(\n"
-        f'    name="{rule.name}",\n'
         f"    forward={name}_forward,\n"
         f"    backward={name}_backward,\n"
         f"    tokens={_pairs(plan.tokens)},\n"
         f"    constants={_pairs(plan.constants)},\n"
         f"    states={_pairs(plan.states)},\n"
-        f"    positions={_quoted(positions)},\n"
-        f"    decays={_quoted(decays)},\n"
-        f"    decay_at={_step_of(rule, 'decay')},\n"
-        f"    read_at={_step_of(rule, 'read')},\n"
-        f"    block={plan.block},\n"
-        f"    micro={plan.micro},\n"
-        f"    window={rule.model.algorithm.window[0] if rule.model.algorithm.window else 0},\n"
-        f"    tails={_quoted(tails_of(rule.model.spec))},\n"
         f"    split={plan.split},\n"
         ")\n"
     )
-
-
-def _step_of(rule: UpdateRule, event: str) -> int:
-    """Which of a token's steps an event belongs to: the first if it comes before the write."""
-    order = rule.model.order
-    late = event in order and order.index(event) > order.index("write")
-    return rule.micro - 1 if late else 0
 
 
 def _pairs(inputs: Iterable[Input]) -> str:

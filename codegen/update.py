@@ -13,12 +13,12 @@ from miras_dsl.ir import ONE, ZERO, Input, Node, Program, inputs_of, replace
 from miras_dsl.ir import Number as Constant
 from miras_dsl.lower import lower
 from miras_dsl.model import Feed, MemoryModel, Weight
-from miras_dsl.spec import MemorySpec, Number, Ref
+from miras_dsl.spec import Loss, MemorySpec, Number, Ref, walk
 
 from .collect import Linear, Obstacle, collect
 from .implicit import solved_implicitly
 from .link import Link, link_of
-from .model import exp, feeds_of, gate_input, stand_in, with_logarithms
+from .model import exp, feeds_of, gate_input, signed_gates, stand_in, with_logarithms
 from .penalty import proximal
 from .refused import Refused
 
@@ -33,7 +33,7 @@ class UpdateRule:
     answer    y over ``after`` inputs (a state after this token) and ``state`` inputs (before it)
     refresh   what some states become at the start of each block of ``block`` tokens
     close     what some states become after the last token of a block, over the states after it
-    block     steps in a block; 0: there are no blocks
+    block     tokens in a block; 0: there are no blocks
     micro     steps that one token takes (several pairs, or the same pair again)
     obstacle  why ``linear`` is empty
     """
@@ -213,7 +213,28 @@ def _decay(spec: MemorySpec, weight: str) -> Node:
     assert decay is not None, "the checker asks for `decay` in the order only with a decay"
     if isinstance(decay, Number):
         return Constant(decay.value)
+    if decay.name in signed_gates(spec):
+        _require_its_own(spec, decay.name)
+        return gate_input(decay.name, spec, weight)
     return exp(gate_input(decay.name, spec, weight, log=True))
+
+
+class SharedDecay(Refused):
+    """A decay that changes signs, in a token of several steps, whose gate does something else too."""
+
+    code = "M0502"
+    help = "give the decay a gate of its own with the same formula"
+
+
+def _require_its_own(spec: MemorySpec, gate: str) -> None:
+    """Among several steps the decay acts once, and anything else that its gate does in each."""
+    algorithm, terms = spec.algorithm, spec.terms
+    if max(algorithm.steps, algorithm.pairs) == 1:
+        return
+    formulas = [formula for _, formula in algorithm.rules] + [term.rate for term in terms]
+    formulas += [t.loss if isinstance(t, Loss) else t.error for t in terms] + [spec.read]
+    if any(isinstance(r, Ref) and r.name == gate for f in formulas for r in walk(f)):
+        raise SharedDecay(f"the decay `{gate}` may be negative and does something else too")
 
 
 def _points(model: MemoryModel, weights: Mapping[str, Node], link: Link | None) -> dict[Node, Node]:
@@ -266,7 +287,6 @@ def _finish(
 ) -> UpdateRule:
     """Collect every new state and close the rule into a program."""
     spec, algorithm = model.spec, model.algorithm
-    micro = max(algorithm.pairs, algorithm.steps)
     linear: dict[Input, Linear] = {}
     obstacle = ""
     moving = frozenset(state for state in old if new[state.name] is not state)
@@ -294,7 +314,7 @@ def _finish(
         answer=answer,
         refresh=refresh,
         close=close,
-        block=algorithm.anchored.block if algorithm.anchored else algorithm.reset * micro,
-        micro=micro,
+        block=algorithm.anchored.block if algorithm.anchored else algorithm.reset,
+        micro=max(algorithm.pairs, algorithm.steps),
         obstacle=obstacle,
     )

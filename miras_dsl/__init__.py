@@ -67,11 +67,14 @@ def parse(path_or_text: str | PathLike[str] | Source) -> FileSpec:
 
 
 def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
-    """The generated Python module as text, with its digest and every memory stage by stage."""
+    """The generated Python module as text, with its digest and every memory stage by stage.
+
+    The text holds Triton kernels; where there is no GPU or no Triton it runs without them.
+    """
     spec = parse(path_or_text)
     from miras_dsl.codegen.pipeline import compile_file
 
-    return compile_file(spec)
+    return compile_file(spec, kernels=True)
 
 
 def load(path_or_text: str | PathLike[str] | Source) -> Library:

@@ -98,8 +98,8 @@ def _build(
             elaborate(value, replace(inner, place="a decay")), moved, "a decay", "M0510", value.span
         )
         _decay_shape(decay, found["decay"], states)
-        if isinstance(decay, Number) and decay.value < 0:
-            raise problem("M0502", "a decay cannot be negative", value.span, "negative")
+        if isinstance(decay, Number) and decay.value < -1:
+            raise problem("M0502", "a decay cannot be below -1", value.span, "too low")
     made = Retention(decay=decay, at=_place(found, shapers, clause), span=clause.span)
     for word, names in (("bregman", ("w",)), ("link", ("a",)), ("penalty", ("w", "w0"))):
         if word in found:

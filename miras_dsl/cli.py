@@ -1,7 +1,8 @@
 """The command line: `miras new, check, explain, compile, train`.
 
 Exit status: 0 done, 1 a wrong spec or a red certificate, 2 a wrong command, 3 a file or folder that
-cannot be used.  Heavy imports happen inside the commands, so that `miras --help` is quick.
+cannot be used, 130 stopped by Ctrl-C.  Heavy imports happen inside the commands, so that
+`miras --help` is quick.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -25,7 +27,7 @@ import miras_dsl as miras
 from .dtypes import Dtype
 from .failures import Unusable
 
-WRONG, USAGE, UNUSABLE = 1, 2, 3
+WRONG, USAGE, UNUSABLE, STOPPED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="miras",
@@ -64,8 +66,14 @@ def told(as_json: bool = False) -> Iterator[Console]:
     from .diagnostics import SpecErrors
 
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+    def warn(message: Warning | str, *_where: object) -> None:
+        errors.print(Text(f"warning: {message}"))
+
     try:
-        yield Console(soft_wrap=True, highlight=False, quiet=as_json)
+        with warnings.catch_warnings():
+            warnings.showwarning = warn
+            yield Console(soft_wrap=True, highlight=False, quiet=as_json)
     except SpecErrors as wrong:
         if as_json:
             print(json.dumps({"errors": wrong.to_json()}, indent=2))
@@ -78,16 +86,17 @@ def told(as_json: bool = False) -> Iterator[Console]:
     except OSError as error:
         _complain(errors, as_json, f"{error.filename or 'a file'}: {error.strerror}")
         raise typer.Exit(UNUSABLE) from None
-    except KeyboardInterrupt:
-        _complain(errors, as_json, "stopped")
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        sentence = str(stop) or "stopped before the end; start again when you like"
+        _complain(errors, as_json, sentence, mark="")
+        raise typer.Exit(STOPPED) from None
 
 
-def _complain(errors: Console, as_json: bool, sentence: str) -> None:
+def _complain(errors: Console, as_json: bool, sentence: str, mark: str = "error: ") -> None:
     if as_json:
         print(json.dumps({"errors": [{"what": sentence}]}))
     else:
-        errors.print(Text(f"error: {sentence}"))
+        errors.print(Text(mark + sentence))
 
 
 def _painted(text: str) -> Text:
@@ -100,6 +109,7 @@ def _painted(text: str) -> Text:
 
 def _write(path: Path, text: str) -> None:
     """Write a whole file or none."""
+    aside: str | None = None
     try:
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         with open(handle, "w", encoding="utf-8") as file:
@@ -108,6 +118,9 @@ def _write(path: Path, text: str) -> None:
         os.replace(aside, path)
     except OSError as error:
         raise Unusable(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        if aside is not None:
+            Path(aside).unlink(missing_ok=True)
 
 
 @app.command()
@@ -135,7 +148,9 @@ def check(
         list[str] | None, typer.Option(help="a memory of the file by name; else all of them")
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="type of the tokens")] = Dtype.FLOAT32,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda: kernels and chunk form, a certificate for each")
+    ] = "cpu",
     output: Annotated[Path | None, typer.Option("-o", help="write the certificate as JSON")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -209,6 +224,8 @@ def compile_(
 ) -> None:
     """Write the generated module: readable Python with kernels, gradients and `nn.Module` classes.
 
+    It runs without the kernels where there is no GPU or no Triton.
+
     Example: [bold]miras compile robust.mem -o robust.py[/bold]
     """
     with told(as_json) as out:
@@ -240,6 +257,7 @@ def train(
     length: Annotated[int | None, typer.Option(min=2, help="bytes per window (256)")] = None,
     rate: Annotated[float | None, typer.Option(min=0.0, help="peak learning rate (0.003)")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of weights and batches (0)")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="steps between checkpoints (50)")] = None,
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="the run's folder (runs/NAME)")
     ] = None,
@@ -264,7 +282,7 @@ def train(
         miras.parse(source)
         from miras_dsl.runtime.job import Wishes, run
 
-        wishes = Wishes(text, steps, minutes, width, layers, batch, length, rate, seed)
+        wishes = Wishes(text, steps, minutes, width, layers, batch, length, rate, seed, keep)
         folder = output or Path("runs") / Path(source.name).stem
         outcome = run(source, wishes, folder, resume=resume, console=out)
         if as_json:

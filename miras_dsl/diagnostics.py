@@ -175,12 +175,13 @@ def _entry(code: str, page: str) -> Entry:
 
 
 def _expand(text: str) -> str:
-    """An example file; to keep pages short, `@repeat 900 g` stands for 900 lines `g`."""
+    """An example file; to keep pages short, `@repeat 900 g` stands for 900 lines `g`, in which `@n`
+    is the number of the line."""
     lines: list[str] = []
     for line in text.strip("\n").split("\n"):
         if line.startswith("@repeat "):
             _, count, repeated = line.split(" ", 2)
-            lines += [repeated] * int(count)
+            lines += [repeated.replace("@n", str(n)) for n in range(1, int(count) + 1)]
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"

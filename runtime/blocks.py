@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .bounds import Packed
 from .layers import Linear, RMSNorm
 from .state import State
 
@@ -38,7 +39,7 @@ class Mixing(nn.Module):
         return self.layer.initial_state(batch)  # type: ignore[operator]
 
     def forward(
-        self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None
+        self, x: Tensor, state: State | None = None, cu_seqlens: Packed = None
     ) -> tuple[Tensor, State]:
         y, kept = self.layer(self.norm(x), state, cu_seqlens)
         return x + y, kept
@@ -66,7 +67,7 @@ class FeedForward(nn.Module):
         return {}
 
     def forward(
-        self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None
+        self, x: Tensor, state: State | None = None, cu_seqlens: Packed = None
     ) -> tuple[Tensor, State]:
         n = self.norm(x)
         return x + self.down(F.silu(self.gate(n)) * self.up(n)), {}

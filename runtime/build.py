@@ -20,14 +20,16 @@ from torch import Tensor, nn
 from miras_dsl.check import read
 from miras_dsl.codegen.model import tails_of
 from miras_dsl.codegen.names import identifier, snake
-from miras_dsl.codegen.pipeline import compile_file
+from miras_dsl.codegen.pipeline import CompiledMemory, compile_file
 from miras_dsl.codegen.update import UpdateRule
 from miras_dsl.model import Feed
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
 
 from . import cache
-from .past import LEAST, full, rows
+from .bounds import Packed, rows
+from .past import LEAST, full
+from .recurrent import possible
 from .state import State
 
 
@@ -80,7 +82,7 @@ def load(path_or_text: str | PathLike[str] | Source) -> Library:
 @lru_cache(maxsize=32)
 def _load(source: Source) -> Library:
     spec = read(source)
-    rendered = compile_file(spec, kernels=torch.cuda.is_available())
+    rendered = compile_file(spec, kernels=_kernels_here())
     path = cache.put(rendered.text)
     module = cache.import_module(path)
     names = (*spec.memories, *spec.layers, *spec.models)
@@ -92,25 +94,33 @@ Run = Callable[..., tuple[Tensor, State]]
 """(inputs, state, cu_seqlens=None) -> (y, state), with the oracle's inputs and states."""
 
 
-def implementation(spec: MemorySpec, sizes: Mapping[str, int]) -> Run:
+def _kernels_here() -> bool:
+    """Whether kernels can run on this machine at all."""
+    return possible("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
+
+
+def implementation(spec: MemorySpec, sizes: Mapping[str, int], kernels: bool = False) -> Run:
     """The generated code of one memory as a function of its leaves, to be judged.
+
+    kernels  with the memory's Triton kernels, as `load` makes it where they can run
 
     inputs  every token and gate by name, [B, T, H, *axes]; a gate per row once per weight, as
             `alpha.W1`; constants [H, *axes]; gates per position [H, block]
     state   by name, [B, H, *axes]; None starts at zero where the spec does
     """
-    rule, module = _compiled(spec)
+    made, module = compiled(spec, kernels)
     missing = {name for name, default in spec.params if default is None} - sizes.keys()
     if missing:
         raise ValueError(f"{spec.name} needs the size {', '.join(sorted(missing))}")
-    return bound(rule, spec, module, sizes)
+    return bound(made.rule, spec, module, sizes)
 
 
 @lru_cache(maxsize=64)
-def _compiled(spec: MemorySpec) -> tuple[UpdateRule, ModuleType]:
-    rendered = compile_file(FileSpec({spec.name: spec}, {}, {}))
+def compiled(spec: MemorySpec, kernels: bool = False) -> tuple[CompiledMemory, ModuleType]:
+    """A memory through all stages, and the module of it alone."""
+    rendered = compile_file(FileSpec({spec.name: spec}, {}, {}), kernels)
     module = cache.import_module(cache.put(rendered.text))
-    return rendered.memories[spec.name].rule, module
+    return rendered.memories[spec.name], module
 
 
 def bound(rule: UpdateRule, spec: MemorySpec, module: ModuleType, sizes: Mapping[str, int]) -> Run:
@@ -142,7 +152,7 @@ def bound(rule: UpdateRule, spec: MemorySpec, module: ModuleType, sizes: Mapping
         return state
 
     def run(
-        inputs: Mapping[str, Tensor], state: State | None, cu_seqlens: Tensor | None = None
+        inputs: Mapping[str, Tensor], state: State | None, cu_seqlens: Packed = None
     ) -> tuple[Tensor, State]:
         fed = {feed.name: _leaf(feed, inputs) for feed in rule.feeds}
         token = next(inputs[t.name] for t in spec.tokens if t.name in inputs)

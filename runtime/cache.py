@@ -17,6 +17,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -31,6 +32,8 @@ FILE = "generated.py"
 ASIDE = "aside-"
 ABANDONED = 3600.0
 """Seconds after which a half-built entry belongs to a process that died."""
+
+_importing = threading.RLock()
 
 
 class CacheError(Unusable):
@@ -103,9 +106,14 @@ def verified(path: Path) -> str:
 
 def import_module(path: Path) -> ModuleType:
     """The module in a cache entry; imported once per process.  Raises DamagedEntry."""
-    name = f"miras_generated_{path.parent.name[:20]}"
-    if name in sys.modules:
-        return sys.modules[name]
+    # A module is in sys.modules before it has run; the lock keeps other threads from seeing it.
+    with _importing:
+        name = f"miras_generated_{path.parent.name[:20]}"
+        return sys.modules[name] if name in sys.modules else _imported(name, path)
+
+
+def _imported(name: str, path: Path) -> ModuleType:
+    """Run an entry as the module ``name``; a module that fails is not kept."""
     text = verified(path)
     # inspect (and with it Triton) reads sources through linecache: give it the text we hashed.
     linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))

@@ -34,6 +34,7 @@ class Certificate:
     """The measured table for one memory.
 
     expected   every (check, case, quantity) that must have a row; an absent one is not green
+    way        what computed it: kernels, chunk form or token by token
     derived    False where the memory's update was given with `write` instead of derived from a loss
     """
 
@@ -45,6 +46,7 @@ class Certificate:
     versions: Mapping[str, str]
     expected: tuple[tuple[str, str, str], ...]
     rows: tuple[Row, ...]
+    way: str = ""
 
     @property
     def missing(self) -> tuple[tuple[str, str, str], ...]:
@@ -81,7 +83,8 @@ class Certificate:
 
     def __str__(self) -> str:
         """The worst comparison of each check and case, and the verdict."""
-        lines = [f"{self.spec} · {self.dtype} · {self.device} · {_versions(self.versions)}"]
+        said = (self.spec, self.way, self.dtype, self.device, _versions(self.versions))
+        lines = [" · ".join(word for word in said if word)]
         if not self.derived:
             lines.append("update given with `write`, not derived from a loss")
         lines.append(f"{'check':<12}{'case':<26}{'worst':<18}{'error':>10}{'allowed':>10}  verdict")
@@ -123,6 +126,7 @@ def certify(
     implementation: Callable[[Mapping[str, int]], Implementation],
     *,
     digest: str = "",
+    way: str = "",
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     cases: Sequence[Case] | None = None,
@@ -132,6 +136,7 @@ def certify(
     """Measure an implementation.
 
     implementation  the size parameters of the memory -> the memory as a function
+    way             what it computes with, to be printed
     chunk           tokens per chunk of the form under test: the cases lie around its multiples
     """
     if spec.algorithm.anchored is not None:
@@ -156,4 +161,5 @@ def certify(
         versions=_installed(),
         expected=tuple(expected),
         rows=tuple(rows),
+        way=way,
     )

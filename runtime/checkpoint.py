@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +21,10 @@ from torch import Tensor, nn
 
 from miras_dsl.failures import Unusable
 
-FORMAT = 1
+from . import durable
+from .data import Text
+
+FORMAT = 2
 NAME = "checkpoint.safetensors"
 
 
@@ -32,11 +34,21 @@ class CheckpointError(Unusable):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a run is of: the digest and text of its spec, and its configuration as plain data."""
+    """What a run is of: digest and text of its spec, configuration as plain data, what it read."""
 
     digest: str
     spec: str
     config: Mapping[str, object]
+    text: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a checkpoint says of itself; ``torch`` is the version that wrote it."""
+
+    step: int
+    origin: Origin
+    torch: str
 
 
 def save(
@@ -47,52 +59,60 @@ def save(
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": _own(v) for k, v in state.items()}
     tensors["random.torch"] = torch.get_rng_state()
-    facts = {
+    about = {
         "format": FORMAT,
         "step": step,
         "digest": origin.digest,
         "spec": origin.spec,
         "config": dict(origin.config),
-        "torch": torch.__version__,
+        "text": asdict(origin.text),
+        "torch": str(torch.__version__),
     }
-    aside: Path | None = None
+    written = {"miras": json.dumps(about, sort_keys=True)}
     try:
-        handle, name = tempfile.mkstemp(prefix=".checkpoint-", dir=path.parent)
-        os.close(handle)
-        aside = Path(name)
-        save_file(tensors, aside, metadata={"miras": json.dumps(facts, sort_keys=True)})
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        save_file(tensors, durable.aside(path), metadata=written)
+        durable.put_in_place(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint of step {step} could not be written to {path}: {error}; "
-            + ("the one before it is whole" if path.exists() else "there is none before it")
+            + (
+                "the one before it is whole: make room and go on with --resume"
+                if path.exists()
+                else "make room, or choose another folder (--out)"
+            )
         ) from error
     finally:
-        if aside is not None:
-            aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            durable.aside(path).unlink()
 
 
-def facts(path: Path) -> dict[str, object]:
-    """What a checkpoint says of itself: step, digest, spec, config, torch."""
+def facts(path: Path) -> Facts:
+    """What a checkpoint says of itself.  Raises CheckpointError where there is none to be read."""
     try:
         with safe_open(path, framework="pt") as file:
             written = (file.metadata() or {}).get("miras")
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint at {path}") from error
+        raise CheckpointError(
+            f"there is no checkpoint at {path}; start without --resume, or name the run's folder "
+            "with --out"
+        ) from error
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint: {error}; choose another folder (--out)"
+        ) from error
     if written is None:
         raise CheckpointError(
-            f"{path} holds tensors but no run: it was not written by `miras train`"
+            f"{path} holds tensors but no run: it was not written by `miras train`; "
+            "choose another folder (--out)"
         )
     found = json.loads(written)
     if found["format"] != FORMAT:
         raise CheckpointError(
-            f"{path} has checkpoint format {found['format']}; this version reads format {FORMAT}"
+            f"{path} has checkpoint format {found['format']} and this version reads format "
+            f"{FORMAT}; train again in another folder (--out)"
         )
-    return found
+    origin = Origin(found["digest"], found["spec"], found["config"], Text(**found["text"]))
+    return Facts(found["step"], origin, found["torch"])
 
 
 def load(
@@ -100,12 +120,12 @@ def load(
 ) -> int:
     """Put model, optimiser and random state where the checkpoint left them; its step.
 
-    With an ``origin``, a checkpoint of another spec or configuration is refused and the difference
-    shown.  ``optimiser`` None loads the weights alone.
+    With an ``origin``, a checkpoint of another spec, text or configuration is refused and the
+    difference shown.  ``optimiser`` None loads the weights alone.
     """
     found = facts(path)
     if origin is not None:
-        _agree(path, found, origin)
+        _agree(path, found.origin, origin)
     with safe_open(path, framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     weights = _under("model.", tensors)
@@ -119,7 +139,7 @@ def load(
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": state, "param_groups": groups})
         torch.set_rng_state(tensors["random.torch"])
-    return int(str(found["step"]))
+    return found.step
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -131,21 +151,26 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _agree(path: Path, found: Mapping[str, object], origin: Origin) -> None:
-    """Raise with a diff when the checkpoint is of another spec or configuration."""
-    if found["digest"] != origin.digest:
-        before, now = str(found["spec"]).splitlines(), origin.spec.splitlines()
+def _agree(path: Path, then: Origin, now: Origin) -> None:
+    """Raise with the difference when the checkpoint is of another spec, text or configuration."""
+    if then.digest != now.digest:
+        before, after = then.spec.splitlines(), now.spec.splitlines()
         lines = list(
-            difflib.unified_diff(before, now, str(path), "the spec given now", lineterm="")
+            difflib.unified_diff(before, after, str(path), "the spec given now", lineterm="")
         )
         shown = "\n".join(lines) if lines else "(same text; the compiler that made it was another)"
         raise CheckpointError(
             f"{path} was trained with another spec; train the old one, or choose another --out:"
             f"\n{shown}"
         )
-    old = found["config"]
-    assert isinstance(old, dict)
-    new = json.loads(json.dumps(dict(origin.config)))
+    if then.text.sha256 != now.text.sha256:
+        first, given = (text.file or text.name for text in (then.text, now.text))
+        raise CheckpointError(
+            f"{path} was trained on {first}, "
+            + ("which has changed since" if first == given else f"not on {given}")
+            + "; give the same text (--text), or choose another --out"
+        )
+    old, new = then.config, json.loads(json.dumps(dict(now.config)))
     other = [
         f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
         for key in sorted({*old, *new})

@@ -15,7 +15,8 @@ from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec, ModelSpec
 
 from . import build, checkpoint, data
-from .train import Outcome, TrainConfig, TrainError, paced, train
+from .pace import paced
+from .train import Outcome, TrainConfig, TrainError, require_unused, train
 
 WIDTH, LAYERS, HEAD = 128, 2, 32
 BYTES = 256
@@ -34,19 +35,20 @@ class Wishes:
     length: int | None = None
     rate: float | None = None
     seed: int | None = None
+    keep: int | None = None
 
 
 def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: Console) -> Outcome:
     """Train the model of a `.mem` file as wished; everything that is kept goes to ``folder``.
 
-    A resumed run takes every setting that is not given from its checkpoint.  Raises SpecErrors and
-    the failures of `train`.
+    A resumed run takes its text and every setting that is not given from its checkpoint; its steps
+    were counted when it began, so ``minutes`` says nothing to it.  Raises SpecErrors and what
+    `train` raises.
     """
-    before: Mapping[str, object] = {}
-    if resume:
-        found = checkpoint.facts(folder / checkpoint.NAME)["config"]
-        assert isinstance(found, dict)
-        before = found
+    kept = checkpoint.facts(folder / checkpoint.NAME) if resume else None
+    if kept is None:
+        require_unused(folder)
+    before: Mapping[str, object] = {} if kept is None else kept.origin.config
     width, layers = _chosen(wishes, before, "width"), _chosen(wishes, before, "layers")
     whole = with_model(source, width=width, layers=layers)
 
@@ -57,13 +59,14 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
         or (value := before.get(key)) is not None
     }
     config = replace(TrainConfig(), **settings)
-    corpus = data.standard_library() if wishes.text is None else data.text_file(wishes.text)
+    corpus = _corpus(wishes.text, kept)
     torch.manual_seed(config.seed)
     model, _ = language_model(whole)
-    if wishes.minutes is not None and "steps" not in before:
+    if wishes.minutes is not None and kept is None:
         config = paced(model, corpus, config, wishes.minutes)
     parameters = sum(p.numel() for p in model.parameters())
-    console.print(f"{corpus.name}: {len(corpus.train):,} bytes, {len(corpus.held_out):,} held out")
+    size, apart = len(corpus.train), len(corpus.held_out)
+    console.print(f"{corpus.text.name}: {size:,} bytes, {apart:,} held out")
     console.print(
         f"{parameters:,} parameters, {config.steps} steps of {config.batch} x {config.length}"
     )
@@ -137,6 +140,14 @@ def language_model(source: Source) -> tuple[nn.Module, tuple[type[nn.Module], ..
     mixers = {block.kind for block in model.blocks} & {*spec.layers, *spec.memories}
     made = getattr(library, model.name)(width=model.width, vocab=model.vocab)
     return made, tuple(getattr(library, name) for name in sorted(mixers))
+
+
+def _corpus(wished: Path | None, kept: checkpoint.Facts | None) -> data.Corpus:
+    """The text asked for, else the one that the run began with, else the standard library."""
+    began = None if kept is None else kept.origin.text.file
+    if wished is None and began is None:
+        return data.standard_library()
+    return data.text_file(wished or Path(str(began)))
 
 
 def _chosen(wishes: Wishes, before: Mapping[str, object], key: str) -> int | None:

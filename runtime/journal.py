@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,35 +16,54 @@ from typing import TextIO
 
 from miras_dsl.failures import Unusable
 
+from . import durable
+
 Row = dict[str, object]
+
+
+class JournalError(Unusable):
+    """A log cannot be written or read, in one sentence with a way out."""
 
 
 class Journal:
     """An open log, for a `with`; a row that `append` has written survives a kill."""
 
     def __init__(self, path: Path, *, keep_to: int | None = None):
-        """Open ``path``; keep rows up to step ``keep_to``, or start anew when that is None."""
-        rows = [] if keep_to is None else [r for r in read(path) if _step(r) <= keep_to]
-        aside = path.with_suffix(".aside")
-        aside.write_text("".join(_line(row) for row in rows), encoding="utf-8")
-        os.replace(aside, path)
-        self.path = path
-        self.file: TextIO = path.open("a", encoding="utf-8")
+        """Open ``path``; keep rows up to step ``keep_to``, or start anew when that is None.
+
+        Raises JournalError where the rows to keep are not all there, or nothing can be written.
+        """
+        rows = [] if keep_to is None else _rows_to(path, keep_to)
+        self.path, self.step = path, keep_to or 0
+        try:
+            text = "".join(_line(row) for row in rows)
+            durable.aside(path).write_text(text, encoding="utf-8")
+            durable.put_in_place(path)
+            self.file: TextIO = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def append(self, row: Row) -> None:
-        """Write one row; it must hold its `step`.  Raises Unusable where it cannot be written."""
+        """Write one row; it must hold its `step`.  Raises JournalError where that fails."""
+        self.step = _step(row)
         try:
             self.file.write(_line(row))
             self.file.flush()
         except OSError as error:
-            raise Unusable(
-                f"the log {self.path} could not be written at step {row['step']}: "
-                f"{error.strerror}; make room and go on with --resume"
-            ) from error
+            raise self._unwritable(error) from error
 
     def settle(self) -> None:
-        """Wait until what was written would survive a power cut."""
-        os.fsync(self.file.fileno())
+        """Wait until what was written would survive a power cut.  Raises as `append` does."""
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> JournalError:
+        return JournalError(
+            f"the log {self.path} could not be written at step {self.step}: "
+            f"{error.strerror}; make room and go on with --resume"
+        )
 
     def __enter__(self) -> Journal:
         return self
@@ -62,23 +82,48 @@ class Journal:
 def read(path: Path) -> list[Row]:
     """The rows of a log; a last line that was cut off in the middle is left out.
 
-    Raises ValueError for a damaged line that is not the last.
+    Raises JournalError for a damaged line that is not the last.
     """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows: list[Row] = []
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} of {path} is damaged: {error}") from error
-    return rows
+    return list(_rows(path))
 
 
 def series(rows: list[Row], key: str) -> list[tuple[int, float]]:
     """The (step, value) pairs of the rows that hold ``key``."""
     return [(_step(r), float(str(r[key]))) for r in rows if key in r]
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise JournalError(
+                f"line {number} of the log {path} is damaged ({error}); "
+                "put the line right, or train again in another folder (--out)"
+            ) from error
+        yield row
+
+
+def _rows_to(path: Path, step: int) -> list[Row]:
+    """The rows up to a step; what comes after them may be damaged, these must be there."""
+    rows: list[Row] = []
+    reason: JournalError | None = None
+    try:
+        for row in _rows(path):
+            if _step(row) > step:
+                break
+            rows.append(row)
+    except JournalError as damage:
+        reason = damage
+    last = _step(rows[-1]) if rows else 0
+    if last < step:
+        raise reason or JournalError(
+            f"the log {path} ends at step {last} and the checkpoint is of step {step}; "
+            "put the log back, or train again in another folder (--out)"
+        )
+    return rows
 
 
 def _line(row: Row) -> str:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from dataclasses import replace
 from types import ModuleType
 
 from torch import Tensor
 
-from miras_dsl.codegen.model import model_of
 from miras_dsl.codegen.names import snake
+from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.codegen.recurrent_text import recurrence_name, recurrent_module
-from miras_dsl.codegen.update import UpdateRule, update_of
+from miras_dsl.codegen.update import UpdateRule
 from miras_dsl.spec import MemorySpec
 
 from . import cache
-from .build import Run, bound
+from .bounds import Packed
+from .build import Run, bound, compiled
+from .feeds import checked
 from .launch import Recurrence
+from .memory import Memory
 from .recurrent import recurrent
 
 
@@ -26,10 +29,17 @@ def kernels_of(rule: UpdateRule) -> Recurrence:
     return getattr(module, recurrence_name(rule))
 
 
-@lru_cache(maxsize=64)
-def _loaded(spec: MemorySpec) -> tuple[UpdateRule, Recurrence]:
-    rule = update_of(model_of(spec))
-    return rule, kernels_of(rule)
+def tables(spec: MemorySpec) -> tuple[CompiledMemory, Memory, Recurrence]:
+    """A memory compiled with its kernels: its stages, its table and theirs.
+
+    ValueError where it has none.
+    """
+    made, module = compiled(spec, kernels=True)
+    if not made.kernels:
+        raise ValueError(f"{spec.name} has no kernels")
+    found = list(vars(module).values())
+    table = next(x for x in found if isinstance(x, Memory))
+    return made, table, next(x for x in found if isinstance(x, Recurrence))
 
 
 def implementation(
@@ -38,14 +48,18 @@ def implementation(
     """The kernels of a memory as the judge calls them: sizes -> (inputs, state, cu_seqlens).
 
     values  how many values a program holds; None leaves it to the launcher
+
+    Nothing but the kernels answers, one token or many.  ValueError where the memory has none.
     """
-    rule, kernels = _loaded(spec)
+    made, table, kernels = tables(spec)
+    kernels = replace(kernels, values=values)
 
     def memory(
-        *, state: Mapping[str, Tensor], cu_seqlens: Tensor | None = None, **feeds: Tensor
+        *, state: Mapping[str, Tensor], cu_seqlens: Packed = None, **feeds: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return recurrent(kernels, feeds, state, cu_seqlens, values=values)
+        call = checked(table, feeds, state, cu_seqlens)
+        return call.unanswered() if call.empty else recurrent(call, kernels)
 
-    module = ModuleType(snake(spec.name))
-    setattr(module, f"{snake(spec.name)}_memory", memory)
-    return lambda sizes: bound(rule, spec, module, sizes)
+    alone = ModuleType(snake(spec.name))
+    setattr(alone, f"{snake(spec.name)}_memory", memory)
+    return lambda sizes: bound(made.rule, spec, alone, sizes)

@@ -4,74 +4,120 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt, prod
 from typing import Any
 
 WARPS = 8
 """Warps of a program where the rule lets the value axis be shared out; else up to twice as many."""
+
+PAST = 1 << 30
+"""Bytes of states that one backward launch computes again; sequences beyond that wait their turn."""
+
+FULL = 1024
+"""Programs that keep the largest GPUs busy: some eight on each of their multiprocessors."""
 
 Named = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """The two kernels of a rule and what their launcher must know.
+    """The two kernels of a rule, and what their launcher must know beyond the rule's `Memory`.
 
     tokens, constants, states  (name, axes) in the order of the kernels' parameters
-    positions   tokens that are given once for each place of a block, [H, block]
-    decays      logarithms that act once per token, in the step ``decay_at`` of those it takes
-    read_at     the step whose answer is the token's
-    block       tokens of a block, 0 where there are none
-    micro       steps that one token takes
-    window      tokens that a step learns from, 0 for its own only; tails: what it needs of them
-    split       programs share out the value axis in blocks
+    split   programs share out the value axis in blocks
+    values  values that a program holds, a power of two; None: as many as fit
     """
 
-    name: str
     forward: Any
     backward: Any
     tokens: Named
     constants: Named
     states: Named
-    positions: tuple[str, ...]
-    decays: tuple[str, ...]
-    decay_at: int
-    read_at: int
-    block: int
-    micro: int
-    window: int
-    tails: tuple[str, ...]
     split: bool
+    values: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One size of problem: extents, tiles and how many programs share the value axis."""
+    """One size of problem: extents, tiles and how many programs share the value axis.
+
+    segment  steps between the states that the forward pass keeps for the backward pass
+    group    sequences that one backward launch takes
+    """
 
     sizes: dict[str, int]
     tile: dict[str, int]
     blocks: int
     warps: int
     segment: int
+    group: int
 
 
 def launch_of(
-    kernels: Recurrence, sizes: Mapping[str, int], time: int, values: int | None = None
+    kernels: Recurrence,
+    sizes: Mapping[str, int],
+    longest: int,
+    heads: int = 1,
+    sequences: int = 1,
 ) -> Launch:
     """Tiles for a problem: as many values in a program as leave the tiles in its registers.
 
     A warp takes 512 elements of a tile, 16 for each thread, and fewer where more than two states
-    are carried, so that all tiles of a backward step fit beside each other.
+    are carried, so that all tiles of a backward step fit beside each other.  A segment is the root
+    of the ``longest`` sequence: then the states that are kept, one for each segment, and those that
+    are computed again, one for each step of a segment, are about as many.  Sequences whose states
+    do not fit `PAST` take turns; segments are shorter where turns would leave a GPU half empty.
     """
+    named = (*kernels.tokens, *kernels.constants, *kernels.states)
+    sizes = {axis: sizes[axis] for _, axes in named for axis in axes}
     tile = {axis: _power(size) for axis, size in sizes.items()}
     width = tile.get("key", 1)
     warp = max(128, 1024 // _power(max(2, len(kernels.states))))
     if kernels.split:
-        most = values or (max(8, min(64, WARPS * warp // width)) if "key" in tile else 64)
-        tile["value"] = min(tile["value"], most)
+        fits = max(8, min(64, WARPS * warp // width)) if "key" in tile else 64
+        tile["value"] = min(tile["value"], kernels.values or fits)
     warps = min(2 * WARPS, max(1, tile["value"] * width // warp))
     blocks = -(-sizes["value"] // tile["value"]) if kernels.split else 1
-    segment = next((s for s in (16, 32, 64) if s * s >= time), 128)
-    return Launch(dict(sizes), tile, blocks, warps, segment)
+    step = sum(
+        past_rows(axes, blocks, 1) * _bytes(sizes, axes, heads) for _, axes in kernels.states
+    )
+    segment = max(16, _power(isqrt(max(1, longest) - 1) + 1))
+    enough = min(sequences, FULL // (heads * blocks))
+    while segment > 16 and _group(segment * step, sequences) < enough:
+        segment //= 2
+    return Launch(sizes, tile, blocks, warps, segment, _group(segment * step, sequences))
+
+
+def _group(each: int, sequences: int) -> int:
+    """How many sequences of so many bytes fit `PAST`."""
+    return max(1, min(sequences, PAST // each))
+
+
+def checkpoints(launch: Launch, steps: int, sequences: int) -> int:
+    """Rows for the states before each segment: a sequence's last segment may be a short one."""
+    return steps // launch.segment + sequences
+
+
+def past_rows(axes: tuple[str, ...], blocks: int, sequences: int) -> int:
+    """Rows, of a segment each, for a state that is computed again; blocks of values share none."""
+    return sequences if "value" in axes else sequences * blocks
+
+
+def scratch_bytes(
+    kernels: Recurrence, launch: Launch, heads: int, steps: int, sequences: int
+) -> int:
+    """What a forward and a backward pass hold beside inputs, outputs and gradients."""
+    kept = checkpoints(launch, steps, sequences)
+    return sum(
+        (kept + past_rows(axes, launch.blocks, launch.group) * launch.segment)
+        * _bytes(launch.sizes, axes, heads)
+        for _, axes in kernels.states
+    )
+
+
+def _bytes(sizes: Mapping[str, int], axes: tuple[str, ...], heads: int) -> int:
+    """A state of one sequence, in float32."""
+    return 4 * heads * prod(sizes[axis] for axis in axes)
 
 
 def _power(size: int) -> int:

@@ -44,7 +44,7 @@ class Backbone:
 
 def head_size(width: int, heads: int) -> int:
     """Numbers per head; ValueError where heads do not divide the width."""
-    if width % heads:
+    if heads < 1 or width % heads:
         raise ValueError(f"width {width} cannot be shared by {heads} heads: it is not a multiple")
     return width // heads
 
@@ -69,6 +69,8 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.randn(prod(shape), fan_in) * (GAIN / sqrt(fan_in)))
 
     def forward(self, x: Tensor) -> Tensor:
+        # What comes from another formula is in float32, whatever the type of the layer.
+        x = x.to(self.weight.dtype)
         if self.down is not None:
             x = F.linear(x, self.down)
         return F.linear(x, self.weight).unflatten(-1, self.shape)

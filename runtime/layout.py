@@ -7,7 +7,9 @@ to the start of their block and behind up to whole chunks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -20,8 +22,8 @@ class Layout:
     index    [sequences, chunks * chunk], the token that lies there; None when tokens lie there in
              order without padding.  A place of padding has a token of its own sequence
     inside   [sequences, chunks * chunk], whether a place is no padding; None like ``index``
-    lengths  [sequences], tokens of each
-    offsets  [sequences], empty places in front of each
+    lengths  tokens (steps) of each sequence
+    offsets  empty places in front of each
     """
 
     batch: int
@@ -32,8 +34,8 @@ class Layout:
     index: Tensor | None
     inside: Tensor | None
     back: Tensor | None
-    lengths: Tensor
-    offsets: Tensor
+    lengths: tuple[int, ...]
+    offsets: tuple[int, ...]
     device: torch.device
 
     @property
@@ -80,31 +82,30 @@ class Layout:
         place = self.place() // micro
         return self._per_head((place % block if block else place).to(dtype) + 1)
 
-    def by_position(self, x: Tensor, block: int, micro: int) -> Tensor:
-        """[H, block] -> [chunks, sequences * H, chunk]: each token its own position's entry."""
-        place = self.place() // micro % block
-        picked = x[:, place].permute(1, 2, 0)
-        return picked.unflatten(1, (self.chunks, self.chunk)).permute(1, 0, 3, 2).flatten(1, 2)
-
     def _per_head(self, x: Tensor) -> Tensor:
         cut = x.unflatten(1, (self.chunks, self.chunk)).transpose(0, 1)
         return cut.repeat_interleave(self.heads, 1).contiguous()
 
     def begins(self, n: int) -> Tensor | bool:
         """Which rows begin a block with chunk n: all, none, or [sequences * H] flags."""
-        flags = (self.offsets + self.lengths > n * self.chunk) & (self.lengths > 0)
-        if n == 0:
-            flags = flags & (self.offsets == 0)
-        if bool(flags.all()):
-            return True
-        return flags.repeat_interleave(self.heads) if bool(flags.any()) else False
+        return self._flags(
+            length > 0 and pad + length > n * self.chunk and (n > 0 or pad == 0)
+            for length, pad in zip(self.lengths, self.offsets, strict=True)
+        )
 
     def ends(self, n: int) -> Tensor | bool:
         """Which rows end a block with chunk n: all, none, or [sequences * H] flags."""
-        flags = (self.offsets + self.lengths >= (n + 1) * self.chunk) & (self.lengths > 0)
-        if bool(flags.all()):
-            return True
-        return flags.repeat_interleave(self.heads) if bool(flags.any()) else False
+        return self._flags(
+            length > 0 and pad + length >= (n + 1) * self.chunk
+            for length, pad in zip(self.lengths, self.offsets, strict=True)
+        )
+
+    def _flags(self, sequences: Iterable[bool]) -> Tensor | bool:
+        """For each row of heads; decided on the CPU, so that a GPU need not be waited for."""
+        flags = list(sequences)
+        if all(flags) or not any(flags):
+            return flags[0]
+        return torch.tensor(flags, device=self.device).repeat_interleave(self.heads)
 
 
 def chunk_layout(
@@ -112,46 +113,30 @@ def chunk_layout(
     tokens: int,
     heads: int,
     chunk: int,
-    offsets: Tensor | None,
-    cu_seqlens: Tensor | None,
-    micro: int,
+    lengths: tuple[int, ...],
+    offsets: tuple[int, ...],
     device: torch.device,
 ) -> Layout:
-    """Cut ``tokens`` (steps, if a token takes several) into chunks.
+    """Cut sequences of so many tokens (steps, if a token takes several) into chunks.
 
-    Raises ValueError when ``cu_seqlens`` does not describe the tokens.
+    batch, tokens  of the tensors, [batch, tokens, heads]; offsets: places before each sequence
     """
-    if cu_seqlens is None:
-        starts = torch.arange(batch, device=device) * tokens
-        lengths = torch.full((batch,), tokens, device=device)
-    else:
-        bounds = cu_seqlens.to(device=device, dtype=torch.int64) * micro
-        if batch != 1 or bounds.dim() != 1 or len(bounds) < 2:
-            raise ValueError(
-                "packed sequences lie in one batch row: x [1, T, …] and cu_seqlens [N + 1]"
-            )
-        lengths = bounds.diff()
-        if int(bounds[0]) != 0 or int(bounds[-1]) != tokens or bool((lengths < 0).any()):
-            raise ValueError(
-                f"cu_seqlens must rise from 0 to {tokens // micro}, the number of tokens"
-            )
-        starts = bounds[:-1]
-    pads = torch.zeros_like(lengths) if offsets is None else offsets.to(device)
-    ends = pads + lengths
-    longest = int(ends.max()) if bool((lengths > 0).any()) else 0
+    ends = [pad + length for pad, length in zip(offsets, lengths, strict=True)]
+    longest = max(end for end, length in zip(ends, lengths, strict=True) if length)
     chunks = -(-longest // chunk)
-    if chunks == 0:
-        return Layout(batch, tokens, heads, chunk, 0, None, None, None, lengths, pads, device)
     total = chunks * chunk
-    if cu_seqlens is None and longest == tokens == total and not bool(pads.any()):
-        return Layout(batch, tokens, heads, chunk, chunks, None, None, None, lengths, pads, device)
-    place = torch.arange(total, device=device)
-    inside = (place >= pads[:, None]) & (place < ends[:, None])
-    # An empty sequence has no token of its own; the last one of all will do.
-    own = starts.clamp(max=batch * tokens - 1)[:, None]
-    index = torch.where(inside, starts[:, None] + place - pads[:, None], own)
-    back = torch.empty(batch * tokens, dtype=torch.int64, device=device)
-    back[index[inside]] = torch.arange(len(lengths) * total, device=device).reshape(
-        len(lengths), total
-    )[inside]
-    return Layout(batch, tokens, heads, chunk, chunks, index, inside, back, lengths, pads, device)
+    index = inside = back = None
+    if len(lengths) != batch or any(offsets) or total != tokens:
+        pads, stops = (torch.tensor(x, device=device)[:, None] for x in (offsets, ends))
+        starts = torch.tensor([0, *accumulate(lengths)][:-1], device=device)[:, None]
+        place = torch.arange(total, device=device)
+        inside = (place >= pads) & (place < stops)
+        # An empty sequence has no token of its own; the last one of all will do.
+        own = starts.clamp(max=batch * tokens - 1)
+        index = torch.where(inside, starts + place - pads, own)
+        back = torch.empty(batch * tokens, dtype=torch.int64, device=device)
+        everywhere = torch.arange(len(lengths) * total, device=device).unflatten(0, (-1, total))
+        back[index[inside]] = everywhere[inside]
+    return Layout(
+        batch, tokens, heads, chunk, chunks, index, inside, back, lengths, offsets, device
+    )

@@ -67,13 +67,14 @@ class Turn:
 class Memory:
     """All that the runtime knows about a generated memory.
 
-    chunk    tokens of a chunk: the block of an anchored rule, else free
+    chunk    steps of a chunk: those of a block where there are blocks, else free
     block    tokens between refreshes; 0: none
     micro    steps that one token takes
     once     logarithms of decays that act on one of these steps only: ``decay_at``
     read_at  the step whose answer is the token's
     window   tokens that each step learns from; 0: only its own.  tails: the inputs that it needs again
     refresh  before the first token of a block; close: after its last
+    resets   whether a block starts with nothing of the one before, a window's tokens neither
     forward  None when the rule has no chunk form: it then runs token by token
     """
 
@@ -93,5 +94,6 @@ class Memory:
     valid: str
     window: int = 0
     tails: tuple[str, ...] = ()
+    resets: bool = False
     decay_at: int = 0
     read_at: int = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from functools import partial
 
 import torch
 
@@ -12,8 +12,10 @@ from miras_dsl.dtypes import Dtype
 from miras_dsl.failures import Unusable
 from miras_dsl.spec import FileSpec
 
-from .build import implementation
+from .build import compiled, implementation
 from .certificate import Certificate, certify
+from .recurrent import allowed, possible
+from .threads import on_threads
 
 
 def prove(
@@ -25,6 +27,9 @@ def prove(
 ) -> dict[str, Certificate]:
     """One certificate per memory, by name; ``only`` names some of them.
 
+    Where `load` would give a memory kernels there are two: of what it computes with kernels, and, as
+    `NAME, chunk form`, of what it computes with MIRAS_KERNELS=off.
+
     Raises Unusable for a name that the file does not hold, ValueError for a type that is none of `Dtype`.
     """
     for name in only:
@@ -32,27 +37,26 @@ def prove(
             raise Unusable(f"there is no memory {name}; the file holds {', '.join(spec.memories)}")
     kind = getattr(torch, Dtype(dtype))
     digest = digest_of(spec)
-    with _one_thread():
-        return {
-            name: certify(
-                memory,
-                lambda sizes, memory=memory: implementation(memory, sizes),
-                digest=digest,
-                dtype=kind,
-                device=device,
-            )
-            for name, memory in spec.memories.items()
-            if not only or name in only
-        }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch on one thread: the oracle is a long chain of small operations, and threads that wait
-    for each other after every one of them cost more than they share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    launched = allowed() and possible(device, kind)
+    proofs: dict[str, Certificate] = {}
+    # The oracle is a long chain of small operations: threads that wait for each other after every
+    # one of them cost more than they share.
+    with on_threads(1):
+        for name, memory in spec.memories.items():
+            if only and name not in only:
+                continue
+            made, _ = compiled(memory, launched)
+            plain = "token by token" if made.form is None else "chunk form"
+            ways = {name: plain}
+            if made.kernels:
+                ways = {name: "kernels", f"{name}, {plain}": plain}
+            for title, way in ways.items():
+                proofs[title] = certify(
+                    memory,
+                    partial(implementation, memory, kernels=way == "kernels"),
+                    digest=digest,
+                    way=way,
+                    dtype=kind,
+                    device=device,
+                )
+    return proofs

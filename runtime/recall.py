@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 IGNORED = -100
+SCORED, STOPPED = 1, 2
+"""Streams of sequences: training draws from (seed, step), these from triples that end so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def learn(
 ) -> Score:
     """Train ``model`` on fresh sequences until time, steps or ``enough`` accuracy is reached.
 
+    Whether it is enough is asked on other sequences than those of the score.
     ``report(step, loss, share of the time)`` is called after each step.  The rate warms up over 20
     steps and falls along a cosine of the time (or the steps, whichever is further on).
     """
@@ -108,7 +111,7 @@ def learn(
         if spent >= 1:
             break
         due = step % 50 == 0 and last < 0.1
-        if due and accuracy(model, task, 128, seed) >= enough:
+        if due and _answered(model, *generate(task, 128, (seed, step, STOPPED))) >= enough:
             break
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 20) * (0.1 + 0.9 * np.cos(np.pi * spent / 2))
@@ -126,12 +129,15 @@ def learn(
     return Score(accuracy(model, task, 512, seed), step, time.perf_counter() - began)
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, task: Recall, count: int, seed: int) -> float:
     """Share of questions answered right on ``count`` sequences that training never draws."""
+    return _answered(model, *generate(task, count, (seed, 0, SCORED)))
+
+
+@torch.no_grad()
+def _answered(model: nn.Module, tokens: Tensor, answers: Tensor) -> float:
+    """Share of the questions in these sequences that are answered right."""
     model.eval()
-    # Training seeds are pairs (seed, step); a triple is another stream.
-    tokens, answers = generate(task, count, (seed, 0, 1))
     right = asked = 0
     for x, y in zip(tokens.split(64), answers.split(64), strict=True):
         guess = model(x)[0].argmax(-1)

@@ -71,10 +71,3 @@ def load(path: str | PathLike[str], device: str | torch.device = "cpu") -> State
     from safetensors.torch import load_file
 
     return unflatten(load_file(path, device=str(device)))
-
-
-def require_finite(state: State, where: str) -> None:
-    """Raise FloatingPointError that names the first tensor with an infinity or a NaN in it."""
-    for path, tensor in walk(state):
-        if not torch.isfinite(tensor).all():
-            raise FloatingPointError(f"{where}: the state {path} is not finite")

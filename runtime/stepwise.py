@@ -6,75 +6,45 @@ Gradients are autograd's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from .feeds import Call, by_token, position_after
+from .memory import Memory, Turn
 from .tiles import Size
 
-if TYPE_CHECKING:
-    from .memory import Memory, Turn
 
-
-def run_stepwise(
-    memory: Memory,
-    feeds: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same call as `chunked.run`, one token after the other."""
-    if cu_seqlens is None:
-        return _sequences(memory, feeds, state)
-    bounds = cu_seqlens.tolist()
+def run_stepwise(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
+    """The answers and the state after a call, one token after the other."""
+    if call.bounds is None:
+        return _sequences(call)
+    timed = {f.name for f in call.memory.feeds if f.kind in ("token", "gate")}
     answers, states = [], []
-    for n, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        here = {
-            f.name: feeds[f.name][:, start:end] if f.kind in ("token", "gate") else feeds[f.name]
-            for f in memory.feeds
-        }
-        y, new = _sequences(memory, here, {name: x[n : n + 1] for name, x in state.items()})
+    for n, (start, end) in enumerate(pairwise(call.bounds.ends)):
+        feeds = {name: x[:, start:end] if name in timed else x for name, x in call.feeds.items()}
+        state = {name: x[n : n + 1] for name, x in call.state.items()}
+        alone = replace(call, feeds=feeds, state=state, bounds=None, tokens=end - start)
+        y, new = alone.unanswered() if alone.empty else _sequences(alone)
         answers.append(y)
         states.append(new)
-    joined = {name: torch.cat([s[name] for s in states]) for name in states[0]}
-    return torch.cat(answers, 1), joined
+    return torch.cat(answers, 1), {name: torch.cat([s[name] for s in states]) for name in states[0]}
 
 
-def _sequences(
-    memory: Memory, feeds: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    from .chunked import micro_steps, paired, window_of
-
-    kinds = [x.dtype for x in (*feeds.values(), *(state[s.name] for s in memory.states))]
-    dtype = torch.float64 if torch.float64 in kinds else torch.float32
-    perpetual: dict[str, Tensor] = {}
-    moving: dict[str, Tensor] = {}
-    positional: dict[str, Tensor] = {}
-    lead = next(feeds[f.name] for f in memory.feeds if f.kind in ("token", "gate"))
-    size = Size({}, dtype, lead.device)
-    for feed, x in paired(memory, feeds):
-        x = x.to(torch.float64 if feed.log else dtype)
-        if feed.kind in ("token", "gate"):
-            moving[feed.name] = micro_steps(memory, feed, x)
-            size |= dict(zip(feed.axes, moving[feed.name].shape[3:], strict=True))
-        elif feed.kind == "position":
-            positional[feed.name] = x
-        else:
-            perpetual[feed.name] = x
-            size |= dict(zip(feed.axes, x.shape[1:], strict=True))
-    past, tails = window_of(memory, feeds, state, dtype, None)
-    moving |= past
-    values = {s.word: state[s.name].to(dtype) for s in memory.states}
-    for s in memory.states:
-        size |= dict(zip(s.axes, values[s.word].shape[2:], strict=True))
-    position = state["position"] if memory.block else None
-    block = memory.block // memory.micro if memory.block else 0
+def _sequences(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
+    """Every row its own sequence, of one token or more."""
+    memory, size = call.memory, call.size()
+    moving, tails = by_token(call, exactly=True)
+    perpetual, carried = call.constants(), call.carried()
+    values = {s.word: carried[s.name] for s in memory.states}
+    position = call.state["position"] if memory.block else None
     answers = []
-    for t in range(lead.shape[1] * memory.micro):
+    for t in range(call.tokens * memory.micro):
         here = perpetual | {name: x[:, t] for name, x in moving.items()}
         if position is not None:
-            here |= {name: x[:, position].T for name, x in positional.items()}
-            here["position"] = (position + 1).to(dtype)[:, None].expand(-1, lead.shape[2])
+            here["position"] = (position + 1).to(call.dtype)[:, None].expand(-1, call.heads)
             if t % memory.micro == 0:
                 values = _turned(memory, memory.refresh, values, here, position == 0, size)
         made = memory.token({**here, **values}, size)
@@ -86,17 +56,11 @@ def _sequences(
         }
         if t % memory.micro == memory.read_at:
             answers.append(made["y"])
-        if (t + 1) % memory.micro == 0:
-            if position is not None:
-                position = (position + 1) % block
-                values = _turned(memory, memory.close, values, here, position == 0, size)
-    new = dict(state) | tails | {s.name: values[s.word] for s in memory.states}
-    if position is not None:
-        new["position"] = position
-    if answers:
-        return torch.stack(answers, 1).to(lead.dtype), new
-    sizes = [size[axis] for axis in memory.answer]
-    return lead.new_zeros(*lead.shape[:3], *sizes), new
+        if position is not None and (t + 1) % memory.micro == 0:
+            position = (position + 1) % memory.block
+            values = _turned(memory, memory.close, values, here, position == 0, size)
+    new = dict(call.state) | tails | {s.name: values[s.word] for s in memory.states}
+    return torch.stack(answers, 1).to(call.out), new | position_after(call)
 
 
 def _turned(

@@ -1,4 +1,4 @@
-"""Training a small language model on bytes: the loop, its schedule, its measurements.
+"""Training a small language model on bytes: the loop, its schedule, its folder.
 
 A model here is a module with `model(tokens [B, T]) -> (logits [B, T, vocab], state)` and
 `model.step(token [B], state) -> (logits [B, vocab], state)`.
@@ -6,10 +6,10 @@ A model here is a module with `model(tokens [B, T]) -> (logits [B, T, vocab], st
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,14 +22,19 @@ from torch import Tensor, nn
 from miras_dsl.failures import Unusable
 
 from . import checkpoint, data, figures, journal
+from .measure import BITS, evaluate, generate
+from .threads import on_threads
 from .watch import first_bad
 
 LOG, PICTURE = "log.jsonl", "loss.png"
-BITS = 1 / math.log(2)
 
 
 class TrainError(Unusable):
     """Training cannot go on, in one sentence with a way out."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during training: where the run stands and how to go on, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,8 @@ class TrainConfig:
     evaluate, keep     steps between measurements on the held-out part and between checkpoints
     windows            held-out windows measured
     sample             bytes of text written at each measurement; 0 for none
-    threads            of the CPU; 0 as torch chooses.  Sums round by it, so it is a setting
+    threads            of the CPU; 0 as torch chooses when the run begins.  Sums round by it, so a
+                       run keeps the number that it began with
     """
 
     steps: int = 400
@@ -59,6 +65,11 @@ class TrainConfig:
     windows: int = 64
     sample: int = 200
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "length", "evaluate", "keep", "windows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,69 +112,113 @@ def train(
 ) -> Outcome:
     """Train ``model`` in place, writing log, checkpoint and picture to ``out``.
 
-    ``resume`` goes on from the checkpoint in ``out``, exactly; ``digest``, ``config`` and
-    ``settings`` must then be those of the checkpoint.  Raises `failures.Unusable`.
+    ``resume`` goes on from the checkpoint in ``out``, exactly; ``digest``, ``config``, ``settings``
+    and the text must then be those of the checkpoint.  Raises `failures.Unusable`, and Interrupted
+    on Ctrl-C.
     """
     show = console if console is not None else Console(quiet=True)
-    out.mkdir(parents=True, exist_ok=True)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    optimiser = _optimiser(model, config)
-    origin = checkpoint.Origin(
-        digest, spec, {**asdict(config), "text": corpus.sha256, **(settings or {})}
-    )
     kept = out / checkpoint.NAME
-    if kept.exists() and not resume:
-        raise TrainError(
-            f"{out} already holds a run, at step {checkpoint.facts(kept)['step']}; "
-            "go on with it (--resume) or choose another folder (--out)"
-        )
-    first = checkpoint.load(kept, model, optimiser, origin) if resume else 0
+    before = checkpoint.facts(kept) if resume else None
+    if before is None:
+        require_unused(out)
+    config = replace(config, threads=_threads(config, before))
+    origin = checkpoint.Origin(digest, spec, {**asdict(config), **(settings or {})}, corpus.text)
     tokens, targets = data.held_out(corpus.held_out, config.windows, config.length)
     bigram = data.bigram_bits(corpus.train, tokens, targets)
-    sample, seen, began = "", 0, time.perf_counter()
+    optimiser = optimiser_of(model, config)
+    first = 0
+    if before is not None:
+        first = checkpoint.load(kept, model, optimiser, origin)
+        _warn_of_another_torch(kept, before)
+    else:
+        _make(out)
+        # A run that is killed before its first checkpoint can go on from here.
+        checkpoint.save(kept, model, optimiser, 0, origin)
 
-    def measure(step: int, log: journal.Journal) -> None:
-        nonlocal sample
+    def measure(step: int) -> journal.Row:
         bits = evaluate(model, tokens, targets, config.batch)
-        if config.sample:
-            sample = generate(model, tokens[:1, :32], config.sample, config.seed)
-        log.append({"step": step, "held_out": bits, "sample": sample})
         show.print(f"step {step:5d}  held out {bits:.3f} bits per byte  (bigram {bigram:.3f})")
+        row: journal.Row = {"step": step, "held_out": bits}
+        if config.sample:
+            row["sample"] = generate(model, tokens[:1, :32], config.sample, config.seed)
+        return row
 
-    with journal.Journal(out / LOG, keep_to=first if resume else None) as log, _bar(show) as bar:
-        task = bar.add_task("train", total=config.steps, completed=first, loss="", speed="")
-        for step in range(first, config.steps):
-            x, y = data.batch(corpus.train, config.batch, config.length, config.seed, step)
-            loss, norm = _step(model, optimiser, config, step, x, y)
-            done = step + 1
-            log.append({"step": done, "bits": loss * BITS, "norm": norm})
-            if done % config.evaluate == 0 or done == config.steps:
-                measure(done, log)
-            if done % config.keep == 0 or done == config.steps:
-                log.settle()
-                checkpoint.save(kept, model, optimiser, done, origin)
-            seen += x.numel()
-            speed = seen / (time.perf_counter() - began)
-            bar.update(
-                task,
-                completed=done,
-                loss=f"{loss * BITS:.2f} bits",
-                speed=f"{speed:,.0f} tokens/s",
-            )
-    speed = seen / (time.perf_counter() - began)
+    model.train()
+    seen, began = 0, time.perf_counter()
+    try:
+        with (
+            on_threads(config.threads),
+            journal.Journal(out / LOG, keep_to=first if resume else None) as log,
+            _bar(show) as bar,
+        ):
+            task = bar.add_task("train", total=config.steps, completed=first, loss="", speed="")
+            for step in range(first, config.steps):
+                x, y = data.batch(corpus.train, config.batch, config.length, config.seed, step)
+                loss, norm = update(model, optimiser, config, step, x, y)
+                done = step + 1
+                log.append({"step": done, "bits": loss * BITS, "norm": norm})
+                if done % config.evaluate == 0 or done == config.steps:
+                    log.append(measure(done))
+                if done % config.keep == 0 or done == config.steps:
+                    log.settle()
+                    checkpoint.save(kept, model, optimiser, done, origin)
+                seen += x.numel()
+                speed = f"{seen / (time.perf_counter() - began):,.0f} tokens/s"
+                bar.update(task, completed=done, loss=f"{loss * BITS:.2f} bits", speed=speed)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; {kept} holds step {checkpoint.facts(kept).step} of {config.steps}: "
+            "go on with --resume"
+        ) from None
+    seconds = time.perf_counter() - began
     rows = journal.read(out / LOG)
-    held = journal.series(rows, "held_out")
-    if not sample:
-        sample = str(next((r["sample"] for r in reversed(rows) if "sample" in r), ""))
-    picture = draw(out, bigram, show)
-    bits = held[-1][1] if held else evaluate(model, tokens, targets, config.batch)
-    return Outcome(config.steps, bits, bigram, speed, sample, out / LOG, picture)
+    return Outcome(
+        config.steps,
+        bits=journal.series(rows, "held_out")[-1][1],
+        bigram_bits=bigram,
+        tokens_per_second=seen / seconds,
+        sample=str(next((r["sample"] for r in reversed(rows) if "sample" in r), "")),
+        log=out / LOG,
+        picture=_picture(out, rows, bigram, show),
+    )
 
 
-def draw(out: Path, baseline: float | None, console: Console) -> Path | None:
-    """The loss curve of the log in ``out``; without matplotlib, a sentence instead."""
-    rows = journal.read(out / LOG)
+def require_unused(out: Path) -> None:
+    """Raise TrainError when the folder holds a run already."""
+    kept = out / checkpoint.NAME
+    if kept.exists():
+        raise TrainError(
+            f"{out} already holds a run, at step {checkpoint.facts(kept).step}; "
+            "go on with it (--resume) or choose another folder (--out)"
+        )
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainError(
+            f"the folder {out} cannot be made: {error.strerror}; choose another (--out)"
+        ) from error
+
+
+def _threads(config: TrainConfig, before: checkpoint.Facts | None) -> int:
+    """The CPU threads of a run: as asked for, else as it began, else as torch chooses now."""
+    began = 0 if before is None else int(str(before.origin.config.get("threads", 0)))
+    return config.threads or began or torch.get_num_threads()
+
+
+def _warn_of_another_torch(kept: Path, before: checkpoint.Facts) -> None:
+    if before.torch != torch.__version__:
+        warnings.warn(
+            f"{kept} was written with torch {before.torch} and this is {torch.__version__}: "
+            "the run goes on, but its numbers may differ from those of an unbroken run",
+            stacklevel=3,
+        )
+
+
+def _picture(out: Path, rows: list[journal.Row], baseline: float, console: Console) -> Path | None:
+    """The loss curve of a log; without matplotlib, a sentence instead."""
     training, held = journal.series(rows, "bits"), journal.series(rows, "held_out")
     try:
         return figures.loss_curve(out / PICTURE, training, held, baseline, out.name)
@@ -172,70 +227,7 @@ def draw(out: Path, baseline: float | None, console: Console) -> Path | None:
         return None
 
 
-def paced(
-    model: nn.Module, corpus: data.Corpus, config: TrainConfig, minutes: float
-) -> TrainConfig:
-    """The same settings with as many steps as fit the time, on as many threads as are fastest.
-
-    Measured on steps of a copy; the model stays as it is.
-    """
-    random, default = torch.get_rng_state(), torch.get_num_threads()
-    seconds: dict[int, float] = {}
-    for threads in sorted({1, config.threads or default}):
-        torch.set_num_threads(threads)
-        seconds[threads] = _seconds_a_step(copy.deepcopy(model), corpus, config)
-    torch.set_num_threads(default)
-    torch.set_rng_state(random)
-    threads = min(seconds, key=seconds.__getitem__)
-    # Measurements, checkpoints and samples take about a tenth.
-    steps = max(10, int(0.9 * 60 * minutes / seconds[threads]))
-    return replace(config, steps=steps, threads=threads)
-
-
-def _seconds_a_step(model: nn.Module, corpus: data.Corpus, config: TrainConfig) -> float:
-    """The median of a few training steps, without the first, which pays for what happens once."""
-    optimiser, took = _optimiser(model, config), list[float]()
-    while len(took) < 4 or (sum(took) < 2.0 and len(took) < 20):
-        x, y = data.batch(corpus.train, config.batch, config.length, config.seed, len(took))
-        began = time.perf_counter()
-        _step(model, optimiser, config, len(took), x, y)
-        took.append(time.perf_counter() - began)
-    return sorted(took[1:])[len(took[1:]) // 2]
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, tokens: Tensor, targets: Tensor, batch: int) -> float:
-    """Bits per byte on windows, int64 [N, T]; each window starts with an empty memory."""
-    model.eval()
-    total = 0.0
-    for x, y in zip(tokens.split(batch), targets.split(batch), strict=True):
-        logits, _ = model(x)
-        total += F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum").item()
-    model.train()
-    return total * BITS / targets.numel()
-
-
-@torch.no_grad()
-def generate(
-    model: nn.Module, prompt: Tensor, count: int, seed: int, temperature: float = 0.8
-) -> str:
-    """``count`` bytes after a prompt, int64 [1, T], decoded token by token with a carried state."""
-    model.eval()
-    source = torch.Generator().manual_seed(seed)
-    # nn.Module types its attributes as tensors or modules; a language model has a method here.
-    decode: Callable[[Tensor, object], tuple[Tensor, object]] = getattr(model, "step")  # noqa: B009
-    logits, state = model(prompt)
-    logits, written = logits[:, -1], []
-    for _ in range(count):
-        chances = (logits[:, :256].float() / temperature).softmax(-1)
-        token = torch.multinomial(chances, 1, generator=source)[:, 0]
-        written.append(int(token))
-        logits, state = decode(token, state)
-    model.train()
-    return bytes(written).decode("utf-8", errors="replace")
-
-
-def _optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def optimiser_of(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; matrices decay, vectors and numbers do not."""
     wide = [p for p in model.parameters() if p.ndim >= 2]
     thin = [p for p in model.parameters() if p.ndim < 2]
@@ -251,7 +243,7 @@ def rate_at(config: TrainConfig, step: int) -> float:
     return config.rate * warm * (config.floor + (1 - config.floor) * cosine)
 
 
-def _step(
+def update(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     config: TrainConfig,

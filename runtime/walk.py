@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .layout import Layout
 from .memory import Memory, Turn, Values, Walk
 from .tiles import Size
 
-if TYPE_CHECKING:
-    from .chunked import Prepared
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """All that a walk needs of a call beside its tensors: kept until the walk back, it holds no graph."""
+
+    layout: Layout
+    size: Size
 
 
 def pick(x: Any, n: int) -> Any:
@@ -39,12 +45,12 @@ def walk(
     program: Walk,
     values: Values,
     states: dict[str, Tensor],
-    call: Prepared,
+    ground: Ground,
     reverse: bool,
 ) -> Walked:
     """Run a program over all chunks."""
+    layout, size = ground.layout, ground.size
     values = {"zero": 0.0, "one": 1.0, **values}
-    size, chunks = call.size, call.layout.chunks
     if program.before:
         values |= program.before(values, size)
     words = {state: word for state, word, _ in program.states}
@@ -52,15 +58,15 @@ def walk(
     opened: dict[str, list[Tensor]] = {state: [] for state in words}
     edges: list[tuple[int, int, Values]] = []
     outs: list[Values] = []
-    for n in reversed(range(chunks)) if reverse else range(chunks):
-        begins, ends = call.layout.begins(n), call.layout.ends(n)
+    for n in reversed(range(layout.chunks)) if reverse else range(layout.chunks):
         if reverse and memory.close:
             before = {s.word: pick(values[f"open_{s.word}"], n) for s in memory.states}
-            edge = Edge(n, -1, ends)
+            edge = Edge(n, -1, layout.ends(n))
             states, gates = _turned_back(memory, memory.close, values, before, states, edge, size)
             edges.append((n, -1, gates))
         if not reverse and memory.refresh:
-            states = _turned(memory, memory.refresh, values, states, Edge(n, 0, begins), size)
+            edge = Edge(n, 0, layout.begins(n))
+            states = _turned(memory, memory.refresh, values, states, edge, size)
         local = {name: pick(values[name], n) for name in program.loop.takes if name in values}
         local |= {word: states[state] for state, word in words.items()}
         made = program.loop(local, size)
@@ -77,10 +83,11 @@ def walk(
         if not reverse and memory.close:
             for state in words:
                 opened[state].append(states[state])
-            states = _turned(memory, memory.close, values, states, Edge(n, -1, ends), size)
+            edge = Edge(n, -1, layout.ends(n))
+            states = _turned(memory, memory.close, values, states, edge, size)
         if reverse and memory.refresh:
             before = {s.word: pick(values[s.word], n) for s in memory.states}
-            edge = Edge(n, 0, begins)
+            edge = Edge(n, 0, layout.begins(n))
             states, gates = _turned_back(memory, memory.refresh, values, before, states, edge, size)
             edges.append((n, 0, gates))
     order = slice(None, None, -1) if reverse else slice(None)

@@ -7,28 +7,34 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .bounds import Bounds
+
 
 def aged(
     leaves: Mapping[str, Tensor],
     tails: Mapping[str, Tensor],
     width: int,
-    cu_seqlens: Tensor | None,
+    bounds: Bounds | None,
+    since: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Every leaf as it was 1 … width - 1 tokens ago, and the tails after the call.
 
     leaves  [B, T, H, *axes] by name
     tails   [N, width - 1, H, *axes], oldest first; a slot whose leaves are all zero was never written
+    since   where memories reset, tokens since then: before each token [B, T] and after the call [N]
 
     Returns ``name_past1`` … [B, T, H, *axes] with ``written_past1`` … [B, T, H], and the new tails.
     """
     lead = next(iter(leaves.values()))
     batch, tokens, heads = lead.shape[:3]
-    row, place, starts, lengths = _places(batch, tokens, cu_seqlens, lead.device)
+    row, place, starts, lengths = _places(batch, tokens, bounds, lead.device)
     past: dict[str, Tensor] = {}
     for age in range(1, width):
         there = torch.zeros(batch, tokens, dtype=torch.bool, device=lead.device)
         for name, x in leaves.items():
             moved = _moved(x, tails[name].to(x.dtype), row, place, age, width)
+            if since is not None:
+                moved = _where(since[0] >= age, moved)
             past[f"{name}_past{age}"] = moved
             there |= (moved != 0).flatten(2).any(2)
         past[f"written_past{age}"] = there.to(lead.dtype)[..., None].expand(-1, -1, heads)
@@ -36,22 +42,30 @@ def aged(
         name: _last(x, tails[name].to(x.dtype), starts, lengths, width)
         for name, x in leaves.items()
     }
+    if since is not None:
+        ages = torch.arange(width - 1, 0, -1, device=lead.device)
+        kept = {name: _where(since[1][:, None] >= ages, x) for name, x in kept.items()}
     return past, kept
 
 
+def _where(there: Tensor, x: Tensor) -> Tensor:
+    """``x`` where the flags of its first two axes say so, else 0."""
+    return torch.where(there.reshape(*there.shape, *[1] * (x.dim() - 2)), x, 0.0)
+
+
 def _places(
-    batch: int, tokens: int, cu_seqlens: Tensor | None, device: torch.device
+    batch: int, tokens: int, bounds: Bounds | None, device: torch.device
 ) -> tuple[Tensor, Tensor, Sequence[int], Sequence[int]]:
     """For each token its sequence and its place in it; the start and length of each sequence."""
-    if cu_seqlens is None:
+    if bounds is None:
         row = torch.arange(batch, device=device)[:, None].expand(-1, tokens)
         place = torch.arange(tokens, device=device).expand(batch, -1)
         return row, place, [n * tokens for n in range(batch)], [tokens] * batch
-    bounds = cu_seqlens.to(device=device, dtype=torch.int64)
-    lengths = bounds.diff()
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)[None]
-    place = torch.arange(tokens, device=device)[None] - bounds[:-1][row]
-    return row, place, bounds[:-1].tolist(), lengths.tolist()
+    starts, lengths = bounds.tensor[:-1], bounds.tensor.diff()
+    count = torch.arange(len(bounds), device=device)
+    row = count.repeat_interleave(lengths, output_size=tokens)[None]
+    place = torch.arange(tokens, device=device)[None] - starts[row]
+    return row, place, bounds.ends[:-1], bounds.lengths
 
 
 def _moved(x: Tensor, tail: Tensor, row: Tensor, place: Tensor, age: int, width: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from miras_dsl.check import read
-from miras_dsl.codegen import differentiate, memory_text, pipeline
+from miras_dsl.codegen import differentiate, pipeline
 from miras_dsl.codegen.chunk import ChunkForm
 from miras_dsl.codegen.update import UpdateRule
 from miras_dsl.ir import Node, Program, postorder
@@ -97,6 +97,17 @@ memory Pairs(dk, dv, n = 2) {
   bias         l2
   retention    l2(alpha)
   algorithm    gd(eta), pairs(n), exact
+  order        decay, predict, write, read
+  gates        { alpha = 0.5 + 0.5 * sigmoid(linear(x))   eta[n] = sigmoid(linear(x)) }
+}
+""",
+    "pairs, reset": """
+memory PairsReset(dk, dv, n = 2) {
+  tokens       { query[dk]  key[n, dk]  value[n, dv] }
+  architecture W: matrix[value, key]
+  bias         l2
+  retention    l2(alpha)
+  algorithm    gd(eta), pairs(n), exact, reset(5)
   order        decay, predict, write, read
   gates        { alpha = 0.5 + 0.5 * sigmoid(linear(x))   eta[n] = sigmoid(linear(x)) }
 }
@@ -195,12 +206,12 @@ def in_program(patch: Patch, change: Callable[[Program], Program]) -> None:
 
 def in_reverse(patch: Patch, change: Callable[[Program], Program]) -> None:
     """Change the derived reverse mode."""
-    made = memory_text.adjoint
+    made = pipeline.adjoint
 
     def changed(program: Program, constant: frozenset[str]) -> Program:
         return change(made(program, constant))
 
-    patch.setattr(memory_text, "adjoint", changed)
+    patch.setattr(pipeline, "adjoint", changed)
 
 
 def nodes(kind: type[N], change: Callable[[N], Node]) -> Callable[[Program], Program]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime import chunked, stepwise, tiles, walk
+from miras_dsl.runtime import chunked, feeds, stepwise, tiles, walk
 from miras_dsl.runtime.chunked import Prepared
 from miras_dsl.runtime.layout import Layout
 from miras_dsl.runtime.walk import Walked
@@ -31,7 +31,7 @@ def _(patch: Patch) -> None:
         found = made(*arguments)
         if found.index is None or found.sequences == found.batch:
             return found
-        starts = found.lengths.cumsum(0)[:-1]
+        starts = torch.tensor(found.lengths).cumsum(0)[:-1]
         first = torch.isin(found.index, starts) & (found.index > 0)
         return replace(found, index=torch.where(first, found.index - 1, found.index))
 
@@ -44,9 +44,8 @@ def _(patch: Patch) -> None:
 
     def mixed(*arguments: Any) -> Prepared:
         found = made(*arguments)
-        heads = found.layout.heads
-        found.state = {n: x.roll(heads, 0) for n, x in found.state.items()}
-        return found
+        heads = found.call.heads
+        return replace(found, states={n: x.roll(heads, 0) for n, x in found.states.items()})
 
     patch.setattr(chunked, "prepare", mixed)
 
@@ -65,28 +64,22 @@ def _(patch: Patch) -> None:
 
 @fault("scaled", "constants per position are off by one place")
 def _(patch: Patch) -> None:
-    made = Layout.by_position
-    patch.setattr(Layout, "by_position", lambda self, x, *rest: made(self, x.roll(1, 1), *rest))
+    made = feeds._standing
+    patch.setattr(feeds, "_standing", lambda call: (made(call) + 1) % call.memory.block)
 
 
 @fault("network", "the place in a block is forgotten between calls")
 def _(patch: Patch) -> None:
-    made = Prepared.finish
-    patch.setattr(
-        Prepared,
-        "finish",
-        lambda self, new, old: {**made(self, new, old), "position": old["position"]},
-    )
+    patch.setattr(chunked, "position_after", lambda call: {})
 
 
 @fault("network", "a call that begins inside a block is laid out from its start")
 def _(patch: Patch) -> None:
     made = chunked.chunk_layout
 
-    def aligned(
-        batch: int, tokens: int, heads: int, chunk: int, offsets: Any, *rest: Any
-    ) -> Layout:
-        return made(batch, tokens, heads, chunk, None, *rest)
+    def aligned(*arguments: Any) -> Layout:
+        *given, lengths, _, device = arguments
+        return made(*given, lengths, (0,) * len(lengths), device)
 
     patch.setattr(chunked, "chunk_layout", aligned)
 
@@ -171,16 +164,17 @@ def _(patch: Patch) -> None:
 
 @fault("pairs", "the decay acts on every step of a token")
 def _(patch: Patch) -> None:
-    made = chunked.micro_steps
+    made = feeds.micro_steps
     patch.setattr(
-        chunked, "micro_steps", lambda memory, *rest: made(replace(memory, once=()), *rest)
+        feeds, "micro_steps", lambda memory, *rest: made(replace(memory, once=()), *rest)
     )
 
 
 @fault("pairs", "the answer is taken after the first of a token's steps")
 def _(patch: Patch) -> None:
     def early(self: Prepared, y: Tensor) -> Tensor:
-        return self.layout.gather_back(y)[:, :: self.memory.micro].to(self.out)
+        call = self.call
+        return self.ground.layout.gather_back(y)[:, :: call.memory.micro].to(call.out)
 
     patch.setattr(Prepared, "answer", early)
 
@@ -259,8 +253,8 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     made = stepwise.run_stepwise
 
-    def forgetful(memory: Any, feeds: Any, state: Any, *rest: Any) -> Any:
-        y, _ = made(memory, feeds, state, *rest)
-        return y, dict(state)
+    def forgetful(call: Any) -> Any:
+        y, _ = made(call)
+        return y, dict(call.state)
 
     patch.setattr(stepwise, "run_stepwise", forgetful)

@@ -75,6 +75,25 @@ SPECS: dict[str, str] = {
         algorithm="{ W = alpha * keep(W) - eta * grad }, exact",
         gates=f"{ETA}   alpha = tanh(linear(x))",
     ),
+    "a decay that may change the sign": memory(
+        retention="decay alpha", order=DECAY_FIRST, gates=f"{ETA}   alpha = tanh(linear(x))"
+    ),
+    "a decay that may change the sign, among steps": memory(
+        retention="decay alpha",
+        order=DECAY_FIRST,
+        algorithm="gd(eta), steps(2), exact",
+        gates=f"{ETA}   alpha = tanh(linear(x))",
+    ),
+    "a constant decay below zero": memory(
+        retention="decay -0.5", order=DECAY_FIRST
+    ),
+    "a decay per row that may change the sign": memory(
+        retention="decay alpha",
+        order="predict, decay, write, read",
+        gates="eta = sigmoid(linear(x)) / 16   alpha[row] = tanh(linear(x))",
+        algorithm="gd(eta), anchored(8)",
+        **DEEP,
+    ),
     "a negative coupling": memory(
         algorithm="{ carry S   S = 0.9 * S - grad   W = keep(W) + eta * S }, exact",
         gates="eta = 0.3 * tanh(linear(x))",
@@ -143,6 +162,7 @@ FAMILIES = {
     "divided by a size": "affine",
     "a negative momentum": "token by token",
     "a negative decay in a rule": "token by token",
+    "a decay that may change the sign": "token by token",
     "a decay that is a number times a gate": "affine",
 }
 

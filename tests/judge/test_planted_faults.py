@@ -32,10 +32,10 @@ def spec_named(name: str) -> MemorySpec:
 def certified(memory: str) -> Certificate:
     """A memory compiled afresh, with whatever is patched, and judged."""
     spec = spec_named(memory)
-    rule, module = build._compiled.__wrapped__(spec)
+    made, module = build.compiled.__wrapped__(spec)
     return certify(
         spec,
-        lambda sizes: build.bound(rule, spec, module, sizes),
+        lambda sizes: build.bound(made.rule, spec, module, sizes),
         dtype=torch.float64,
         cases=cases(spec),
     )

@@ -86,6 +86,16 @@ memory Reset(dk, dv) {                       # empty again after every five toke
   gates        { alpha[key] = sigmoid(linear(x)) }
 }
 """
+TWICE = """
+memory Twice(dk, dv) {                       # two steps a token, and empty again after five tokens
+  architecture W: matrix[value, key]
+  bias         l2
+  retention    l2(alpha)
+  algorithm    gd(eta), steps(2), exact, reset(5)
+  order        decay, predict, write, read
+  gates        { alpha = sigmoid(linear(x))   eta = sigmoid(linear(x)) }
+}
+"""
 EARLY = """
 memory Early(dk, dv) {                       # two steps a token, and the answer before them
   architecture W: matrix[value, key]
@@ -99,5 +109,5 @@ memory Early(dk, dv) {                       # two steps a token, and the answer
 EXTRA = {
     "huber": HUBER, "simplex": SIMPLEX, "sweeps": SWEEPS,
     "bounded": BOUNDED, "pairs": PAIRS, "scaled": SCALED,
-    "window": WINDOW, "reset": RESET, "early": EARLY,
+    "window": WINDOW, "reset": RESET, "twice": TWICE, "early": EARLY,
 }

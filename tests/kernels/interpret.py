@@ -13,9 +13,10 @@ from importlib.resources import files
 import torch
 
 from miras_dsl.check import read
-from miras_dsl.codegen.recurrent_text import recurrent_module
+from miras_dsl.codegen import pipeline
+from miras_dsl.codegen.recurrent_text import recurrent_text
 from miras_dsl.codegen.update import UpdateRule
-from miras_dsl.runtime import kernels
+from miras_dsl.runtime import build, kernels, launch
 from miras_dsl.runtime.cases import Case
 from miras_dsl.runtime.certificate import certify
 from miras_dsl.runtime.interpreter import interpreting
@@ -43,12 +44,12 @@ def plant(old: str, new: str) -> None:
     """Generate kernels with a mistake from now on."""
 
     def mistaken(rule: UpdateRule) -> str:
-        text = recurrent_module(rule)
+        text = recurrent_text(rule)
         assert old in text, f"nothing to break: {old!r}"
         return text.replace(old, new)
 
-    kernels.recurrent_module = mistaken
-    kernels._loaded.cache_clear()
+    pipeline.recurrent_text = mistaken
+    build.compiled.cache_clear()
 
 
 def judge(spec: MemorySpec, values: int | None, cases: tuple[Case, ...], fault: int | None) -> None:
@@ -66,12 +67,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("memory")
     parser.add_argument("--values", type=int, default=None)
+    parser.add_argument("--past", type=int, default=launch.PAST)
     parser.add_argument("--fault", nargs=2, action="append", default=[])
     arguments = parser.parse_args()
     assert interpreting(), "set TRITON_INTERPRET=1"
     # What torch.empty gives is NaN, so that what a kernel fails to write is seen.
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan().all()
+    launch.PAST = arguments.past
     spec = memory_named(arguments.memory)
     if not arguments.fault:
         judge(spec, arguments.values, CASES, None)

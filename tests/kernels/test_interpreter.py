@@ -49,6 +49,13 @@ def test_every_quantity_agrees_with_the_oracle(name: str) -> None:
     assert any(n.startswith("d state ") for n in whole)
 
 
+@pytest.mark.slow
+def test_sequences_may_take_turns_in_the_backward_pass() -> None:
+    """With programs that share the values out, whose shares of a gradient are summed."""
+    rows = judged("pairs", "--values", "8", "--past", "1")
+    assert [r for r in rows if r["verdict"] != "green"] == []
+
+
 FAULTS = {
     "a gradient is not written": ("tl.store(d_key_ptr", "tl.store(d_query_ptr"),
     "checkpoints come one token late": ("if t % SEGMENT == 0:", "if t % SEGMENT == 1:"),

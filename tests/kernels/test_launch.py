@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miras_dsl.codegen.recurrent_text import recurrent_module
+from miras_dsl.runtime import launch, recurrent
+from miras_dsl.runtime.feeds import Call, checked
 from miras_dsl.runtime.interpreter import interpreting
-from miras_dsl.runtime.kernels import kernels_of
-from miras_dsl.runtime.launch import launch_of
-from miras_dsl.runtime.recurrent import recurrent
+from miras_dsl.runtime.kernels import kernels_of, tables
+from miras_dsl.runtime.launch import PAST, Launch, Recurrence, launch_of, scratch_bytes
+from tests.kernels.interpret import memory_named
 from tests.kernels.test_text import rule_of
 
 
@@ -33,33 +35,88 @@ def test_checkpoints_of_packed_sequences_do_not_meet(lengths: list[int], segment
 @pytest.mark.parametrize("size", [1, 5, 64, 100, 128, 256])
 def test_a_program_holds_no_more_than_its_registers(size: int) -> None:
     kernels = kernels_of(rule_of("gla"))
-    launch = launch_of(kernels, {"value": size, "key": size}, 1000)
-    held = launch.tile["value"] * launch.tile["key"]
-    assert launch.tile["key"] >= size and launch.tile["value"] * launch.blocks >= size
-    assert all(t & (t - 1) == 0 for t in launch.tile.values())
-    assert held <= 4096 and 1 <= launch.warps <= 16
-    assert launch.segment**2 >= 1000
+    made = launch_of(kernels, {"value": size, "key": size}, 1000)
+    held = made.tile["value"] * made.tile["key"]
+    assert made.tile["key"] >= size and made.tile["value"] * made.blocks >= size
+    assert all(t & (t - 1) == 0 for t in made.tile.values())
+    assert held <= 4096 and 1 <= made.warps <= 16
+    assert made.segment**2 >= 1000
 
 
 def test_a_coupled_rule_is_held_whole() -> None:
     kernels = kernels_of(rule_of("huber"))
-    launch = launch_of(kernels, {"value": 100, "key": 60}, 10)
-    assert (launch.tile, launch.blocks) == ({"value": 128, "key": 64}, 1)
+    made = launch_of(kernels, {"value": 100, "key": 60}, 10)
+    assert (made.tile, made.blocks) == ({"value": 128, "key": 64}, 1)
+
+
+def call_of(name: str) -> tuple[Call, Recurrence]:
+    """Two tokens of zeros for a shipped memory with one matrix, and its kernels."""
+    _, memory, kernels = tables(memory_named(name))
+    feeds = {f.name: torch.zeros(1, 2, 1, *[4] * len(f.axes)) for f in memory.feeds}
+    return checked(memory, feeds, {"W": torch.zeros(1, 1, 4, 4)}, None), kernels
 
 
 def test_tensors_on_a_cpu_are_refused_with_a_way_out() -> None:
     assert not interpreting()
-    kernels = kernels_of(rule_of("deltanet"))
-    x = torch.zeros(1, 2, 1, 4)
-    inputs = {"query": x, "key": x, "value": x, "eta": x[..., 0]}
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET=1"):
-        recurrent(kernels, inputs, {"W": torch.zeros(1, 1, 4, 4)})
+        recurrent.recurrent(*call_of("deltanet"))
 
 
-def test_sizes_that_disagree_are_named() -> None:
-    rule = rule_of("deltanet")
-    assert "DeltaNet" in recurrent_module(rule)
-    x = torch.zeros(1, 2, 1, 4)
-    inputs = {"query": x, "key": x[..., :3], "value": x, "eta": x[..., 0]}
-    with pytest.raises(ValueError, match="DeltaNet: key has 3 along key, others 4"):
-        recurrent(kernels_of(rule), inputs, {"W": torch.zeros(1, 1, 4, 4)})
+def test_kernels_take_single_precision_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, _ = call_of("deltanet")
+    gpu = replace(cpu, device=torch.device("cuda"))
+    assert recurrent.wanted(gpu)
+    assert not recurrent.wanted(cpu)
+    assert not recurrent.wanted(replace(gpu, dtype=torch.float64))
+    monkeypatch.setenv("MIRAS_KERNELS", "off")
+    assert not recurrent.wanted(gpu)
+
+
+@pytest.mark.parametrize("where", ["a feed", "the state"])
+def test_one_tensor_in_double_precision_is_enough(where: str) -> None:
+    call, _ = call_of("deltanet")
+    feeds, state = dict(call.feeds), dict(call.state)
+    some = feeds if where == "a feed" else state
+    some[max(some)] = some[max(some)].double()
+    assert checked(call.memory, feeds, state, None).dtype == torch.float64
+
+
+GIB = 1 << 30
+STEPS, HEADS = 32768, 16
+INPUTS = 8 * 4 * STEPS * HEADS * 128
+"""Query, key, value, answer and their gradients in float32: 2 GiB."""
+
+
+@pytest.mark.parametrize("sequences", [1, 8, 64, 512, 4096])
+@pytest.mark.parametrize("name", ["gated_deltanet", "rwkv7"])
+def test_scratch_of_packed_sequences_stays_below_a_budget(name: str, sequences: int) -> None:
+    """At most twice what goes in and comes out; 3.5 GiB for 512 sequences of 64 tokens."""
+    made = launched(name, STEPS // sequences, sequences)
+    scratch = scratch_bytes(kernels_of(rule_of(name)), made, HEADS, STEPS, sequences)
+    # The first and the last state of each sequence, and their gradients.
+    states = 4 * 4 * sequences * HEADS * 128 * 128
+    assert scratch <= 2 * (INPUTS + states)
+    if sequences == 512:
+        assert scratch <= 3.5 * GIB
+
+
+def launched(name: str, longest: int, sequences: int) -> Launch:
+    """A launch for heads of 128 by 128."""
+    sizes = {"value": 128, "key": 128}
+    return launch_of(kernels_of(rule_of(name)), sizes, longest, HEADS, sequences)
+
+
+def test_sequences_that_do_not_fit_the_scratch_take_turns() -> None:
+    # A state of 16 heads is 1 MiB.
+    assert launched("gated_deltanet", 64, 512).group == (PAST >> 20) // 16
+    assert launched("gated_deltanet", 64, 3).group == 3
+    # Where few would run at once segments are shorter, and more sequences fit.
+    many, few = launched("gated_deltanet", 32768, 8), launched("gated_deltanet", 32768, 1)
+    assert (few.segment, few.group) == (256, 1)
+    assert (many.segment, many.group) == (128, 8)
+
+
+def test_a_sequence_that_does_not_fit_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "PAST", 1)
+    made = launched("gated_deltanet", 32768, 512)
+    assert (made.segment, made.group) == (16, 1)

@@ -16,6 +16,7 @@ from miras_dsl.check import read
 from miras_dsl.codegen.pipeline import CompiledMemory, compile_file
 from miras_dsl.runtime import cache, chunked, tiles
 from miras_dsl.runtime.chunked import Memory, Part, Walk
+from miras_dsl.runtime.feeds import checked
 from miras_dsl.runtime.stepwise import run_stepwise
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
@@ -172,4 +173,4 @@ def test_a_chunk_is_not_done_token_by_token(name: str) -> None:
     one = memory.chunk // memory.micro
     two, three, four = (cost(chunked.run, n * one) for n in (2, 3, 4))
     assert 0 < three - two == four - three
-    assert 4 * (four - three) < cost(run_stepwise, one)
+    assert 4 * (four - three) < cost(lambda *given: run_stepwise(checked(*given)), one)

@@ -23,7 +23,7 @@ def {name}_step(*, query, key, value, log_alpha, eta, skip, state, cu_seqlens=No
 def {name}_memory(*, query, key, value, log_alpha, eta, skip, state, cu_seqlens=None):
     """Every token of every sequence, one after the other."""
     if cu_seqlens is not None:
-        ends = cu_seqlens.tolist()
+        ends = cu_seqlens.ends
         answers, kept = [], []
         for n, (first, end) in enumerate(zip(ends, ends[1:])):
             row = {{name: S[n : n + 1] for name, S in state.items()}}

@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-import warnings
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -104,6 +104,22 @@ def test_a_module_that_fails_is_not_kept():
             cache.import_module(path)
 
 
+def test_threads_wait_until_a_module_has_run():
+    """Eight threads ask for a module that takes a while to run; each gets all of it."""
+    path = cache.put("import time\ntime.sleep(0.3)\n" + text("threads"))
+    together = threading.Barrier(8)
+
+    def ask(_: int) -> tuple[object, object]:
+        together.wait()
+        module = cache.import_module(path)
+        return module, getattr(module, "MARK", "half-made")
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(8)))
+    assert {mark for _, mark in found} == {"threads"}
+    assert len({id(module) for module, _ in found}) == 1
+
+
 def test_what_the_dead_left_is_swept(own_cache):
     cache.put(text("one"))
     old, new = own_cache / f"{cache.ASIDE}old", own_cache / f"{cache.ASIDE}new"
@@ -127,40 +143,43 @@ def test_no_room_gets_a_sentence(own_cache, monkeypatch):
 
 
 RACER = """
-import sys, pathlib
+import os, pathlib, signal, sys, time
 from miras_dsl.runtime import cache
-go = pathlib.Path(sys.argv[1])
+ready, go, victim = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:] == ["victim"]
+texts = [f"X = {n}\\n" + "# padding\\n" * 3000 for n in range(20)]
+ready.touch()
 while not go.exists():
-    pass
-for n in range(20):
-    path = cache.put(f"X = {n}\\n" + "# padding\\n" * 3000)
-    assert cache.verified(path).startswith(f"X = {n}\\n")
+    time.sleep(0.001)
+if victim:
+    os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    cache._publish(cache.root(), cache.root() / cache.digest(texts[0]), texts[0])
+for text in texts:
+    assert cache.verified(cache.put(text)) == text
 """
 
 
 @pytest.mark.slow
 def test_thirty_two_race_and_one_is_killed(tmp_path, own_cache):
-    """One empty cache, 32 writers of the same twenty entries, a SIGKILL in the middle."""
-    go = tmp_path / "go"
+    """One empty cache, 32 writers of the same twenty entries; one dies between write and rename."""
+    go, ready = tmp_path / "go", tmp_path / "ready"
+    ready.mkdir()
     # No torch in these processes: the cache needs none, and 32 of them would.
     runners = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", RACER, str(go)], stderr=subprocess.PIPE
+            [sys.executable, "-W", "error", "-c", RACER, str(ready / str(n)), str(go), *extra],
+            stderr=subprocess.PIPE,
         )
-        for _ in range(32)
+        for n in range(32)
+        for extra in [["victim"] if n == 0 else []]
     ]
-    time.sleep(1.0)
+    deadline = time.monotonic() + 120
+    while len(list(ready.iterdir())) < 32 and time.monotonic() < deadline:
+        time.sleep(0.01)
     go.touch()
-    deadline = time.monotonic() + 60
-    while not list(own_cache.glob("*")) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    runners[0].send_signal(signal.SIGKILL)
     errors = [runner.communicate()[1].decode() for runner in runners]
-    assert [r.returncode for r in runners[1:]] == [0] * 31, errors
+    assert [r.returncode for r in runners] == [-signal.SIGKILL, *[0] * 31], errors
+    left = [p for p in own_cache.iterdir() if p.name.startswith(cache.ASIDE)]
+    assert len(left) == 1, "what the killed one had built, and nothing of the others"
     entries = [p for p in own_cache.iterdir() if not p.name.startswith((cache.ASIDE, "repair"))]
     assert len(entries) == 20
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for n in range(20):
-            cache.put(f"X = {n}\n" + "# padding\n" * 3000)
-    assert all(cache.verified(Path(e) / cache.FILE) for e in entries)
+    assert all(cache.verified(entry / cache.FILE) for entry in entries)

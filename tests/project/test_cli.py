@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from miras_dsl.cli import app
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = """
 memory Delta(d) {
   architecture W: matrix[value, key]
@@ -141,6 +145,33 @@ def test_compile_writes_what_it_prints(miras, tmp_path):
     assert json.loads(miras("compile", "good.mem", "--json").stdout)["text"] == printed.stdout
 
 
+ALONE = """
+import sys
+
+sys.modules["triton"] = None
+import good
+import pytest
+import torch
+
+y, _ = good.Delta(width=8, heads=2)(torch.randn(1, 5, 8))
+assert y.shape == (1, 5, 8)
+with pytest.raises(RuntimeError, match="Triton is not installed here.*MIRAS_KERNELS=off"):
+    good.delta_kernels.forward[1, 1]()
+"""
+
+
+def test_compile_writes_kernels_that_need_no_triton(miras, tmp_path):
+    """Where Triton cannot be imported the module still can, and runs in its chunk form."""
+    assert miras("compile", "good.mem", "-o", "good.py").exit_code == 0
+    assert "@triton.jit" in (tmp_path / "good.py").read_text()
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": path}
+    run = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
 def test_compile_into_nowhere_gets_a_sentence(miras):
     shown = miras("compile", "good.mem", "-o", "no/such/folder/good.py")
     assert shown.exit_code == 3
@@ -192,11 +223,101 @@ def test_train_from_text_to_picture(miras, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("content", "sentence"), [(None, "no text file"), ("", "is empty")])
+def test_a_resumed_run_finds_its_text(miras, tmp_path):
+    """Without --text it reads the file that it began with, and says what became of it."""
+    text = tmp_path / "text.txt"
+    text.write_text("the memory remembers what the memory was told\n" * 400)
+    small = ["--width", 32, "--layers", 1, "--batch", 4, "--length", 64, "--steps", 2]
+    assert miras("train", "good.mem", "--text", text, *small).exit_code == 0
+    again = miras("train", "good.mem", "--resume")
+    assert again.exit_code == 0, again.output
+    assert str(text) in again.output
+
+    text.write_text("something else entirely\n" * 400)
+    changed = miras("train", "good.mem", "--resume")
+    assert changed.exit_code == 3
+    assert f"{text}, which has changed since; give the same text (--text)" in changed.output
+    text.unlink()
+    gone = miras("train", "good.mem", "--resume")
+    assert gone.exit_code == 3
+    assert f"no text file at {text}; name one with --text" in gone.output
+
+
+BAD_TEXTS = {
+    "missing": (None, "there is no text file at text.txt; name one"),
+    "empty": (b"", "is empty; training needs 4096 bytes or more: name a longer one"),
+    "ten bytes": (b"ten bytes.", "has 10 bytes; training needs 4096 bytes or more: name a longer"),
+    "binary": (b"\x7fELF" + bytes(9000), "is no text (byte 4 is zero); name a text file"),
+    "one window": (b"a b " * 1100, "the held-out part of the text has 220 bytes and a window nee"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("content", "sentence"), BAD_TEXTS.values(), ids=BAD_TEXTS)
 def test_train_on_a_bad_text_gets_a_sentence(miras, tmp_path, content, sentence):
+    """Status 3, what is wrong and what to do; no folder is made."""
     if content is not None:
-        (tmp_path / "text.txt").write_text(content)
+        (tmp_path / "text.txt").write_bytes(content)
     shown = miras("train", "good.mem", "--text", "text.txt", "--steps", 2)
     assert shown.exit_code == 3
     assert sentence in shown.output
+    assert "--text" in shown.output
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_train_on_a_directory_gets_a_sentence(miras, tmp_path):
+    shown = miras("train", "good.mem", "--text", tmp_path, "--steps", 2)
+    assert shown.exit_code == 3
+    assert "is a directory; name one text file with --text" in shown.output
+
+
+@pytest.mark.slow
+def test_train_into_a_folder_that_cannot_be_used(miras, tmp_path, monkeypatch):
+    """It cannot be made, or nothing can be written to it, or it holds no run to go on with."""
+    (tmp_path / "file").touch()
+    words = ["train", "good.mem", "--steps", 2, "--length", 64, "--width", 32]
+    shown = miras(*words, "-o", "file/run")
+    assert shown.exit_code == 3
+    assert "the folder file/run cannot be made: Not a directory; choose another" in shown.output
+
+    shown = miras(*words, "-o", "empty", "--resume")
+    assert shown.exit_code == 3
+    assert "no checkpoint at empty/checkpoint.safetensors; start without --resume" in shown.output
+
+    def denied(*_args, **_options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    # Not by permissions of a real folder: root may write to it all the same.
+    monkeypatch.setattr("miras_dsl.runtime.checkpoint.save_file", denied)
+    shown = miras(*words, "-o", "locked")
+    assert shown.exit_code == 3
+    assert "Permission denied; make room, or choose another folder (--out)" in shown.output
+
+
+@pytest.mark.parametrize("command", ["check", "compile", "explain", "train"])
+def test_ctrl_c_has_status_130(miras, tmp_path, monkeypatch, command):
+    """One sentence, no traceback, and nothing is left."""
+
+    def interrupted(_spec):
+        raise KeyboardInterrupt
+
+    before = files(tmp_path)
+    monkeypatch.setattr("miras_dsl.parse", interrupted)
+    monkeypatch.setattr("miras_dsl.compile", interrupted)
+    shown = miras(command, "good.mem", *(["-o", "out"] if command != "explain" else []))
+    assert shown.exit_code == 130
+    assert shown.stderr == "stopped before the end; start again when you like\n"
+    assert files(tmp_path) == before
+
+
+def test_ctrl_c_while_a_file_is_written(miras, tmp_path, monkeypatch):
+    """The file is not there, nor what was written of it."""
+
+    def interrupted(_source, _target):
+        raise KeyboardInterrupt
+
+    before = files(tmp_path)
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert miras("compile", "good.mem", "-o", "good.py").exit_code == 130
+    assert files(tmp_path) == before

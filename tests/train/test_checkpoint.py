@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 
@@ -10,9 +11,11 @@ import torch
 
 from miras_dsl.runtime import checkpoint
 from miras_dsl.runtime.checkpoint import CheckpointError, Origin
+from miras_dsl.runtime.data import Text
 from tests.train.tiny import Tiny, tiny
 
-ORIGIN = Origin("aa", "memory A {\n  bias l2\n}", {"seed": 0, "steps": 5})
+READ = Text("book.txt", "ab12", "/books/book.txt")
+ORIGIN = Origin("aa", "memory A {\n  bias l2\n}", {"seed": 0, "steps": 5}, READ)
 
 
 def trained(seed: int = 0) -> tuple[Tiny, torch.optim.AdamW]:
@@ -78,7 +81,7 @@ def test_a_kill_before_the_rename_leaves_the_last_one(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(path, model, optimiser, 4, ORIGIN)
-    assert checkpoint.facts(path)["step"] == 3
+    assert checkpoint.facts(path).step == 3
 
 
 def test_another_spec_is_shown_as_a_difference(tmp_path):
@@ -86,7 +89,8 @@ def test_another_spec_is_shown_as_a_difference(tmp_path):
     path = tmp_path / checkpoint.NAME
     model, optimiser = trained()
     checkpoint.save(path, model, optimiser, 3, ORIGIN)
-    changed = Origin("bb", ORIGIN.spec.replace("l2", "huber(1)"), ORIGIN.config)
+    spec = ORIGIN.spec.replace("l2", "huber(1)")
+    changed = dataclasses.replace(ORIGIN, digest="bb", spec=spec)
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load(path, model, optimiser, changed)
     assert "-  bias l2" in str(caught.value)
@@ -98,7 +102,36 @@ def test_other_settings_are_named(tmp_path):
     model, optimiser = trained()
     checkpoint.save(path, model, optimiser, 3, ORIGIN)
     with pytest.raises(CheckpointError, match="seed: 0 then, 1 now"):
-        checkpoint.load(path, model, optimiser, Origin("aa", ORIGIN.spec, {"seed": 1, "steps": 5}))
+        checkpoint.load(
+            path, model, optimiser, dataclasses.replace(ORIGIN, config={"seed": 1, "steps": 5})
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (Text("other.txt", "cd34", "/books/other.txt"), "book.txt, not on /books/other.txt; give"),
+        (Text("book.txt", "cd34", READ.file), "book.txt, which has changed since; give the same"),
+        (Text("the library", "cd34"), "/books/book.txt, not on the library; give the same text"),
+    ],
+)
+def test_another_text_is_named(tmp_path, given, said):
+    """By its path, not by two hashes."""
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.load(path, model, optimiser, dataclasses.replace(ORIGIN, text=given))
+
+
+def test_a_text_may_move(tmp_path):
+    """What it says decides, not where it lies."""
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+    moved = dataclasses.replace(ORIGIN, text=Text("moved.txt", READ.sha256, "/moved.txt"))
+    assert checkpoint.load(path, model, optimiser, moved) == 3
+    assert checkpoint.facts(path).origin == ORIGIN
 
 
 def test_another_width_is_named(tmp_path):
@@ -120,5 +153,5 @@ def test_something_else_is_refused(tmp_path, content):
 
 
 def test_a_missing_one_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no checkpoint at"):
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint at .* without --resume"):
         checkpoint.facts(tmp_path / "nothing.safetensors")

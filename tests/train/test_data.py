@@ -14,8 +14,9 @@ from miras_dsl.runtime import data
 def test_the_standard_library_is_enough_text():
     """Megabytes, a twentieth held out, the same hash every time."""
     first, again = data.standard_library(), data.standard_library()
-    assert first.sha256 == again.sha256
-    assert "Python" in first.name
+    assert first.text == again.text
+    assert "Python" in first.text.name
+    assert first.text.file is None
     assert len(first.train) > 2_000_000
     assert 0.01 < len(first.held_out) / len(first.train) < 0.15
 
@@ -39,24 +40,72 @@ def test_held_out_windows_span_the_part():
 
 
 def test_the_bigram_is_the_one_counted_by_hand():
-    """Text `abab…`: after a comes b every time; add-one smoothing is exact arithmetic."""
+    """Text `abab…`: after a comes b every time; what is left goes to single bytes, then to all."""
     text = np.frombuffer(b"ab" * 50, np.uint8)
     x, y = data.held_out(text, 1, 2)
-    ab, ba = (50 + 1) / (50 + 256), (49 + 1) / (49 + 256)
+    single = (50 + 2 / 256) / (100 + 2)
+    ab, ba = (50 + single) / (50 + 1), (49 + single) / (49 + 1)
     assert data.bigram_bits(text, x, y) == pytest.approx(-(math.log2(ab) + math.log2(ba)) / 2)
+
+
+def test_a_byte_never_seen_is_no_surprise_without_end():
+    """Neither the byte nor the one before it was counted: the single bytes' rest, over all."""
+    text = np.frombuffer(b"ab" * 50, np.uint8)
+    x, y = torch.tensor([[ord("z")]]), torch.tensor([[ord("y")]])
+    assert data.bigram_bits(text, x, y) == pytest.approx(-math.log2(2 / 256 / (100 + 2)))
+
+
+def add_one(counts: np.ndarray) -> np.ndarray:
+    """Bits of each choice when every count is one more than it is."""
+    return -np.log2((counts + 1) / (counts + 1).sum(-1, keepdims=True))
+
+
+def baselines(text: np.ndarray, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float, float]:
+    """The bigram, single bytes by add-one, pairs by add-one."""
+    single = np.bincount(text, minlength=256)
+    pairs = np.bincount(text[:-1].astype(np.int64) * 256 + text[1:], minlength=256 * 256)
+    plain = add_one(pairs.reshape(256, 256))[x, y].mean()
+    return data.bigram_bits(text, x, y), add_one(single)[y].mean(), plain
+
+
+@pytest.mark.parametrize("size", [3_000, 10_000, 100_000, 4_000_000])
+def test_the_bigram_is_a_fair_baseline_on_any_amount_of_text(size):
+    """Below the single bytes and below add-one always; beside add-one on much text."""
+    library = data.standard_library()
+    middle = len(library.train) // 2
+    x, y = data.held_out(library.held_out, 64, 128)
+    found, single, plain = baselines(library.train[middle : middle + size], x, y)
+    assert found < single
+    assert found < plain
+    if size >= 4_000_000:
+        assert found == pytest.approx(plain, rel=0.01)
+
+
+def test_on_a_page_add_one_would_be_an_easy_rival(root):
+    """Most pairs of a page were seen once or never; that is no reason to call them unlikely."""
+    page = data.text_file(root / "miras_dsl" / "LANGUAGE.md")
+    found, single, plain = baselines(page.train, *data.held_out(page.held_out, 64, 32))
+    assert found < single < plain
+    assert found < plain - 0.5
 
 
 def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_bytes(bytes(range(256)) * 40)
+    path.write_bytes(bytes(range(1, 256)) * 40)
     corpus = data.text_file(path)
-    assert len(corpus.train) + len(corpus.held_out) == 256 * 40
-    assert len(corpus.held_out) == 256 * 40 // 20
+    assert len(corpus.train) + len(corpus.held_out) == 255 * 40
+    assert len(corpus.held_out) == 255 * 40 // 20
+    assert corpus.text.file == str(path)
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"", "is empty"), (b"short", "has 5 bytes"), (None, "no text file at")],
+    [
+        (b"", "is empty; training needs 4096 bytes"),
+        (b"ten bytes.", "has 10 bytes; training needs 4096 bytes"),
+        (b"\x89PNG\r\n\x1a\n\0\0" + bytes(5000), r"is no text \(byte 8 is zero\)"),
+        (None, "no text file at"),
+    ],
 )
 def test_bad_files_get_a_sentence(tmp_path, content, sentence):
     path = tmp_path / "text.txt"
@@ -65,13 +114,19 @@ def test_bad_files_get_a_sentence(tmp_path, content, sentence):
     with pytest.raises(data.TextError, match=sentence) as caught:
         data.text_file(path)
     assert str(path) in str(caught.value)
+    assert "with --text" in str(caught.value)
 
 
 def test_a_directory_gets_a_sentence(tmp_path):
-    with pytest.raises(data.TextError, match="is a directory"):
+    with pytest.raises(data.TextError, match="is a directory; name one text file with --text"):
         data.text_file(tmp_path)
 
 
 def test_a_window_longer_than_the_text_gets_a_sentence():
-    with pytest.raises(data.TextError, match="a window needs 101"):
-        data.batch(np.zeros(50, np.uint8), 1, 100, 0, 0)
+    short = np.zeros(50, np.uint8)
+    with pytest.raises(data.TextError, match="the training part of the text has 50 bytes"):
+        data.batch(short, 1, 100, 0, 0)
+    with pytest.raises(
+        data.TextError, match=r"the held-out part .* a window needs 101; .*--length"
+    ):
+        data.held_out(short, 1, 100)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from miras_dsl.runtime import recall
 from miras_dsl.runtime.recall import IGNORED, Recall, accuracy, generate, learn, memory_off
 from tests.train.tiny import Mixer, Tiny
 
@@ -91,6 +92,25 @@ def test_one_who_looks_it_up_scores_everything():
 def test_switching_nothing_off_is_refused():
     with pytest.raises(ValueError, match="holds no Mixer"), memory_off(nn.Linear(2, 2), (Mixer,)):
         pass
+
+
+def test_what_stops_learning_is_not_what_scores_it(monkeypatch):
+    """A score on sequences that decided when to stop would be a little too good."""
+    task, drawn = Recall(vocab=8, length=8, pairs=1), []
+
+    def watched(task, count, seed):
+        drawn.append((count, seed))
+        return generate(task, count, seed)
+
+    monkeypatch.setattr(recall, "generate", watched)
+    torch.manual_seed(0)
+    score = learn(Tiny(width=24, vocab=8), task, seconds=60, steps=400, rate=1e-2, enough=0.5)
+    assert score.steps < 400, "it was stopped by its accuracy"
+    (*_, asked), scored = (seed for count, seed in drawn if count == 128), drawn[-1][1]
+    training = {seed for count, seed in drawn if count == 64}
+    assert drawn[-1][0] == 512
+    assert asked != scored
+    assert not {asked, scored} & training
 
 
 def test_learning_gets_better_and_stops_in_time():

@@ -5,33 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from miras_dsl.failures import Unusable
 from miras_dsl.runtime import checkpoint, journal
-from miras_dsl.runtime.train import (
-    TrainConfig,
-    TrainError,
-    evaluate,
-    generate,
-    paced,
-    rate_at,
-    train,
-)
+from miras_dsl.runtime import train as trainer
+from miras_dsl.runtime.measure import evaluate, generate
+from miras_dsl.runtime.pace import paced
+from miras_dsl.runtime.threads import on_threads
+from miras_dsl.runtime.train import Interrupted, TrainConfig, TrainError, rate_at, train, update
 from miras_dsl.runtime.watch import first_bad
 from tests.train.tiny import CONFIG, Tiny, corpus, tiny
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_training_beats_the_bigram(tmp_path):
@@ -52,7 +40,7 @@ def test_a_run_leaves_log_picture_and_checkpoint(tmp_path):
     assert {k for row in rows for k in row} == {"step", "bits", "norm", "held_out", "sample"}
     assert out.picture is not None
     assert out.picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert checkpoint.facts(tmp_path / checkpoint.NAME)["step"] == 30
+    assert checkpoint.facts(tmp_path / checkpoint.NAME).step == 30
     assert len(out.sample) > 0
 
 
@@ -68,39 +56,10 @@ def test_two_runs_are_one(tmp_path):
         assert torch.equal(x, y)
 
 
-def program(out: Path, *extra: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.train.tiny", str(out), *extra]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
 def fingerprint(out: Path) -> tuple[str, str]:
     """Hashes of the weights (with the optimiser and the random state) and of the log."""
     kept, log = (out / checkpoint.NAME).read_bytes(), (out / "log.jsonl").read_bytes()
     return hashlib.sha256(kept).hexdigest(), hashlib.sha256(log).hexdigest()
-
-
-@pytest.mark.slow
-def test_killed_three_times_and_resumed(tmp_path):
-    """SIGKILL at three random steps; the end is the end of a run that nobody touched."""
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert program(straight).wait() == 0
-    seed = random.randrange(10**6)
-    print("seed", seed)
-    for goal in sorted(random.Random(seed).sample(range(5, 56), 3)):
-        resume = ["--resume"] if (broken / checkpoint.NAME).exists() else []
-        process = program(broken, *resume)
-        while process.poll() is None and steps_logged(broken) < goal:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    resume = ["--resume"] if (broken / checkpoint.NAME).exists() else []
-    assert program(broken, *resume).wait() == 0
-    assert fingerprint(broken) == fingerprint(straight)
-
-
-def steps_logged(out: Path) -> int:
-    log = out / "log.jsonl"
-    return log.read_text().count('"norm"') if log.exists() else 0
 
 
 def test_a_run_is_not_overwritten(tmp_path):
@@ -112,32 +71,98 @@ def test_a_run_is_not_overwritten(tmp_path):
     assert fingerprint(tmp_path) == before
 
 
-def test_resuming_forgets_what_the_log_had_beyond_the_checkpoint(tmp_path):
-    """Rows after the checkpoint's step, and a torn last line, are of a run that did not happen."""
-    with journal.Journal(tmp_path / "log.jsonl") as log:
-        for step in range(1, 6):
-            log.append({"step": step, "bits": 1.0})
-    with open(tmp_path / "log.jsonl", "a") as file:
-        file.write('{"step": 6, "bi')
-    with journal.Journal(tmp_path / "log.jsonl", keep_to=3):
-        pass
-    assert [r["step"] for r in journal.read(tmp_path / "log.jsonl")] == [1, 2, 3]
+def cut_short(out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of CONFIG that dies when it logs ``step``."""
+
+    def dying(log, row):
+        if row["step"] == step:
+            raise MemoryError
+        append(log, row)
+
+    append = journal.Journal.append
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(journal.Journal, "append", dying)
+        train(tiny(), corpus(), CONFIG, out)
 
 
-def test_a_damaged_line_in_the_middle_is_told(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
-    with pytest.raises(ValueError, match="line 2"):
-        journal.read(tmp_path / "log.jsonl")
+@pytest.mark.parametrize("step", [1, 7])
+def test_a_run_that_died_early_can_go_on(tmp_path, monkeypatch, step):
+    """Before its first row or after its first checkpoint, at step 4: the end is the same."""
+    cut_short(tmp_path / "cut", step, monkeypatch)
+    assert checkpoint.facts(tmp_path / "cut" / checkpoint.NAME).step == step // 4 * 4
+    train(tiny(seed=5), corpus(), CONFIG, tmp_path / "cut", resume=True)
+    train(tiny(), corpus(), CONFIG, tmp_path / "whole")
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
 
 
-def test_a_full_disk_stops_the_log_with_a_sentence(tmp_path):
-    """Not a traceback: which file, which step, what to do."""
-    sentence = r"log\.jsonl could not be written at step 2: No space"
-    with pytest.raises(Unusable, match=sentence), journal.Journal(tmp_path / "log.jsonl") as log:
-        log.append({"step": 1, "bits": 1.0})
-        log.file = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
-        log.append({"step": 2, "bits": 1.0})
-    assert [r["step"] for r in journal.read(tmp_path / "log.jsonl")] == [1]
+def test_a_run_keeps_the_threads_that_it_began_with(tmp_path, monkeypatch):
+    """Also where torch would choose otherwise now; and outside nothing changes."""
+    used = []
+
+    def watched(*arguments):
+        used.append(torch.get_num_threads())
+        return update(*arguments)
+
+    monkeypatch.setattr(trainer, "update", watched)
+    with on_threads(2):
+        cut_short(tmp_path, 7, monkeypatch)
+    with on_threads(1):
+        train(tiny(), corpus(), CONFIG, tmp_path, resume=True)
+        assert torch.get_num_threads() == 1
+    assert set(used) == {2}
+    assert checkpoint.facts(tmp_path / checkpoint.NAME).origin.config["threads"] == 2
+
+
+def test_another_torch_is_warned_of(tmp_path, monkeypatch):
+    """Bit for bit is not promised then; the run goes on all the same."""
+    cut_short(tmp_path, 7, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "9.9.9")
+        with pytest.warns(
+            UserWarning, match=r"written with torch 2.* and this is 9\.9\.9: the run"
+        ):
+            out = train(tiny(), corpus(), CONFIG, tmp_path, resume=True)
+    assert out.steps == 30
+
+
+def test_the_same_torch_is_not_warned_of(tmp_path, monkeypatch):
+    cut_short(tmp_path, 7, monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(tiny(), corpus(), CONFIG, tmp_path, resume=True)
+
+
+def test_ctrl_c_says_where_the_run_stands(tmp_path, monkeypatch):
+    """In the middle of a step the weights are half of one and half of the other: not kept."""
+
+    def interrupted(model, optimiser, config, step, x, y):
+        if step == 9:
+            raise KeyboardInterrupt
+        return update(model, optimiser, config, step, x, y)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(
+            Interrupted, match=r"checkpoint\.safetensors holds step 8 of 30: go on with --resume"
+        ),
+    ):
+        patch.setattr(trainer, "update", interrupted)
+        train(tiny(), corpus(), CONFIG, tmp_path)
+    train(tiny(), corpus(), CONFIG, tmp_path, resume=True)
+    assert checkpoint.facts(tmp_path / checkpoint.NAME).step == 30
+
+
+def test_a_folder_that_cannot_be_made_gets_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(TrainError, match=r"cannot be made: .*; choose another \(--out\)"):
+            train(tiny(), corpus(), CONFIG, out)
+
+
+@pytest.mark.parametrize("name", ["steps", "batch", "length", "evaluate", "keep", "windows"])
+def test_settings_that_mean_nothing_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        dataclasses.replace(CONFIG, **{name: 0})
 
 
 def test_the_rate_warms_up_and_falls():

@@ -1,21 +1,15 @@
-"""A small language model with the interface of a compiled one, and a run of it as a program.
-
-python -m tests.train.tiny OUT STEPS [--resume]
-"""
+"""A small language model with the interface of a compiled one, and a small text."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from miras_dsl.runtime.data import Corpus
-from miras_dsl.runtime.train import TrainConfig, train
+from miras_dsl.runtime.data import Corpus, Text
+from miras_dsl.runtime.train import TrainConfig
 
 State = dict[str, Tensor]
 
@@ -63,23 +57,9 @@ def corpus(size: int = 20_000) -> Corpus:
     text = b"".join(words[i % 4] for i in range(size // 4))
     data = np.frombuffer(text, np.uint8)
     cut = size - size // 10
-    return Corpus("ring", hashlib.sha256(text).hexdigest(), data[:cut], data[cut:])
+    return Corpus(Text("ring", hashlib.sha256(text).hexdigest()), data[:cut], data[cut:])
 
 
 CONFIG = TrainConfig(
     steps=30, batch=4, length=32, warmup=4, evaluate=10, keep=4, windows=8, sample=12, rate=1e-2
 )
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    out, resume = Path(sys.argv[1]), "--resume" in sys.argv
-    train(
-        tiny(),
-        corpus(),
-        replace(CONFIG, steps=60),
-        out,
-        digest="tiny",
-        spec="memory Tiny",
-        resume=resume,
-    )

@@ -1,0 +1,77 @@
+"""Packed sequences: they stand one after the other in one row, and bounds say where each begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where each sequence begins, and where the last one ends: checked, as numbers and as a tensor.
+
+    ends    [N + 1] numbers; having them here once saves a GPU from being asked again and again
+    tensor  the same in int64 on the device of the tokens
+    """
+
+    ends: tuple[int, ...]
+    tensor: Tensor
+
+    def __len__(self) -> int:
+        """How many sequences there are."""
+        return len(self.ends) - 1
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The tokens of each sequence."""
+        return tuple(end - start for start, end in pairwise(self.ends))
+
+
+Packed = Tensor | Bounds | Sequence[int] | None
+"""What `cu_seqlens` may be: whole numbers [N + 1], checked bounds, None for a sequence in each row."""
+
+
+def bounds_of(x: Tensor, cu_seqlens: Packed) -> Bounds | None:
+    """The bounds of the sequences in ``x`` [B, T, …]; None where each row is one sequence.
+
+    Raises ValueError for bounds that do not fit ``x``.  Costs one wait for a GPU if they lie there.
+    """
+    if cu_seqlens is None:
+        return None
+    if isinstance(cu_seqlens, list | tuple):
+        cu_seqlens = torch.tensor(cu_seqlens)
+    batch, tokens = x.shape[:2]
+    if isinstance(cu_seqlens, Bounds):
+        if (batch, tokens) == (1, cu_seqlens.ends[-1]):
+            return Bounds(cu_seqlens.ends, cu_seqlens.tensor.to(x.device))
+        ends, tensor = list(cu_seqlens.ends), cu_seqlens.tensor
+    elif cu_seqlens.dim() == 1 and not (cu_seqlens.is_floating_point() or cu_seqlens.is_complex()):
+        ends, tensor = cu_seqlens.tolist(), cu_seqlens
+    else:
+        ends, tensor = [], cu_seqlens
+    rising = len(ends) > 1 and all(start <= end for start, end in pairwise(ends))
+    if not rising or batch != 1 or (ends[0], ends[-1]) != (0, tokens):
+        shown = ends if 0 < len(ends) <= 8 else f"{tensor.dtype} {list(tensor.shape)}"
+        raise ValueError(
+            f"cu_seqlens must rise from 0 to {tokens}, the number of tokens, and packed sequences lie "
+            f"in one row; here it is {shown} for {batch} rows of {tokens} tokens.  Join sequences of "
+            "2 and 3 tokens to x [1, 5, …] and give torch.tensor([0, 2, 5])"
+        )
+    return Bounds(tuple(ends), tensor.to(x.device, torch.int64))
+
+
+def require(x: Tensor, lead: str, width: int) -> None:
+    """Raise ValueError unless ``x`` is [*lead, width], lead being "B, T" or "B"."""
+    if x.dim() != len(lead.split(", ")) + 1 or x.shape[-1] != width:
+        one = "; `step` takes one token, a call a sequence" if x.shape[-1:] == (width,) else ""
+        raise ValueError(f"x is {list(x.shape)}, not [{lead}, {width}]{one}")
+
+
+def rows(x: Tensor, cu_seqlens: Packed) -> int:
+    """The number of sequences in ``x`` [B, T, …]: the rows of a state."""
+    bounds = bounds_of(x, cu_seqlens)
+    return x.shape[0] if bounds is None else len(bounds)

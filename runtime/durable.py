@@ -1,0 +1,25 @@
+"""Files that survive a power cut: a new one takes the old one's place, or the old one stays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def aside(path: Path) -> Path:
+    """Where the next version of a file is written; what a kill leaves there is overwritten."""
+    return path.with_suffix(".aside")
+
+
+def put_in_place(path: Path) -> None:
+    """Give the file written at ``aside(path)`` its name, once it is on the disk."""
+    with open(aside(path), "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(aside(path), path)
+    if os.name == "posix":
+        # The name is in the folder, which is written to the disk on its own.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,45 @@
+"""What a language model is worth: bits per byte on a text, and what it writes itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BITS = 1 / math.log(2)
+"""Bits in a nat."""
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, tokens: Tensor, targets: Tensor, batch: int) -> float:
+    """Bits per byte on windows, int64 [N, T]; each window starts with an empty memory."""
+    model.eval()
+    total = 0.0
+    for x, y in zip(tokens.split(batch), targets.split(batch), strict=True):
+        logits, _ = model(x)
+        total += F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum").item()
+    model.train()
+    return total * BITS / targets.numel()
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module, prompt: Tensor, count: int, seed: int, temperature: float = 0.8
+) -> str:
+    """``count`` bytes after a prompt, int64 [1, T], decoded token by token with a carried state."""
+    model.eval()
+    source = torch.Generator().manual_seed(seed)
+    # nn.Module types its attributes as tensors or modules; a language model has a method here.
+    decode: Callable[[Tensor, object], tuple[Tensor, object]] = getattr(model, "step")  # noqa: B009
+    logits, state = model(prompt)
+    logits, written = logits[:, -1], []
+    for _ in range(count):
+        chances = (logits[:, :256].float() / temperature).softmax(-1)
+        token = torch.multinomial(chances, 1, generator=source)[:, 0]
+        written.append(int(token))
+        logits, state = decode(token, state)
+    model.train()
+    return bytes(written).decode("utf-8", errors="replace")

@@ -13,7 +13,18 @@ from dataclasses import dataclass
 import sympy as sp
 
 from miras_dsl.increasing import UNKNOWN
-from miras_dsl.ir import ONE, ZERO, Contract, Input, Node, contract, inputs_of, pointwise, postorder, replace
+from miras_dsl.ir import (
+    ONE,
+    ZERO,
+    Contract,
+    Input,
+    Node,
+    contract,
+    inputs_of,
+    pointwise,
+    postorder,
+    replace,
+)
 from miras_dsl.lower import lower
 from miras_dsl.model import MemoryModel
 from miras_dsl.scalars import SLOTS
@@ -70,7 +81,11 @@ def solved_implicitly(model: MemoryModel, weights: Mapping[str, Node]) -> dict[s
     _expect_positive(model, rate)
     formula = _studied(model, equation)
     (before,) = replace([equation.unknown], {point: start})
-    size = rate if equation.key is None else contract(rate * equation.key, equation.key, equation.key.axes)
+    size = (
+        rate
+        if equation.key is None
+        else contract(rate * equation.key, equation.key, equation.key.axes)
+    )
     grows = formula.formula.diff(UNKNOWN)
     grows = sp.expand(grows) if tame(grows) else grows
     if not grows.has(UNKNOWN):
@@ -88,9 +103,13 @@ def solved_implicitly(model: MemoryModel, weights: Mapping[str, Node]) -> dict[s
 def _expect_alone(model: MemoryModel) -> None:
     retention = model.retention
     if any(isinstance(term, Write) for term in model.spec.terms):
-        raise NoImplicitStep("a given write is not the gradient of a loss, so no step ends at its smallest value")
+        raise NoImplicitStep(
+            "a given write is not the gradient of a loss, so no step ends at its smallest value"
+        )
     if retention.link is not None or retention.bregman is not None:
-        raise Apart("an implicit step moves the weight itself, and a link or a potential carries something else")
+        raise Apart(
+            "an implicit step moves the weight itself, and a link or a potential carries something else"
+        )
 
 
 def _equation(gradient: Node, point: Input) -> _Equation | None:
@@ -107,7 +126,9 @@ def _equation(gradient: Node, point: Input) -> _Equation | None:
     slope: Node = ZERO
     for write in writes:
         slope = slope + write.u * write.scale
-    reads = [n for n in postorder([slope]) if isinstance(n, Contract) and point in (n.left, n.right)]
+    reads = [
+        n for n in postorder([slope]) if isinstance(n, Contract) and point in (n.left, n.right)
+    ]
     key = next(iter(keys))
     if len(keys) != 1 or len(reads) != 1 or key is None:
         raise NoImplicitStep("`implicit` needs a bias with one prediction, `W @ key`")
@@ -122,13 +143,17 @@ def _studied(model: MemoryModel, equation: _Equation) -> OneNumber:
         formula = one_number(equation.slope, equation.unknown, model.spec)
         slope = studied(formula.formula, formula.ranges, onto=False, strict=False)
     except NotOneNumber:
-        raise NoImplicitStep("`implicit` needs a bias that takes each error by itself; this one joins them") from None
+        raise NoImplicitStep(
+            "`implicit` needs a bias that takes each error by itself; this one joins them"
+        ) from None
     except Unfit:
         raise NoImplicitStep(
             "`implicit` needs a convex bias; the gradient of this one does not always grow with the prediction"
         ) from None
     if leaps(slope):
-        raise NoImplicitStep("`implicit` needs a bias whose gradient does not jump; this one has a kink")
+        raise NoImplicitStep(
+            "`implicit` needs a bias whose gradient does not jump; this one has a kink"
+        )
     return formula
 
 
@@ -138,7 +163,9 @@ def _expect_positive(model: MemoryModel, rate: Node) -> None:
     except NotOneNumber:
         raise NoImplicitStep("`implicit` needs a rate that is a number for each weight") from None
     if not (numbers(formula.formula, samples(formula.ranges)) >= 0).all():
-        raise NoImplicitStep("`implicit` needs a rate that is never negative: it looks for a smallest value")
+        raise NoImplicitStep(
+            "`implicit` needs a rate that is never negative: it looks for a smallest value"
+        )
 
 
 def _rule(model: MemoryModel, weight: str) -> tuple[Node, Node]:

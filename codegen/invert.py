@@ -33,7 +33,12 @@ def _peeled(left: sp.Expr, right: sp.Expr) -> Iterator[sp.Expr]:
         if left == W:
             yield right
             return
-        step = _affine(left, right) or _threshold(left, right) or _outer(left, right) or _joined(left, right)
+        step = (
+            _affine(left, right)
+            or _threshold(left, right)
+            or _outer(left, right)
+            or _joined(left, right)
+        )
         if step is None:
             return
         left, right = step
@@ -78,7 +83,9 @@ def _outer(left: sp.Expr, right: sp.Expr) -> Sides | None:
             if not free:
                 return None
             rest = left.func(*(part for part in left.args if part.has(W)))
-            return rest, right - sp.Add(*free) if isinstance(left, sp.Add) else right / sp.Mul(*free)
+            return rest, right - sp.Add(*free) if isinstance(left, sp.Add) else right / sp.Mul(
+                *free
+            )
         case sp.log():
             inside = left.args[0]
             return _logistic(inside, right) or (inside, sp.exp(right))

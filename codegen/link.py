@@ -33,7 +33,10 @@ def link_of(model: MemoryModel) -> Link | None:
         formula = retention.link
 
         def given(weight: str, dual: Node) -> Node:
-            return lower(formula, lambda ref: dual if ref.kind == "dual" else stand_in(ref, model.spec, weight))
+            return lower(
+                formula,
+                lambda ref: dual if ref.kind == "dual" else stand_in(ref, model.spec, weight),
+            )
 
         return given
     if retention.bregman is None:

@@ -81,7 +81,11 @@ def plain(formula: sp.Expr) -> sp.Expr:
     """sympy's own absolute values and signs, which it makes of powers of squares, in our words."""
     formula = formula.replace(sp.Abs, scalars.absolute).replace(sp.sign, scalars.signum)
     return formula.replace(
-        lambda p: isinstance(p, sp.Pow) and isinstance(p.base, scalars.absolute) and not p.exp.has(UNKNOWN),
+        lambda p: (
+            isinstance(p, sp.Pow)
+            and isinstance(p.base, scalars.absolute)
+            and not p.exp.has(UNKNOWN)
+        ),
         lambda p: scalars.apow(p.base.args[0], p.exp),
     )
 

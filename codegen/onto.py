@@ -134,6 +134,7 @@ def leaps(slope: Slope) -> bool:
     """Whether the formula jumps somewhere."""
     first, last = slope.ends()
     for place in jumps(slope.formula):
+
         def side(t: Array, place: sp.Expr = place) -> Array:
             return numbers(place, {**slope.tried, UNKNOWN: stretched(t, first, last)}) + 0 * t
 
@@ -146,7 +147,10 @@ def leaps(slope: Slope) -> bool:
             same = here[rows, np.arange(rows.size)] == signs[rows, at]
             left, right = np.where(same, middle, left), np.where(same, right, middle)
         shape = (signs.shape[0], rows.size)
-        under, over = (slope.at(stretched(np.broadcast_to(t, shape), first, last))[rows, np.arange(rows.size)] for t in (left, right))
+        under, over = (
+            slope.at(stretched(np.broadcast_to(t, shape), first, last))[rows, np.arange(rows.size)]
+            for t in (left, right)
+        )
         if np.any(np.abs(over - under) > 1e-6 * (1 + np.abs(under))):
             return True
     return False

@@ -47,9 +47,13 @@ def _expect_alone(model: MemoryModel, weight: str) -> None:
     if algorithm.implicit:
         raise Apart("a penalty makes the whole step from the gradient, and so does `implicit`")
     if algorithm.anchored:
-        raise Apart("a penalty acts on the newest weights, so its gradients are not those of an anchor")
+        raise Apart(
+            "a penalty acts on the newest weights, so its gradients are not those of an anchor"
+        )
     if not kept_alone(model, weight):
-        raise Apart("a penalty makes the whole step; a rule that scales what is kept means nothing beside it")
+        raise Apart(
+            "a penalty makes the whole step; a rule that scales what is kept means nothing beside it"
+        )
 
 
 def _studied(model: MemoryModel, weight: str) -> tuple[OneNumber, Slope, Node]:
@@ -77,11 +81,15 @@ def _studied(model: MemoryModel, weight: str) -> tuple[OneNumber, Slope, Node]:
             continue
         stays = bool((slope.ends()[0] >= 0).all())
         if (stays or where.low == 0.0) and not positive:
-            raise NoStep("this penalty is for positive weights only, and here they do not begin positive")
+            raise NoStep(
+                "this penalty is for positive weights only, and here they do not begin positive"
+            )
         if where.low == 0.0 and not stays:
             continue
         return formula, slope, start
     assert failed is not None
     if "never" in str(failed):
-        raise NoStep(f"the slope of this penalty {failed}, so a larger gradient has no smallest value")
+        raise NoStep(
+            f"the slope of this penalty {failed}, so a larger gradient has no smallest value"
+        )
     raise NoStep(f"this penalty is not convex: its slope {failed}")

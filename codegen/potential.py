@@ -59,7 +59,9 @@ def entropy(spec: MemorySpec, weight: str) -> tuple[OneNumber, sp.Expr]:
     for point in (0.01, 0.3, 0.9, 4.0):
         off = numbers(elsewhere.xreplace({W: sp.Float(point)}), tried)
         if not (abs(off) <= 1e-9 * (1 + abs(numbers(factor, tried)))).all():
-            raise NoLink("on a simplex the slope of the potential must be log(w), times a number, plus a constant")
+            raise NoLink(
+                "on a simplex the slope of the potential must be log(w), times a number, plus a constant"
+            )
     if not (numbers(factor, tried) > 0).all():
         raise NoLink("on a simplex the potential must be convex: a positive multiple of w*log(w)")
     return formula, factor

@@ -37,7 +37,9 @@ class inverted(sp.Function):
         for place in jumps(f):
             steep = place.diff(UNKNOWN)
             moved = (-place.diff(s) / steep).xreplace(here)
-            apart = (scalars.absolute(place) - NEAR * scalars.absolute(UNKNOWN * steep)).xreplace(here)
+            apart = (scalars.absolute(place) - NEAR * scalars.absolute(UNKNOWN * steep)).xreplace(
+                here
+            )
             result = scalars.where(scalars.above(apart), result, moved)
         return result
 

@@ -77,7 +77,9 @@ def _found(slope: Formula, steep: Formula, a: Tensor, low: End, high: End) -> Te
     for _ in range(TURNS):
         w, speed = _line(t, low, high)
         miss = slope(w) - a
-        miss = torch.where(torch.isnan(miss), t, miss)  # outside the numbers: too far from the middle
+        miss = torch.where(
+            torch.isnan(miss), t, miss
+        )  # outside the numbers: too far from the middle
         left, right = torch.where(miss < 0, t, left), torch.where(miss > 0, t, right)
         newton = t - miss / (steep(w) * speed)
         halved = right - left <= width / 2
@@ -116,4 +118,6 @@ def _line(t: Tensor, low: End, high: End) -> tuple[Tensor, Tensor]:
         case _:
             width = high - low  # type: ignore[operator]
             size = width * torch.sigmoid(t) * torch.sigmoid(-t)
-            return torch.where(t < 0, low + width * torch.sigmoid(t), high - width * torch.sigmoid(-t)), size
+            return torch.where(
+                t < 0, low + width * torch.sigmoid(t), high - width * torch.sigmoid(-t)
+            ), size

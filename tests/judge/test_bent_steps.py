@@ -63,16 +63,29 @@ def test_links(name: str) -> None:
 
 @pytest.mark.parametrize("total", ["2", "b"])
 def test_entropy_times_a_number_on_a_simplex(total: str) -> None:
-    certified(memory(f"bregman 2 * (w * log(w) - w) on simplex(rows, total = {total}) at token", weight=POSITIVE))
+    certified(
+        memory(
+            f"bregman 2 * (w * log(w) - w) on simplex(rows, total = {total}) at token",
+            weight=POSITIVE,
+        )
+    )
 
 
 PENALTIES = {
     "decayed first": ("decay alpha  penalty (w - w0)^2 / (2 * eta) at token", DECAY, MATRIX),
-    "decayed last": ("decay alpha  penalty (w - w0)^2 + w^4 at token", "predict, write, decay, read", MATRIX),
+    "decayed last": (
+        "decay alpha  penalty (w - w0)^2 + w^4 at token",
+        "predict, write, decay, read",
+        MATRIX,
+    ),
     "a negative factor": ("penalty (w - w0)^2 / (2 * eta) + abs(c * w) / 5 at token", "", MATRIX),
     "minus w": ("penalty (w - w0)^2 / (2 * eta) + abs(-w) / 20 at token", "", MATRIX),
     "distance": ("penalty (w - w0)^2 / (2 * eta) + abs(w - w0) / 20 at token", "", MATRIX),
-    "two kinks": ("penalty (w - w0)^2 / (2 * eta) + abs(w - w0) / 20 + abs(w) / 20 at token", "", MATRIX),
+    "two kinks": (
+        "penalty (w - w0)^2 / (2 * eta) + abs(w - w0) / 20 + abs(w) / 20 at token",
+        "",
+        MATRIX,
+    ),
     "absolute start": ("penalty (w - abs(w0))^2 / (2 * eta) at token", "", MATRIX),
     "one side": ("penalty (w - w0)^2 / (2 * eta) + max(w, 0) / 10 at token", "", MATRIX),
     "relative entropy": ("penalty (w * log(w / w0) - w + w0) / eta at token", "", POSITIVE),
@@ -82,7 +95,14 @@ PENALTIES = {
 @pytest.mark.parametrize("name", PENALTIES)
 def test_penalties(name: str) -> None:
     retention, order, weight = PENALTIES[name]
-    certified(memory(retention, algorithm="gd(1), exact", order=order or "predict, write, read", weight=weight))
+    certified(
+        memory(
+            retention,
+            algorithm="gd(1), exact",
+            order=order or "predict, write, read",
+            weight=weight,
+        )
+    )
 
 
 STEPS = {

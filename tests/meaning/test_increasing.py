@@ -58,7 +58,12 @@ SOLVED: dict[str, tuple[Callable, Callable, dict, Callable]] = {
         {"low": 0.0, "high": 2.0},
         lambda a: 2 * torch.sigmoid(a),
     ),
-    "left of": (lambda w: -torch.log(1 - w), lambda w: 1 / (1 - w), {"high": 1.0}, lambda a: 1 - (-a).exp()),
+    "left of": (
+        lambda w: -torch.log(1 - w),
+        lambda w: 1 / (1 - w),
+        {"high": 1.0},
+        lambda a: 1 - (-a).exp(),
+    ),
 }
 
 
@@ -102,7 +107,13 @@ CLOSED = (
     "w * log(w) - w", "w * log(w) + (1 - w) * log(1 - w)", "(1 + w) * log(1 + w) + (1 - w) * log(1 - w)",
     "w^2 / 2 + abs(w) / 10", "c * w^2 + a * abs(w)", "cosh(w) + abs(w)", "w * log(w / (c - w)) + c * log(c - w)",
 )  # fmt: skip
-BY_NEWTON = ("w^2 / 2 + w^4 / 4", "w^2 / 20 - log(w)", "w^2 / 20 - sqrt(w)", "w^2 - log(1 - w^2)", "w^2 + log(cosh(w))")
+BY_NEWTON = (
+    "w^2 / 2 + w^4 / 4",
+    "w^2 / 20 - log(w)",
+    "w^2 / 20 - sqrt(w)",
+    "w^2 - log(1 - w^2)",
+    "w^2 + log(cosh(w))",
+)
 
 
 @pytest.mark.parametrize("potential", [*CLOSED, *BY_NEWTON])

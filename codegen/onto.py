@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import inf
 
 import numpy as np
@@ -179,43 +180,65 @@ def _domain(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> tuple[sp.Expr
 
 
 def _positive_lines(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
-    """Affine formulas of the unknown that must be positive."""
+    """Affine formulas of the unknown that must be positive; at poles, those of the wanted sign."""
     partial = (sp.log, scalars.root, scalars.inverse_root, scalars.fractional)
     guarded = [part.args[0] for part in formula.atoms(*partial)]
-    guarded += [p.base for p in formula.atoms(sp.Pow) if not (p.exp.is_Integer and p.exp > 0)]
+    powers = formula.atoms(sp.Pow)
+    guarded += [p.base for p in powers if not p.exp.is_Integer]
     found: list[sp.Expr] = []
-    for inside in guarded:
-        if not inside.has(UNKNOWN):
-            continue
-        for part in sp.fraction(sp.together(inside)) if tame(inside) else (inside,):
-            if _is_line(part):
-                found.append(part)
-                continue
-            whole = sp.factor(part) if tame(part) and part.is_polynomial(UNKNOWN) else part
-            sign, factors = whole.as_coeff_mul()
-            flat = [p.base if isinstance(p, sp.Pow) and p.exp.is_Integer else p for p in factors]
-            lines = [p for p in flat if _is_line(p)]
-            found += _turned(lines, tried) if sign.is_negative else lines
+    for inside in sorted(set(guarded), key=sp.default_sort_key):
+        lines, odd = _lines(inside)
+        found += _turned(lines, odd, tried)
+    poles = {p.base for p in powers if p.exp.is_Integer and p.exp < 0}
+    for inside in sorted(poles, key=sp.default_sort_key):
+        for line in _lines(inside)[0]:
+            found.append(line if _apart([*found, line], tried) else -line)
     return found
+
+
+def _lines(inside: sp.Expr) -> tuple[list[sp.Expr], bool]:
+    """The affine factors of a quotient, and whether a sign stands before them."""
+    lines: list[sp.Expr] = []
+    odd = False
+    for part in sp.fraction(sp.together(inside)) if tame(inside) else (inside,):
+        if _is_line(part):
+            lines.append(part)
+            continue
+        whole = sp.factor(part) if tame(part) and part.is_polynomial(UNKNOWN) else part
+        sign, factors = whole.as_coeff_mul()
+        flat = [p.base if isinstance(p, sp.Pow) and p.exp.is_Integer else p for p in factors]
+        lines += [p for p in flat if _is_line(p)]
+        odd ^= bool(sign.is_negative)
+    return lines, odd
 
 
 def _is_line(part: sp.Expr) -> bool:
     return part.has(UNKNOWN) and not part.diff(UNKNOWN).has(UNKNOWN)
 
 
-def _turned(lines: list[sp.Expr], tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
-    """The lines with the sign of one changed: of one that leaves numbers between their ends."""
-    for n in range(len(lines)):
-        turned = [-line if n == at else line for at, line in enumerate(lines)]
-        low, high = np.asarray(-inf), np.asarray(inf)
-        for line in turned:
-            k = numbers(line.diff(UNKNOWN), tried)
-            end = -numbers(line.xreplace({UNKNOWN: sp.Integer(0)}), tried) / k
-            low = np.where(k > 0, np.maximum(low, end), low)
-            high = np.where(k < 0, np.minimum(high, end), high)
-        if np.all(low < high):
-            return turned
+def _turned(
+    lines: list[sp.Expr], odd: bool, tried: Mapping[sp.Symbol, Array]
+) -> list[sp.Expr]:
+    """Factors of something positive with signs at which each is positive: an even number of them
+    changed (or an odd one), so that numbers are left between their ends."""
+    for turned in product((1, -1), repeat=min(len(lines), 4)):
+        signs = [*turned, *(1 for _ in lines[4:])]
+        chosen = [sign * line for sign, line in zip(signs, lines, strict=True)]
+        if (signs.count(-1) % 2 == 1) == odd and _apart(chosen, tried):
+            return chosen
     return lines
+
+
+def _apart(lines: Sequence[sp.Expr], tried: Mapping[sp.Symbol, Array]) -> bool:
+    """Whether some numbers make all of these positive."""
+    low, high = np.asarray(-inf), np.asarray(inf)
+    for line in lines:
+        k = numbers(line.diff(UNKNOWN), tried)
+        with np.errstate(all="ignore"):
+            end = -numbers(line.xreplace({UNKNOWN: sp.Integer(0)}), tried) / k
+        low = np.where(k > 0, np.maximum(low, end), low)
+        high = np.where(k < 0, np.minimum(high, end), high)
+    return bool(np.all(low < high))
 
 
 def agrees(slope: Slope, target: sp.Symbol, answer: sp.Expr, asked: Sequence[float]) -> bool:

@@ -27,6 +27,7 @@ LINKS = {
     "w * log(w) - w": (torch.exp, 1.0),
     "cosh(w)": (torch.asinh, 1.0),
     "w * log(w) + (1 - w) * log(1 - w)": (torch.sigmoid, 0.5),
+    "w * log(w / (1 - w)) + log(1 - w)": (torch.sigmoid, 0.5),
     "3 * w * log(w) on simplex(rows, total = 2)": (lambda a: 2 * torch.softmax(a / 3, -1), 2.0),
     "w * log(w) on simplex(rows, total = c)": (lambda a: torch.softmax(a, -1), 1.0),
 }

@@ -45,35 +45,33 @@ TORCH: Mapping[type, Printer] = {
 TRITON: Mapping[type, Printer] = {
     sp.exp: "tl.exp({})".format,
     sp.log: "tl.log({})".format,
-    sp.tanh: "(2.0 * tl.sigmoid(2.0 * ({})) - 1.0)".format,
-    sp.sinh: "(0.5 * (tl.exp({0}) - tl.exp(-({0}))))".format,
-    sp.cosh: "(0.5 * (tl.exp({0}) + tl.exp(-({0}))))".format,
+    sp.tanh: "tlmath.tanh({})".format,
+    sp.sinh: "tlmath.sinh({})".format,
+    sp.cosh: "tlmath.cosh({})".format,
     sp.sin: "tl.sin({})".format,
     sp.cos: "tl.cos({})".format,
     scalars.erf: "tl.erf({})".format,
-    scalars.asinh: (
-        "tl.where(tl.abs({0}) < 0.1, {0} * (1.0 - {0} * {0} * (1.0 / 6.0 - {0} * {0} * 0.075)), "
-        "(tl.where({0} > 0.0, 1.0, 0.0) - tl.where({0} < 0.0, 1.0, 0.0)) * tl.where(tl.abs({0}) < 10000.0, "
-        "tl.log(tl.abs({0}) + tl.sqrt({0} * {0} + 1.0)), tl.log(tl.abs({0})) + 0.6931471805599453))"
-    ).format,
+    scalars.asinh: "tlmath.asinh({})".format,
     scalars.sigmoid: "tl.sigmoid({})".format,
-    scalars.softplus: "(tl.maximum({0}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({0}))))".format,
-    scalars.logcosh: "(tl.abs({0}) + tl.log(0.5 + 0.5 * tl.exp(-2.0 * tl.abs({0}))))".format,
+    scalars.softplus: "tlmath.softplus({})".format,
+    scalars.logcosh: "tlmath.logcosh({})".format,
     scalars.step: "tl.where({} >= 0.0, 1.0, 0.0)".format,
     scalars.above: "tl.where({} > 0.0, 1.0, 0.0)".format,
-    scalars.signum: "(tl.where({0} > 0.0, 1.0, 0.0) - tl.where({0} < 0.0, 1.0, 0.0))".format,
+    scalars.signum: "tlmath.signum({})".format,
     scalars.absolute: "tl.abs({})".format,
     scalars.root: "tl.sqrt(tl.maximum({}, 0.0))".format,
-    scalars.inverse_root: "tl.where({0} > 0.0, 1.0 / tl.sqrt(tl.where({0} > 0.0, {0}, 1.0)), 0.0)".format,
-    scalars.where: "tl.where(({}) != 0.0, {}, {})".format,
-    scalars.apow: "tl.where({0} != 0.0, tl.exp({1} * tl.log(tl.abs(tl.where({0} != 0.0, {0}, 1.0)))), 0.0)".format,
-    scalars.fractional: "tl.where({0} != 0.0, tl.exp({1} * tl.log(tl.where({0} != 0.0, {0}, 1.0))), 0.0)".format,
-    scalars.spow: (
-        "(tl.where({0} > 0.0, 1.0, 0.0) - tl.where({0} < 0.0, 1.0, 0.0))"
-        " * tl.exp({1} * tl.log(tl.abs(tl.where({0} != 0.0, {0}, 1.0))))"
-    ).format,
+    scalars.inverse_root: "tlmath.inverse_root({})".format,
+    scalars.where: "tl.where({} != 0.0, {}, {})".format,
+    scalars.apow: "tlmath.apow({}, {})".format,
+    scalars.fractional: "tlmath.fractional({}, {})".format,
+    scalars.spow: "tlmath.spow({}, {})".format,
 }
+"""`tlmath` is `miras_dsl.runtime.tlmath`."""
 
+COMPARED = (scalars.where, scalars.step, scalars.above)
+"""Functions whose text in Triton compares their first operand."""
+MULTIPLIED = 4
+"""The largest power of a magnitude that is written as a product."""
 _SUM, _PRODUCT, _UNARY, _ATOM = 1, 2, 3, 4
 
 
@@ -111,10 +109,22 @@ def _text(
         case sp.Pow():
             return _power(expr, names, target)
         case _:
+            if target is TRITON and expr.func in (scalars.apow, scalars.spow):
+                whole = _whole_power(*expr.args, expr.func is scalars.spow)
+                if whole is not None:
+                    return _text(whole, names, target)
             arguments = [_text(argument, names, target)[0] for argument in expr.args]
-            if target is TRITON:
-                arguments = [a if a.isidentifier() else f"({a})" for a in arguments]
+            if target is TRITON and expr.func in COMPARED:
+                arguments[0] = arguments[0] if arguments[0].isidentifier() else f"({arguments[0]})"
             return target[expr.func](*arguments), _ATOM
+
+
+def _whole_power(x: sp.Expr, p: sp.Expr, signed: bool) -> sp.Expr | None:
+    """`|x|^p`, or with the sign of x, as a product, where p is a small whole number."""
+    if not (p.is_Integer and 1 <= p <= MULTIPLIED):
+        return None
+    size = scalars.absolute(x)
+    return x * size ** (p - 1) if signed else size**p
 
 
 def _inverted(
@@ -156,7 +166,7 @@ def _product(
     coefficient = sp.Mul(*numbers)
     rest = sp.Mul(*(factor for factor in expr.args if not factor.is_number))
     if coefficient == -1:
-        return f"-{_wrapped(_text(rest, names, target), _UNARY)}", _PRODUCT
+        return f"-{_wrapped(_text(rest, names, target), _PRODUCT)}", _PRODUCT
     above: list[str] = [] if coefficient == 1 else [number(coefficient)]
     below: list[str] = []
     for factor in rest.as_ordered_factors():
@@ -183,9 +193,8 @@ def _power(
             return f"{base} ** {int(expr.exp)}", _UNARY
         return _repeated(base, int(expr.exp)), _PRODUCT
     exponent = _text(expr.exp, names, target)[0]
-    if target is not TRITON:
-        return f"torch.pow({base}, {exponent})", _ATOM
-    return f"tl.exp({exponent} * tl.log({base}))", _ATOM
+    base = base if base.isidentifier() else _text(expr.base, names, target)[0]
+    return f"{'tlmath.power' if target is TRITON else 'torch.pow'}({base}, {exponent})", _ATOM
 
 
 def _repeated(base: str, power: int) -> str:

@@ -15,6 +15,14 @@ Array = np.ndarray
 
 _ERF = np.vectorize(erf, otypes=[float])
 
+
+def _logcosh(x: Array) -> Array:
+    """log(cosh(x)); near 0 by the tangent, where |x| - log(2) would cancel."""
+    size = np.abs(x)
+    near = np.log1p(-(np.tanh(np.minimum(size, 1.0)) ** 2)) / -2
+    return np.where(size < 0.8, near, size - np.log(2.0) + np.log1p(np.exp(-2 * size)))
+
+
 NUMPY = {
     sp.exp: np.exp,
     sp.log: np.log,
@@ -25,9 +33,9 @@ NUMPY = {
     sp.cos: np.cos,
     scalars.erf: _ERF,
     scalars.asinh: np.arcsinh,
-    scalars.sigmoid: lambda x: 0.5 * (1 + np.tanh(0.5 * x)),
+    scalars.sigmoid: lambda x: np.exp(np.minimum(x, 0.0)) / (1 + np.exp(-np.abs(x))),
     scalars.softplus: lambda x: np.logaddexp(0.0, x),
-    scalars.logcosh: lambda x: np.abs(x) + np.log1p(np.exp(-2 * np.abs(x))) - np.log(2.0),
+    scalars.logcosh: _logcosh,
     scalars.step: lambda x: (x >= 0) * 1.0,
     scalars.above: lambda x: (x > 0) * 1.0,
     scalars.signum: np.sign,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn import functional
 
 from .gated import gated_apply, gated_contract
 from .inverting import inverted
@@ -63,10 +63,20 @@ def above(x: Tensor) -> Tensor:
     return (x > 0).to(x.dtype)
 
 
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x); it is x itself only where double precision knows no difference."""
+    return functional.softplus(x, threshold=40.0)
+
+
 def logcosh(x: Tensor) -> Tensor:
-    """log(cosh(x)) without overflow."""
-    size = torch.abs(x)
-    return size + torch.log1p(torch.exp(-2 * size)) - 0.6931471805599453
+    """log(cosh(x)) without overflow; near 0, where |x| - log(2) would cancel, by the tangent.
+
+    Each form also has the slope tanh(x) to the last digits when autograd goes through it.
+    """
+    near = torch.abs(x) < 0.8
+    small, size = torch.where(near, x, 0.0), torch.where(near, 1.0, torch.abs(x))
+    far = size - 0.6931471805599453 + torch.log1p(torch.exp(-2 * size))
+    return torch.where(near, -0.5 * torch.log1p(-(torch.tanh(small) ** 2)), far)
 
 
 def root(x: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ numbers and the functions of `scalars.FUNCTIONS` can be printed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 import sympy as sp
 
 from miras_dsl import scalars
+from miras_dsl.increasing import UNKNOWN, inverted, jumps
 
 Printer = Callable[..., str]
 
@@ -23,6 +25,7 @@ TORCH: Mapping[type, Printer] = {
     sp.sin: "torch.sin({})".format,
     sp.cos: "torch.cos({})".format,
     scalars.erf: "torch.erf({})".format,
+    scalars.asinh: "torch.asinh({})".format,
     scalars.sigmoid: "torch.sigmoid({})".format,
     scalars.softplus: "tiles.softplus({})".format,
     scalars.logcosh: "tiles.logcosh({})".format,
@@ -48,6 +51,7 @@ TRITON: Mapping[type, Printer] = {
     sp.sin: "tl.sin({})".format,
     sp.cos: "tl.cos({})".format,
     scalars.erf: "tl.erf({})".format,
+    scalars.asinh: "tlmath.asinh({})".format,
     scalars.sigmoid: "tl.sigmoid({})".format,
     scalars.softplus: "tlmath.softplus({})".format,
     scalars.logcosh: "tlmath.logcosh({})".format,
@@ -96,7 +100,7 @@ def _text(
         literal = number(expr)
         return literal, _UNARY if literal.startswith("-") else _ATOM
     match expr:
-        case scalars.inverted():
+        case inverted():
             return _inverted(expr, names, target), _ATOM
         case sp.Add():
             return _sum(expr, names, target), _SUM
@@ -124,13 +128,25 @@ def _whole_power(x: sp.Expr, p: sp.Expr, signed: bool) -> sp.Expr | None:
 
 
 def _inverted(
-    expr: scalars.inverted, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+    expr: inverted, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
 ) -> str:
-    a, f = expr.args
-    inner = {**names, scalars.UNKNOWN: "w"}
-    slope, steep = (text(part, inner, target) for part in (f, f.diff(scalars.UNKNOWN)))
-    given = text(a, names, target)
-    return f"tiles.inverted(lambda w: {slope}, lambda w: {steep}, {given}, {expr.positive})"
+    a, f, low, high = expr.args
+    unknown = "w"
+    while any(re.search(rf"\b{unknown}\b", name) for name in names.values()):
+        unknown += "_"
+    inner = {**names, UNKNOWN: unknown}
+
+    def function(part: sp.Expr) -> str:
+        return f"lambda {unknown}: {text(part, inner, target)}"
+
+    given = [function(f), function(f.diff(UNKNOWN)), text(a, names, target)]
+    places = [f"({function(u)}, {function(u.diff(UNKNOWN))})" for u in jumps(f)]
+    for word, end in (("low", low), ("high", high)):
+        if not end.is_infinite:
+            given.append(f"{word}={text(end, names, target)}")
+    if places:
+        given.append(f"jumps=[{', '.join(places)}]")
+    return f"tiles.inverted({', '.join(given)})"
 
 
 def _sum(expr: sp.Add, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]) -> str:

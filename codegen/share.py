@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import sympy as sp
 
+from miras_dsl.increasing import inverted
 from miras_dsl.ir import Extent, Map, Node, Program, formula, postorder, rebuild
-from miras_dsl.scalars import SLOTS, inverted
+from miras_dsl.scalars import SLOTS
 
 Worth = Callable[[sp.Expr], bool]
 """Whether a repeated term, over symbols for its operands, is worth a node."""

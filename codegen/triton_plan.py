@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from miras_dsl.increasing import inverted
 from miras_dsl.ir import (
     Contract,
     Extent,
@@ -28,7 +29,7 @@ from miras_dsl.ir import (
     postorder,
     spread,
 )
-from miras_dsl.scalars import SLOTS, inverted
+from miras_dsl.scalars import SLOTS
 
 from .differentiate import adjoint
 from .model import POSITION

@@ -17,8 +17,9 @@ from miras_dsl.spec import Loss, MemorySpec, Number, Ref, walk
 
 from .collect import Linear, Obstacle, collect
 from .implicit import solved_implicitly
-from .link import Link, link_of, proximal
+from .link import Link, link_of
 from .model import exp, feeds_of, gate_input, signed_gates, stand_in, with_logarithms
+from .penalty import proximal
 from .refused import Refused
 
 
@@ -184,12 +185,12 @@ def _play(
             case "predict":
                 asked = current
             case "write":
-                source = anchors or (current if model.algorithm.implicit else asked)
+                source = anchors or asked
                 names = [name for name, _ in model.gradients]
                 moved = replace([g for _, g in model.gradients], _points(model, source, link if linked_anchors else None))
                 slopes = dict(zip(names, moved, strict=True))
                 if model.algorithm.implicit:
-                    slopes = solved_implicitly(model, slopes, source)
+                    slopes = solved_implicitly(model, current)
                 kept = current
                 current, carried = _rules(model, kept, carried, slopes)
                 if model.retention.penalty is not None:

@@ -64,6 +64,17 @@ def logcosh(x):
 
 
 @triton.jit
+def asinh(x):
+    """log(x + sqrt(x^2 + 1)), of the size of x; far out the root is x itself."""
+    size = tl.abs(x)
+    inner = tl.minimum(size, 1e4)
+    near = log_of_one_plus(inner + inner * inner / (1.0 + tl.sqrt(inner * inner + 1.0)))
+    far = tl.log(tl.maximum(size, 1.0)) + 0.6931471805599453
+    found = tl.where(size < 1e4, near, far)
+    return tl.where(x < 0.0, -found, found)
+
+
+@triton.jit
 def signum(x):
     """-1, 0 or 1."""
     return tl.where(x > 0.0, 1.0, 0.0) - tl.where(x < 0.0, 1.0, 0.0)

@@ -11,8 +11,17 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from miras_dsl import lower, scalars
-from miras_dsl.codegen import differentiate, implicit, link, memory_text, model, pipeline, update
+from miras_dsl import increasing, lower, scalars
+from miras_dsl.codegen import (
+    differentiate,
+    implicit,
+    invert,
+    memory_text,
+    model,
+    penalty,
+    pipeline,
+    update,
+)
 from miras_dsl.ir import ONE, ZERO
 from miras_dsl.runtime import chunked, tiles, walk, window
 from miras_dsl.spec import MemorySpec, Number
@@ -164,7 +173,8 @@ def _(patch: Patch) -> None:
 
 @fault("implicit", "an implicit step is a plain one")
 def _(patch: Patch) -> None:
-    patch.setattr(update, "solved_implicitly", lambda model, slopes, weights: slopes)
+    made = implicit.contract
+    patch.setattr(implicit, "contract", lambda *given: made(*given) * 0)
 
 
 @fault("implicit", "an implicit step is damped by half the key's square")
@@ -175,7 +185,8 @@ def _(patch: Patch) -> None:
 
 @fault("implicit", "an implicit step is damped whatever its rate")
 def _(patch: Patch) -> None:
-    patch.setattr(implicit, "_rate", lambda model: ONE)
+    made = implicit._rule
+    patch.setattr(implicit, "_rule", lambda model, weight: (ONE, made(model, weight)[1]))
 
 
 # ------------------------------------------------------------ proximal steps
@@ -184,17 +195,18 @@ def _(patch: Patch) -> None:
 @fault("penalty", "a proximal step passes zero")
 def _(patch: Patch) -> None:
     patch.setattr(scalars, "larger", lambda a, b: a)
+    patch.setattr(invert, "agrees", lambda *given: True)
 
 
 @fault("penalty", "a proximal step goes up the gradient")
 def _(patch: Patch) -> None:
-    made = link.proximal
+    made = penalty.proximal
     patch.setattr(update, "proximal", lambda m, w, slope, before: made(m, w, -slope, before))
 
 
 @fault("penalty", "a proximal step is pulled to zero, not to where the weight was")
 def _(patch: Patch) -> None:
-    made = link.proximal
+    made = penalty.proximal
     patch.setattr(update, "proximal", lambda model, w, slope, before: made(model, w, slope, ZERO))
 
 
@@ -206,15 +218,15 @@ Slope = Callable[[Tensor], Tensor]
 @fault("potential", "an inverted potential is off by a millionth")
 def _(patch: Patch) -> None:
     made: Any = tiles.inverted
-    patch.setattr(tiles, "inverted", lambda *given: made(*given) * (1 + 1e-6))
+    patch.setattr(tiles, "inverted", lambda *given, **ends: made(*given, **ends) * (1 + 1e-6))
 
 
 @fault("potential", "an inverted potential has the slope of the potential")
 def _(patch: Patch) -> None:
     made: Any = tiles.inverted
 
-    def steep_way(slope: Slope, steep: Slope, a: Tensor, positive: bool) -> Tensor:
-        found = made(slope, steep, a, positive).detach()
+    def steep_way(slope: Slope, steep: Slope, a: Tensor, **ends: Any) -> Tensor:
+        found = made(slope, steep, a, **ends).detach()
         return found + (a - a.detach()) * steep(found)
 
     patch.setattr(tiles, "inverted", steep_way)
@@ -223,7 +235,7 @@ def _(patch: Patch) -> None:
 @fault("potential at blocks", "an inverted potential is sought among positive weights")
 def _(patch: Patch) -> None:
     made: Any = tiles.inverted
-    patch.setattr(tiles, "inverted", lambda slope, steep, a, _: made(slope, steep, a, True))
+    patch.setattr(tiles, "inverted", lambda slope, steep, a: made(slope, steep, a, low=0.0))
 
 
 @fault("potential at blocks", "reverse of an inverted potential: twice its slope")
@@ -231,7 +243,7 @@ def _(patch: Patch) -> None:
     made = differentiate.derivative
 
     def twice(expr: sp.Expr, slot: sp.Symbol) -> sp.Expr:
-        return made(expr, slot) * (2 if expr.has(scalars.inverted) else 1)
+        return made(expr, slot) * (2 if expr.has(increasing.inverted) else 1)
 
     patch.setattr(differentiate, "derivative", twice)
 

@@ -31,6 +31,7 @@ ONE: dict[type, Exact] = {
     sp.sin: mpmath.sin,
     sp.cos: mpmath.cos,
     scalars.erf: mpmath.erf,
+    scalars.asinh: mpmath.asinh,
     scalars.sigmoid: lambda x: 1 / (1 + mpmath.exp(-x)),
     scalars.softplus: lambda x: mpmath.log1p(mpmath.exp(x)),
     scalars.logcosh: lambda x: mpmath.log1p(2 * mpmath.sinh(x / 2) ** 2),

@@ -50,12 +50,16 @@ CASES: dict[str, tuple[sp.Expr, Exact]] = {
        for p in POWERS},
     **{f"spow {p}": (scalars.spow(X, p), lambda x, p=p: _sign(x) * abs(x) ** _mp(p) if x else x)
        for p in POWERS},
+    **{f"fractional {p}": (scalars.fractional(X, p), lambda x, p=p: x ** _mp(p) if x else 0 * x)
+       for p in POWERS if not p.is_Integer},
     **{f"x^{p}": (X**p, lambda x, p=p: x ** _mp(p)) for p in POWERS},
     "where": (scalars.where(scalars.step(X), sp.tanh(X), X / 2),
               lambda x: mpmath.tanh(x) if x >= 0 else x / 2),
     "silu": (X * scalars.sigmoid(X), lambda x: x / (1 + mpmath.exp(-x))),
 }  # fmt: skip
-POSITIVE = {"log", *(f"x^{p}" for p in POWERS if not p.is_Integer)}
+POSITIVE = {"log"} | {
+    f"{name}{p}" for name in ("x^", "fractional ") for p in POWERS if not p.is_Integer
+}
 """Formulas of positive numbers."""
 
 

@@ -43,7 +43,8 @@ def unreached(made: MemorySpec) -> Iterator[Diagnostic]:
             f"`{name}` is only compared, so its projection learns nothing",
             made.terms[0].span,
             f"depends on `{name}` by comparisons alone",
-            help="a bias that is smooth in its error passes gradients on: `l2`, `logcosh`, `huber(delta)`",
+            help="a bias that is smooth in its error passes gradients on: "
+            "`l2`, `logcosh`, `huber(delta)`",
         )
 
 

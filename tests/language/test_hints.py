@@ -1,4 +1,4 @@
-"""What a newcomer writes by mistake is answered with a way out, and doubtful numbers with a warning."""
+"""A newcomer's mistakes are answered with a way out, and doubtful numbers with a warning."""
 
 import pytest
 

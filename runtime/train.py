@@ -7,6 +7,7 @@ A model here is a module with `model(tokens [B, T]) -> (logits [B, T, vocab], st
 from __future__ import annotations
 
 import math
+import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -31,6 +32,12 @@ LOG, PICTURE = "log.jsonl", "loss.png"
 
 class TrainError(Unusable):
     """Training cannot go on, in one sentence with a way out."""
+
+
+class Diverged(TrainError):
+    """A loss or gradient is not finite; the sentence names the step and the first tensor."""
+
+    status = 4
 
 
 class Interrupted(KeyboardInterrupt):
@@ -90,7 +97,7 @@ class Outcome:
             f"after {self.steps} steps {self.bits:.3f} bits per byte on the held-out part; "
             f"a byte bigram has {self.bigram_bits:.3f}\n"
             f"{self.tokens_per_second:,.0f} tokens/s; {where}\n"
-            f"it writes: {self.sample!r}"
+            f"it writes: {_readable(self.sample)}"
         )
 
     def to_json(self) -> dict[str, object]:
@@ -183,6 +190,21 @@ def train(
     )
 
 
+def _readable(sample: str, most: int = 72) -> str:
+    """The beginning of a sample on one line; what cannot be printed is a dot, however much it is."""
+    shown = "".join(
+        c if c.isprintable() and c != "\ufffd" else " " if c.isspace() else "·" for c in sample
+    )
+    shown = re.sub(r"·+", "·", re.sub(r"\s+", " ", shown)).strip()
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def require_folder(out: Path) -> None:
+    """Raise TrainError where a run's folder cannot be, because a file is there."""
+    if out.exists() and not out.is_dir():
+        raise TrainError(f"{out} is a file; --out names the folder of a run: choose another")
+
+
 def require_unused(out: Path) -> None:
     """Raise TrainError when the folder holds a run already."""
     kept = out / checkpoint.NAME
@@ -260,7 +282,7 @@ def update(
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-        raise TrainError(
+        raise Diverged(
             f"step {step + 1}: {first_bad(model, x)}; "
             "a smaller learning rate, or gates that keep the memory's step small, would help"
         )

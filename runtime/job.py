@@ -55,7 +55,7 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
         require_unused(folder)
     else:
         _same_model(folder / checkpoint.NAME, source, wishes, before)
-        width, layers = _number(before["width"]), _number(before["layers"])
+        width, layers = _number(before.get("width")), _number(before.get("layers"))
         whole = with_model(source, width=width, layers=layers)
 
     settings = {
@@ -72,7 +72,7 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
         config = paced(model, corpus, config, wishes.minutes)
     elif wishes.minutes is not None:
         console.print(
-            f"the {config.steps} steps of this run were counted when it began; --minutes changes none"
+            f"this run has {config.steps} steps, counted when it began; --minutes changes none"
         )
     parameters = sum(p.numel() for p in model.parameters())
     size, apart = len(corpus.train), len(corpus.held_out)
@@ -98,8 +98,8 @@ def with_model(
 ) -> Source:
     """The same text with a language model around its first layer, or memory, if it has none.
 
-    Raises TrainError when there is nothing to build on, Misused when the file's own model is asked to
-    be another.
+    Raises TrainError when there is nothing to build on, Misused when the file's own model is asked
+    to be another.
     """
     spec = read(source)
     if spec.models:
@@ -169,7 +169,7 @@ def _same_model(path: Path, source: Source, wishes: Wishes, before: Mapping[str,
     usual = {"width": WIDTH if model is None else model.width, "layers": LAYERS}
     other: dict[str, tuple[object, object]] = {}
     for key, default in usual.items():
-        then, now = _number(before[key]) or default, getattr(wishes, key)
+        then, now = _number(before.get(key)) or default, getattr(wishes, key)
         if now is not None and now != then:
             other[key] = (then, now)
     if other:

@@ -7,7 +7,6 @@ A model here is a module with `model(tokens [B, T]) -> (logits [B, T, vocab], st
 from __future__ import annotations
 
 import math
-import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from miras_dsl.failures import Unusable
 
 from . import checkpoint, data, figures, journal
-from .measure import BITS, evaluate, generate
+from .measure import BITS, evaluate, generate, readable
 from .threads import on_threads
 from .watch import first_bad
 
@@ -97,7 +96,7 @@ class Outcome:
             f"after {self.steps} steps {self.bits:.3f} bits per byte on the held-out part; "
             f"a byte bigram has {self.bigram_bits:.3f}\n"
             f"{self.tokens_per_second:,.0f} tokens/s; {where}\n"
-            f"it writes: {_readable(self.sample)}"
+            f"it writes: {readable(self.sample)}"
         )
 
     def to_json(self) -> dict[str, object]:
@@ -188,15 +187,6 @@ def train(
         log=out / LOG,
         picture=_picture(out, rows, bigram, show),
     )
-
-
-def _readable(sample: str, most: int = 72) -> str:
-    """The beginning of a sample on one line; what cannot be printed is a dot, however much it is."""
-    shown = "".join(
-        c if c.isprintable() and c != "\ufffd" else " " if c.isspace() else "·" for c in sample
-    )
-    shown = re.sub(r"·+", "·", re.sub(r"\s+", " ", shown)).strip()
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def require_folder(out: Path) -> None:

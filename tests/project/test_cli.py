@@ -82,11 +82,9 @@ def test_the_version_is_told(miras):
 
 def test_a_byte_order_mark_is_no_mistake(miras, tmp_path):
     """Some editors begin every file with one."""
-    (tmp_path / "marked.mem").write_text(GOOD, encoding="utf-8-sig")
-    assert (
-        miras("compile", "marked.mem").stdout.splitlines()[3:]
-        == (miras("compile", "good.mem").stdout.splitlines()[3:])
-    )
+    plain = miras("compile", "good.mem").stdout
+    (tmp_path / "good.mem").write_text(GOOD, encoding="utf-8-sig")
+    assert miras("compile", "good.mem").stdout == plain
     assert miras_dsl.find("\ufeff" + GOOD).text == GOOD
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import stat
 
 import pytest
 
-from tests.project.command import files
+from miras_dsl.runtime.measure import readable
+from tests.project.command import GOOD, files
+
+TINY = ["--width", 32, "--layers", 1, "--batch", 2]
 
 
 @pytest.mark.slow
@@ -31,7 +36,81 @@ def test_train_from_text_to_picture(miras, tmp_path):
     assert miras("train", "good.mem", *small, "--resume").exit_code == 0
     other = miras("train", "good.mem", *small, "--resume", "--steps", 9)
     assert other.exit_code == 3
-    assert "steps: 6 then, 9 now" in other.output
+    assert "steps: 6 then, 9 now\n  the learning rate falls over the steps" in other.output
+    assert "begin a new run with --steps in another folder (--out)" in other.output
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in run.iterdir()}
+    assert len(modes) == 1
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_its_own_model(miras, tmp_path):
+    """Another width is told as the setting that it is: nobody wrote the text of that model."""
+    words = [*TINY, "--length", 64, "--steps", 2]
+    assert miras("train", "good.mem", *words).exit_code == 0
+    other = miras("train", "good.mem", "--resume", "--width", 64, "--layers", 3)
+    assert other.exit_code == 3
+    assert "other settings" in other.output
+    assert "\n  width: 32 then, 64 now\n  layers: 1 then, 3 now\n" in other.output
+    assert "model Trained" not in other.output
+    same = miras("train", "good.mem", "--resume", "--width", 32, "--minutes", 1)
+    assert same.exit_code == 0, same.output
+    assert "this run has 2 steps, counted when it began; --minutes changes none" in same.output
+
+
+@pytest.mark.slow
+def test_the_usual_width_may_be_given_or_not(miras):
+    """A run that began without --width goes on with --width 128, which is the same."""
+    words = ["--layers", 1, "--batch", 2, "--length", 32, "--steps", 1]
+    assert miras("train", "good.mem", *words).exit_code == 0
+    again = miras("train", "good.mem", "--resume", "--width", 128, "--layers", 1)
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [["--width", 64], ["--layers", 2]])
+def test_a_file_with_a_model_takes_no_other(miras, tmp_path, option):
+    """A wrong command, as the file says otherwise; nothing is begun."""
+    model = (
+        "layer Mixer(heads = 2) = Delta\nmodel Own(width = 32, vocab = 256) = repeat 1 { Mixer }"
+    )
+    (tmp_path / "own.mem").write_text(f"{GOOD}{model}\n")
+    shown = miras("train", "own.mem", *option)
+    assert shown.exit_code == 2
+    assert "Own" in shown.output and str(option[0])[2:] in shown.output
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_has_its_own_status(miras, tmp_path):
+    shown = miras("train", "good.mem", *TINY, "--length", 64, "--steps", 9, "--rate", 1e30)
+    assert shown.exit_code == 4
+    assert re.search(r"error: step \d: .* is not finite", shown.output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [[], ["--resume"]])
+def test_a_run_is_a_folder(miras, tmp_path, option):
+    shown = miras("train", "good.mem", "--out", "wrong.mem", *option)
+    assert shown.exit_code == 3
+    assert "wrong.mem is a file; --out names the folder of a run" in shown.output
+
+
+@pytest.mark.slow
+def test_train_shows_warnings(miras, tmp_path):
+    """Once, although the model around the memory is loaded too; in JSON with the outcome."""
+    words = [*TINY, "--length", 64, "--steps", 1]
+    shown = miras("train", "warned.mem", *words)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stderr.count("never used") == 1
+    told = miras("train", "warned.mem", *words, "-o", "runs/other", "--json")
+    assert [warning["code"] for warning in json.loads(told.stdout)["warnings"]] == ["M0801"]
+
+
+def test_a_sample_is_shown_in_one_line():
+    """What cannot be printed is a dot, and a long text is cut."""
+    assert readable("the memory\n\n  remembers") == "the memory remembers"
+    assert readable("a\x00\x01\ufffd\ufffdb\x7f") == "a·b·"
+    assert readable("word " * 100) == ("word " * 15)[:71] + "…"
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from miras_dsl.spec import Ref
 from .chunk import UNTRAINED, VALID, ChunkForm
 from .differentiate import pull_back
 from .model import signed_gates, tails_of
-from .names import cite, snake
+from .names import cite
 from .render import render
 from .section import Function, Section, straight
 from .spans import factored, logarithms_of, spans
@@ -33,14 +33,14 @@ TILE = 64
 
 
 def memory_text(
-    rule: UpdateRule, form: ChunkForm | None, reverse: Program | None, kernels: str = ""
+    rule: UpdateRule, form: ChunkForm | None, reverse: Program | None, name: str, kernels: str = ""
 ) -> str:
     """The functions `m_memory` and `m_step` of a memory, and all that they call.
 
     reverse  the adjoint of the chunk form
+    name     what they begin with
     kernels  the name of the table of its Triton kernels in the same file, if there is one
     """
-    name = snake(rule.name)
     bodies: list[Function] = []
     forward = backward = None
     evidence = (rule.obstacle,)

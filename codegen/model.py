@@ -18,7 +18,8 @@ from .flatten import is_product
 POSITION = "position"
 """The program input that counts a token's place in its block, from 1."""
 WORDS = frozenset({
-    "chunked", "cu_seqlens", "feeds", "one", "size", "state", "tiles", "torch", "valid", "y", "zero",
+    "chunked", "cu_seqlens", "feeds", "one", "recurrent", "size", "state", "tiles", "torch",
+    "valid", "y", "zero",
 })  # fmt: skip
 """Words that generated functions have for things of their own."""
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from symtable import SymbolTable, symtable
 
 from miras_dsl.model import Feed, Weight
 from miras_dsl.spec import Chain, LayerSpec, MemorySpec, Mixing, ModelSpec, Together, Use
 
 from .feeding import Feeding
+from .file_names import FileNames
 from .names import IMPORTS, attribute, cite, identifier, snake
 from .render import render
 from .starting import state_items
 
 HEADS = 4
 """Heads of a layer whose spec names no number."""
+ALONE = FileNames()
+
 
 def import_lines(text: str) -> str:
-    """The imports that the classes in ``text`` need, and no other."""
-    code = re.sub(r'"""[\s\S]*?"""|"[^"\n]*"|#[^\n]*', "", text)
-    used = set(re.findall(r"(?<![\w.])(?<!def )[A-Za-z_]\w*", code))
+    """The imports that ``text`` needs, and no other."""
+    used = set(_borrowed(symtable(text, "generated", "exec")))
     lines = ["import torch"] if "torch" in used else []
     from_torch = [name for name in ("Tensor", "nn") if name in used]
     if from_torch:
@@ -36,15 +38,26 @@ def import_lines(text: str) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def _borrowed(scope: SymbolTable) -> Iterator[str]:
+    """Names of the module that a scope or one inside it uses."""
+    for symbol in scope.get_symbols():
+        if symbol.is_referenced() and (symbol.is_global() or scope.get_type() == "module"):
+            yield symbol.get_name()
+    for inner in scope.get_children():
+        yield from _borrowed(inner)
+
+
 def module_text(
     spec: MemorySpec,
     feeds: Sequence[Feed],
     weights: Sequence[Weight],
     tails: Sequence[str] = (),
+    names: FileNames = ALONE,
 ) -> str:
     """The class of a memory: parameters, what it is fed, state, `forward` and `step`.
 
     tails  names of feeds whose last tokens the memory carries as `window.<feed>`
+    names  of the file that it stands in
     """
     feeding = Feeding.of(spec, feeds)
     state = state_items(spec, feeds, weights, tails, feeding)
@@ -55,8 +68,8 @@ def module_text(
         if default is None or name in free
     ]
     slots = {
-        "name": identifier(spec.name),
-        "function": snake(spec.name),
+        "name": names.class_of(spec.name),
+        "function": names.prefix_of(spec.name),
         "place": cite(spec.span),
         "heads": HEADS,
         "sizes": sizes,
@@ -73,18 +86,19 @@ def module_text(
     return render("torch/module.py.j2", slots)
 
 
-def layer_text(layer: LayerSpec) -> str:
+def layer_text(layer: LayerSpec, names: FileNames = ALONE) -> str:
     """The class of a layer: its memories in their composition, each in the layer's backbone."""
-    names: dict[int, str] = {}
+    own: dict[int, str] = {}
     parts = []
     for use in _uses(layer.body):
-        name = _unused(attribute(snake(use.memory)), names.values())
-        names[id(use)] = name
+        name = _unused(attribute(snake(use.memory)), own.values())
+        own[id(use)] = name
         given = "".join(f", {identifier(k)}={v}" for k, v in use.arguments)
-        parts.append((name, f"{identifier(use.memory)}(width, heads{given}, backbone=backbone)"))
-    calls = _compose(layer.body, "x", names, [])
+        made = names.class_of(use.memory)
+        parts.append((name, f"{made}(width, heads{given}, backbone=backbone)"))
+    calls = _compose(layer.body, "x", own, [])
     slots = {
-        "name": identifier(layer.name),
+        "name": names.class_of(layer.name),
         "place": cite(layer.span),
         "heads": layer.heads or HEADS,
         "backbone": [
@@ -102,18 +116,18 @@ def layer_text(layer: LayerSpec) -> str:
     return render("torch/layer.py.j2", slots)
 
 
-def model_text(model: ModelSpec) -> str:
+def model_text(model: ModelSpec, names: FileNames = ALONE) -> str:
     """The class of a language model: embedding, residual blocks, norm and head."""
     kinds = [block.kind for block in model.blocks]
     period, times = _repeated(kinds)
     blocks = [
         "FeedForward(width)"
         if kind == "swiglu"
-        else f"Mixing(width, {identifier(kind)}(width, **given))"
+        else f"Mixing(width, {names.class_of(kind)}(width, **given))"
         for kind in period
     ]
     slots = {
-        "name": identifier(model.name),
+        "name": names.class_of(model.name),
         "place": cite(model.span),
         "width": model.width,
         "vocab": model.vocab,

@@ -22,7 +22,7 @@ IMPORTS = {
     "miras_dsl.runtime.bounds": ("Packed", "bounds_of", "require", "rows"),
     "miras_dsl.runtime.past": ("LEAST", "Past", "full"),
     "miras_dsl.runtime.state": ("State", "part"),
-    "miras_dsl.runtime": ("chunked", "tiles"),
+    "miras_dsl.runtime": ("chunked", "tiles", "tlmath"),
     "miras_dsl.runtime.launch": ("Recurrence",),
     "miras_dsl.runtime.maybe_triton": ("tl", "triton"),
 }  # fmt: skip
@@ -31,7 +31,7 @@ IMPORTS = {
 TAKEN = frozenset(name for names in IMPORTS.values() for name in names) | {
     "F", "Tensor", "backbone", "batch", "cu_seqlens", "dict", "empty", "float", "given", "heads",
     "ids", "int", "kept", "math", "memory", "name", "nn", "past", "range", "self", "state",
-    "super", "torch", "tuple", "vocab", "width", "x", "y",
+    "super", "tl", "torch", "triton", "tuple", "vocab", "width", "x", "y",
 }  # fmt: skip
 """Names that generated code needs for itself."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from miras_dsl.ir import Input
 
+from .names import cite
 from .recurrent_frame import (
     Line,
     Names,
@@ -24,7 +25,7 @@ Inputs = list[tuple[Input, Variable]]
 """Tokens and constants with their variables."""
 
 
-def backward(plan: RecurrentPlan) -> dict[str, object]:
+def backward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
     """What the template asks for."""
     names = names_of(plan)
     states = [_state(plan, names, x) for x in plan.states]
@@ -46,7 +47,9 @@ def backward(plan: RecurrentPlan) -> dict[str, object]:
     refresh = turn(plan, names, states, "open")
     ends = turn(plan, names, states, "shut")
     return {
-        **frame(plan, pointers, _shapes(plan, names, tokens, constants, states)),
+        **frame(plan, prefix, pointers, _shapes(plan, names, tokens, constants, states)),
+        "title": f"Gradients of {plan.rule.name} ({cite(plan.rule.model.spec.span)}), "
+        "from the last token to the first:",
         "again": [v for x, v in inputs if x in again and x in plan.tokens],
         "seen": [v for x, v in inputs if x in seen and x in plan.tokens],
         "tokens": tokens,
@@ -194,6 +197,6 @@ def _shapes(
         lines.append((v.d_end, shape("N, H", v.axes), "cotangent of the last state"))
     for v, lead in [*((t, "T, H") for t in tokens), *((s, "N, H") for s in (*constants, *states))]:
         shares = v.row == "share"
-        said = "out: shares" if shares else "out"
+        said = "out: a share from each block of values" if shares else "out"
         lines.append((v.d, shape(f"NV, {lead}" if shares else lead, v.axes), said))
     return lines

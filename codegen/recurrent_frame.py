@@ -12,7 +12,7 @@ from miras_dsl.spec import MemorySpec
 
 from .lanes import lanes
 from .model import POSITION
-from .names import cite, snake
+from .names import cite
 from .triton_code import SIZES, Target, Writer
 from .triton_plan import RecurrentPlan
 
@@ -97,23 +97,30 @@ def reads(*programs: Program) -> set[Input]:
     return {x for p in programs for x in inputs_of(node for _, node in p.results)}
 
 
-def frame(plan: RecurrentPlan, pointers: list[str], shapes: list[Line]) -> dict[str, object]:
-    """The slots that both templates have."""
+def frame(
+    plan: RecurrentPlan,
+    prefix: str,
+    pointers: list[str],
+    shapes: list[Line],
+    keep: bool = False,
+) -> dict[str, object]:
+    """The slots that both templates have; ``keep`` for a kernel that may keep checkpoints."""
     spec, every = plan.rule.model.spec, (*plan.tokens, *plan.constants, *plan.states)
     axes = tuple(a for a in SIZES if a == "value" or any(a in x.axes for x in every))
     law: list[str] = []
-    for line in show(plan.step).split("\n"):
+    for line in show(plan.rule.program).split("\n"):
         if line.startswith("  "):
             law += textwrap.wrap(line, 92, initial_indent="  ", subsequent_indent="      ")
     place = "place_ptr, " if plan.block else ""
     parameters = _listed([f"{p}_ptr" for p in pointers])
     parameters += [f"offsets_ptr, {place}T, L, H,", "V: tl.constexpr, BV: tl.constexpr,"]
     parameters += ["K: tl.constexpr, BK: tl.constexpr,"] if "key" in axes else []
-    parameters += ["SEGMENT: tl.constexpr, PACKED: tl.constexpr, KEEP: tl.constexpr,"]
+    kinds = ("SEGMENT", "PACKED", *(("KEEP",) if keep else ()))
+    parameters.append(" ".join(f"{kind}: tl.constexpr," for kind in kinds))
     block = plan.block * plan.micro
     step = f"((place + t) % {block})" + (f" // {plan.micro}" if plan.micro > 1 else "")
     return {
-        "name": snake(plan.rule.name),
+        "name": prefix,
         "title": f"{plan.rule.name} ({cite(spec.span)}), token by token:",
         "law": law,
         "cited": _cited(spec),

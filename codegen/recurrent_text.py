@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from miras_dsl.ir import Input
 
+from .file_names import once
+from .module_plan import import_lines
 from .names import cite, snake
 from .recurrent_back import backward
 from .recurrent_frame import Variable, frame, given_shapes, names_of, shape, taken, targets, turn
@@ -14,35 +16,30 @@ from .triton_code import Target, folded
 from .triton_plan import RecurrentPlan, plan_recurrent
 from .update import UpdateRule
 
-HEADER = '''"""Token-by-token kernels of {name}, generated from {place}."""
-
-from miras_dsl.runtime.launch import Recurrence
-from miras_dsl.runtime.maybe_triton import tl, triton
-
-
-'''
+TITLE = '"""Token-by-token kernels of {name}, generated from {place}."""'
 
 
 def recurrent_module(rule: UpdateRule) -> str:
     """A module with the kernels of one rule, and `recurrence_name` for what the launcher takes."""
-    header = HEADER.format(name=rule.name, place=cite(rule.model.spec.span))
-    return header + recurrent_text(rule)
+    title = TITLE.format(name=rule.name, place=cite(rule.model.spec.span))
+    text = recurrent_text(rule, snake(rule.name))
+    return once(f"{title}\n\n{import_lines(text)}\n\n{text}")
 
 
-def recurrence_name(rule: UpdateRule) -> str:
-    """The name under which a module has a rule's `Recurrence`."""
-    return f"{snake(rule.name)}_kernels"
+def recurrence_name(rule: UpdateRule, prefix: str = "") -> str:
+    """The name under which a module has a rule's `Recurrence`; without a prefix, its own module."""
+    return f"_{prefix or snake(rule.name)}_kernels"
 
 
-def recurrent_text(rule: UpdateRule) -> str:
+def recurrent_text(rule: UpdateRule, prefix: str) -> str:
     """Both kernels and their table, without imports.  ValueError where there can be none."""
     plan = plan_recurrent(rule)
-    there = render("triton/recurrent_fwd.py.j2", _forward(plan))
-    back = render("triton/recurrent_bwd.py.j2", backward(plan))
-    return folded(f"{there}\n\n{back}\n\n{_table(plan)}")
+    there = render("triton/recurrent_fwd.py.j2", _forward(plan, prefix))
+    back = render("triton/recurrent_bwd.py.j2", backward(plan, prefix))
+    return folded(f"{there}\n\n{back}\n\n{_table(plan, prefix)}")
 
 
-def _forward(plan: RecurrentPlan) -> dict[str, object]:
+def _forward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
     names = names_of(plan)
     states = []
     for x in plan.states:
@@ -69,7 +66,7 @@ def _forward(plan: RecurrentPlan) -> dict[str, object]:
     step = [Target("y", ("value",), plan.step.result("y"))]
     step += targets(plan, states, plan.step, "next")
     return {
-        **frame(plan, pointers, lines),
+        **frame(plan, prefix, pointers, lines, keep=True),
         "tokens": [Variable(names.of[x], x.axes) for x in plan.tokens],
         "constants": [Variable(names.of[x], x.axes) for x in plan.constants],
         "states": states,
@@ -80,13 +77,13 @@ def _forward(plan: RecurrentPlan) -> dict[str, object]:
     }
 
 
-def _table(plan: RecurrentPlan) -> str:
+def _table(plan: RecurrentPlan, prefix: str) -> str:
     """What a launcher must know, as an expression."""
-    rule, name = plan.rule, snake(plan.rule.name)
+    rule = plan.rule
     return (
-        f"{recurrence_name(rule)} = Recurrence(\n"
-        f"    forward={name}_forward,\n"
-        f"    backward={name}_backward,\n"
+        f"{recurrence_name(rule, prefix)} = Recurrence(\n"
+        f"    forward={prefix}_forward,\n"
+        f"    backward={prefix}_backward,\n"
         f"    tokens={_pairs(plan.tokens)},\n"
         f"    constants={_pairs(plan.constants)},\n"
         f"    states={_pairs(plan.states)},\n"

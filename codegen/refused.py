@@ -8,3 +8,10 @@ class Refused(Exception):
 
     code = ""
     help = ""
+
+
+class Apart(Refused):
+    """Words that mean nothing together."""
+
+    code = "M0608"
+    help = "leave one of them out"

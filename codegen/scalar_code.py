@@ -6,11 +6,13 @@ numbers and the functions of `scalars.FUNCTIONS` can be printed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 import sympy as sp
 
 from miras_dsl import scalars
+from miras_dsl.increasing import UNKNOWN, inverted, jumps
 
 Printer = Callable[..., str]
 
@@ -23,6 +25,7 @@ TORCH: Mapping[type, Printer] = {
     sp.sin: "torch.sin({})".format,
     sp.cos: "torch.cos({})".format,
     scalars.erf: "torch.erf({})".format,
+    scalars.asinh: "torch.asinh({})".format,
     scalars.sigmoid: "torch.sigmoid({})".format,
     scalars.softplus: "tiles.softplus({})".format,
     scalars.logcosh: "tiles.logcosh({})".format,
@@ -42,30 +45,33 @@ TORCH: Mapping[type, Printer] = {
 TRITON: Mapping[type, Printer] = {
     sp.exp: "tl.exp({})".format,
     sp.log: "tl.log({})".format,
-    sp.tanh: "(2.0 * tl.sigmoid(2.0 * ({})) - 1.0)".format,
-    sp.sinh: "(0.5 * (tl.exp({0}) - tl.exp(-({0}))))".format,
-    sp.cosh: "(0.5 * (tl.exp({0}) + tl.exp(-({0}))))".format,
+    sp.tanh: "tlmath.tanh({})".format,
+    sp.sinh: "tlmath.sinh({})".format,
+    sp.cosh: "tlmath.cosh({})".format,
     sp.sin: "tl.sin({})".format,
     sp.cos: "tl.cos({})".format,
     scalars.erf: "tl.erf({})".format,
+    scalars.asinh: "tlmath.asinh({})".format,
     scalars.sigmoid: "tl.sigmoid({})".format,
-    scalars.softplus: "(tl.maximum({0}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({0}))))".format,
-    scalars.logcosh: "(tl.abs({0}) + tl.log(0.5 + 0.5 * tl.exp(-2.0 * tl.abs({0}))))".format,
+    scalars.softplus: "tlmath.softplus({})".format,
+    scalars.logcosh: "tlmath.logcosh({})".format,
     scalars.step: "tl.where({} >= 0.0, 1.0, 0.0)".format,
     scalars.above: "tl.where({} > 0.0, 1.0, 0.0)".format,
-    scalars.signum: "(tl.where({0} > 0.0, 1.0, 0.0) - tl.where({0} < 0.0, 1.0, 0.0))".format,
+    scalars.signum: "tlmath.signum({})".format,
     scalars.absolute: "tl.abs({})".format,
     scalars.root: "tl.sqrt(tl.maximum({}, 0.0))".format,
-    scalars.inverse_root: "tl.where({0} > 0.0, 1.0 / tl.sqrt(tl.where({0} > 0.0, {0}, 1.0)), 0.0)".format,
-    scalars.where: "tl.where(({}) != 0.0, {}, {})".format,
-    scalars.apow: "tl.where({0} != 0.0, tl.exp({1} * tl.log(tl.abs(tl.where({0} != 0.0, {0}, 1.0)))), 0.0)".format,
-    scalars.fractional: "tl.where({0} != 0.0, tl.exp({1} * tl.log(tl.where({0} != 0.0, {0}, 1.0))), 0.0)".format,
-    scalars.spow: (
-        "(tl.where({0} > 0.0, 1.0, 0.0) - tl.where({0} < 0.0, 1.0, 0.0))"
-        " * tl.exp({1} * tl.log(tl.abs(tl.where({0} != 0.0, {0}, 1.0))))"
-    ).format,
+    scalars.inverse_root: "tlmath.inverse_root({})".format,
+    scalars.where: "tl.where({} != 0.0, {}, {})".format,
+    scalars.apow: "tlmath.apow({}, {})".format,
+    scalars.fractional: "tlmath.fractional({}, {})".format,
+    scalars.spow: "tlmath.spow({}, {})".format,
 }
+"""`tlmath` is `miras_dsl.runtime.tlmath`."""
 
+COMPARED = (scalars.where, scalars.step, scalars.above)
+"""Functions whose text in Triton compares their first operand."""
+MULTIPLIED = 4
+"""The largest power of a magnitude that is written as a product."""
 _SUM, _PRODUCT, _UNARY, _ATOM = 1, 2, 3, 4
 
 
@@ -94,7 +100,7 @@ def _text(
         literal = number(expr)
         return literal, _UNARY if literal.startswith("-") else _ATOM
     match expr:
-        case scalars.inverted():
+        case inverted():
             return _inverted(expr, names, target), _ATOM
         case sp.Add():
             return _sum(expr, names, target), _SUM
@@ -103,20 +109,44 @@ def _text(
         case sp.Pow():
             return _power(expr, names, target)
         case _:
+            if target is TRITON and expr.func in (scalars.apow, scalars.spow):
+                whole = _whole_power(*expr.args, expr.func is scalars.spow)
+                if whole is not None:
+                    return _text(whole, names, target)
             arguments = [_text(argument, names, target)[0] for argument in expr.args]
-            if target is TRITON:
-                arguments = [a if a.isidentifier() else f"({a})" for a in arguments]
+            if target is TRITON and expr.func in COMPARED:
+                arguments[0] = arguments[0] if arguments[0].isidentifier() else f"({arguments[0]})"
             return target[expr.func](*arguments), _ATOM
 
 
+def _whole_power(x: sp.Expr, p: sp.Expr, signed: bool) -> sp.Expr | None:
+    """`|x|^p`, or with the sign of x, as a product, where p is a small whole number."""
+    if not (p.is_Integer and 1 <= p <= MULTIPLIED):
+        return None
+    size = scalars.absolute(x)
+    return x * size ** (p - 1) if signed else size**p
+
+
 def _inverted(
-    expr: scalars.inverted, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+    expr: inverted, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
 ) -> str:
-    a, f = expr.args
-    inner = {**names, scalars.UNKNOWN: "w"}
-    slope, steep = (text(part, inner, target) for part in (f, f.diff(scalars.UNKNOWN)))
-    given = text(a, names, target)
-    return f"tiles.inverted(lambda w: {slope}, lambda w: {steep}, {given}, {expr.positive})"
+    a, f, low, high = expr.args
+    unknown = "w"
+    while any(re.search(rf"\b{unknown}\b", name) for name in names.values()):
+        unknown += "_"
+    inner = {**names, UNKNOWN: unknown}
+
+    def function(part: sp.Expr) -> str:
+        return f"lambda {unknown}: {text(part, inner, target)}"
+
+    given = [function(f), function(f.diff(UNKNOWN)), text(a, names, target)]
+    places = [f"({function(u)}, {function(u.diff(UNKNOWN))})" for u in jumps(f)]
+    for word, end in (("low", low), ("high", high)):
+        if not end.is_infinite:
+            given.append(f"{word}={text(end, names, target)}")
+    if places:
+        given.append(f"jumps=[{', '.join(places)}]")
+    return f"tiles.inverted({', '.join(given)})"
 
 
 def _sum(expr: sp.Add, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]) -> str:
@@ -136,7 +166,7 @@ def _product(
     coefficient = sp.Mul(*numbers)
     rest = sp.Mul(*(factor for factor in expr.args if not factor.is_number))
     if coefficient == -1:
-        return f"-{_wrapped(_text(rest, names, target), _UNARY)}", _PRODUCT
+        return f"-{_wrapped(_text(rest, names, target), _PRODUCT)}", _PRODUCT
     above: list[str] = [] if coefficient == 1 else [number(coefficient)]
     below: list[str] = []
     for factor in rest.as_ordered_factors():
@@ -163,9 +193,8 @@ def _power(
             return f"{base} ** {int(expr.exp)}", _UNARY
         return _repeated(base, int(expr.exp)), _PRODUCT
     exponent = _text(expr.exp, names, target)[0]
-    if target is not TRITON:
-        return f"torch.pow({base}, {exponent})", _ATOM
-    return f"tl.exp({exponent} * tl.log({base}))", _ATOM
+    base = base if base.isidentifier() else _text(expr.base, names, target)[0]
+    return f"{'tlmath.power' if target is TRITON else 'torch.pow'}({base}, {exponent})", _ATOM
 
 
 def _repeated(base: str, power: int) -> str:

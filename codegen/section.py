@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from miras_dsl.ir import (
     Extent,
     Input,
-    Map,
     Node,
     Number,
     Program,
@@ -20,7 +19,8 @@ from miras_dsl.ir import (
 from .careful import normalised
 from .logs import logarithms
 from .scalar_code import number
-from .schedule import Part, schedule, source
+from .schedule import Part, Schedule, schedule, source
+from .share import shared, shared_program, work
 from .text_names import Names, plain, shape_comment, wish
 from .torch_code import TorchText, body_nodes, inlined
 from .wrap import statement
@@ -64,7 +64,8 @@ class Section:
         self.careful: set[Node] = set()
 
     def walk(self, program: Program) -> Walk:
-        cut = schedule(program)
+        cut = _shared_cut(program)
+        program = cut.program
         order = postorder(node for _, node in program.results)
         self.logs, self.careful = logarithms(order, ()), normalised(order)
         results = {source(node): name for name, node in program.results}
@@ -135,22 +136,19 @@ class Section:
                 self.names.given, hidden, self.body_names, self.logs, self.careful
             )
             name, shape = self.names.given[node], shape_comment(node.axes)
-            if isinstance(node, Map):
-                shared, expression = printer.steps(node, name)
-                for part, value in shared:
-                    made += statement(part, value, shape)
-            else:
-                expression = printer.expression(node)
-            made += statement(name, expression, shape)
+            made += statement(name, printer.expression(node), shape)
         return tuple(made)
 
     def _body(self, node: Substitute) -> str:
-        section = Section(f"{self.prefix}_row{len(self.bodies) + 1}", self.bodies)
+        # No name of a user begins with `_`, so no argument can hide a body.
+        name = f"_{self.prefix.removeprefix('_')}_row{len(self.bodies) + 1}"
+        section = Section(name, self.bodies)
         holes = [node.r, *(hole for hole, _ in node.rows)]
         for hole in holes:
             section.names.name(hole, plain(hole.name))
-        nodes = body_nodes(node)
-        root = source(node.body)
+        (body,) = shared([node.body], work)
+        root = source(body)
+        nodes = body_nodes(root)
         hidden = inlined(nodes, [root])
         for inner in nodes:
             if inner not in hidden:
@@ -173,12 +171,27 @@ class Section:
         return section.prefix
 
 
+def _shared_cut(program: Program) -> Schedule:
+    """A program cut into parts, each of which computes a term once.
+
+    A term that needs no state leaves the loop when it becomes a node, and may meet its like before it.
+    """
+    cut = schedule(program)
+    for _ in range(3):
+        parts = [part.nodes for part in (cut.before, cut.loop, cut.after) if part]
+        program = shared_program(cut.program, work, parts)
+        if program.results == cut.program.results:
+            break
+        cut = schedule(program)
+    return cut
+
+
 def straight(
     name: str, doc: str, results: Sequence[tuple[str, Node]], bodies: list[Function]
 ) -> Function:
     """Some results as one function of their inputs."""
     section = Section(name, bodies)
-    roots = [source(node) for _, node in results]
+    roots = [source(node) for node in shared([node for _, node in results], work)]
     section.logs = logarithms(postorder(roots), ())
     for x in inputs_of(roots):
         section.names.name(x, plain(x.name))
@@ -186,7 +199,7 @@ def straight(
         n for n in postorder(roots) if not isinstance(n, Input | Number | Extent) and source(n) is n
     ]
     hidden = inlined(nodes, roots)
-    wished = {source(node): plain(result) for result, node in results}
+    wished = {root: plain(result) for root, (result, _) in zip(roots, results, strict=True)}
     for node in nodes:
         if node not in hidden:
             word = wished.get(node, wish(node))

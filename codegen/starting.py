@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from miras_dsl.increasing import UNKNOWN
 from miras_dsl.ir import ordered
 from miras_dsl.model import Feed, Weight
-from miras_dsl.spec import Apply, MemorySpec, Number, walk
+from miras_dsl.spec import MemorySpec
 
 from .feature_text import Text, align, number_text
 from .feeding import Feeding
+from .first_dual import first_dual, first_mass
 from .names import cite
+from .scalar_code import TORCH, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +60,17 @@ def _first_value(spec: MemorySpec, weight: Weight, feeding: Feeding) -> str:
         return f"empty.new_zeros(batch, self.heads, {sizes})"
     first = f"self.{state.name}_start"
     if init == "positive":
-        total = spec.retention.simplex
-        assert total is None or isinstance(total, Number), "the total of a row is a number"
-        mass = "1" if total is None else number_text(total.value).text
-        first = f"rows_on_simplex({first}, {mass})"
-        first = f"torch.log({first})" if _is_logarithm(spec, weight) else first
+        carried = first_dual(spec, state.name) if _is_dual(spec, weight) else None
+        mass = carried.mass if carried else first_mass(spec)
+        first = f"rows_on_simplex({first}, {number_text(mass).text})"
+        first = text(carried.slope, {UNKNOWN: first}, TORCH) if carried else first
     turned = align(Text(first, "heads", state.axes, headed=True), ordered(weight.axes))
     return f"start({turned.text}, batch)"
 
 
-def _is_logarithm(spec: MemorySpec, weight: Weight) -> bool:
-    """Whether a tensor carries the dual of a weight that lives on the positive numbers.
-
-    With a link at chunk ends the dual is a tensor of its own, with one at tokens it is what the
-    weight's name stands for.
-    """
-    potential = spec.retention.bregman
-    if potential is None:
-        return False
-    positive = any(isinstance(node, Apply) and node.op == "log" for node in walk(potential))
-    dual = weight.name.endswith(".dual") or spec.retention.at == "token"
-    return dual and (positive or spec.retention.simplex is not None)
+def _is_dual(spec: MemorySpec, weight: Weight) -> bool:
+    """Whether a tensor carries the dual of a weight: with a link at chunk ends that is a tensor of
+    its own, with one at tokens it is what the weight's name stands for."""
+    return spec.retention.bregman is not None and (
+        weight.name.endswith(".dual") or spec.retention.at == "token"
+    )

@@ -36,7 +36,7 @@ from miras_dsl.ir import (
     Substitute,
     postorder,
 )
-from miras_dsl.scalars import SLOTS, inverted
+from miras_dsl.scalars import SLOTS
 
 from .logs import TORCH_WITH_LOGS, Exponent, outside_exponents
 from .scalar_code import number, text
@@ -90,7 +90,7 @@ class TorchText:
         """The torch expression that computes ``node``."""
         match node:
             case Map():
-                return self.steps(node, "shared")[1]
+                return self._map(node)
             case Contract():
                 return self._contract(node)
             case Reduce(kind, x, over):
@@ -149,8 +149,7 @@ class TorchText:
         inner = ", ".join(f'size["{axis.lstrip("#")}"]' for axis in axes)
         return f"({inner}{',' if len(axes) == 1 else ''})"
 
-    def steps(self, node: Map, wish: str) -> tuple[list[tuple[str, str]], str]:
-        """A map as statements for what it uses more than once, and its expression."""
+    def _map(self, node: Map) -> str:
         formula, args = self._fused(node)
         names = {slot: self.aligned(arg, node.axes) for slot, arg in zip(SLOTS, args, strict=False)}
         sizes = {slot for slot, arg in zip(SLOTS, args, strict=False) if isinstance(source(arg), Extent)}
@@ -165,17 +164,7 @@ class TorchText:
             )
             bare = outside_exponents(formula) & logs
             names |= {slot: f"{names[slot]}.to(size.dtype)" for slot in bare}
-        calls = [part for part in sp.preorder_traversal(formula) if isinstance(part, sp.Function)]
-        simple = len(calls) == len(set(calls)) and formula.count_ops() < 24
-        if simple or formula.has(inverted):
-            return [], text(formula, names, TORCH_WITH_LOGS)
-        fresh = (sp.Symbol(f"_{wish}_{n}", real=True) for n in range(1, 99))
-        shared, (rest,) = sp.cse([formula], symbols=fresh, order="none")
-        statements = []
-        for symbol, part in shared:
-            names[symbol] = str(symbol).removeprefix("_")
-            statements.append((names[symbol], text(part, names, TORCH_WITH_LOGS)))
-        return statements, text(rest, names, TORCH_WITH_LOGS)
+        return text(formula, names, TORCH_WITH_LOGS)
 
     def _fused(self, node: Map) -> tuple[sp.Expr, list[Node]]:
         """The formula of a map with the maps that only it uses written into it."""
@@ -235,8 +224,8 @@ def _letters(axes: Axes, table: dict[Axis, str]) -> str:
 
 
 def inlined(nodes: Iterable[Node], kept: Iterable[Node]) -> set[Node]:
-    """The maps that one other map of the same axes reads, and nobody else: no statement of their own,
-    as long as the formula that takes them in stays one that can be read."""
+    """The maps that one other map of the same axes reads, once, and nobody else: no statement of
+    their own, as long as the formula that takes them in stays one that can be read."""
     nodes, kept = list(nodes), set(kept)
     users: dict[Node, list[Node]] = {}
     for node in nodes:
@@ -251,15 +240,18 @@ def inlined(nodes: Iterable[Node], kept: Iterable[Node]) -> set[Node]:
             (user,) = using
             if not isinstance(user, Map) or node not in user.args or user.axes != node.axes:
                 continue
+            slot = SLOTS[user.args.index(node)]
+            if sum(part == slot for part in sp.preorder_traversal(user.formula)) > 1:
+                continue
             if node.formula.count_ops() < 24 and operands[node] <= 8:
                 found.add(node)
     return found
 
 
-def body_nodes(node: Substitute) -> list[Node]:
+def body_nodes(body: Node) -> list[Node]:
     """The operations of a substitution's body, in order."""
     return [
         n
-        for n in postorder([node.body])
+        for n in postorder([body])
         if not isinstance(n, Input | Number | Extent) and source(n) is n
     ]

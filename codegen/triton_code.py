@@ -41,9 +41,9 @@ MASKS = {"value": "m_v", "key": "m_k"}
 SIZES = {"value": "V", "key": "K"}
 DIMENSION = {"value": 0, "key": 1}
 TAKEN = frozenset({
-    "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "triton", "range",
-    "float", "t", "j", "y", "row", "start", "length", "segment", "share", "first", "last",
-    "segments", "kept", "past", "past_v", "place", "position", "d_y", "b", "i_n", "i_h", "i_nh",
+    "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "tlmath",
+    "triton", "range", "float", "t", "j", "y", "row", "start", "length", "segment", "share",
+    "first", "last", "segments", "kept", "past", "past_v", "place", "position", "d_y", "b", "i_n", "i_h", "i_nh",
     "i_v", "i_s", "i_b", "o_k", "o_v", "o_w", "m_k", "m_v", "m_w", "offsets", "Recurrence",
 })  # fmt: skip
 """Names that the templates use for themselves."""
@@ -220,25 +220,23 @@ def _line(name: str, value: str, axes: Axes) -> str:
 def _fused(
     roots: list[Node],
 ) -> tuple[dict[Node, tuple[sp.Expr, tuple[Node, ...]]], list[Node]]:
-    """Formulas, with arithmetic that is used once written in its place; the order of the rest."""
+    """Formulas, with signs and arithmetic that is used once written in their places; the order of
+    the rest."""
     order = postorder(roots)
     uses: dict[Node, int] = {}
     for node in [*roots, *(o for n in order for o in dict.fromkeys(n.operands))]:
         uses[node] = uses.get(node, 0) + 1
     formulas: dict[Node, tuple[sp.Expr, tuple[Node, ...]]] = {}
-    inside: set[Node] = set()
     for node in order:
         if not isinstance(node, Map):
             continue
         formula, args = node.formula, list(node.args)
         for arg in node.args:
-            if not (
-                isinstance(arg, Map)
-                and uses[arg] == 1
-                and arg.axes == node.axes
-                and arg not in roots
-                and not formula.atoms(sp.Function)
-                and not formulas[arg][0].atoms(sp.Function)
+            if not isinstance(arg, Map) or arg in roots or formula.atoms(sp.Function):
+                continue
+            once = uses[arg] == 1 and arg.axes == node.axes
+            if formulas[arg][0] != -SLOTS[0] and (
+                not once or formulas[arg][0].atoms(sp.Function)
             ):
                 continue
             inner, below = formulas[arg]
@@ -248,10 +246,13 @@ def _fused(
                 continue
             formula = _over(formula, args, {arg: _over(inner, list(below), {}, merged)}, merged)
             args = merged
-            inside.add(arg)
         arranged = sorted(args, key=lambda a: (len(a.axes), args.index(a)))
         formulas[node] = _over(formula, args, {}, arranged), tuple(arranged)
-    return formulas, [node for node in order if node not in inside]
+    needed = set(roots)
+    for node in reversed(order):
+        if node in needed:
+            needed.update(formulas[node][1] if node in formulas else node.operands)
+    return formulas, [node for node in order if node in needed]
 
 
 def _over(

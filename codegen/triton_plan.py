@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from miras_dsl.increasing import inverted
 from miras_dsl.ir import (
     Contract,
     Extent,
@@ -28,10 +29,11 @@ from miras_dsl.ir import (
     postorder,
     spread,
 )
-from miras_dsl.scalars import SLOTS, inverted
+from miras_dsl.scalars import SLOTS
 
 from .differentiate import adjoint
 from .model import POSITION
+from .share import functions, shared_program
 from .update import UpdateRule
 
 AXES = frozenset({"value", "key"})
@@ -116,16 +118,20 @@ def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
         why = why or _coupling(forward)
     if not why:
         why, partial = _shares(rule, [reverse for _, reverse in programs])
+    step, back = (shared_program(p, functions) for p in (step, back))
     return RecurrentPlan(
         rule=rule,
         tokens=tuple(tokens),
         constants=tuple(x for x in inputs if x.kind == "constant"),
         states=rule.states,
         step=step,
-        walk=Program(step.inputs, tuple(r for r in step.results if r[0] != "y"), step.carried),
+        walk=shared_program(
+            Program(step.inputs, tuple(r for r in step.results if r[0] != "y"), step.carried),
+            functions,
+        ),
         back=back,
-        refresh=refresh,
-        close=close,
+        refresh=_each_shared(refresh),
+        close=_each_shared(close),
         block=rule.block,
         micro=rule.micro,
         position=any(x.name == POSITION for x in inputs),
@@ -144,6 +150,11 @@ def _turn(rule: UpdateRule, changes: tuple[tuple[str, Node], ...]) -> Turn | Non
     others = [x for x in inputs_of(node for _, node in results) if x.kind != "state"]
     program = Program((*others, *rule.states), results, rule.program.carried)
     return program, _derived(program)
+
+
+def _each_shared(turn: Turn | None) -> Turn | None:
+    """A turn whose programs share what they repeat."""
+    return turn and (shared_program(turn[0], functions), shared_program(turn[1], functions))
 
 
 def _derived(program: Program) -> Program:

@@ -10,15 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from miras_dsl.ir import ONE, ZERO, Input, Node, Program, inputs_of, replace
-from miras_dsl.ir import Number as Constant
 from miras_dsl.lower import lower
 from miras_dsl.model import Feed, MemoryModel, Weight
-from miras_dsl.spec import Loss, MemorySpec, Number, Ref, walk
 
 from .collect import Linear, Obstacle, collect
-from .implicit import solved_implicitly
-from .link import Link, link_of, proximal
-from .model import exp, feeds_of, gate_input, signed_gates, stand_in, with_logarithms
+from .link import Link, link_of
+from .model import feeds_of, stand_in, with_logarithms
+from .play import Course, play, points
 from .refused import Refused
 
 
@@ -56,23 +54,6 @@ class UpdateRule:
         return tuple(state for state, _ in self.program.carried)
 
 
-@dataclass(frozen=True, slots=True)
-class _Course:
-    """One course of the weights through a token: the states that hold them and their momenta."""
-
-    weights: Mapping[str, Input]
-    carried: Mapping[tuple[str, str], Input]
-
-
-@dataclass(frozen=True, slots=True)
-class _Played:
-    """A course after a token: new values by state name, the answer, and where it was asked."""
-
-    new: Mapping[str, Node]
-    answer: Node | None
-    asked: Mapping[str, Node]
-
-
 def update_of(model: MemoryModel) -> UpdateRule:
     """Play one token."""
     algorithm, anchored = model.algorithm, model.algorithm.anchored
@@ -94,9 +75,9 @@ def update_of(model: MemoryModel) -> UpdateRule:
             found[carry, of] = Input(f"{carry}.{of}{suffix}", axes, "state")
         return found
 
-    last = _Course(states("", "weight" if at_chunk else None), momenta(""))
+    last = Course(states("", "weight" if at_chunk else None), momenta(""))
     earlier = [
-        _Course(states(f".{n}", "weight"), momenta(f".{n}"))
+        Course(states(f".{n}", "weight"), momenta(f".{n}"))
         for n in range(1, anchored.sweeps if anchored else 1)
     ]
     anchors = states(".anchor", "weight") if anchored else {}
@@ -109,14 +90,14 @@ def update_of(model: MemoryModel) -> UpdateRule:
     source: Mapping[str, Node] = anchors
     new: dict[str, Node] = {state.name: state for state in anchors.values()}
     for course in [*earlier, last]:
-        played = _play(model, course, source, seen_through, scale is None or source is not anchors)
+        played = play(model, course, source, seen_through, scale is None or source is not anchors)
         new |= played.new
         asked_last, source = source, played.asked
     if at_chunk:
-        new |= _play(model, _Course(duals, last.carried), asked_last, None, True).new
+        new |= play(model, Course(duals, last.carried), asked_last, None, True).new
     answer = played.answer
     if answer is None or (anchored and anchored.reads == "start"):
-        (answer,) = replace([model.answer], _points(model, anchors, link if not at_chunk else None))
+        (answer,) = replace([model.answer], points(model, anchors, link if not at_chunk else None))
     close = tuple((s.name, seen_through(w, s)) for w, s in last.weights.items()) if scale is not None else ()
 
     refresh: list[tuple[str, Node]] = []
@@ -162,117 +143,6 @@ def scale_of(model: MemoryModel) -> Node | None:
 def scaled(scale: Node, anchors: Mapping[str, Input]) -> Link:
     """``anchor + scale (weight - anchor)``: the weight as reads see it (say by 1 / position)."""
     return lambda w, value: value * scale + anchors[w] * (ONE - scale)
-
-
-def _play(
-    model: MemoryModel,
-    course: _Course,
-    anchors: Mapping[str, Node],
-    link: Link | None,
-    linked_anchors: bool,
-) -> _Played:
-    """Play the events of a token on one course; gradients are taken at ``anchors`` if there are any
-    (through the link, if ``linked_anchors``), else at the weights when the memory predicts."""
-    before: Mapping[str, Node] = course.weights
-    current: Mapping[str, Node] = before
-    carried: Mapping[tuple[str, str], Node] = course.carried
-    asked, answer = before, None
-    for at, event in enumerate(model.order):
-        match event:
-            case "decay":
-                current = {w: value * _decay(model.spec, w) for w, value in current.items()}
-            case "predict":
-                asked = current
-            case "write":
-                source = anchors or (current if model.algorithm.implicit else asked)
-                names = [name for name, _ in model.gradients]
-                moved = replace([g for _, g in model.gradients], _points(model, source, link if linked_anchors else None))
-                slopes = dict(zip(names, moved, strict=True))
-                if model.algorithm.implicit:
-                    slopes = solved_implicitly(model, slopes, source)
-                kept = current
-                current, carried = _rules(model, kept, carried, slopes)
-                if model.retention.penalty is not None:
-                    current = {w: proximal(model, w, slopes[w], kept[w]) for w in kept}
-            case "read":
-                settled = not {"decay", "write"} & set(model.order[at + 1 :])
-                seen: Mapping[str, Node] = current
-                if settled:
-                    seen = {w: Input(s.name, s.axes, "after") for w, s in course.weights.items()}
-                (answer,) = replace([model.answer], _points(model, seen, link))
-            case _:
-                raise AssertionError(f"unknown event {event}")
-    new = {course.weights[w].name: value for w, value in current.items()}
-    new |= {course.carried[key].name: value for key, value in carried.items()}
-    return _Played(new, answer, asked)
-
-
-def _decay(spec: MemorySpec, weight: str) -> Node:
-    decay = spec.retention.decay
-    assert decay is not None, "the checker asks for `decay` in the order only with a decay"
-    if isinstance(decay, Number):
-        return Constant(decay.value)
-    if decay.name in signed_gates(spec):
-        _require_its_own(spec, decay.name)
-        return gate_input(decay.name, spec, weight)
-    return exp(gate_input(decay.name, spec, weight, log=True))
-
-
-class SharedDecay(Refused):
-    """A decay that changes signs, in a token of several steps, whose gate does something else too."""
-
-    code = "M0502"
-    help = "give the decay a gate of its own with the same formula"
-
-
-def _require_its_own(spec: MemorySpec, gate: str) -> None:
-    """Among several steps the decay acts once, and anything else that its gate does in each."""
-    algorithm, terms = spec.algorithm, spec.terms
-    if max(algorithm.steps, algorithm.pairs) == 1:
-        return
-    formulas = [formula for _, formula in algorithm.rules] + [term.rate for term in terms]
-    formulas += [t.loss if isinstance(t, Loss) else t.error for t in terms] + [spec.read]
-    if any(isinstance(r, Ref) and r.name == gate for f in formulas for r in walk(f)):
-        raise SharedDecay(f"the decay `{gate}` may be negative and does something else too")
-
-
-def _points(model: MemoryModel, weights: Mapping[str, Node], link: Link | None) -> dict[Node, Node]:
-    """The weights as gradients and answers see them: through the link, if there is one."""
-    return {
-        Input(w.name, w.axes, "point"): link(w.name, weights[w.name]) if link else weights[w.name]
-        for w in model.weights
-    }
-
-
-def _rules(
-    model: MemoryModel,
-    kept: Mapping[str, Node],
-    carried: Mapping[tuple[str, str], Node],
-    slopes: Mapping[str, Node],
-) -> tuple[dict[str, Node], dict[tuple[str, str], Node]]:
-    new, new_carried = dict(kept), dict(carried)
-    for weight in (w.name for w in model.weights):
-        for target, formula in model.algorithm.rules:
-
-            def name(ref: Ref, weight: str = weight) -> Node:
-                match ref.kind:
-                    case "grad":
-                        return slopes[weight]
-                    case "keep":
-                        return kept[weight]
-                    case "weight":
-                        return new[weight]
-                    case "carry":
-                        return new_carried[ref.name, weight]
-                    case _:
-                        return stand_in(ref, model.spec, weight)
-
-            value = lower(formula, name)
-            if target in model.algorithm.carry:
-                new_carried[target, weight] = value
-            else:
-                new[weight] = value
-    return new, new_carried
 
 
 def _finish(

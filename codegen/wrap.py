@@ -83,7 +83,9 @@ def _terms(expression: str) -> list[str]:
 def _arguments(expression: str) -> list[str]:
     """``f(a, b)`` as its head, one piece per argument, and its tail."""
     at = expression.find("(")
-    if at < 0 or not expression.endswith(")") or _split(expression[at:], (" ",))[0] != expression[at:]:
+    if at < 1 or not (expression[at - 1].isalnum() or expression[at - 1] == "_"):
+        return [expression]  # a bracket that no function stands before holds no arguments
+    if not expression.endswith(")") or _split(expression[at:], (" ",))[0] != expression[at:]:
         return [expression]
     depth, start, pieces = 0, at + 1, []
     for place in range(at + 1, len(expression)):

@@ -1,6 +1,6 @@
 """What the generator of random specs chooses from: the text of each value on each axis.
 
-`{rate}` in a rule and `{c}` in a formula are filled in by `generate`.
+`{rate}` in a rule and `{c}` in a formula are filled in by `generate`, which declares the gates named.
 """
 
 from __future__ import annotations
@@ -53,6 +53,14 @@ RETENTIONS: Mapping[str, str] = {
     "soft at chunk": "soft(alpha, 0.02) at chunk",
     "potential at chunk": "decay alpha  bregman w^2 / 2 + w^4 / 4  at chunk",
     "link at token": "decay alpha  link tanh(a)  at token",
+    "kinked potential at token": "decay alpha  bregman w^2 / 2 + abs(w) / 20  at token",
+    "power potential at token": "decay alpha  bregman abs(w)^1.5  at token",
+    "sum of powers at token": "decay alpha  bregman abs(w)^3 / 3 + w^2 / 4  at token",
+    "half line at token": "decay alpha  bregman w^2 / 4 - sqrt(w)  at token",
+    "signed factor at token": "decay alpha  bregman (gamma - 1)^2 * w^2 + cosh(w)  at token",
+    "kinked potential at chunk": "decay alpha  bregman w^2 / 2 + w^4 / 4 + abs(w) / 20  at chunk",
+    "scaled penalty": "decay alpha  penalty 20 * (w - w0)^2 + abs(gamma * w) / 4  at token",
+    "kinks of a penalty": "penalty 20 * (w - w0)^2 + abs(w - w0) / 50 + max(-w, 0)^2 + w^4  at token",
     "elastic net": "penalty 20 * (w - w0)^2 + w^2 / 20 + abs(w) / 100 at token",
 }
 RULES: Mapping[str, str] = {

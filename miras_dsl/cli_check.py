@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
@@ -60,14 +60,14 @@ def check(
         from .check_static import concerns
 
         warn(warnings(meant), as_json)
-        from miras_dsl.runtime.proof import prove, require
+        from miras_dsl.runtime.proof import prove
 
-        require(meant, only or (), device)
-        proofs: dict[str, Certificate] = {}
-        names = [name for name in meant.memories if not only or name in only]
-        for number, name in enumerate(names, 1):
-            with _patience(out, f"checking {name} of {source.name}, {number} of {len(names)} …"):
-                proofs |= prove(meant, only=[name], dtype=dtype, device=device)
+        with _progress(out, f"checking {source.name} …") as tell:
+
+            def about(name: str) -> None:
+                tell(f"checking {name} of {source.name} …")
+
+            proofs = prove(meant, only=only or (), dtype=dtype, device=device, tell=about)
         plain = {title: json.loads(proof.to_json()) for title, proof in proofs.items()}
         if place is not None:
             place.write(json.dumps(plain, indent=2) + "\n")
@@ -86,20 +86,28 @@ def check(
 
 
 @contextmanager
-def _patience(out: Console, sentence: str) -> Iterator[None]:
-    """A spinner on a terminal; elsewhere the sentence on stderr, once it takes long."""
+def _progress(out: Console, first: str) -> Iterator[Callable[[str], None]]:
+    """Says what is done: beside a spinner on a terminal, elsewhere on stderr once it takes long."""
     if out.quiet or out.is_terminal:
-        with out.status(Text(sentence)):
-            yield
+        with out.status(Text(first)) as status:
+            yield lambda sentence: status.update(Text(sentence))
         return
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    late = Timer(PATIENCE, errors.print, [Text(sentence)])
-    late.daemon = True
-    late.start()
+    late: list[Timer] = []
+
+    def tell(sentence: str) -> None:
+        for timer in late:
+            timer.cancel()
+        late.append(Timer(PATIENCE, errors.print, [Text(sentence)]))
+        late[-1].daemon = True
+        late[-1].start()
+
     try:
-        yield
+        tell(first)
+        yield tell
     finally:
-        late.cancel()
+        for timer in late:
+            timer.cancel()
 
 
 def _next(spec: str, proof: Certificate) -> str:

@@ -52,8 +52,9 @@ class Recipe:
     @property
     def kind(self) -> str:
         """The class of the rule, as a coverage record counts it."""
-        link = "token" in self.retention or self.retention == "elastic net"
-        if link or self.schedule == "implicit" or (self.deep and not self.anchored):
+        vector_step = self.architecture == "vector" and self.schedule == "implicit"
+        bent = "at token" in RETENTIONS[self.retention] or vector_step
+        if bent or (self.deep and not self.anchored):
             return "token by token"
         if "sweeps" in self.schedule:
             return "sweeps"
@@ -73,7 +74,7 @@ def orders(recipe: Recipe) -> list[str]:
     events = ["predict", "write", "read"]
     if recipe.bias == "dot" and not recipe.deep:
         events.remove("predict")
-    if recipe.retention not in ("none", "elastic net"):
+    if recipe.retention == "constant" or "alpha" in RETENTIONS[recipe.retention]:
         events.insert(0, "decay")
     return [
         ", ".join(order)
@@ -88,7 +89,7 @@ def legal(recipe: Recipe) -> bool:
     vector, one = r.architecture == "vector", r.sizes == "one"
     gated = "alpha" in RETENTIONS[r.retention]
     simplex = "softmax" in r.retention
-    two_rates = r.bias == "two terms"
+    two_rates, penalty = r.bias == "two terms", "penalty" in RETENTIONS[r.retention]
     return (
         r.order in orders(r)
         and (one or not (r.deep or vector))
@@ -99,12 +100,8 @@ def legal(recipe: Recipe) -> bool:
         and (("positive" in r.architecture) == simplex)
         and not (simplex and r.alpha not in ("scalar", "row"))
         and not (two_rates and (r.rule != "gd" or r.eta != "scalar"))
-        and not (r.rule != "gd" and r.schedule == "implicit")
-        and not (
-            r.schedule == "implicit" and (r.deep or r.bias not in _CONVEX or r.eta != "scalar")
-        )
-        and not (r.schedule == "implicit" and r.retention not in ("none", "l2", "decay in place"))
-        and not (r.retention == "elastic net" and (r.schedule != "exact" or r.deep))
+        and not (r.schedule == "implicit" and not _solved(r))
+        and not (penalty and (r.schedule != "exact" or r.deep or "gd" not in r.rule))
         and not (r.schedule == "pairs" and (r.deep or vector))
         and not (r.eta == "key" and r.schedule == "pairs")
         and not (r.schedule == "reset" and ("learned" in r.architecture or r.deep or simplex))
@@ -112,7 +109,13 @@ def legal(recipe: Recipe) -> bool:
     )
 
 
-_CONVEX = ("l2", "l2_full", "weighted")
+def _solved(recipe: Recipe) -> bool:
+    """Whether an implicit step has one end: other biases are refused by the derivation."""
+    kept = recipe.retention in ("none", "constant", "l2", "decay in place")
+    return kept and not recipe.deep and recipe.bias in _CONVEX and "gd" in recipe.rule
+
+
+_CONVEX = ("l2", "l2_full", "weighted", "lp", "huber", "logcosh", "two terms", "in place")
 
 
 def _shape_fits(recipe: Recipe, shape: str) -> bool:
@@ -211,6 +214,8 @@ def text(recipe: Recipe, name: str = "Random") -> str:
         gates.append("mu = 0.8 * sigmoid(linear(x))")
     if "delta" in bias:
         gates.append("delta = 0.2 + softplus(linear(x))")
+    if "gamma" in RETENTIONS[recipe.retention]:
+        gates.append("gamma = 0.5 * tanh(linear(x))")
     if "beta" in bias:
         gates.append("beta = sigmoid(linear(x))")
     parameters = "d" if recipe.sizes == "one" else "dk, dv"

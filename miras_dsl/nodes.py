@@ -430,9 +430,16 @@ def constant(value: Node | float | sp.Expr) -> Node:
 ZERO, ONE = Number(sp.Integer(0)), Number(sp.Integer(1))
 
 
+_HELD = tuple(sp.Symbol(f"_{n}", real=True) for n in range(len(SLOTS)))
+"""Stand-ins while operands are renumbered."""
+
+
 def pointwise(formula: sp.Expr, *args: Node) -> Node:
     """``Map(formula, args)`` in normal form: numbers folded in, equal operands shared, unused ones
     dropped (spread along, if they alone carried an axis)."""
+    wanted = ordered(axis for arg in args for axis in arg.axes)
+    if _is_normal(formula, args):
+        return spread(args[0] if formula == SLOTS[0] else Map(formula, args), wanted)
     substitution: dict[sp.Symbol, sp.Expr] = {}
     kept: list[Node] = []
     for slot, arg in zip(SLOTS, args, strict=False):
@@ -443,13 +450,11 @@ def pointwise(formula: sp.Expr, *args: Node) -> Node:
         arg = arg.x if isinstance(arg, Spread) else arg
         if arg not in kept:
             kept.append(arg)
-        substitution[slot] = sp.Symbol(f"_{kept.index(arg)}", real=True)
+        substitution[slot] = _HELD[kept.index(arg)]
     formula = formula.xreplace(substitution)
-    wanted = ordered(axis for arg in args for axis in arg.axes)
-    used = [n for n in range(len(kept)) if sp.Symbol(f"_{n}", real=True) in formula.free_symbols]
-    formula = formula.xreplace(
-        {sp.Symbol(f"_{n}", real=True): SLOTS[at] for at, n in enumerate(used)}
-    )
+    free = formula.free_symbols
+    used = [n for n in range(len(kept)) if _HELD[n] in free]
+    formula = formula.xreplace({_HELD[n]: SLOTS[at] for at, n in enumerate(used)})
     chosen = tuple(kept[n] for n in used)
     made: Node
     if not chosen:
@@ -459,6 +464,13 @@ def pointwise(formula: sp.Expr, *args: Node) -> Node:
     else:
         made = Map(formula, chosen)
     return spread(made, wanted)
+
+
+def _is_normal(formula: sp.Expr, args: tuple[Node, ...]) -> bool:
+    """Whether a formula uses every operand, and each is there once and not a number or repeated."""
+    if not args or any(isinstance(arg, Number | Spread) for arg in args):
+        return False
+    return len(set(args)) == len(args) and formula.free_symbols == set(SLOTS[: len(args)])
 
 
 def formula(expr: sp.Expr, nodes: Mapping[sp.Symbol, Node]) -> Node:

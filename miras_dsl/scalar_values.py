@@ -9,10 +9,19 @@ import numpy as np
 import sympy as sp
 
 from . import scalars
+from .increasing import UNKNOWN, inverted
 
 Array = np.ndarray
 
 _ERF = np.vectorize(erf, otypes=[float])
+
+
+def _logcosh(x: Array) -> Array:
+    """log(cosh(x)); near 0 by the tangent, where |x| - log(2) would cancel."""
+    size = np.abs(x)
+    near = np.log1p(-(np.tanh(np.minimum(size, 1.0)) ** 2)) / -2
+    return np.where(size < 0.8, near, size - np.log(2.0) + np.log1p(np.exp(-2 * size)))
+
 
 NUMPY = {
     sp.exp: np.exp,
@@ -23,9 +32,10 @@ NUMPY = {
     sp.sin: np.sin,
     sp.cos: np.cos,
     scalars.erf: _ERF,
-    scalars.sigmoid: lambda x: 0.5 * (1 + np.tanh(0.5 * x)),
+    scalars.asinh: np.arcsinh,
+    scalars.sigmoid: lambda x: np.exp(np.minimum(x, 0.0)) / (1 + np.exp(-np.abs(x))),
     scalars.softplus: lambda x: np.logaddexp(0.0, x),
-    scalars.logcosh: lambda x: np.abs(x) + np.log1p(np.exp(-2 * np.abs(x))) - np.log(2.0),
+    scalars.logcosh: _logcosh,
     scalars.step: lambda x: (x >= 0) * 1.0,
     scalars.above: lambda x: (x > 0) * 1.0,
     scalars.signum: np.sign,
@@ -48,7 +58,7 @@ def scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Ar
     if isinstance(expr, (sp.Number, sp.NumberSymbol)):
         value = np.asarray(float(expr))
     else:
-        if isinstance(expr, scalars.inverted):
+        if isinstance(expr, inverted):
             return done.setdefault(expr, _inverted(expr, env, done))
         args = [scalar(arg, env, done) for arg in expr.args]
         match expr:
@@ -66,18 +76,29 @@ def scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Ar
     return value
 
 
-def _inverted(
-    expr: scalars.inverted, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]
-) -> Array:
-    """Bisection, which knows nothing of derivatives."""
-    a, f = scalar(expr.args[0], env, done), expr.args[1]
+def _inverted(expr: inverted, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
+    """Bisection, which knows nothing of derivatives: the wanted value is crossed, if only by a jump."""
+    a, f, *ends = expr.args
+    wanted, (low, high) = scalar(a, env, done), (_end(end, env, done) for end in ends)
+    shape = np.shape(wanted + scalar(f, {**env, UNKNOWN: stretched(np.asarray(0.0), low, high)}, {}))
+    left, right = np.full(shape, -700.0), np.full(shape, 700.0)
+    for _ in range(120):
+        middle = (left + right) / 2
+        with np.errstate(all="ignore"):
+            found = scalar(f, {**env, UNKNOWN: stretched(middle, low, high)}, {})
+        above = np.where(np.isfinite(found), found > wanted, middle > 0)
+        left, right = np.where(above, left, middle), np.where(above, middle, right)
+    return stretched((left + right) / 2, low, high)
 
-    def at(w: Array) -> Array:
-        return scalar(f, {**env, scalars.UNKNOWN: w}, {})
 
-    low, high = (np.full_like(a, 1e-300 if expr.positive else -1e12), np.full_like(a, 1e12))
-    for _ in range(400):
-        middle = np.sqrt(low * high) if expr.positive else (low + high) / 2
-        above = at(middle) > a
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return (low + high) / 2
+def _end(end: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
+    return np.asarray(float(end)) if end.is_infinite else scalar(end, env, done)
+
+
+def stretched(t: Array, low: Array, high: Array) -> Array:
+    """The whole line onto ``low < w < high``, with many points near every end and near 0."""
+    with np.errstate(all="ignore"):
+        one, other = np.isfinite(low), np.isfinite(high)
+        rest = np.where(other, high - np.exp(-t), np.sinh(t))
+        first = np.where(one, low + np.exp(t), rest)
+        return np.where(one & other, low + (high - low) * (0.5 + 0.5 * np.tanh(0.5 * t)), first)

@@ -63,6 +63,17 @@ class logcosh(_Real):
         return sp.tanh(self.args[0])
 
 
+class asinh(_Real):
+    """log(x + sqrt(x^2 + 1)), which that formula loses for large negative x."""
+
+    @classmethod
+    def said(cls, x: sp.Expr) -> sp.Expr:
+        return sp.asinh(x)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return inverse_root(1 + self.args[0] ** 2)
+
+
 class step(sp.Function):
     """1 where x >= 0, else 0; its derivative is 0."""
 
@@ -244,32 +255,6 @@ class erf(sp.Function):
         return 2 * sp.exp(-(x**2)) / sp.sqrt(sp.pi)
 
 
-UNKNOWN = sp.Symbol("w", real=True)
-"""The variable of an increasing function that `inverted` solves."""
-
-
-class inverted(sp.Function):
-    """``inverted(a, f)``: the w with f(w) = a, for an increasing formula f of `UNKNOWN`.
-
-    Found by safeguarded Newton steps; the derivative with respect to a is 1 / f'(w).  Where f holds a
-    logarithm or a fractional power of w, w is positive.
-    """
-
-    nargs = 2
-    is_real = True
-
-    @property
-    def positive(self) -> bool:
-        """Whether the domain is w > 0."""
-        powers = [p for p in self.args[1].atoms(sp.Pow) if p.base.has(UNKNOWN)]
-        return self.args[1].has(sp.log) or any(not p.exp.is_Integer or p.exp < 0 for p in powers)
-
-    def _eval_derivative(self, s: sp.Symbol) -> sp.Expr:
-        a, f = self.args
-        here = {UNKNOWN: self}
-        return (a.diff(s) - f.diff(s).xreplace(here)) / f.diff(UNKNOWN).xreplace(here)
-
-
 def larger(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     """The larger of two numbers; at a tie the derivative goes to ``a``."""
     return where(step(a - b), a, b)
@@ -302,7 +287,7 @@ def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
 
 FUNCTIONS = (
     sigmoid, softplus, logcosh, step, above, signum, where, apow, spow, fractional, absolute, root, inverse_root,
-    erf, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
+    erf, asinh, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
 )  # fmt: skip
 """Every function that may stand in a scalar formula; printers and tests go through this list."""
 

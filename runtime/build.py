@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from miras_dsl.check import read
 from miras_dsl.check import warnings as concerns
 from miras_dsl.codegen.model import tails_of
-from miras_dsl.codegen.names import identifier, snake
-from miras_dsl.codegen.pipeline import CompiledMemory, compile_file
+from miras_dsl.codegen.pipeline import CompiledMemory, RenderedModule, compile_file
 from miras_dsl.codegen.update import UpdateRule
 from miras_dsl.failures import SpecWarning
 from miras_dsl.model import Feed
@@ -94,12 +93,16 @@ def _load(source: Source) -> Library:
     for concern in concerns(spec):
         said = f"{concern.at.span.place}: {concern.what}; more: miras explain {concern.code}"
         warnings.warn(said, SpecWarning, stacklevel=4)
-    rendered = compile_file(spec, kernels=_kernels_here())
-    path = cache.put(rendered.text)
+    rendered, path = generated(spec, _kernels_here())
     module = cache.import_module(path)
-    names = (*spec.memories, *spec.layers, *spec.models)
-    classes = {name: getattr(module, identifier(name)) for name in names}
+    classes = {name: getattr(module, made) for name, made in rendered.names.classes.items()}
     return Library(spec, source.text, rendered.text, rendered.digest, path, classes)
+
+
+def generated(spec: FileSpec, kernels: bool) -> tuple[RenderedModule, Path]:
+    """The module of a file, and where it lies."""
+    rendered = compile_file(spec, kernels)
+    return rendered, cache.put(rendered.text)
 
 
 Run = Callable[..., tuple[Tensor, State]]
@@ -111,6 +114,17 @@ def _kernels_here() -> bool:
     return possible("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
 
 
+def implementations(
+    spec: FileSpec, kernels: bool = False
+) -> dict[str, tuple[CompiledMemory, Callable[[Mapping[str, int]], Run]]]:
+    """Every memory of a file by name, and its function by sizes, from the module of the whole file."""
+    rendered, path = generated(spec, kernels)
+    module = cache.import_module(path)
+    return {
+        name: (memory, partial(bound, memory, module)) for name, memory in rendered.memories.items()
+    }
+
+
 def implementation(spec: MemorySpec, sizes: Mapping[str, int], kernels: bool = False) -> Run:
     """The generated code of one memory as a function of its leaves, to be judged.
 
@@ -120,11 +134,7 @@ def implementation(spec: MemorySpec, sizes: Mapping[str, int], kernels: bool = F
             `alpha.W1`; constants [H, *axes]; gates per position [H, block]
     state   by name, [B, H, *axes]; None starts at zero where the spec does
     """
-    made, module = compiled(spec, kernels)
-    missing = {name for name, default in spec.params if default is None} - sizes.keys()
-    if missing:
-        raise ValueError(f"{spec.name} needs the size {', '.join(sorted(missing))}")
-    return bound(made.rule, spec, module, sizes)
+    return bound(*compiled(spec, kernels), sizes)
 
 
 @lru_cache(maxsize=64)
@@ -135,10 +145,23 @@ def compiled(spec: MemorySpec, kernels: bool = False) -> tuple[CompiledMemory, M
     return rendered.memories[spec.name], module
 
 
-def bound(rule: UpdateRule, spec: MemorySpec, module: ModuleType, sizes: Mapping[str, int]) -> Run:
-    """A memory's function with the oracle's names and order of axes."""
-    function = getattr(module, f"{snake(spec.name)}_memory")
-    step = getattr(module, f"{snake(spec.name)}_step", None)
+def bound(memory: CompiledMemory, module: ModuleType, sizes: Mapping[str, int]) -> Run:
+    """The functions that a module has for a memory, with the oracle's names and order of axes."""
+    function, step = (getattr(module, f"{memory.prefix}_{way}") for way in ("memory", "step"))
+    return adapted(memory.rule, sizes, function, step)
+
+
+def adapted(
+    rule: UpdateRule,
+    sizes: Mapping[str, int],
+    function: Callable[..., tuple[Tensor, State]],
+    step: Callable[..., tuple[Tensor, State]] | None = None,
+) -> Run:
+    """A memory's function, and its step if it has one, as the oracle would be called."""
+    spec = rule.model.spec
+    missing = {name for name, default in spec.params if default is None} - sizes.keys()
+    if missing:
+        raise ValueError(f"{spec.name} needs the size {', '.join(sorted(missing))}")
     timed = {feed.name for feed in rule.feeds if feed.kind in ("token", "gate")}
     written = {s.name: s.axes for s in spec.states}
     declared = {w.name: written[w.of] for w in rule.weights}

@@ -54,8 +54,10 @@ def _compiled(
 ) -> Usage:
     sizes: dict[str, int | bool | None] = {
         "V": launch.sizes["value"], "BV": launch.tile["value"], "SEGMENT": launch.segment,
-        "PACKED": packed, "KEEP": True,
+        "PACKED": packed,
     }  # fmt: skip
+    if way == "forward":
+        sizes["KEEP"] = True
     if "key" in launch.sizes:
         sizes |= {"K": launch.sizes["key"], "BK": launch.tile["key"]}
     if not packed:

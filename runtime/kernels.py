@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import ModuleType
 
 from torch import Tensor
 
-from miras_dsl.codegen.names import snake
 from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.codegen.recurrent_text import recurrence_name, recurrent_module
 from miras_dsl.codegen.update import UpdateRule
@@ -16,7 +14,7 @@ from miras_dsl.spec import MemorySpec
 
 from . import cache
 from .bounds import Packed
-from .build import Run, bound, compiled
+from .build import Run, adapted, compiled
 from .feeds import checked
 from .launch import Recurrence
 from .memory import Memory
@@ -60,6 +58,4 @@ def implementation(
         call = checked(table, feeds, state, cu_seqlens)
         return call.unanswered() if call.empty else recurrent(call, kernels)
 
-    alone = ModuleType(snake(spec.name))
-    setattr(alone, f"{snake(spec.name)}_memory", memory)
-    return lambda sizes: bound(made.rule, spec, alone, sizes)
+    return lambda sizes: adapted(made.rule, sizes, memory)

@@ -9,7 +9,7 @@ and `exact_sign` have slope 0 everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,11 +30,15 @@ class Scope:
     names     (kind, name) -> value; a per-row gate stands under `gate.weight`
     row       the weight whose per-row gates are meant, where the formula holds for each weight
     rounding  operands of products are rounded to this type; None rounds nothing
+    kinks     collects, if it is there, what is 0 where an operation has a kink
+    partial   the root of a negative number is no number, as in a potential, whose weights it bounds
     """
 
     names: Mapping[tuple[str, str], Value]
     rounding: torch.dtype | None = None
     row: str | None = None
+    kinks: list[Value] | None = None
+    partial: bool = False
 
     def value(self, ref: Ref) -> Value:
         """The value of a name; raises where the caller gave none."""
@@ -45,7 +49,7 @@ class Scope:
 
     def with_names(self, names: Mapping[tuple[str, str], Value], row: str | None = None) -> Scope:
         """The same scope with more names, seen from weight ``row``."""
-        return Scope({**self.names, **names}, self.rounding, row or self.row)
+        return replace(self, names={**self.names, **names}, row=row or self.row)
 
 
 def evaluate(expr: Expr, scope: Scope) -> Value:
@@ -64,7 +68,11 @@ def evaluate(expr: Expr, scope: Scope) -> Value:
         case Apply(op=op) if op in _POINTWISE:
             values = [evaluate(arg, scope) for arg in expr.args]
             axes = union(*(value.axes for value in values))
-            return Value(_POINTWISE[op](*(value.on(axes) for value in values)), axes)
+            given = [value.on(axes) for value in values]
+            if scope.kinks is not None and op in _BENT:
+                scope.kinks.append(Value(given[0] - given[1] if len(given) == 2 else given[0], axes))
+            function = torch.sqrt if op == "sqrt" and scope.partial else _POINTWISE[op]
+            return Value(function(*given), axes)
     raise ValueError(f"`{getattr(expr, 'op', expr)}` belongs to the layer, not to the memory")
 
 
@@ -85,6 +93,8 @@ def _number(flags: Tensor, like: Tensor) -> Tensor:
     return flags.to(like.dtype)
 
 
+_BENT = {"abs", "exact_sign", "relu", "max", "min", "lt", "le", "gt", "ge"}
+"""Operations with a kink or jump: where their operand is 0, or their two operands are equal."""
 _POINTWISE: Mapping[str, Callable[..., Tensor]] = {
     "add": torch.add,
     "sub": torch.sub,

@@ -7,6 +7,7 @@ gradient of the loss is always torch's own, with its graph kept so that the oute
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -103,28 +104,47 @@ def linked(spec: MemorySpec, scope: Scope, duals: Mapping[str, Tensor]) -> Weigh
             result[w] = value.on(axes[w]).expand(dual.shape)
         elif retention.simplex is not None:
             total = evaluate(retention.simplex, scope.with_names({}, w)).on(axes[w])
-            _expect_entropy(spec, scope, w, dual)
-            result[w] = total * torch.softmax(dual, -1)
+            result[w] = total * torch.softmax(dual / _entropy(spec, scope, w, dual), -1)
         elif retention.bregman is not None:
-            result[w] = invert(_of_weight(retention.bregman, scope, w, axes[w]), dual)
+            potential = retention.bregman
+            kinks = _kinks_of(potential, scope, w, axes[w])
+            result[w] = invert(_of_weight(potential, scope, w, axes[w]), dual, kinks)
         else:
             result[w] = dual
     return result
 
 
 def _of_weight(formula: Expr, scope: Scope, w: str, on: Axes) -> Callable[[Tensor], Tensor]:
-    return lambda x: evaluate(formula, scope.with_names({("dual", "w"): Value(x, on)}, w)).on(on)
+    partial = replace(scope, partial=True)
+    return lambda x: evaluate(formula, partial.with_names({("dual", "w"): Value(x, on)}, w)).on(on)
 
 
-def _expect_entropy(spec: MemorySpec, scope: Scope, w: str, dual: Tensor) -> None:
-    """On a simplex only the entropy has the softmax as its link: its second derivative is 1 / w."""
+def _kinks_of(formula: Expr, scope: Scope, w: str, on: Axes) -> Callable[[Tensor], list[Tensor]]:
+    def kinks(x: Tensor) -> list[Tensor]:
+        found: list[Value] = []
+        inside = replace(scope.with_names({("dual", "w"): Value(x, on)}, w), kinks=found)
+        evaluate(formula, inside)
+        return [value.on(on) for value in found]
+
+    return kinks
+
+
+def _entropy(spec: MemorySpec, scope: Scope, w: str, dual: Tensor) -> Tensor:
+    """The c of a potential c w log w + b w, whose second derivative is c / w: on a simplex only such
+    a one has a softmax as its link."""
     assert spec.retention.bregman is not None
-    point = torch.linspace(0.1, 0.9, dual.shape[-1], dtype=dual.dtype).expand_as(dual)
-    point = point.detach().clone().requires_grad_()
+    start = 0.1 + 0.8 * torch.rand(dual.shape, generator=torch.Generator().manual_seed(0))
+    point = start.to(dual).requires_grad_()
     slope = slope_of(_of_weight(spec.retention.bregman, scope, w, axes_of(spec)[w]))(point)
-    (second,) = torch.autograd.grad(slope.sum(), point)
-    if not torch.allclose(second * point, torch.ones_like(point), rtol=1e-3):
-        raise ValueError("a simplex is defined for the potential w*log(w) only")
+    (second,) = torch.autograd.grad(slope.sum(), point, create_graph=True)
+    factor = second * point
+    flat = False
+    if second.requires_grad:
+        (third,) = torch.autograd.grad(second.sum(), point, retain_graph=True)
+        flat = torch.allclose(third * point, -second, rtol=1e-3)
+    if not flat or not bool((factor > 0).all()):
+        raise ValueError("a simplex is defined for the potential w*log(w) only, times a number")
+    return factor
 
 
 def proximal(
@@ -138,16 +158,20 @@ def proximal(
         inside = scope.with_names({("dual", "w0"): Value(old, axes[w])}, w)
         penalty = _of_weight(spec.retention.penalty, inside, w, axes[w])
         result[w] = minimise(
-            lambda x, pull=slopes[w], penalty=penalty: pull * x + penalty(x), old
+            lambda x, pull=slopes[w], penalty=penalty: pull * x + penalty(x),
+            old,
+            _kinks_of(spec.retention.penalty, inside, w, axes[w]),
         )
     return result
 
 
 def implicit(spec: MemorySpec, scope: Scope, kept: Mapping[str, Tensor]) -> Weights:
-    """argmin of the bias + |W - kept|^2 / (2 eta); eta is the coefficient of `grad` in the rule."""
+    """argmin of the bias + |W - start|^2 / (2 eta); eta is the coefficient of `grad` in the rule, and
+    the start is what the rule gives without a gradient."""
     zeros = {w: torch.zeros_like(d) for w, d in kept.items()}
     ones = {w: torch.ones_like(d) for w, d in kept.items()}
     rates, _ = follow(spec, scope, zeros, {}, ones)
+    kept, _ = follow(spec, scope, kept, {}, zeros)
     names = list(kept)
 
     def loss(values: list[Tensor]) -> Tensor:

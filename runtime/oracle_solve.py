@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 Slope = Callable[[Tensor], Tensor]
+Kinks = Callable[[Tensor], list[Tensor]]
+"""Of a weight: numbers that are 0 where the function has a kink."""
 
 
 def slope_of(total: Slope) -> Slope:
@@ -74,32 +76,72 @@ def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
         high = torch.where(short_high, middle + 2.0**power, high)
     w = (low + high) / 2
     tiny = max(tolerance, 4 * torch.finfo(w.dtype).eps)
-    for _ in range(200):
+    settled = torch.zeros_like(w, dtype=torch.bool)
+    for turn in range(240):
         error = miss(w)
         low, high = torch.where(error < 0, w, low), torch.where(error > 0, w, high)
         newton = w - error / _curvature(slope, w)
-        inside = (newton > low) & (newton < high)
+        # At a jump Newton steps go to and fro for ever, so every fourth step halves.
+        inside = (newton > low) & (newton < high) & (turn % 4 != 3)
         # Near zero a plain middle would need a step per halving of the magnitude.
         apart = (low > 0) & (high > 4 * low)
         centre = torch.where(
             apart, torch.sqrt(low.clamp_min(0) * high.clamp_min(0)), (low + high) / 2
         )
-        new = torch.where(error == 0, w, torch.where(inside, newton, centre))
+        new = torch.where(settled | (error == 0), w, torch.where(inside, newton, centre))
         close = tiny * torch.maximum(low.abs(), high.abs()) + 1e-20
-        done = ((new - w).abs() <= tiny * w.abs()) | (high - low <= close)
+        settled = settled | ((new - w).abs() <= tiny * w.abs()) | (high - low <= close) | (error == 0)
         w = new
-        if bool(done.all()):
+        if bool(settled.all()):
             break
     return w
 
 
-def invert(potential: Slope, target: Tensor) -> Tensor:
+def invert(potential: Slope, target: Tensor, kinks: Kinks) -> Tensor:
     """The w at which the potential's slope equals ``target``, with its gradient."""
-    slope = slope_of(potential)
-    solution = root(slope, target, 1e-9)
+    return _solved(slope_of(potential), target, kinks, 1e-9)
+
+
+def minimise(objective: Slope, like: Tensor, kinks: Kinks) -> Tensor:
+    """The minimum of a separable convex function of w, shaped like ``like``, with its gradient."""
+    return _solved(slope_of(objective), torch.zeros_like(like.detach()), kinks, 1e-15)
+
+
+def _solved(slope: Slope, target: Tensor, kinks: Kinks, tolerance: float) -> Tensor:
+    """The w at which an increasing slope crosses ``target``, with its gradient.
+
+    On a smooth stretch that is one Newton step on the slope.  Where the slope jumps across the
+    target, w sits on a kink: it is found by Newton steps on what is 0 there, and moves as that does.
+    """
+    found = root(slope, target, tolerance)
+    flat = slope(torch.zeros_like(found)).detach() == target.detach()
+    found = torch.where(flat & (found.abs() < 1e-6), 0.0, found)
     # One Newton step to full precision, for the gradient's sake; then the one that is tracked.
-    solution = (solution + _newton(slope, solution, target)).detach()
-    return solution + _newton(slope, solution, target)
+    smooth = (found + _newton(slope, found, target)).detach()
+    result = smooth + _newton(slope, smooth, target)
+    for number in range(len(kinks(found))):
+
+        def bend(w: Tensor, number: int = number) -> Tensor:
+            return kinks(w)[number].expand(w.shape)
+
+        place = found
+        for _ in range(3):
+            place = (place + _newton(bend, place, 0 * target)).detach()
+        result = torch.where(
+            _jumps_across(slope, place, target.detach()),
+            place + _newton(bend, place, 0 * target),
+            result,
+        )
+    return result
+
+
+def _jumps_across(slope: Slope, place: Tensor, target: Tensor) -> Tensor:
+    """Whether the slope jumps from below ``target`` to above it at ``place``."""
+    little = 64 * torch.finfo(place.dtype).eps * (place.abs() + 1e-4)
+    below, above = slope(place - little).detach(), slope(place + little).detach()
+    rise = (_curvature(slope, place - little) + _curvature(slope, place + little)).abs() * little
+    floor = 64 * torch.finfo(place.dtype).eps * (below.abs() + above.abs())
+    return (above - below > 4 * rise + floor) & (below <= target) & (target <= above)
 
 
 def _newton(slope: Slope, at: Tensor, target: Tensor) -> Tensor:
@@ -108,25 +150,6 @@ def _newton(slope: Slope, at: Tensor, target: Tensor) -> Tensor:
     safe = torch.where(curvature == 0, torch.ones_like(curvature), curvature)
     step = (target - slope(at)) / safe
     return torch.where(torch.isfinite(step.detach()) & (curvature != 0), step, 0 * target)
-
-
-def minimise(objective: Slope, like: Tensor) -> Tensor:
-    """The minimum of a separable convex function of w, shaped like ``like``, with its gradient.
-
-    At a kink of the function (where w stays put while its inputs move) the gradient is zero.
-    """
-    slope = slope_of(objective)
-    zero = torch.zeros_like(like.detach())
-    solution = root(slope, zero, 1e-15)
-    reach = (
-        1e-6 * (1 + solution.abs()) if like.dtype == torch.float64 else 1e-3 * (1 + solution.abs())
-    )
-    jump = (slope(solution + reach) - slope(solution - reach)).detach() / (2 * reach)
-    curvature = _curvature(slope, solution)
-    kink = (jump > 10 * curvature + 1e3) | (curvature == 0)
-    snapped = torch.where(kink & (solution.abs() <= reach), zero, solution)
-    step = -slope(solution) / torch.where(kink, torch.ones_like(curvature), curvature)
-    return snapped + torch.where(kink, zero, step)
 
 
 class _Implicit(torch.autograd.Function):
@@ -195,18 +218,39 @@ def implicit_step(
 
         return solve, solve_transposed
 
+    def missing(at: list[Tensor]) -> list[Tensor]:
+        return [
+            w - k.detach() + r.detach() * s.detach()
+            for w, k, r, s in zip(at, kept, rates, slopes(at)[1], strict=True)
+        ]
+
+    def along(at: list[Tensor], move: list[Tensor]) -> Tensor:
+        """The derivative of the objective in a direction, for each batch and head."""
+        terms = [
+            torch.where(r.detach() > 0, m * d / torch.where(r > 0, r, 1.0).detach(), 0.0)
+            for m, d, r in zip(missing(at), move, rates, strict=True)
+        ]
+        return torch.stack([t.flatten(2).sum(2) for t in terms]).sum(0)
+
     at = [k.detach().clone() for k in kept]
     tolerance = 4 * torch.finfo(at[0].dtype).eps
-    for _ in range(50):
-        slope = [s.detach() for s in slopes(at)[1]]
-        missing = [
-            w - k.detach() + r.detach() * s
-            for w, k, r, s in zip(at, kept, rates, slope, strict=True)
-        ]
+    for _ in range(100):
+        left = missing(at)
         size = 1 + max(float(w.abs().max()) for w in at)
-        if max(float(m.abs().max()) for m in missing) <= tolerance * size:
+        if max(float(m.abs().max()) for m in left) <= tolerance * size:
             break
-        at = minus(at, solver(at)[0](missing))
+        move = [-m for m in solver(at)[0](left)]
+        downhill = along(at, move)
+        share = torch.ones_like(downhill)
+        for _ in range(40):
+            # A full step may jump over the minimum of a loss that is no square: then half of it.
+            steps = [share.reshape(*share.shape, *([1] * (m.dim() - 2))) * m for m in move]
+            over = along([w + m for w, m in zip(at, steps, strict=True)], move) > 0.5 * downhill.abs()
+            over = over & (downhill.abs() > tolerance * size)
+            if not bool(over.any()):
+                break
+            share = torch.where(over, share / 2, share)
+        at = [w + m for w, m in zip(at, steps, strict=True)]
     final = [w - k + r * s for w, k, r, s in zip(at, kept, rates, slopes(at)[1], strict=True)]
     return list(_Implicit.apply(len(at), solver(at)[1], *at, *final))  # type: ignore[arg-type]
 

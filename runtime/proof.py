@@ -1,10 +1,9 @@
-"""Certificates for every memory of a file: the generated code under the judge."""
+"""Certificates for every memory of a file: the module that `load` imports under the judge."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from functools import partial
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -13,7 +12,7 @@ from miras_dsl.dtypes import Dtype
 from miras_dsl.failures import Misused, Unusable
 from miras_dsl.spec import FileSpec
 
-from .build import compiled, implementation
+from .build import implementations
 from .certificate import Certificate, certify
 from .recurrent import allowed, possible
 from .threads import on_threads
@@ -25,8 +24,9 @@ def prove(
     only: Collection[str] = (),
     dtype: str = "float32",
     device: str = "cpu",
+    tell: Callable[[str], object] | None = None,
 ) -> dict[str, Certificate]:
-    """One certificate per memory, by name; ``only`` names some of them.
+    """One certificate per memory, by name; ``only`` names some of them, ``tell`` hears each before.
 
     Where `load` would give a memory kernels there are two: of what it computes with kernels, and, as
     `NAME, chunk form`, of what it computes with MIRAS_KERNELS=off.
@@ -37,6 +37,7 @@ def prove(
     kind = getattr(torch, Dtype(dtype))
     digest = digest_of(spec)
     launched = allowed() and possible(device, kind)
+    plain, fast = implementations(spec), implementations(spec, kernels=True) if launched else {}
     proofs: dict[str, Certificate] = {}
     # The oracle is a long chain of small operations: threads that wait for each other after every
     # one of them cost more than they share.
@@ -44,19 +45,16 @@ def prove(
         for name, memory in spec.memories.items():
             if only and name not in only:
                 continue
-            made, _ = compiled(memory, launched)
-            plain = "token by token" if made.form is None else "chunk form"
-            ways = {name: plain}
-            if made.kernels:
-                ways = {name: "kernels", f"{name}, {plain}": plain}
-            for title, way in ways.items():
+            if tell is not None:
+                tell(name)
+            made, function = plain[name]
+            slow = "token by token" if made.form is None else "chunk form"
+            ways = {name: (slow, function)}
+            if launched and fast[name][0].kernels:
+                ways = {name: ("kernels", fast[name][1]), f"{name}, {slow}": (slow, function)}
+            for title, (way, judged) in ways.items():
                 proofs[title] = certify(
-                    memory,
-                    partial(implementation, memory, kernels=way == "kernels"),
-                    digest=digest,
-                    way=way,
-                    dtype=kind,
-                    device=device,
+                    memory, judged, digest=digest, way=way, dtype=kind, device=device
                 )
     return proofs
 

@@ -193,6 +193,7 @@ def _start(kernel: Any, run: Run, tensors: list[Tensor], shape: tuple[int, ...])
     """Launch a kernel; its programs are (sequences * heads, blocks of values)."""
     batch, time, heads = shape
     plan = run.plan
+    keep = {"KEEP": run.keep} if kernel is run.kernels.forward else {}
     sizes = {"V": plan.sizes["value"], "BV": plan.tile["value"]}
     if "key" in plan.sizes:
         sizes |= {"K": plan.sizes["key"], "BK": plan.tile["key"]}
@@ -203,6 +204,6 @@ def _start(kernel: Any, run: Run, tensors: list[Tensor], shape: tuple[int, ...])
     with inside:
         kernel[(run.rows * heads, plan.blocks)](
             *tensors, run.offsets, *place, batch * time, time, heads,
-            **sizes, SEGMENT=plan.segment, PACKED=run.offsets is not None, KEEP=run.keep,
-            num_warps=plan.warps,
+            **sizes, SEGMENT=plan.segment, PACKED=run.offsets is not None,
+            num_warps=plan.warps, **keep,
         )  # fmt: skip

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn import functional
 
 from .gated import gated_apply, gated_contract
+from .inverting import inverted
 
 
 class Size(dict[str, int]):
@@ -62,10 +63,20 @@ def above(x: Tensor) -> Tensor:
     return (x > 0).to(x.dtype)
 
 
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x); it is x itself only where double precision knows no difference."""
+    return functional.softplus(x, threshold=40.0)
+
+
 def logcosh(x: Tensor) -> Tensor:
-    """log(cosh(x)) without overflow."""
-    size = torch.abs(x)
-    return size + torch.log1p(torch.exp(-2 * size)) - 0.6931471805599453
+    """log(cosh(x)) without overflow; near 0, where |x| - log(2) would cancel, by the tangent.
+
+    Each form also has the slope tanh(x) to the last digits when autograd goes through it.
+    """
+    near = torch.abs(x) < 0.8
+    small, size = torch.where(near, x, 0.0), torch.where(near, 1.0, torch.abs(x))
+    far = size - 0.6931471805599453 + torch.log1p(torch.exp(-2 * size))
+    return torch.where(near, -0.5 * torch.log1p(-(torch.tanh(small) ** 2)), far)
 
 
 def root(x: Tensor) -> Tensor:
@@ -95,40 +106,6 @@ def fractional(x: Tensor, p: Tensor | float) -> Tensor:
     """``x^p``, 0 at 0; no number for x < 0 unless p is whole."""
     there = x != 0
     return torch.where(there, torch.pow(torch.where(there, x, 1.0), p), 0.0)
-
-
-def inverted(
-    slope: Callable[[Tensor], Tensor],
-    steep: Callable[[Tensor], Tensor],
-    a: Tensor,
-    positive: bool,
-) -> Tensor:
-    """The w with ``slope(w) = a`` for an increasing slope with derivative ``steep``.
-
-    Newton steps that may not leave a bracket; gradients flow through the last one.
-    """
-    with torch.no_grad():
-        low, high = _bracket(slope, a, positive)
-        w = (low * high).sqrt() if positive else (low + high) / 2
-        for _ in range(60):
-            above = slope(w) > a
-            low, high = torch.where(above, low, w), torch.where(above, w, high)
-            step = w - (slope(w) - a) / steep(w)
-            inside = (step > low) & (step < high)
-            w = torch.where(inside, step, (low + high) / 2)
-    return w - (slope(w) - a) / steep(w)
-
-
-def _bracket(
-    slope: Callable[[Tensor], Tensor], a: Tensor, positive: bool
-) -> tuple[Tensor, Tensor]:
-    """Bounds of a solution, found by doubling."""
-    high = torch.ones_like(a)
-    low = torch.full_like(a, 0.5) if positive else -high
-    for _ in range(80):
-        high = torch.where(slope(high) < a, high * 2, high)
-        low = torch.where(slope(low) > a, low / 2 if positive else low * 2, low)
-    return low, high
 
 
 def spread(x: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -20,135 +20,12 @@ from miras_dsl.ir import Node, Program, postorder
 from miras_dsl.ir import replace as exchange_nodes
 from miras_dsl.runtime.cases import Case
 from miras_dsl.source import Source
-from miras_dsl.spec import MemorySpec
+from miras_dsl.spec import Apply, MemorySpec, walk
+from tests.judge.fault_memories import TEXTS
 
 N = TypeVar("N", bound=Node)
 Patch = pytest.MonkeyPatch
 Shares = list[tuple[Node, Node]]
-
-MATRIX = """
-memory {name}(dk, dv) {{
-  architecture W: matrix[value, key]
-  bias         {bias}
-  retention    l2(alpha)
-  algorithm    {algorithm}
-  order        {order}
-  gates        {{ alpha = 0.5 + 0.5 * sigmoid(linear(x))   {gates} }}
-}}
-"""
-NETWORK = """
-memory {name}(d) {{
-  architecture mlp(hidden = 3, activation = gelu, residual{flags})
-  bias         logcosh
-  retention    {retention}
-  algorithm    {algorithm}
-  order        predict, {decay}write, read
-  gates        {{ {gates}   eta = sigmoid(linear(x)) / 4 }}
-}}
-"""
-ETA = "eta = sigmoid(linear(x))"
-DECAY = "alpha = 0.5 + 0.5 * sigmoid(linear(x))"
-
-
-def _matrix(name: str, **given: str) -> str:
-    usual = {
-        "bias": "l2",
-        "algorithm": "gd(eta), exact",
-        "order": "decay, predict, write, read",
-        "gates": ETA,
-    }
-    return MATRIX.format(name=name, **(usual | given))
-
-
-def _network(name: str, **given: str) -> str:
-    usual = {"flags": "", "retention": "l2(alpha)", "decay": "decay, ", "gates": DECAY}
-    return NETWORK.format(name=name, **(usual | given))
-
-
-TEXTS = {
-    "sum": _matrix(
-        "Sum", bias="dot", algorithm="gd(1), exact", order="decay, write, read", gates=""
-    ),
-    "plain sum": """
-memory PlainSum(dk, dv) {
-  architecture W: matrix[value, key]
-  bias         dot
-  retention    none
-  algorithm    gd(1), exact
-  order        write, read
-}
-""",
-    "channels": """
-memory Channels(dk, dv) {
-  architecture W: matrix[value, key]
-  bias         dot
-  retention    l2(alpha)
-  algorithm    gd(1), exact
-  order        decay, write, read
-  gates        { alpha[key] = 0.01 + 0.99 * sigmoid(linear(x)) }
-}
-""",
-    "delta": _matrix("Delta"),
-    "late decay": _matrix("LateDecay", order="predict, decay, write, read"),
-    "pairs": """
-memory Pairs(dk, dv, n = 2) {
-  tokens       { query[dk]  key[n, dk]  value[n, dv] }
-  architecture W: matrix[value, key]
-  bias         l2
-  retention    l2(alpha)
-  algorithm    gd(eta), pairs(n), exact
-  order        decay, predict, write, read
-  gates        { alpha = 0.5 + 0.5 * sigmoid(linear(x))   eta[n] = sigmoid(linear(x)) }
-}
-""",
-    "pairs, reset": """
-memory PairsReset(dk, dv, n = 2) {
-  tokens       { query[dk]  key[n, dk]  value[n, dv] }
-  architecture W: matrix[value, key]
-  bias         l2
-  retention    l2(alpha)
-  algorithm    gd(eta), pairs(n), exact, reset(5)
-  order        decay, predict, write, read
-  gates        { alpha = 0.5 + 0.5 * sigmoid(linear(x))   eta[n] = sigmoid(linear(x)) }
-}
-""",
-    "rows": """
-memory Rows(dk, dv) {
-  architecture W: matrix[value, key]
-  bias         logcosh
-  retention    l2(alpha)
-  algorithm    gd(eta), exact
-  order        predict, decay, write, read
-  gates        { alpha[value] = 0.01 + 0.99 * sigmoid(linear(x))   eta[value] = sigmoid(linear(x)) }
-}
-""",
-    "momentum": _matrix(
-        "Momentum",
-        bias="logcosh",
-        algorithm="momentum(eta, mu), exact",
-        gates=f"{ETA}   mu = sigmoid(linear(x)) / 2",
-    ),
-    "by token": _matrix("ByToken").replace("l2(alpha)", "soft(alpha, 0.1) at token"),
-    "by token, anchored": _matrix(
-        "ByTokenAnchored",
-        algorithm="{ W = keep(W) - eta * tanh(grad) }, anchored(4)",
-        order="predict, decay, write, read",
-    ),
-    "network": _network("Network", algorithm="gd(eta), anchored(4)", flags=", layernorm"),
-    "sweeps": _network("Sweeps", algorithm="gd(eta), anchored(4, sweeps = 2)"),
-    "link": _network(
-        "Link", retention="soft(alpha, 0.1) at chunk", algorithm="gd(eta), anchored(4)"
-    ),
-    "scaled": _network(
-        "Scaled",
-        retention="none",
-        decay="",
-        gates="",
-        algorithm="gd(eta), anchored(4, scale = 1 / position + param[position])",
-    ),
-}
-"""Small memories, one for each mechanism that can go wrong."""
-
 
 def spec_of(name: str) -> MemorySpec:
     """A memory of `TEXTS`."""
@@ -156,10 +33,20 @@ def spec_of(name: str) -> MemorySpec:
     return spec
 
 
+def orthogonal(spec: MemorySpec) -> bool:
+    """Whether a rule takes an orthogonal factor."""
+    formulas = [node for _, rule in spec.algorithm.rules for node in walk(rule)]
+    return any(isinstance(node, Apply) and node.op == "orthogonal" for node in formulas)
+
+
 def cases(spec: MemorySpec) -> tuple[Case, ...]:
     """More than a chunk, from a state in the middle of a block; and packed sequences."""
     if spec.algorithm.anchored is not None:
         lengths, packed = (11,), (0, 1, 6, 5)
+    elif spec.retention.penalty is not None or spec.retention.bregman is not None:
+        lengths, packed = (4,), (0, 1, 2)  # what the oracle solves numerically takes long
+    elif spec.algorithm.window is not None or orthogonal(spec):
+        lengths, packed = (12,), (0, 1, 5, 3)  # these have no chunk to cross
     else:
         lengths, packed = (67,), (0, 1, 5, 3)
     return (
@@ -170,7 +57,7 @@ def cases(spec: MemorySpec) -> tuple[Case, ...]:
 
 @dataclass(frozen=True)
 class Fault:
-    """One planted fault: what is wrong, in which memory, and the patch that plants it."""
+    """One planted fault: what is wrong, in which memory, layer or model, and the patch."""
 
     name: str
     memory: str

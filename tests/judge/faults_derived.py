@@ -188,13 +188,13 @@ def _(patch: Patch) -> None:
 
 @fault("sweeps", "the second trajectory learns at the anchor, not from the first")
 def _(patch: Patch) -> None:
-    made, first = update._play, []
+    made, first = update.play, []
 
     def at_anchor(model: Any, course: Any, anchors: Any, *rest: Any) -> Any:
         first.append(anchors)
         return made(model, course, first[0], *rest)
 
-    patch.setattr(update, "_play", at_anchor)
+    patch.setattr(update, "play", at_anchor)
 
 
 @fault("link", "the link is skipped when a block begins")

@@ -324,3 +324,23 @@ def test_no_token_changes_nothing() -> None:
     x = inputs(2, 0, 1, 3, 4)
     y, state = run(matrix(), {"dk": 3, "dv": 4}, x)
     assert y.shape == (2, 0, 1, 4) and not state["W"].any()
+
+
+def test_an_implicit_step_ends_where_its_equation_holds() -> None:
+    """log cosh with a large rate: a full Newton step would go to and fro for ever."""
+    x = {**inputs(2, 1, 1, 3, 4), "alpha": torch.ones(2, 1, 1, dtype=F64)}
+    x["eta"] = 200 * x["eta"]
+    start = {"W": 5 * draw(2, 1, 4, 3, seed=9)}
+    _, state = run(SPECS["implicit"], {"dk": 3, "dv": 4}, x, start)
+    k, v, rate = (x[n][:, 0] for n in ("key", "value", "eta"))
+    error = torch.tanh(torch.einsum("bhvk,bhk->bhv", state["W"], k) - v)
+    close(state["W"], start["W"] - rate[..., None, None] * error[..., None] * k[..., None, :], 1e-9)
+
+
+def test_an_implicit_step_starts_from_what_the_rule_keeps() -> None:
+    rule = (("W", op("sub", op("mul", num("1/2"), Ref("W", "keep")), op("mul", g("eta"), Ref("W", "grad")))),)
+    x, sizes = inputs(1, 1, 1, 3, 4), {"dk": 3, "dv": 4}
+    start = draw(1, 1, 4, 3, seed=9)
+    halved, _ = run(matrix(algorithm=Algorithm(rule, implicit=True)), sizes, x, {"W": start})
+    plain, _ = run(matrix(algorithm=Algorithm(GD, implicit=True)), sizes, x, {"W": start / 2})
+    close(halved, plain, 1e-11)

@@ -12,7 +12,7 @@ from miras_dsl.codegen.update import update_of
 from miras_dsl.runtime.crosscompile import compiled
 from miras_dsl.runtime.kernels import kernels_of
 from miras_dsl.runtime.launch import launch_of
-from tests.kernels.interpret import memory_named
+from tests.kernels.wide import memory_named
 
 
 def main(size: int, names: list[str]) -> None:

@@ -7,80 +7,114 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
-from importlib.resources import files
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
 
 import torch
 
-from miras_dsl.check import read
 from miras_dsl.codegen import pipeline
+from miras_dsl.codegen.memory_text import memory_text
 from miras_dsl.codegen.recurrent_text import recurrent_text
-from miras_dsl.codegen.update import UpdateRule
-from miras_dsl.runtime import build, kernels, launch
-from miras_dsl.runtime.cases import Case
+from miras_dsl.runtime import build, certificate, kernels, launch, recurrent
+from miras_dsl.runtime.cases import Case, data, parameters
 from miras_dsl.runtime.certificate import certify
 from miras_dsl.runtime.interpreter import interpreting
-from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
-from tests.kernels.extra import EXTRA
-
-# Segments have 16 tokens: none of one, a part, one and a part.
-CASES = (
-    Case("a segment and one", (17,), (5, 9), keys=0.5, strided=True),
-    Case("packed", (0, 1, 17), (8, 6), packed=True, warm=True, keys=0.5),
-    Case("a batch, warm", (5, 5), (3, 16), warm=True, keys=0.95),
-    Case("size one", (2,), (1, 1), warm=True, keys=1.0),
-    Case("zero keys", (2,), (16, 13), keys=None, gates=1.0),
-)
-
-
-def memory_named(name: str) -> MemorySpec:
-    """The first memory of a shipped spec, or one of `extra`."""
-    text = EXTRA.get(name) or (files("miras_dsl.specs") / f"{name}.mem").read_text()
-    return next(iter(read(Source(f"{name}.mem", text)).memories.values()))
+from tests.kernels.wide import CASES, dealt, memory_named
 
 
 def plant(old: str, new: str) -> None:
-    """Generate kernels with a mistake from now on."""
+    """Generate kernels, and the table beside them, with a mistake from now on."""
+    makers = {"recurrent_text": recurrent_text, "memory_text": memory_text}
+    seen: set[bool] = set()
 
-    def mistaken(rule: UpdateRule) -> str:
-        text = recurrent_text(rule)
-        assert old in text, f"nothing to break: {old!r}"
+    def mistaken(make: Callable[..., str], *given: Any) -> str:
+        text = make(*given)
+        seen.add(old in text)
+        # Kernels are printed last.
+        assert make is memory_text or True in seen, f"nothing to break: {old!r}"
         return text.replace(old, new)
 
-    pipeline.recurrent_text = mistaken
+    for name, make in makers.items():
+        setattr(pipeline, name, partial(mistaken, make))
     build.compiled.cache_clear()
 
 
-def judge(spec: MemorySpec, values: int | None, cases: tuple[Case, ...], fault: int | None) -> None:
+def judge(
+    spec: MemorySpec, values: int | None, cases: tuple[Case, ...], fault: int | None = None
+) -> None:
     """Print every comparison of some cases."""
-    certificate = certify(
-        spec, kernels.implementation(spec, values=values), cases=cases, chunk=1
-    )
-    for row in certificate.rows:
+    made = certify(spec, kernels.implementation(spec, values=values), cases=cases, chunk=1)
+    for row in made.rows:
         found = {"fault": fault, "check": row.check, "case": row.case, **asdict(row.result)}
         print(json.dumps(found))
-    assert not certificate.missing
+    assert not made.missing
+
+
+def tiled(spec: MemorySpec, values: int | None, segment: int) -> dict[str, torch.Tensor]:
+    """Outputs, states and gradients with so many values in a program and tokens in a segment."""
+    made = launch.launch_of
+
+    def cut(*given: Any) -> launch.Launch:
+        return replace(made(*given), segment=segment)
+
+    recurrent.launch_of = cut
+    case = Case("tiles", (9,), (5, 9), warm=True, keys=0.5)
+    drawn = data(spec, case, torch.float32)
+    inputs = {n: x.float().requires_grad_() for n, x in drawn.inputs.items()}
+    state = {n: x.float() if x.is_floating_point() else x for n, x in drawn.state.items()}
+    held = {n: x.requires_grad_() for n, x in state.items() if x.is_floating_point()}
+    run = kernels.implementation(spec, values=values)(parameters(spec, case))
+    y, after = run(inputs, state)
+    ends = {n: x for n, x in after.items() if x.is_floating_point() and x.requires_grad}
+    loss = (y * drawn.cotangent.float()).sum() + sum((x * x.cos()).sum() for x in ends.values())
+    wanted = {**inputs, **{f"state {n}": x for n, x in held.items()}}
+    slopes = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    found = {f"d {n}": g for n, g in zip(wanted, slopes, strict=True) if g is not None}
+    return {"y": y, **{f"state {n}": x for n, x in ends.items()}, **found}
+
+
+TILES = ((8, 16), (4, 16), (None, 16), (8, 2), (8, 64))
+"""Values in a program and tokens in a segment; the first is what others are compared with."""
+
+
+def compare_tiles(spec: MemorySpec) -> None:
+    """Print how far each tiling is from the first."""
+    first, *others = (tiled(spec, *tile) for tile in TILES)
+    for tile, other in zip(TILES[1:], others, strict=True):
+        for name, x in first.items():
+            apart = (x - other[name]).abs().max() / x.abs().max().clamp(min=1e-6)
+            print(json.dumps({"tile": tile, "name": name, "apart": float(apart)}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("memory")
+    parser.add_argument("memory", nargs="+")
     parser.add_argument("--values", type=int, default=None)
     parser.add_argument("--past", type=int, default=launch.PAST)
     parser.add_argument("--fault", nargs=2, action="append", default=[])
+    parser.add_argument("--tiles", action="store_true")
     arguments = parser.parse_args()
     assert interpreting(), "set TRITON_INTERPRET=1"
     # What torch.empty gives is NaN, so that what a kernel fails to write is seen.
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan().all()
     launch.PAST = arguments.past
-    spec = memory_named(arguments.memory)
-    if not arguments.fault:
-        judge(spec, arguments.values, CASES, None)
+    spec = memory_named(arguments.memory[0])
+    if arguments.tiles:
+        for name in arguments.memory:
+            compare_tiles(memory_named(name))
+    elif not arguments.fault:
+        judge(spec, arguments.values, CASES)
+    # From here on one call for each case is enough.
+    certificate.CHECKS = {"whole": certificate.CHECKS["whole"]}
+    if not arguments.fault and not arguments.tiles:
+        judge(spec, None, dealt(arguments.memory[0]))
     for number, mistake in enumerate(arguments.fault):
         plant(*mistake)
-        judge(spec, arguments.values, CASES[:1], number)
+        judge(spec, arguments.values, (CASES[0], CASES[2]), number)
 
 
 if __name__ == "__main__":

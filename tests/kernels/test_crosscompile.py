@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.test_interpreter import ROOT, SHIPPED
+from tests.kernels.test_interpreter import ROOT
+from tests.kernels.wide import SHIPPED
 
 SPILL = 32
 """Bytes of a thread that may go to memory."""

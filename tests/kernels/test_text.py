@@ -18,7 +18,7 @@ from miras_dsl.ir import Input, Program, contract, pointwise
 from miras_dsl.scalars import SLOTS
 from miras_dsl.source import Source
 from tests.kernels.extra import EXTRA
-from tests.kernels.test_interpreter import SHIPPED
+from tests.kernels.wide import SHIPPED
 
 
 def rule_of(name: str, text: str | None = None) -> UpdateRule:
@@ -38,6 +38,27 @@ def test_the_text_is_python_that_cites_the_spec(name: str) -> None:
     for span in (spec.span, spec.retention.span, spec.algorithm.span):
         # A clause that is not written (`retention none`) has no place; a written one is cited.
         assert span.source.name != f"{name}.mem" or re.search(rf":{span.line}\b", text)
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, *EXTRA])
+def test_nothing_is_worked_out_for_nothing_or_twice(name: str) -> None:
+    for function in ast.parse(recurrent_module(rule_of(name))).body:
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        names = [n for n in ast.walk(function) if isinstance(n, ast.Name)]
+        read = {n.id for n in names if isinstance(n.ctx, ast.Load)}
+        assert {n.id for n in names if isinstance(n.ctx, ast.Store)} <= read
+        given = {a.arg for a in function.args.args if not a.arg.endswith("_ptr")}
+        assert given - read <= {"T"}
+        adjoint = ast.unparse(function).partition("tl.debug_barrier()")[2]
+        calls = re.findall(r"(?:tl\.(?:exp|sigmoid)|tlmath\.\w+)\([^()]*\)", adjoint)
+        assert len(calls) == len(set(calls))
+
+
+def test_rows_of_shares_are_counted_in_64_bits() -> None:
+    # blocks of values * tokens * heads * keys may be more than 2^31
+    text = recurrent_module(rule_of("deltanet"))
+    assert "share = (i_v.to(tl.int64) * T + start + t) * H + i_h" in text
 
 
 def test_the_same_rule_gives_the_same_text() -> None:

@@ -28,6 +28,7 @@ VALUES: dict[object, Callable[[float], float]] = {
     scalars.root: lambda x: math.sqrt(x) if x > 0 else 0.0,
     scalars.inverse_root: lambda x: 1 / math.sqrt(x) if x > 0 else 0.0,
     scalars.erf: math.erf,
+    scalars.asinh: math.asinh,
     sp.exp: math.exp,
     sp.log: math.log,
     sp.tanh: math.tanh,

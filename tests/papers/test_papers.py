@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from miras_dsl.runtime import oracle
 from miras_dsl.runtime.cases import Case, data, parameters
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
-from tests.papers import loops
+from tests.papers import layers, loops
 
 One = dict[str, Tensor]
 """The inputs of one sequence and head, and its initial weights."""
@@ -104,17 +105,22 @@ def test_a_shipped_spec_is_its_paper(file: str, name: str) -> None:
         assert float(expected.std()) > 1e-3
 
 
-def test_loops_are_short_and_know_nothing_of_the_project() -> None:
-    tree = ast.parse(Path(loops.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("module", [loops, layers], ids=["loops", "layers"])
+def test_loops_are_short_and_know_nothing_of_the_project(module: ModuleType) -> None:
+    path = Path(str(module.__file__))
+    for node in ast.walk(tree := ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= {"math", "torch"}
+        if isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            outside = str(node.module).split(".")[0] in ("__future__", "collections", "torch")
+            assert not node.level and (outside or names == {"tests.papers.loops"})
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             body = node.body[0]
             assert isinstance(body, ast.Expr), f"{node.name} names no source"
             assert node.end_lineno is not None and body.end_lineno is not None
             assert node.end_lineno - body.end_lineno <= 25, node.name
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            named = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
-            assert str(named).split(".")[0] in ("__future__", "math", "torch")
 
 
 def test_every_shipped_memory_has_its_paper() -> None:

@@ -182,7 +182,7 @@ import torch
 y, _ = good.Delta(width=8, heads=2)(torch.randn(1, 5, 8))
 assert y.shape == (1, 5, 8)
 with pytest.raises(RuntimeError, match="Triton is not installed here.*MIRAS_KERNELS=off"):
-    good.delta_kernels.forward[1, 1]()
+    good._delta_kernels.forward[1, 1]()
 """
 
 

@@ -128,7 +128,7 @@ def test_who_sees_no_spinner_is_told_what_takes_long(miras, monkeypatch, quick):
     """A line for each memory on stderr; in JSON none."""
     monkeypatch.setattr(cli_check, "PATIENCE", 0.0)
     shown = miras("check", "good.mem")
-    assert shown.stderr == "checking Delta of good.mem, 1 of 1 …\n"
+    assert shown.stderr == "checking good.mem …\nchecking Delta of good.mem …\n"
     assert miras("check", "good.mem", "--json").stderr == ""
     monkeypatch.setattr(cli_check, "PATIENCE", 1000.0)
     assert miras("check", "good.mem").stderr == ""

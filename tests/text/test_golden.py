@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from miras_dsl.codegen.memory_text import law_of
-from miras_dsl.codegen.names import snake
 from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.ir import Input, Node
 from miras_dsl.show import lines, show
@@ -48,7 +47,7 @@ def schedule(memory: CompiledMemory) -> str:
 
 def code(memory: CompiledMemory) -> str:
     """The generated functions; of a large memory those of the forward walk only."""
-    lead, _, _ = memory.text.partition(f"def {snake(memory.spec.name)}_back_before")
+    lead, _, _ = memory.text.partition(f"def {memory.prefix}_back_before")
     return memory.text if len(memory.text) < 12_000 else lead
 
 

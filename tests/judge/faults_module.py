@@ -1,0 +1,310 @@
+"""Faults of the module around a memory: formulas and their logarithms, parts, layers, models.
+
+They are planted under whole layers and models, which `tests.module.layered` judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miras_dsl.codegen import feature_code, feature_log, feature_pointwise, feeding, module_plan
+from miras_dsl.codegen.feature_text import Text
+from miras_dsl.runtime import blocks, layers
+from miras_dsl.runtime.past import Past
+from miras_dsl.spec import Apply, Chain, Expr, Number, Together
+from tests.judge.faults import Patch, fault
+
+
+def _logarithm(patch: Patch, change: Callable[[Expr, Expr | None], Expr | None]) -> None:
+    """Change the logarithms of formulas and of their parts."""
+    made = feature_log.log_of
+
+    def changed(expr: Expr) -> Expr | None:
+        return change(expr, made(expr))
+
+    patch.setattr(feature_log, "log_of", changed)
+    patch.setattr(feeding, "log_of", changed)
+
+
+def _is(expr: Expr | None, op: str) -> bool:
+    return isinstance(expr, Apply) and expr.op == op
+
+
+# ------------------------------------------------------------ logarithms of gates
+
+
+@fault("layer, power", "the logarithm of a sigmoid is that of its complement")
+def _(patch: Patch) -> None:
+    def change(expr: Expr, log: Expr | None) -> Expr | None:
+        if not (_is(expr, "sigmoid") and isinstance(expr, Apply)):
+            return log
+        return Apply("neg", (Apply("softplus", expr.args, expr.axes),), expr.axes)
+
+    _logarithm(patch, change)
+
+
+@fault("layer, complement", "the logarithm of 1 - sigmoid has lost its sign")
+def _(patch: Patch) -> None:
+    _logarithm(
+        patch,
+        lambda expr, log: log.args[0] if _is(expr, "sub") and isinstance(log, Apply) else log,
+    )
+
+
+@fault("layer", "the logarithm of e^x is e^x")
+def _(patch: Patch) -> None:
+    _logarithm(patch, lambda expr, log: expr if _is(expr, "exp") else log)
+
+
+@fault("layer, power", "the logarithm of a power forgets the exponent")
+def _(patch: Patch) -> None:
+    _logarithm(
+        patch,
+        lambda expr, log: log.args[1] if _is(expr, "pow") and isinstance(log, Apply) else log,
+    )
+
+
+@fault("layer, power", "the logarithm of a product is that of its first factor")
+def _(patch: Patch) -> None:
+    _logarithm(
+        patch,
+        lambda expr, log: log.args[0] if _is(expr, "mul") and isinstance(log, Apply) else log,
+    )
+
+
+@fault("layer, root", "the logarithm of a quotient adds")
+def _(patch: Patch) -> None:
+    _logarithm(
+        patch,
+        lambda expr, log: replace(log, op="add")
+        if _is(expr, "div") and isinstance(log, Apply)
+        else log,
+    )
+
+
+@fault("layer, root", "the logarithm of a root is not halved")
+def _(patch: Patch) -> None:
+    _logarithm(
+        patch,
+        lambda expr, log: log.args[1] if _is(expr, "sqrt") and isinstance(log, Apply) else log,
+    )
+
+
+@fault("layer, power", "the logarithm of a number is the number less 1")
+def _(patch: Patch) -> None:
+    _logarithm(
+        patch, lambda expr, log: Number(expr.value - 1) if isinstance(expr, Number) else log
+    )
+
+
+@fault("layer, taken", "the logarithm that is taken of a gate does not go below that of 0.95")
+def _(patch: Patch) -> None:
+    made: Any = feeding._Scope.gate
+
+    def floored(self: Any, gate: Any, weight: Any, log: bool) -> Text:
+        found = made(self, gate, weight, log)
+        if log:
+            self.lines[-1] = self.lines[-1].replace(".clamp(min=LEAST)", ".clamp(min=0.95)")
+        return found
+
+    patch.setattr(feeding._Scope, "gate", floored)
+
+
+# ------------------------------------------------------------ formulas
+
+
+@fault("layer", "a difference loses the brackets of what it takes away")
+def _(patch: Patch) -> None:
+    made = Text.inside
+    patch.setattr(Text, "inside", lambda self, strength: made(self, min(strength, 1)))
+
+
+@fault("layer", "a product is a sum")
+def _(patch: Patch) -> None:
+    patch.setitem(feature_pointwise.INFIX, "mul", ("+", 1))
+
+
+@fault("layer", "two learned maps of a formula are one")
+def _(patch: Patch) -> None:
+    made: Any = feature_code._Formula.declare
+
+    def shared(self: Any, expr: Expr, what: str, *rest: Any) -> str:
+        name = made(self, expr, what, *rest)
+        return self.book.made.setdefault(("first", self.owner), name) if what == "linear" else name
+
+    patch.setattr(feature_code._Formula, "declare", shared)
+
+
+# ------------------------------------------------------------ parts
+
+
+@fault("layer", "a convolution gives the newest token the oldest one's weight")
+def _(patch: Patch) -> None:
+    made = Past.lagged
+
+    def turned(self: Past, kind: str, *rest: Any) -> list[Tensor]:
+        found = made(self, kind, *rest)
+        return found[::-1] if kind == "conv" else found
+
+    patch.setattr(Past, "lagged", turned)
+
+
+@fault("layer", "a convolution forgets the call before")
+def _(patch: Patch) -> None:
+    made = Past.lagged
+
+    def forgetful(self: Past, kind: str, name: str, *rest: Any) -> list[Tensor]:
+        found = made(self, kind, name, *rest)
+        self.tails[kind][name] = torch.zeros_like(self.tails[kind][name])
+        return found
+
+    patch.setattr(Past, "lagged", forgetful)
+
+
+@fault("layer", "a convolution reaches into the packed sequence before")
+def _(patch: Patch) -> None:
+    made = Past._sources
+
+    def over(self: Past, length: int, lags: int) -> tuple[Tensor, Tensor]:
+        now, last = made(self, length, lags)
+        assert self.cu_seqlens is not None
+        rows = (self.cu_seqlens.numel() - 1) * lags
+        token, ago = torch.arange(length), torch.arange(lags + 1)[:, None]
+        return torch.where(token >= ago, rows + token - ago, now), last
+
+    patch.setattr(Past, "_sources", over)
+
+
+@fault("layer", "a shift gives the token itself")
+def _(patch: Patch) -> None:
+    made = layers.Shift.forward
+    patch.setattr(layers.Shift, "forward", lambda self, x, past: made(self, x, past) * 0 + x)
+
+
+@fault("layer", "the norm of a token is its sum of squares")
+def _(patch: Patch) -> None:
+    patch.setattr(layers, "unit", lambda x, axis: x / x.square().sum(axis, keepdim=True))
+
+
+@fault("layer", "a token is normed before its activation")
+def _(patch: Patch) -> None:
+    def early(self: Any, token: Tensor, past: Past) -> Tensor:
+        token = self.conv(token, past) if self.conv is not None else token
+        token = layers.unit(token, -1) if self.normalize else token
+        return torch.nn.functional.silu(token) if self.activation else token
+
+    patch.setattr(layers.TokenShape, "forward", early)
+
+
+@fault("layer", "heads of a projection are laid out last")
+def _(patch: Patch) -> None:
+    made = layers.Linear.forward
+
+    def turned(self: Any, x: Tensor) -> Tensor:
+        found = made(self, x)
+        if len(self.shape) != 2:
+            return found
+        return found.flatten(-2).unflatten(-1, self.shape[::-1]).transpose(-1, -2)
+
+    patch.setattr(layers.Linear, "forward", turned)
+
+
+@fault("layer", "a low-rank map is halved")
+def _(patch: Patch) -> None:
+    made = layers.Linear.forward
+
+    def half(self: Any, x: Tensor) -> Tensor:
+        return made(self, x) * (0.5 if self.down is not None else 1)
+
+    patch.setattr(layers.Linear, "forward", half)
+
+
+@fault("layer", "the norm of an answer has no root")
+def _(patch: Patch) -> None:
+    def rootless(self: Any, x: Tensor) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6) * self.weight
+
+    patch.setattr(layers.RMSNorm, "forward", rootless)
+
+
+@fault("layer", "an answer is gated before it is normed")
+def _(patch: Patch) -> None:
+    def early(self: Any, answer: Tensor, x: Tensor) -> Tensor:
+        answer = self.norm(answer * torch.nn.functional.silu(self.gate(x)))
+        return self.project(answer.flatten(-2))
+
+    patch.setattr(layers.Answer, "forward", early)
+
+
+# ------------------------------------------------------------ layers and models
+
+
+@fault("layers", "the parts of a chain all read its input")
+def _(patch: Patch) -> None:
+    made: Any = module_plan._compose
+
+    def flat(body: Any, *rest: Any) -> Any:
+        if isinstance(body, Chain):
+            for part in body.parts:
+                last = made(part, *rest)
+            return last
+        return made(body, *rest)
+
+    patch.setattr(module_plan, "_compose", flat)
+
+
+@fault("layers", "of memories side by side the last one answers")
+def _(patch: Patch) -> None:
+    made: Any = module_plan._compose
+
+    def last(body: Any, source: str, names: Any, steps: list[Any]) -> Any:
+        found = made(body, source, names, steps)
+        if isinstance(body, Together):
+            target, name, text = steps[-1]
+            steps[-1] = (target, name, text.split(" + ")[-1])
+        return found
+
+    patch.setattr(module_plan, "_compose", last)
+
+
+@fault("model", "a block of a model drops what it was given")
+def _(patch: Patch) -> None:
+    made = blocks.Mixing.forward
+
+    def bare(self: Any, x: Tensor, *rest: Any) -> Any:
+        y, state = made(self, x, *rest)
+        return y - x, state
+
+    patch.setattr(blocks.Mixing, "forward", bare)
+
+
+@fault("model", "a feed-forward block drops what it was given")
+def _(patch: Patch) -> None:
+    made = blocks.FeedForward.forward
+
+    def bare(self: Any, x: Tensor, *rest: Any) -> Any:
+        y, state = made(self, x, *rest)
+        return y - x, state
+
+    patch.setattr(blocks.FeedForward, "forward", bare)
+
+
+@fault("model", "a block of a model reads its input without the norm")
+def _(patch: Patch) -> None:
+    def bare(self: Any, x: Tensor, state: Any = None, cu_seqlens: Any = None) -> Any:
+        y, kept = self.layer(x, state, cu_seqlens)
+        return x + y, kept
+
+    patch.setattr(blocks.Mixing, "forward", bare)
+
+
+@fault("model", "the head of a model has no norm")
+def _(patch: Patch) -> None:
+    patch.setattr(
+        blocks.Head, "forward", lambda self, x: torch.nn.functional.linear(x, self.weight)
+    )

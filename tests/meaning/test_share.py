@@ -1,0 +1,91 @@
+"""Repeated scalar terms: shared where they repeat, and the program means the same."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from miras_dsl import scalars
+from miras_dsl.codegen.share import functions, shared, work
+from miras_dsl.evaluate import evaluate
+from miras_dsl.ir import Contract, Extent, Input, Map, Node, contract, pointwise, postorder
+from miras_dsl.scalars import SLOTS
+from tests.meaning.derived import compiled, shipped
+
+A, B = SLOTS[:2]
+X, Y = Input("x", ("key",), "token"), Input("y", ("key",), "token")
+LOG = Input("log_a", (), "token")
+
+
+def maps(roots: list[Node]) -> list[sp.Expr]:
+    return [n.formula for n in postorder(roots) if isinstance(n, Map)]
+
+
+@pytest.mark.parametrize("worth", [functions, work])
+def test_a_function_of_two_formulas_is_one_node(worth) -> None:
+    z = X * Y
+    roots = [
+        pointwise(A * scalars.erf(A), z) + 1.0,
+        contract(pointwise(scalars.erf(A) ** 2 - B, z, Y), X, ("key",)),
+        pointwise(sp.exp(A) * B, LOG, X),
+        pointwise(sp.exp(A) + A, LOG),
+    ]
+    made = shared(roots, worth)
+    written = maps(made)
+    assert sum(f.has(scalars.erf) for f in written) == sum(f.has(sp.exp) for f in written) == 1
+    assert [n.axes for n in made] == [n.axes for n in roots]
+    rng = np.random.default_rng(0)
+    given = {X: rng.standard_normal(3), Y: rng.standard_normal(3), LOG: rng.standard_normal(())}
+    for before, after in zip(evaluate(roots, given, {}), evaluate(made, given, {}), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-14)
+
+
+def test_arithmetic_is_shared_only_where_asked() -> None:
+    roots = [pointwise((A + B) * A, X, Y), contract(pointwise(sp.exp(A + B), X, Y), X, ("key",))]
+    assert len(maps(shared(roots, functions))) == 2
+    assert sum(f == A + B for f in maps(shared(roots, work))) == 1
+
+
+def test_signs_scales_and_sizes_are_as_short_as_a_name() -> None:
+    size = Extent("key")
+    roots = [
+        pointwise(sp.sin(-2 * A), X),
+        contract(pointwise(sp.cos(-2 * A), X), Y, ("key",)),
+        pointwise(A / B, Y, size),
+        contract(pointwise(sp.sin(A / B), X, size), Y, ("key",)),
+    ]
+    assert shared(roots, work) == roots
+
+
+def test_terms_of_different_parts_stay_apart() -> None:
+    first, second = pointwise(sp.exp(A) + 1, X), pointwise(sp.exp(A) + 2, X)
+    assert shared([first, second], work, [[first], [second]]) == [first, second]
+    assert len(maps(shared([first, second], work, [[first, second]]))) == 3
+
+
+def test_a_program_without_repetition_stays_as_it_is() -> None:
+    root = Contract(X, pointwise(sp.exp(A), Y), ("key",))
+    assert shared([root], work) == [root]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_no_function_of_the_text_computes_a_term_twice(name: str) -> None:
+    for function in ast.parse(compiled(name).text).body:
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        calls = [
+            ast.unparse(node)
+            for node in ast.walk(function)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in COSTLY
+        ]
+        assert [call for call, count in Counter(calls).items() if count > 1] == []
+
+
+COSTLY = {
+    "torch.exp", "torch.log", "torch.erf", "torch.tanh", "torch.sigmoid", "torch.pow",
+    "tiles.exponential", "tiles.root", "tiles.inverse_root", "tiles.softplus", "tiles.logcosh",
+}  # fmt: skip

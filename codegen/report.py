@@ -10,13 +10,15 @@ import sympy as sp
 
 from miras_dsl import ir
 from miras_dsl.check_reach import only_compared
+from miras_dsl.check_static import concerns
 from miras_dsl.ir import Node, Program, postorder
 from miras_dsl.show import LATEX, TEXT, Style, lines, show
 from miras_dsl.spec import FileSpec, Gate, Interval, MemorySpec
+from miras_dsl.stages import Stage
 
 from .pipeline import CompiledMemory, compile_file
 
-STAGES = ("summary", "spec", "gradient", "update", "chunk", "adjoint", "code", "all")
+STAGES = tuple(stage.value for stage in Stage)
 SIZE, CHUNK = 64, 64
 """The size of a head and of a chunk at which costs are given as numbers."""
 
@@ -26,34 +28,48 @@ def report(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> str
     rendered = compile_file(spec)
     found = list(rendered.memories.values())
     if form == "json":
-        return json.dumps({d.spec.name: plain(d) for d in found}, indent=2)
+        return json.dumps({d.spec.name: plain(d, stage) for d in found}, indent=2)
     style = LATEX if form == "latex" else TEXT
     if stage == "code":
         return _verbatim(rendered.text, style)
     stages = STAGES[:-2] if stage == "all" else (stage,)
-    sections = [f"{_heading(d, s, style)}\n{_section(d, s, style)}" for d in found for s in stages]
+    sections = [
+        f"{_heading(d, s, style)}\n{_display(_section(d, s, style))}" for d in found for s in stages
+    ]
     if stage == "all":
         sections.append(_verbatim(rendered.text, style))
     return "\n\n".join(sections)
 
 
-def plain(d: CompiledMemory) -> dict[str, object]:
-    """A derivation as plain data."""
-    chunked = None if d.form is None else _rows(d.form.program)
-    back = None if d.form is None else _rows(d.reverse)
-    return {
-        "class": "token by token" if d.form is None else d.form.family,
-        "evidence": evidence(d),
+def plain(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
+    """A stage of a derivation as plain data; the summary holds most of the others."""
+    spec, chunked, back = d.spec, None, None
+    if d.form is not None:
+        chunked, back = _rows(d.form.program), _rows(d.reverse)
+    warnings = [concern.to_json() for concern in dict.fromkeys(concerns(spec))]
+    gates = {g.name: {"formula": g.expr.span.text, "range": _ends(g.range)} for g in spec.gates}
+    parts: dict[str, object] = {
+        "spec": _plain_spec(spec),
         "gradient": dict(_gradients(d, TEXT)),
-        "gates": {
-            g.name: {"formula": g.expr.span.text, "range": _ends(g.range)} for g in d.spec.gates
-        },
         "update": _rows(d.rule.program),
         "chunk": chunked,
         "adjoint": back,
+        "code": d.text,
+    }
+    if stage in parts:
+        why = {"obstacle": d.obstacle} if parts[stage] is None else {}
+        return {stage: parts[stage], **why, "warnings": warnings}
+    if stage == "summary":
+        del parts["spec"], parts["code"]
+    return {
+        "class": "token by token" if d.form is None else d.form.family,
+        "evidence": evidence(d),
+        "gates": gates,
+        **parts,
         "state_numbers_per_head": str(state_size(d)),
-        "state_bytes_per_head": _number(4 * state_size(d), d.spec),
-        "flops_per_token_and_head": _number(work(d.rule.program, d.spec), d.spec),
+        "state_bytes_per_head": _number(4 * state_size(d), spec),
+        "flops_per_token_and_head": _number(work(d.rule.program, spec), spec),
+        "warnings": warnings,
     }
 
 
@@ -151,6 +167,24 @@ def _spec(spec: MemorySpec, style: Style) -> str:
     tokens = [f"token {t.name}[{', '.join(t.axes)}]" for t in spec.tokens]
     gates = [_gate(g) for g in spec.gates]
     return _list([*sizes, *tokens, *states, *gates, f"order {', '.join(spec.order)}"], style)
+
+
+def _plain_spec(spec: MemorySpec) -> dict[str, object]:
+    """The same as `_spec` as plain data."""
+    return {
+        "sizes": {axis: str(size) for axis, size in spec.sizes},
+        "tokens": {token.name: list(token.axes) for token in spec.tokens},
+        "states": {s.name: {"axes": list(s.axes), "starts": str(s.init)} for s in spec.states},
+        "gates": {
+            g.name: {
+                "axes": list(g.axes),
+                "formula": g.expr.span.text,
+                "range": _ends(g.range),
+            }
+            for g in spec.gates
+        },
+        "order": list(spec.order),
+    }
 
 
 def _gate(gate: Gate) -> str:

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .failures import Unusable
+from .failures import Misused, SpecWarning, Unusable
 from .source import Source
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Source", "SpecErrors", "Unusable",
-    "certify", "compile", "explain", "find", "is_code", "load", "parse",
+    "Source", "SpecErrors", "SpecWarning", "Unusable",
+    "certify", "compile", "explain", "find", "is_code", "load", "parse", "shipped",
 ]  # fmt: skip
 
 
@@ -40,23 +40,36 @@ def find(path_or_text: str | PathLike[str] | Source) -> Source:
     """
     if isinstance(path_or_text, Source):
         return path_or_text
-    if isinstance(path_or_text, str) and ("\n" in path_or_text or "{" in path_or_text):
-        return Source("<string>", path_or_text)
+    if isinstance(path_or_text, str):
+        path_or_text = path_or_text.removeprefix("\ufeff")
+        if "\n" in path_or_text or "{" in path_or_text:
+            return Source("<string>", path_or_text)
+        if not path_or_text.strip():
+            raise Misused("an empty text names no memory; give a file, or the text of a spec")
     path, name = Path(path_or_text), str(path_or_text)
-    if path.name == name and not path.suffix and not path.exists():
-        from importlib.resources import files
-
-        shipped = files("miras_dsl.specs").joinpath(f"{name}.mem")
-        if shipped.is_file():
-            return Source(f"{name}.mem", shipped.read_text(encoding="utf-8"))
+    if not path.exists() and (text := shipped(name)) is not None:
+        return Source(f"{name}.mem", text)
     try:
-        return Source(name, path.read_text(encoding="utf-8"))
+        # Some editors begin a file with a mark of its encoding.
+        return Source(name, path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise Unusable(f"there is no file {name}") from error
+    except IsADirectoryError as error:
+        raise Unusable(f"{name} is a folder; name a .mem file") from error
     except UnicodeDecodeError as error:
         raise Unusable(f"{name} is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise Unusable(f"{name} cannot be read: {error.strerror}") from error
+
+
+def shipped(name: str) -> str | None:
+    """The text of a shipped memory, such as ``yaad``; None where none is called so."""
+    if Path(name).name != name or Path(name).suffix:
+        return None
+    from importlib.resources import files
+
+    file = files("miras_dsl.specs").joinpath(f"{name}.mem")
+    return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
 def parse(path_or_text: str | PathLike[str] | Source) -> FileSpec:
@@ -78,7 +91,10 @@ def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
 
 
 def load(path_or_text: str | PathLike[str] | Source) -> Library:
-    """The memories, layers and models of a `.mem` file as `torch.nn.Module` classes."""
+    """The memories, layers and models of a `.mem` file as `torch.nn.Module` classes.
+
+    Warns (`SpecWarning`), once per text, of what has a meaning but perhaps not a good one.
+    """
     from miras_dsl.runtime.build import load as build
 
     return build(find(path_or_text))

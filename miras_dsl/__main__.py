@@ -1,6 +1,20 @@
-"""`python -m miras_dsl`: the command line."""
+"""`miras`, and `python -m miras_dsl`: the command line."""
 
-from .cli import main
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The `miras` command.  Ctrl-C is heard from here on, also while the commands are imported."""
+    try:
+        from .cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("stopped before the end; start again when you like", file=sys.stderr)
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

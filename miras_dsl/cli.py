@@ -1,33 +1,30 @@
 """The command line: `miras new, check, explain, compile, train`.
 
-Exit status: 0 done, 1 a wrong spec or a red certificate, 2 a wrong command, 3 a file or folder that
-cannot be used, 130 stopped by Ctrl-C.  Heavy imports happen inside the commands, so that
-`miras --help` is quick.
+Exit status, as the README lists it: 0 done, 1 a wrong spec or a red certificate, 2 a wrong command,
+3 a file, folder or device that cannot be used, 4 numbers that are not finite, 70 a fault of ours,
+130 stopped by Ctrl-C, 141 nobody reads the output any more.  Heavy imports happen inside the
+commands, so that `miras --help` is quick.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 import miras_dsl as miras
 
-from .dtypes import Dtype
-from .failures import Unusable
-
-WRONG, USAGE, UNUSABLE, STOPPED = 1, 2, 3, 130
+from .cli_check import check
+from .cli_options import AsJson, Spec
+from .cli_output import found
+from .cli_told import told, warn
+from .cli_train import train
+from .stages import Stage
 
 app = typer.Typer(
     name="miras",
@@ -46,11 +43,6 @@ app = typer.Typer(
     ),
 )
 
-Spec = Annotated[
-    str, typer.Argument(metavar="SPEC", help="a .mem file, or a shipped memory's name")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
-
 
 class Format(StrEnum):
     """How an explanation is written."""
@@ -60,67 +52,20 @@ class Format(StrEnum):
     json = "json"
 
 
-@contextmanager
-def told(as_json: bool = False) -> Iterator[Console]:
-    """Turns failures into a message on stderr (or JSON on stdout) and an exit status."""
-    from .diagnostics import SpecErrors
-
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
-
-    def warn(message: Warning | str, *_where: object) -> None:
-        errors.print(Text(f"warning: {message}"))
-
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = warn
-            yield Console(soft_wrap=True, highlight=False, quiet=as_json)
-    except SpecErrors as wrong:
-        if as_json:
-            print(json.dumps({"errors": wrong.to_json()}, indent=2))
-        else:
-            errors.print(Text(str(wrong)))
-        raise typer.Exit(WRONG) from None
-    except Unusable as reason:
-        _complain(errors, as_json, str(reason))
-        raise typer.Exit(UNUSABLE) from None
-    except OSError as error:
-        _complain(errors, as_json, f"{error.filename or 'a file'}: {error.strerror}")
-        raise typer.Exit(UNUSABLE) from None
-    except KeyboardInterrupt as stop:
-        sentence = str(stop) or "stopped before the end; start again when you like"
-        _complain(errors, as_json, sentence, mark="")
-        raise typer.Exit(STOPPED) from None
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"miras {miras.__version__}")
+        raise typer.Exit()
 
 
-def _complain(errors: Console, as_json: bool, sentence: str, mark: str = "error: ") -> None:
-    if as_json:
-        print(json.dumps({"errors": [{"what": sentence}]}))
-    else:
-        errors.print(Text(mark + sentence))
-
-
-def _painted(text: str) -> Text:
-    """A certificate with its verdicts in colour."""
-    shown = Text(text)
-    shown.highlight_words(["green"], "green", case_sensitive=True)
-    shown.highlight_words(["RED", "MISSING", "red", "ill-conditioned"], "bold red")
-    return shown
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a whole file or none."""
-    aside: str | None = None
-    try:
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except OSError as error:
-        raise Unusable(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        if aside is not None:
-            Path(aside).unlink(missing_ok=True)
+@app.callback()
+def _miras(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="print the version"),
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command()
@@ -132,55 +77,20 @@ def new(
 
     Example: [bold]miras new robust.mem[/bold]
     """
-    from .new import template
+    from .new import template, typed
 
     with told() as out:
-        if path.exists() and not force:
-            raise Unusable(f"{path} exists; choose another name, or --force")
-        _write(path, template(path.stem))
-        out.print(f"wrote {path}; next: miras check {path}")
+        place = found(path, force=force)
+        place.write(template(path.name))
+        if not place.standard:
+            out.print(Text(f"wrote {path}; next: miras check {typed(path)}"))
+        if miras.shipped(str(path)) is not None:
+            out.print(
+                Text(f"here `{path}` now means this file and no longer the shipped memory {path}")
+            )
 
 
-@app.command()
-def check(
-    spec: Spec,
-    only: Annotated[
-        list[str] | None, typer.Option(help="a memory of the file by name; else all of them")
-    ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="type of the tokens")] = Dtype.FLOAT32,
-    device: Annotated[
-        str, typer.Option(help="cpu, or cuda: kernels and chunk form, a certificate for each")
-    ] = "cpu",
-    output: Annotated[Path | None, typer.Option("-o", help="write the certificate as JSON")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Parse, type, derive and run a spec, and compare it with autodiff of your own loss.
-
-    The certificate lists what was measured: outputs, states and every gradient, packed sequences,
-    decoding, causality.  Exit status 1 when anything in it is red.
-
-    Examples: [bold]miras check robust.mem[/bold];
-    [bold]miras check yaad --only Yaad -o yaad.json[/bold]
-    """
-    with told(as_json) as out:
-        source = miras.find(spec)
-        # A wrong spec is told before torch is imported, which takes longer than all of this.
-        meant = miras.parse(source)
-        from miras_dsl.runtime.proof import prove
-
-        with out.status(f"checking {source.name} …"):
-            proofs = prove(meant, only=only or (), dtype=dtype, device=device)
-        plain = {name: json.loads(proof.to_json()) for name, proof in proofs.items()}
-        if output is not None:
-            _write(output, json.dumps(plain, indent=2) + "\n")
-        if as_json:
-            print(json.dumps(plain, indent=2))
-        for proof in proofs.values():
-            out.print(_painted(str(proof)))
-        if not proofs:
-            out.print(f"{source.name} is well formed; it holds no memory to certify")
-        if not all(proof.green for proof in proofs.values()):
-            raise typer.Exit(WRONG)
+app.command()(check)
 
 
 @app.command()
@@ -188,7 +98,7 @@ def explain(
     what: Annotated[
         str, typer.Argument(metavar="SPEC|CODE", help="a spec, or a code such as M0101")
     ],
-    stage: Annotated[str, typer.Option(help="one stage by name, or all")] = "summary",
+    stage: Annotated[Stage, typer.Option(metavar="STAGE", help=", ".join(Stage))] = Stage.SUMMARY,
     form: Annotated[Format, typer.Option("--format", help="how to write it")] = Format.text,
 ) -> None:
     """Show what was derived from a spec, or what a diagnostic means.
@@ -207,10 +117,11 @@ def explain(
             out.print(Text(page))
             return
         meant = miras.parse(what)
-        from miras_dsl.codegen.report import STAGES, report
+        from miras_dsl.codegen.report import report
 
-        if stage not in STAGES:
-            raise typer.BadParameter(f"one of {', '.join(STAGES)}", param_hint="--stage")
+        from .check import warnings
+
+        warn(warnings(meant), form is Format.json)
         print(report(meant, stage=stage, form=form.value))
 
 
@@ -220,6 +131,7 @@ def compile_(
     output: Annotated[
         Path | None, typer.Option("-o", help="the file to write; else stdout")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="overwrite a file that exists")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the generated module: readable Python with kernels, gradients and `nn.Module` classes.
@@ -229,72 +141,33 @@ def compile_(
     Example: [bold]miras compile robust.mem -o robust.py[/bold]
     """
     with told(as_json) as out:
+        place = None if output is None else found(output, spec=spec, force=force)
         rendered = miras.compile(spec)
-        if output is not None:
-            _write(output, rendered.text)
+        from .check import warnings
+        from .spec import FileSpec
+
+        memories = {name: memory.spec for name, memory in rendered.memories.items()}
+        concerns = warnings(FileSpec(memories, {}, {}))
+        warn(concerns, as_json)
+        if place is not None:
+            place.write(rendered.text)
         if as_json:
-            where = None if output is None else str(output)
-            print(json.dumps({"digest": rendered.digest, "file": where, "text": rendered.text}))
-        elif output is None:
+            said = {
+                "digest": rendered.digest,
+                "file": None if output is None else str(output),
+                "text": rendered.text,
+                "warnings": [concern.to_json() for concern in concerns],
+            }
+            print(json.dumps(said))
+        elif place is None:
             sys.stdout.write(rendered.text)
-        else:
-            out.print(f"wrote {output}, {rendered.text.count(chr(10))} lines")
+        elif not place.standard:
+            out.print(Text(f"wrote {output}, {rendered.text.count(chr(10))} lines"))
 
 
-@app.command()
-def train(
-    spec: Spec,
-    text: Annotated[
-        Path | None, typer.Option(help="a text file; else the running Python's own sources")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="training steps (400)")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="as many steps as fit, instead of --steps")
-    ] = None,
-    width: Annotated[int | None, typer.Option(min=8, help="width of the model (128)")] = None,
-    layers: Annotated[int | None, typer.Option(min=1, help="blocks of the model (2)")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="windows per step (16)")] = None,
-    length: Annotated[int | None, typer.Option(min=2, help="bytes per window (256)")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.0, help="peak learning rate (0.003)")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="seed of weights and batches (0)")] = None,
-    keep: Annotated[int | None, typer.Option(min=1, help="steps between checkpoints (50)")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--out", "-o", help="the run's folder (runs/NAME)")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="go on from the folder's checkpoint, exactly")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Train a small byte-level language model on real text.
-
-    A file with a model trains that model; otherwise its first layer, or memory, is repeated between
-    SwiGLU blocks.  The folder gets log.jsonl, checkpoint.safetensors and loss.png.
-
-    Examples: [bold]miras train robust.mem --minutes 2[/bold];
-    [bold]miras train yaad --text corpus.txt --steps 1000 -o runs/yaad[/bold];
-    [bold]miras train robust.mem --resume[/bold]
-    """
-    if steps is not None and minutes is not None:
-        raise typer.BadParameter("give --steps or --minutes, not both", param_hint="--minutes")
-    with told(as_json) as out:
-        source = miras.find(spec)
-        miras.parse(source)
-        from miras_dsl.runtime.job import Wishes, run
-
-        wishes = Wishes(text, steps, minutes, width, layers, batch, length, rate, seed, keep)
-        folder = output or Path("runs") / Path(source.name).stem
-        outcome = run(source, wishes, folder, resume=resume, console=out)
-        if as_json:
-            print(json.dumps(outcome.to_json()))
-        else:
-            out.print(Text(str(outcome)))
+app.command()(train)
 
 
 def main() -> None:
-    """The `miras` command."""
+    """The `miras` command, once it is imported."""
     app()
-
-
-if __name__ == "__main__":
-    main()

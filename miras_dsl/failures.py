@@ -1,7 +1,20 @@
-"""Failures that are nobody's bug: a file, a folder or a run that cannot be used."""
+"""Failures that are nobody's bug, and what is only worth a warning."""
 
 from __future__ import annotations
 
 
 class Unusable(Exception):
     """Something outside the spec cannot be used; the message is one sentence with a way out."""
+
+    status = 3
+    """The exit status of a command that ends so."""
+
+
+class Misused(Unusable):
+    """What was asked for has no meaning for what it was asked of."""
+
+    status = 2
+
+
+class SpecWarning(UserWarning):
+    """A spec has a meaning, but perhaps not a good one."""

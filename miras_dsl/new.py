@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from os import PathLike, fspath
 
 TEXT = """\
 # {name}: say in a line what this memory should remember, and how it should forget.
@@ -40,10 +42,16 @@ model {name}Model(width = 128, vocab = 256) = repeat 2 {{ {name}Layer ; swiglu }
 
 def template(name: str) -> str:
     """A commented file that defines a memory called after ``name`` (a file's name or any words)."""
-    stem = name.rsplit("/", 1)[-1].removesuffix(".mem")
-    words = [w for w in re.split(r"[^A-Za-z0-9]+", stem) if w]
+    file = name.rsplit("/", 1)[-1]
+    words = [w for w in re.split(r"[^A-Za-z0-9]+", file.removesuffix(".mem")) if w]
     memory = "".join(w[:1].upper() + w[1:] for w in words)[:48]
     if not memory or not memory[0].isalpha():
         memory = "Memory" + memory
-    shown = "".join(c for c in stem if c.isprintable()) or "memory"
-    return TEXT.format(name=memory, file=f"{shown}.mem")
+    shown = "".join(c for c in file if c.isprintable()) or "memory.mem"
+    return TEXT.format(name=memory, file=typed(shown))
+
+
+def typed(name: str | PathLike[str]) -> str:
+    """A file's name as it is typed after a command of ours."""
+    quoted = shlex.quote(fspath(name))
+    return f"-- {quoted}" if quoted.startswith("-") else quoted

@@ -23,6 +23,9 @@ class Embedding(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(vocab, width))
 
+    def extra_repr(self) -> str:
+        return " -> ".join(map(str, self.weight.shape))
+
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)
 
@@ -83,6 +86,9 @@ class Head(nn.Module):
         super().__init__()
         self.norm = RMSNorm(width)
         self.weight = nn.Parameter(torch.randn(vocab, width) * (0.1 / sqrt(width)))
+
+    def extra_repr(self) -> str:
+        return " -> ".join(map(str, reversed(self.weight.shape)))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(self.norm(x), self.weight)

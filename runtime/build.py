@@ -6,6 +6,7 @@ a reader can open (`Library.path`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from miras_dsl.check import read
+from miras_dsl.check import warnings as concerns
 from miras_dsl.codegen.model import tails_of
 from miras_dsl.codegen.pipeline import CompiledMemory, RenderedModule, compile_file
 from miras_dsl.codegen.update import UpdateRule
+from miras_dsl.failures import SpecWarning
 from miras_dsl.model import Feed
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
@@ -59,6 +62,12 @@ class Library:
         """A class by name, also where the name is one of this object's own."""
         return self.classes[name]
 
+    def __repr__(self) -> str:
+        kinds = {"memories": self.spec.memories, "layers": self.spec.layers}
+        kinds["models"] = self.spec.models
+        held = [f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names]
+        return f"Library({'; '.join([*held, f'digest {self.digest[:12]}'])})"
+
     def __dir__(self) -> list[str]:
         return [*object.__dir__(self), *self.classes]
 
@@ -75,12 +84,15 @@ def load(path_or_text: str | PathLike[str] | Source) -> Library:
     written = isinstance(path_or_text, str) and ("\n" in path_or_text or "{" in path_or_text)
     if written:
         return _load(Source("<string>", str(path_or_text)))
-    return _load(Source(str(path_or_text), Path(path_or_text).read_text(encoding="utf-8")))
+    return _load(Source(str(path_or_text), Path(path_or_text).read_text(encoding="utf-8-sig")))
 
 
 @lru_cache(maxsize=32)
 def _load(source: Source) -> Library:
     spec = read(source)
+    for concern in concerns(spec):
+        said = f"{concern.at.span.place}: {concern.what}; more: miras explain {concern.code}"
+        warnings.warn(said, SpecWarning, stacklevel=4)
     rendered, path = generated(spec, _kernels_here())
     module = cache.import_module(path)
     classes = {name: getattr(module, made) for name, made in rendered.names.classes.items()}

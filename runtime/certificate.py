@@ -60,6 +60,11 @@ class Certificate:
         return tuple(row for row in self.rows if row.result.verdict != "green")
 
     @property
+    def worst(self) -> Row | None:
+        """The row that is furthest from green, where one is not."""
+        return max(self.failures, key=lambda row: _badness(row.result), default=None)
+
+    @property
     def green(self) -> bool:
         """Every expected comparison was made and passed."""
         return bool(self.expected) and not self.missing and not self.failures
@@ -75,6 +80,7 @@ class Certificate:
         if held.pop("schema", None) != SCHEMA:
             raise ValueError(f"this is not a certificate of schema {SCHEMA}")
         held.pop("green")
+        held.pop("warnings", None)
         rows = tuple(
             Row(row["check"], row["case"], Agreement(**row["result"])) for row in held.pop("rows")
         )
@@ -101,7 +107,11 @@ class Certificate:
                 f"  {worst.verdict}"
             )
         bad = len(self.failures) + len(self.missing)
-        lines.append(f"green: {len(self.rows)} comparisons" if self.green else f"RED: {bad} failed")
+        lines.append(
+            f"green: {len(self.rows)} comparisons"
+            if self.green
+            else f"RED: {bad} of {len(self.expected)} comparisons failed"
+        )
         return "\n".join(lines)
 
 

@@ -171,16 +171,27 @@ def _agree(path: Path, then: Origin, now: Origin) -> None:
             + "; give the same text (--text), or choose another --out"
         )
     old, new = then.config, json.loads(json.dumps(dict(now.config)))
-    other = [
-        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+    other = {
+        key: (old.get(key), new.get(key))
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
-    ]
+    }
     if other:
-        raise CheckpointError(
-            f"{path} was trained with other settings; give the same, or choose another --out:\n  "
-            + "\n  ".join(other)
+        raise other_settings(path, other)
+
+
+def other_settings(path: Path, other: Mapping[str, tuple[object, object]]) -> CheckpointError:
+    """What to raise for settings (then, now) in which a run cannot go on."""
+    lines = [f"{key}: {then!r} then, {now!r} now" for key, (then, now) in other.items()]
+    if "steps" in other:
+        lines.append(
+            "the learning rate falls over the steps that a run begins with, so that it cannot get "
+            "more of them: begin a new run with --steps in another folder (--out)"
         )
+    return CheckpointError(
+        f"{path} was trained with other settings; give the same, or choose another --out:\n  "
+        + "\n  ".join(lines)
+    )
 
 
 def _fit(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:

@@ -28,6 +28,8 @@ _asked: ContextVar[bool] = ContextVar("miras_debug", default=False)
 class NotFinite(Unusable):
     """A memory's numbers are not finite; the sentence names the first tensor and its token."""
 
+    status = 4
+
 
 def on() -> bool:
     """Whether debug mode is on here."""

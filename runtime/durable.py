@@ -15,6 +15,10 @@ def put_in_place(path: Path) -> None:
     """Give the file written at ``aside(path)`` its name, once it is on the disk."""
     with open(aside(path), "rb") as file:
         os.fsync(file.fileno())
+    # Whoever wrote it may have made it as a file that only its owner may read.
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(aside(path), 0o666 & ~mask)
     os.replace(aside(path), path)
     if os.name == "posix":
         # The name is in the folder, which is written to the disk on its own.

@@ -11,12 +11,13 @@ from rich.console import Console
 from torch import nn
 
 from miras_dsl.check import read
+from miras_dsl.failures import Misused
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec, ModelSpec
 
 from . import build, checkpoint, data
 from .pace import paced
-from .train import Outcome, TrainConfig, TrainError, require_unused, train
+from .train import Outcome, TrainConfig, TrainError, require_folder, require_unused, train
 
 WIDTH, LAYERS, HEAD = 128, 2, 32
 BYTES = 256
@@ -45,12 +46,17 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
     were counted when it began, so ``minutes`` says nothing to it.  Raises SpecErrors and what
     `train` raises.
     """
+    require_folder(folder)
     kept = checkpoint.facts(folder / checkpoint.NAME) if resume else None
+    before: Mapping[str, object] = {} if kept is None else kept.origin.config
+    width, layers = wishes.width, wishes.layers
+    whole = with_model(source, width=width, layers=layers)
     if kept is None:
         require_unused(folder)
-    before: Mapping[str, object] = {} if kept is None else kept.origin.config
-    width, layers = _chosen(wishes, before, "width"), _chosen(wishes, before, "layers")
-    whole = with_model(source, width=width, layers=layers)
+    else:
+        _same_model(folder / checkpoint.NAME, source, wishes, before)
+        width, layers = _number(before.get("width")), _number(before.get("layers"))
+        whole = with_model(source, width=width, layers=layers)
 
     settings = {
         key: value
@@ -64,6 +70,10 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
     model, _ = language_model(whole)
     if wishes.minutes is not None and kept is None:
         config = paced(model, corpus, config, wishes.minutes)
+    elif wishes.minutes is not None:
+        console.print(
+            f"this run has {config.steps} steps, counted when it began; --minutes changes none"
+        )
     parameters = sum(p.numel() for p in model.parameters())
     size, apart = len(corpus.train), len(corpus.held_out)
     console.print(f"{corpus.text.name}: {size:,} bytes, {apart:,} held out")
@@ -88,18 +98,18 @@ def with_model(
 ) -> Source:
     """The same text with a language model around its first layer, or memory, if it has none.
 
-    Raises TrainError when there is nothing to build on, or when the file's own model is asked to be
-    another.
+    Raises TrainError when there is nothing to build on, Misused when the file's own model is asked
+    to be another.
     """
     spec = read(source)
     if spec.models:
         name, model = next(iter(spec.models.items()))
         if layers is not None:
-            raise TrainError(f"{source.name} has its own model {name}; --layers would change it")
+            raise Misused(f"{source.name} has its own model {name}; --layers would change it")
         if model.vocab < vocab:
             raise TrainError(f"{name} has a vocabulary of {model.vocab}; bytes need {vocab}")
         if width is not None and width != model.width:
-            raise TrainError(f"{name} has its own width {model.width}; change it in {source.name}")
+            raise Misused(f"{name} has its own width {model.width}; change it in {source.name}")
         return source
     width, layers = width or WIDTH, layers or LAYERS
     text = source.text.rstrip("\n") + "\n"
@@ -150,9 +160,24 @@ def _corpus(wished: Path | None, kept: checkpoint.Facts | None) -> data.Corpus:
     return data.text_file(wished or Path(str(began)))
 
 
-def _chosen(wishes: Wishes, before: Mapping[str, object], key: str) -> int | None:
-    wished, kept = getattr(wishes, key), before.get(key)
-    return wished if wished is not None or kept is None else int(str(kept))
+def _same_model(path: Path, source: Source, wishes: Wishes, before: Mapping[str, object]) -> None:
+    """Raise CheckpointError where width or layers are wished to be others than a run began with.
+
+    The model is written by `with_model`: its settings say more than a difference of its text.
+    """
+    model = next(iter(read(source).models.values()), None)
+    usual = {"width": WIDTH if model is None else model.width, "layers": LAYERS}
+    other: dict[str, tuple[object, object]] = {}
+    for key, default in usual.items():
+        then, now = _number(before.get(key)) or default, getattr(wishes, key)
+        if now is not None and now != then:
+            other[key] = (then, now)
+    if other:
+        raise checkpoint.other_settings(path, other)
+
+
+def _number(kept: object) -> int | None:
+    return None if kept is None else int(str(kept))
 
 
 def _free(name: str, spec: FileSpec) -> str:

@@ -68,6 +68,11 @@ class Linear(nn.Module):
         fan_in = rank or inputs
         self.weight = nn.Parameter(torch.randn(prod(shape), fan_in) * (GAIN / sqrt(fan_in)))
 
+    def extra_repr(self) -> str:
+        inputs = self.weight.shape[1] if self.down is None else self.down.shape[1]
+        rank = "" if self.down is None else f", rank={self.weight.shape[1]}"
+        return f"{inputs} -> {' x '.join(map(str, self.shape))}{rank}"
+
     def forward(self, x: Tensor) -> Tensor:
         # What comes from another formula is in float32, whatever the type of the layer.
         x = x.to(self.weight.dtype)
@@ -86,6 +91,9 @@ class CausalConv(nn.Module):
         self.name, self.lags, self.shape = name, width - 1, shape
         self.weight = nn.Parameter(torch.empty(width, *shape).uniform_(-1, 1) / sqrt(width))
 
+    def extra_repr(self) -> str:
+        return f"{self.name}, width={self.lags + 1}, {' x '.join(map(str, self.shape))}"
+
     def forward(self, x: Tensor, past: Past) -> Tensor:
         weight = self.weight.to(x.dtype)
         lagged = past.lagged(self.kind, self.name, x, self.lags)
@@ -100,6 +108,9 @@ class Shift(nn.Module):
     def __init__(self, name: str, *shape: int) -> None:
         super().__init__()
         self.name, self.lags, self.shape = name, 1, shape
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, {' x '.join(map(str, self.shape))}"
 
     def forward(self, x: Tensor, past: Past) -> Tensor:
         return past.lagged(self.kind, self.name, x, 1)[1]
@@ -120,12 +131,17 @@ class TokenShape(nn.Module):
 
     def __init__(self, name: str, backbone: Backbone, *shape: int) -> None:
         super().__init__()
+        self.name, self.shape = name, shape
         projected = name in ("query", "key", "value")
         self.conv = CausalConv(name, backbone.conv, *shape) if projected and backbone.conv else None
         self.activation = backbone.activation if projected else None
         self.normalize = name in backbone.normalize
         if self.activation not in (None, "silu"):
             raise ValueError(f"unknown activation {self.activation!r}")
+
+    def extra_repr(self) -> str:
+        said = (self.name, self.activation, "unit length" if self.normalize else None)
+        return ", ".join([*filter(None, said), " x ".join(map(str, self.shape))])
 
     def forward(self, token: Tensor, past: Past) -> Tensor:
         if self.conv is not None:
@@ -141,6 +157,9 @@ class RMSNorm(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
+
+    def extra_repr(self) -> str:
+        return str(len(self.weight))
 
     def forward(self, x: Tensor) -> Tensor:
         wide = full(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import torch
@@ -43,3 +44,11 @@ def generate(
         logits, state = decode(token, state)
     model.train()
     return bytes(written).decode("utf-8", errors="replace")
+
+
+def readable(sample: str, most: int = 72) -> str:
+    """The beginning of a sample on one line; a dot stands for all that cannot be printed."""
+    shown = re.sub(r"\s+", " ", sample).strip()
+    kept = (c if c.isprintable() and c != "\ufffd" else "\0" for c in shown)
+    shown = re.sub("\0+", "·", "".join(kept))
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection
 
 import torch
 
 from miras_dsl.codegen.digest import digest_of
 from miras_dsl.dtypes import Dtype
-from miras_dsl.failures import Unusable
+from miras_dsl.failures import Misused, Unusable
 from miras_dsl.spec import FileSpec
 
 from .build import implementations
@@ -23,17 +24,16 @@ def prove(
     only: Collection[str] = (),
     dtype: str = "float32",
     device: str = "cpu",
+    tell: Callable[[str], object] | None = None,
 ) -> dict[str, Certificate]:
-    """One certificate per memory, by name; ``only`` names some of them.
+    """One certificate per memory, by name; ``only`` names some of them, ``tell`` hears each before.
 
     Where `load` would give a memory kernels there are two: of what it computes with kernels, and, as
     `NAME, chunk form`, of what it computes with MIRAS_KERNELS=off.
 
-    Raises Unusable for a name that the file does not hold, ValueError for a type that is none of `Dtype`.
+    Raises what `require` raises, and ValueError for a type that is none of `Dtype`.
     """
-    for name in only:
-        if name not in spec.memories:
-            raise Unusable(f"there is no memory {name}; the file holds {', '.join(spec.memories)}")
+    require(spec, only, device)
     kind = getattr(torch, Dtype(dtype))
     digest = digest_of(spec)
     launched = allowed() and possible(device, kind)
@@ -45,6 +45,8 @@ def prove(
         for name, memory in spec.memories.items():
             if only and name not in only:
                 continue
+            if tell is not None:
+                tell(name)
             made, function = plain[name]
             slow = "token by token" if made.form is None else "chunk form"
             ways = {name: (slow, function)}
@@ -55,3 +57,16 @@ def prove(
                     memory, judged, digest=digest, way=way, dtype=kind, device=device
                 )
     return proofs
+
+
+def require(spec: FileSpec, only: Collection[str], device: str) -> None:
+    """Raise Misused for a memory or device that there cannot be, Unusable for a GPU not here."""
+    for name in only:
+        if name not in spec.memories:
+            held = ", ".join(spec.memories) or "none"
+            raise Misused(f"there is no memory {name}; the file holds {held}")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise Misused(f"there is no device {device}; choose cpu or cuda")
+    _, _, number = device.partition(":")
+    if device != "cpu" and int(number or 0) >= torch.cuda.device_count():
+        raise Unusable(f"torch finds no GPU {device} on this machine; choose cpu")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from miras_dsl.failures import Unusable
 
 from . import checkpoint, data, figures, journal
-from .measure import BITS, evaluate, generate
+from .measure import BITS, evaluate, generate, readable
 from .threads import on_threads
 from .watch import first_bad
 
@@ -31,6 +31,12 @@ LOG, PICTURE = "log.jsonl", "loss.png"
 
 class TrainError(Unusable):
     """Training cannot go on, in one sentence with a way out."""
+
+
+class Diverged(TrainError):
+    """A loss or gradient is not finite; the sentence names the step and the first tensor."""
+
+    status = 4
 
 
 class Interrupted(KeyboardInterrupt):
@@ -90,7 +96,7 @@ class Outcome:
             f"after {self.steps} steps {self.bits:.3f} bits per byte on the held-out part; "
             f"a byte bigram has {self.bigram_bits:.3f}\n"
             f"{self.tokens_per_second:,.0f} tokens/s; {where}\n"
-            f"it writes: {self.sample!r}"
+            f"it writes: {readable(self.sample)}"
         )
 
     def to_json(self) -> dict[str, object]:
@@ -183,6 +189,12 @@ def train(
     )
 
 
+def require_folder(out: Path) -> None:
+    """Raise TrainError where a run's folder cannot be, because a file is there."""
+    if out.exists() and not out.is_dir():
+        raise TrainError(f"{out} is a file; --out names the folder of a run: choose another")
+
+
 def require_unused(out: Path) -> None:
     """Raise TrainError when the folder holds a run already."""
     kept = out / checkpoint.NAME
@@ -260,7 +272,7 @@ def update(
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-        raise TrainError(
+        raise Diverged(
             f"step {step + 1}: {first_bad(model, x)}; "
             "a smaller learning rate, or gates that keep the memory's step small, would help"
         )

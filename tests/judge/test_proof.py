@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 import miras_dsl as miras
 from miras_dsl.runtime import proof, recurrent
@@ -27,6 +28,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Judged:
 
     monkeypatch.setattr(proof, "certify", certify)
     monkeypatch.setattr(recurrent, "installed", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     return found
 
 

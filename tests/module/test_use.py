@@ -86,3 +86,22 @@ def test_a_sequence_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
 def test_no_heads() -> None:
     with pytest.raises(ValueError, match="heads"):
         miras.load("deltanet").DeltaNet(width=16, heads=0)
+
+
+def test_a_library_and_a_layer_print_short() -> None:
+    """Names and sizes, not the whole tree of the spec."""
+    library = miras.load("gated_deltanet")
+    expected = "Library(memories GatedDeltaNet; layers GatedDeltaNetLayer; digest "
+    assert repr(library) == f"{expected}{library.digest[:12]})"
+    shown = repr(library.GatedDeltaNetLayer(width=64, heads=2)).replace("  ", "")
+    for line in (
+        "width=64, heads=2, dk=32, dv=32",
+        "(query_linear): Linear(64 -> 2 x 32)",
+        "query, silu, unit length, 2 x 32",
+        "(conv): CausalConv(query, width=4, 2 x 32)",
+        "(norm): RMSNorm(32)",
+        "(project): Linear(64 -> 64)",
+    ):
+        assert line in shown
+    assert "Linear(32 -> 4 x 32, rank=32)" in repr(miras.load("yaad").Yaad(width=32, heads=4, d=8))
+    assert "Shift(x_shift, 16)" in repr(miras.load("rwkv7").RWKV7(width=16, heads=2))

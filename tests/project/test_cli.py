@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from miras_dsl.cli import app
-
-ROOT = Path(__file__).resolve().parents[2]
-GOOD = """
-memory Delta(d) {
-  architecture W: matrix[value, key]
-  bias         l2
-  retention    none
-  algorithm    gd(eta), exact
-  order        predict, write, read
-  gates        { eta = sigmoid(linear(x)) }
-}
-"""
-WRONG = GOOD.replace("eta = sigmoid", "beta = sigmoid").replace(
-    "bias         l2", "bias         l22"
-)
-
-
-@pytest.fixture
-def miras(tmp_path, monkeypatch):
-    """Runs the command in an empty directory that holds good.mem and wrong.mem."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "good.mem").write_text(GOOD)
-    (tmp_path / "wrong.mem").write_text(WRONG)
-    runner = CliRunner(env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
-    return lambda *words: runner.invoke(app, [str(w) for w in words])
-
-
-def files(folder):
-    return sorted(p.name for p in folder.iterdir())
+import miras_dsl
+from tests.project.command import GOOD, ROOT, files
 
 
 @pytest.mark.parametrize("command", ["new", "check", "explain", "compile", "train"])
@@ -52,6 +22,11 @@ def test_help_teaches_by_example(miras, command):
     shown = miras(command, "--help")
     assert shown.exit_code == 0
     assert re.search(rf"miras {command} \w", shown.output)
+
+
+def test_help_lists_the_stages(miras):
+    shown = " ".join(miras("explain", "--help").output.replace("│", "").split())
+    assert "summary, spec, gradient, update, chunk, adjoint, code, all" in shown
 
 
 def test_help_is_quick():
@@ -75,6 +50,55 @@ def test_new_writes_a_file_that_is_right(miras, tmp_path):
     again = miras("new", "mine.mem")
     assert again.exit_code == 3
     assert "mine.mem exists" in again.output
+
+
+@pytest.mark.parametrize(
+    ("name", "next_"),
+    [
+        ("robust.mem", "miras check robust.mem"),
+        ("my memory.mem", "miras check 'my memory.mem'"),
+        ("-x.mem", "miras check -- -x.mem"),
+    ],
+)
+def test_what_new_says_next_can_be_typed(miras, tmp_path, name, next_):
+    """On the screen and in the file, whatever the file is called."""
+    shown = miras("new", "--", name)
+    assert shown.exit_code == 0, shown.output
+    assert shown.output == f"wrote {name}; next: {next_}\n"
+    assert f"# `{next_}` derives" in (tmp_path / name).read_text()
+    assert miras(*shlex.split(next_.replace("miras check", "compile"))).exit_code == 0
+
+
+def test_new_says_that_it_hides_a_shipped_memory(miras, tmp_path):
+    assert "no longer the shipped memory yaad" in miras("new", "yaad").output
+    assert "`miras check yaad` derives" in (tmp_path / "yaad").read_text()
+    assert "shipped" not in miras("new", "yaad.mem").output
+
+
+def test_the_version_is_told(miras):
+    shown = miras("--version")
+    assert (shown.exit_code, shown.stdout) == (0, f"miras {miras_dsl.__version__}\n")
+
+
+def test_a_byte_order_mark_is_no_mistake(miras, tmp_path):
+    """Some editors begin every file with one."""
+    plain = miras("compile", "good.mem").stdout
+    (tmp_path / "good.mem").write_text(GOOD, encoding="utf-8-sig")
+    assert miras("compile", "good.mem").stdout == plain
+    assert miras_dsl.find("\ufeff" + GOOD).text == GOOD
+
+
+@pytest.mark.parametrize("nothing", ["", "  "])
+def test_an_empty_text_gets_a_sentence(miras, nothing):
+    with pytest.raises(miras_dsl.Unusable, match="an empty text names no memory"):
+        miras_dsl.load(nothing)
+    assert miras("check", nothing).exit_code == 2
+
+
+def test_a_folder_gets_a_sentence(miras, tmp_path):
+    shown = miras("check", tmp_path)
+    assert shown.exit_code == 3
+    assert "is a folder; name a .mem file" in shown.output
 
 
 @pytest.mark.parametrize("command", ["check", "compile", "explain", "train"])
@@ -120,6 +144,8 @@ def test_a_file_that_is_not_text_gets_a_sentence(miras, tmp_path):
         ["check", "good.mem", "--dtype", "int8"],
         ["train", "good.mem", "--steps", "0"],
         ["train", "good.mem", "--steps", "5", "--minutes", "1"],
+        ["check", "good.mem", "--only", "Nope"],
+        ["check", "good.mem", "--device", "foo"],
         ["explain", "good.mem", "--stage", "nonsense"],
         ["explain", "M9999"],
         ["nonsense"],
@@ -156,7 +182,7 @@ import torch
 y, _ = good.Delta(width=8, heads=2)(torch.randn(1, 5, 8))
 assert y.shape == (1, 5, 8)
 with pytest.raises(RuntimeError, match="Triton is not installed here.*MIRAS_KERNELS=off"):
-    good.delta_kernels.forward[1, 1]()
+    good._delta_kernels.forward[1, 1]()
 """
 
 
@@ -197,102 +223,6 @@ def test_check_prints_and_writes_a_certificate(miras, tmp_path):
     written = json.loads((tmp_path / "good.json").read_text())
     assert set(written) == {"Delta"}
     assert json.loads(miras("check", "good.mem", "--json").stdout).keys() == written.keys()
-
-
-@pytest.mark.slow
-def test_train_from_text_to_picture(miras, tmp_path):
-    """A few steps on a small text; then more of the same run, exactly."""
-    text = tmp_path / "text.txt"
-    text.write_text("the memory remembers what the memory was told\n" * 400)
-    small = ["--text", text, "--width", 32, "--layers", 1, "--batch", 4, "--length", 64]
-    shown = miras("train", "good.mem", *small, "--steps", 6, "--json")
-    assert shown.exit_code == 0, shown.output
-    told = json.loads(shown.stdout)
-    assert told["steps"] == 6
-    assert told["bits"] < 8.5
-    run = tmp_path / "runs" / "good"
-    assert files(run) == ["checkpoint.safetensors", "log.jsonl", "loss.png"]
-
-    again = miras("train", "good.mem", *small, "--steps", 6)
-    assert again.exit_code == 3
-    assert "already holds a run" in again.output
-    assert miras("train", "good.mem", *small, "--resume").exit_code == 0
-    other = miras("train", "good.mem", *small, "--resume", "--steps", 9)
-    assert other.exit_code == 3
-    assert "steps: 6 then, 9 now" in other.output
-
-
-@pytest.mark.slow
-def test_a_resumed_run_finds_its_text(miras, tmp_path):
-    """Without --text it reads the file that it began with, and says what became of it."""
-    text = tmp_path / "text.txt"
-    text.write_text("the memory remembers what the memory was told\n" * 400)
-    small = ["--width", 32, "--layers", 1, "--batch", 4, "--length", 64, "--steps", 2]
-    assert miras("train", "good.mem", "--text", text, *small).exit_code == 0
-    again = miras("train", "good.mem", "--resume")
-    assert again.exit_code == 0, again.output
-    assert str(text) in again.output
-
-    text.write_text("something else entirely\n" * 400)
-    changed = miras("train", "good.mem", "--resume")
-    assert changed.exit_code == 3
-    assert f"{text}, which has changed since; give the same text (--text)" in changed.output
-    text.unlink()
-    gone = miras("train", "good.mem", "--resume")
-    assert gone.exit_code == 3
-    assert f"no text file at {text}; name one with --text" in gone.output
-
-
-BAD_TEXTS = {
-    "missing": (None, "there is no text file at text.txt; name one"),
-    "empty": (b"", "is empty; training needs 4096 bytes or more: name a longer one"),
-    "ten bytes": (b"ten bytes.", "has 10 bytes; training needs 4096 bytes or more: name a longer"),
-    "binary": (b"\x7fELF" + bytes(9000), "is no text (byte 4 is zero); name a text file"),
-    "one window": (b"a b " * 1100, "the held-out part of the text has 220 bytes and a window nee"),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("content", "sentence"), BAD_TEXTS.values(), ids=BAD_TEXTS)
-def test_train_on_a_bad_text_gets_a_sentence(miras, tmp_path, content, sentence):
-    """Status 3, what is wrong and what to do; no folder is made."""
-    if content is not None:
-        (tmp_path / "text.txt").write_bytes(content)
-    shown = miras("train", "good.mem", "--text", "text.txt", "--steps", 2)
-    assert shown.exit_code == 3
-    assert sentence in shown.output
-    assert "--text" in shown.output
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.slow
-def test_train_on_a_directory_gets_a_sentence(miras, tmp_path):
-    shown = miras("train", "good.mem", "--text", tmp_path, "--steps", 2)
-    assert shown.exit_code == 3
-    assert "is a directory; name one text file with --text" in shown.output
-
-
-@pytest.mark.slow
-def test_train_into_a_folder_that_cannot_be_used(miras, tmp_path, monkeypatch):
-    """It cannot be made, or nothing can be written to it, or it holds no run to go on with."""
-    (tmp_path / "file").touch()
-    words = ["train", "good.mem", "--steps", 2, "--length", 64, "--width", 32]
-    shown = miras(*words, "-o", "file/run")
-    assert shown.exit_code == 3
-    assert "the folder file/run cannot be made: Not a directory; choose another" in shown.output
-
-    shown = miras(*words, "-o", "empty", "--resume")
-    assert shown.exit_code == 3
-    assert "no checkpoint at empty/checkpoint.safetensors; start without --resume" in shown.output
-
-    def denied(*_args, **_options):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    # Not by permissions of a real folder: root may write to it all the same.
-    monkeypatch.setattr("miras_dsl.runtime.checkpoint.save_file", denied)
-    shown = miras(*words, "-o", "locked")
-    assert shown.exit_code == 3
-    assert "Permission denied; make room, or choose another folder (--out)" in shown.output
 
 
 @pytest.mark.parametrize("command", ["check", "compile", "explain", "train"])

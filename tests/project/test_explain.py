@@ -102,3 +102,34 @@ def test_costs_of_the_delta_rule_are_what_one_counts_by_hand():
     assert str(state_size(derived)) == "d**2"
     flops = work(derived.rule.program, memory)
     assert 4 <= flops.coeff(next(iter(flops.free_symbols)), 2) <= 7
+
+
+@pytest.mark.parametrize("stage", ["gradient", "update", "chunk", "adjoint"])
+def test_formulas_of_a_stage_are_displayed(stage):
+    """LaTeX knows `aligned` in display mode only."""
+    latex = report(miras.parse(DELTA), stage=stage, form="latex")
+    title = rf"\subsection*{{Delta: {stage}}}"
+    assert latex.startswith(title + "\n\\[\n\\begin{aligned}\n")
+    assert latex.endswith("\n\\end{aligned}\n\\]")
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "all"])
+def test_json_of_a_stage_is_that_stage(stage):
+    """The same content as in the whole, and nothing of the other stages."""
+    meant = miras.parse(DELTA)
+    whole = json.loads(report(meant, stage="all", form="json"))["Delta"]
+    one = json.loads(report(meant, stage=stage, form="json"))["Delta"]
+    if stage == "summary":
+        assert set(whole) - set(one) == {"spec", "code"}
+        assert one == {name: whole[name] for name in one}
+    else:
+        assert one == {stage: whole[stage], "warnings": []}
+        assert whole[stage]
+
+
+def test_json_says_why_there_is_no_chunk_form():
+    """A rule that runs token by token has an obstacle in place of a program."""
+    text = DELTA.replace("retention    none", "retention    link tanh(a) at token")
+    (told,) = json.loads(report(miras.parse(text), stage="chunk", form="json")).values()
+    assert told["chunk"] is None
+    assert told["obstacle"]

@@ -1,0 +1,18 @@
+"""The stages of a derivation that `miras explain` can show."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """What is shown of every memory; ``all`` is one after the other."""
+
+    SUMMARY = "summary"
+    SPEC = "spec"
+    GRADIENT = "gradient"
+    UPDATE = "update"
+    CHUNK = "chunk"
+    ADJOINT = "adjoint"
+    CODE = "code"
+    ALL = "all"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from miras_dsl.ir import ONE, ZERO, Input, Node, Program, inputs_of, replace
+from miras_dsl.ir import ZERO, Input, Node, Program, inputs_of, replace
 from miras_dsl.lower import lower
 from miras_dsl.model import Feed, MemoryModel, Weight
 
@@ -142,7 +142,7 @@ def scale_of(model: MemoryModel) -> Node | None:
 
 def scaled(scale: Node, anchors: Mapping[str, Input]) -> Link:
     """``anchor + scale (weight - anchor)``: the weight as reads see it (say by 1 / position)."""
-    return lambda w, value: value * scale + anchors[w] * (ONE - scale)
+    return lambda w, value: anchors[w] + (value - anchors[w]) * scale
 
 
 def _finish(

@@ -172,12 +172,14 @@ def titans(x: Tensor, p: Parameters, heads: int) -> Tensor:
     return out(torch.stack(ys, 1), x, p)
 
 
-def row_gates(x: Tensor, p: Parameters, heads: int, share: int) -> dict[str, tuple[Tensor, Tensor]]:
+def row_gates(
+    x: Tensor, p: Parameters, heads: int, share: int, rate: float = 0
+) -> dict[str, tuple[Tensor, Tensor]]:
     """alpha in [0.9, 1] and eta below 1 / share, for every row of both weights."""
     return {
         w: (
             0.9 + 0.1 * torch.sigmoid(low_rank(x, p, f"alpha_{w}", heads) + 2),
-            torch.sigmoid(low_rank(x, p, f"eta_{w}", heads)) / share,
+            torch.sigmoid(low_rank(x, p, f"eta_{w}", heads) + rate) / share,
         )
         for w in ("W1", "W2")
     }
@@ -186,8 +188,8 @@ def row_gates(x: Tensor, p: Parameters, heads: int, share: int) -> dict[str, tup
 def yaad(x: Tensor, p: Parameters, heads: int, sweeps: int = 1) -> Tensor:
     """Behrouz et al. 2025: delta is a function of x, positive."""
     q, k, v = qkv(x, p, heads)
-    delta = torch.log(1 + torch.exp(x @ p["delta_linear.weight"].T + 1))
-    gates, ys = row_gates(x, p, heads, 64), []
+    delta = torch.log(1 + torch.exp(x @ p["delta_linear.weight"].T - 1))
+    gates, ys = row_gates(x, p, heads, 64, rate=-5), []
     for h in range(heads):
         own = {w: (a[:, h], e[:, h]) for w, (a, e) in gates.items()}
         given = (q[:, h], k[:, h], v[:, h], delta[:, h], own, weights_of(p, h), 64, sweeps)

@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -88,6 +89,24 @@ def judged(name: str, dtype: str, chosen: Sequence[Case]) -> tuple[str, str, Cer
     return name, dtype, certify(
         spec, implementation(spec), dtype=DTYPES[dtype], device="cuda", cases=chosen
     )
+
+
+def summary(certificate: Certificate) -> dict[str, object]:
+    """What a certificate says in a few lines: verdicts, and the worst comparison of each quantity."""
+    worst: dict[str, dict[str, object]] = {}
+    for row in certificate.rows:
+        found = row.result
+        ratio = round(found.error / found.allowed, 4) if found.allowed else 0.0
+        if ratio >= worst.get(found.name, {"ratio": 0.0})["ratio"]:  # type: ignore[operator]
+            worst[found.name] = {"ratio": ratio, "check": row.check, "case": row.case}
+    return {
+        "spec": certificate.spec,
+        "dtype": certificate.dtype,
+        "green": certificate.green,
+        "rows": len(certificate.rows),
+        "verdicts": Counter(row.result.verdict for row in certificate.rows),
+        "worst_error_over_allowed": worst,
+    }
 
 
 Tensors = dict[str, Tensor]
@@ -193,7 +212,7 @@ def main() -> int:
             found[name, dtype] = certificate
             verdict = "green" if certificate.green else "RED"
             print(f"{time.time() - started:6.0f} s  {name} {dtype}: {verdict}", flush=True)
-    record["certificates"] = [json.loads(c.to_json()) for c in found.values()]
+    record["certificates"] = [summary(c) for c in found.values()]
     out.write_text(json.dumps(record, indent=1))
     for certificate in found.values():
         for row in certificate.failures[:12]:

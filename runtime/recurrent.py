@@ -29,8 +29,8 @@ def possible(device: torch.device | str, dtype: torch.dtype) -> bool:
 def allowed() -> bool:
     """Whether kernels may be used: unless MIRAS_KERNELS is "off".
 
-    Off means the chunk form in torch; on a GPU it is the slower of the two in all that was measured
-    (benchmarks/gpu_module.json).
+    Off means the chunk form in torch, which is slower for most memories and faster for some
+    (benchmarks/gpu_module.json has both).
     """
     return environ.get("MIRAS_KERNELS", "on") != "off"
 

@@ -13,7 +13,7 @@ from miras_dsl.spec import Expr, MemorySpec
 
 from .first_dual import first_dual
 from .invert import solution
-from .model import stand_in
+from .model import axes_of, stand_in
 from .onenumber import OneNumber
 from .potential import entropy, slope_of_potential
 
@@ -36,6 +36,7 @@ def link_of(model: MemoryModel) -> Link | None:
             return lower(
                 formula,
                 lambda ref: dual if ref.kind == "dual" else stand_in(ref, model.spec, weight),
+                axes_of(model.spec, weight),
             )
 
         return given

@@ -187,7 +187,12 @@ def input_name(name: str, spec: MemorySpec) -> str:
 
 def row_axis(spec: MemorySpec, weight: str) -> str:
     """The axis of a weight's outputs."""
-    return next(s.axes[0] for s in spec.states if s.name == weight)
+    return axes_of(spec, weight)[0]
+
+
+def axes_of(spec: MemorySpec, weight: str) -> Axes:
+    """The axes of a weight, outputs first."""
+    return next(s.axes for s in spec.states if s.name == weight)
 
 
 def feeds_of(spec: MemorySpec) -> dict[str, Feed]:

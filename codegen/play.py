@@ -13,7 +13,7 @@ from miras_dsl.spec import Loss, MemorySpec, Number, Ref, walk
 
 from .implicit import solved_implicitly
 from .link import Link
-from .model import exp, gate_input, signed_gates, stand_in
+from .model import axes_of, exp, gate_input, signed_gates, stand_in
 from .penalty import proximal
 from .refused import Refused
 
@@ -123,6 +123,7 @@ def _rules(
 ) -> tuple[dict[str, Node], dict[tuple[str, str], Node]]:
     new, new_carried = dict(kept), dict(carried)
     for weight in (w.name for w in model.weights):
+        axes = axes_of(model.spec, weight)
         for target, formula in model.algorithm.rules:
 
             def name(ref: Ref, weight: str = weight) -> Node:
@@ -138,7 +139,7 @@ def _rules(
                     case _:
                         return stand_in(ref, model.spec, weight)
 
-            value = lower(formula, name)
+            value = lower(formula, name, axes)
             if target in model.algorithm.carry:
                 new_carried[target, weight] = value
             else:

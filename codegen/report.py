@@ -9,6 +9,7 @@ from math import inf
 import sympy as sp
 
 from miras_dsl import ir
+from miras_dsl.check_reach import only_compared
 from miras_dsl.check_static import concerns
 from miras_dsl.ir import Node, Program, postorder
 from miras_dsl.show import LATEX, TEXT, Style, lines, show
@@ -74,15 +75,16 @@ def plain(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
 
 def evidence(d: CompiledMemory) -> list[str]:
     """Why the memory is in its class, or has none: at least one sentence."""
+    compared = [f"`{t}` is only compared: no gradient reaches it" for t in only_compared(d.spec)]
     if d.form is None:
-        return [d.obstacle]
+        return [d.obstacle, *compared]
     plain = {
         "additive": "what a token writes does not depend on what the memory holds",
         "anchored": "gradients are taken at the block's first weights; no token changes them",
         "sweeps": "each course learns from the one before it, and the first from the block's start",
     }
     known = plain.get(d.form.family)
-    return [*d.form.evidence] or ([known] if known else [])
+    return ([*d.form.evidence] or ([known] if known else [])) + compared
 
 
 def state_size(d: CompiledMemory) -> sp.Expr:

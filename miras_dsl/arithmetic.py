@@ -21,7 +21,7 @@ def apply(op: str, args: tuple[Expr, ...], sizes: Sizes, span: Span) -> Expr:
     if op == "pow" and isinstance(args[1], Number) and abs(args[1].value) > MAX_EXPONENT:
         raise _exponent(args[1])
     text = span.text if len(span.text) <= 60 else span.text[:57] + "…"
-    args, axes = together(text, args, sizes, span)
+    args, axes = together(text, args, sizes, span, product=op == "mul")
     return Apply(op, args, axes, (), span)
 
 

@@ -74,7 +74,7 @@ def check(file: syntax.File) -> FileSpec:
     known = {i.name for i in file.items if isinstance(i, syntax.Layer)}
     for item in file.items:
         if isinstance(item, syntax.Layer):
-            made_layer = _try(findings, partial(layer, item, memories, failed, special))
+            made_layer = _try(findings, partial(layer, item, memories, failed, special, known))
             if made_layer is not None:
                 layers[item.name] = made_layer
     models: dict[str, ModelSpec] = {}

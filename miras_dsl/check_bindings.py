@@ -84,12 +84,17 @@ def resolve_bindings(
     # filled as definitions are understood, so that a long file does not copy them for each name
     in_gates: dict[str, Entry] = {**scope.names, **made.entries(pairs=True, tokens=False)}
     in_tokens: dict[str, Entry] = {**scope.names, **made.entries(pairs=True)}
+    tokens = (*PLAIN, *(n for n, d in chosen.items() if d.kind == "token"))
+    way = "a gate is made of the layer's input x and other gates: `linear(x)`"
+    elsewhere = dict.fromkeys(tokens, way)
     for name in order:
         item = chosen[name]
         try:
             if item.kind == "gate":
                 made.gates[name] = _gate(
-                    item, sizes, replace(scope, place="a gate", names=in_gates)
+                    item,
+                    sizes,
+                    replace(scope, place="a gate", names=in_gates, elsewhere=elsewhere),
                 )
                 in_gates[name] = in_tokens[name] = Ref(name, "gate", made.gates[name].axes)
             else:

@@ -29,6 +29,10 @@ class Operation:
 
 Entry = Expr | Operation | Callable[[Span], Expr]
 Function = Callable[[syntax.Call, "Scope"], Expr]
+GATED = frozenset(
+    {"a bias", "a decay", "the algorithm", "a link", "a penalty", "a bregman", "a rule", "a read"}
+)
+"""Places in which a name that is not known may be a gate that somebody forgot."""
 LATER = frozenset(
     {
         "attend",
@@ -58,6 +62,7 @@ class Scope:
     functions every function, by name
     features  whether learned maps of the layer's input may be written here
     network   M applied to an argument, and the names it goes by
+    elsewhere names that stand for something, but not here: what to do instead
     indices   numbers that keep learned maps apart;  measured: sizes of formulas, for the limits
     """
 
@@ -72,6 +77,7 @@ class Scope:
     network_names: tuple[str, ...] = ()
     indices: count[int] = field(default_factory=count)
     measured: dict[int, Measure] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def with_names(self, **names: Entry) -> Scope:
         """The same scope with more names; they hide others of the same name."""
@@ -135,7 +141,11 @@ def resolve(name: str, span: Span, scope: Scope) -> Expr:
                 "M0201", f"`{name}` is the function `{function}`", span, "needs an argument"
             )
         case None:
-            hint = did_you_mean(name, scope.names)
+            hint = scope.elsewhere.get(name) or did_you_mean(name, scope.names)
+            if scope.place in GATED and name.islower():
+                close = hint.startswith("did you mean")
+                define = f"efine it: `gates {{ {name} = sigmoid(linear(x)) }}`"
+                hint = f"{hint} Or d{define}" if close else f"d{define}"
             if name in scope.functions or name in scope.network_names:
                 hint = f"`{name}` is a function: write `{name}(…)`"
             raise problem(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from . import syntax
@@ -22,11 +22,16 @@ Special = Callable[[str, dict[str, int]], str | None]
 
 
 def layer(
-    item: syntax.Layer, memories: dict[str, MemorySpec], failed: set[str], special: Special
+    item: syntax.Layer,
+    memories: dict[str, MemorySpec],
+    failed: set[str],
+    special: Special,
+    layers: Collection[str] = (),
 ) -> LayerSpec:
     """The layer that ``item`` defines.
 
-    ``special`` gives the name of a memory with parameters other than its defaults, and makes it.
+    ``special`` gives the name of a memory with parameters other than its defaults, and makes it;
+    ``layers`` are the names of all layers.
     """
     heads = None
     for param in item.params:
@@ -36,6 +41,7 @@ def layer(
                 "M0206", f"a layer has no `{param.name}`", param.span, "unknown", help=hint
             )
         heads = _whole(param.default, param.span, "the number of heads", 4096)
+    _no_layers(item.body, memories, layers)
     body = _mixing(item.body, memories, failed, special)
     if len(uses(body)) > MAX_MEMORIES:
         what = f"a layer has at most {MAX_MEMORIES} memories"
@@ -124,6 +130,22 @@ def _blocks(
     return [Block(part.name, part.span)]
 
 
+def _no_layers(body: syntax.Mixing, memories: Collection[str], layers: Collection[str]) -> None:
+    """Refuse a layer inside a layer."""
+    if isinstance(body, syntax.Composition):
+        for part in body.parts:
+            _no_layers(part, memories, layers)
+    elif body.name in layers and body.name not in memories:
+        raise problem(
+            "M0901",
+            f"`{body.name}` is a layer, and layers compose memories only",
+            body.span,
+            "not a memory",
+            help="a model puts layers one after the other: "
+            f"`model T(width = 128, vocab = 256) = {body.name} ; …`",
+        )
+
+
 def _mixing(
     body: syntax.Mixing, memories: dict[str, MemorySpec], failed: set[str], special: Special
 ) -> Mixing:
@@ -187,9 +209,9 @@ def _with(made: LayerSpec, feature: syntax.Reference, tokens: set[str]) -> Layer
         usage = "`conv(4)`" if wants else f"`{feature.name}` alone"
         raise problem(
             "M0205",
-            f"`{feature.name}` takes {wants} arguments",
+            f"`{feature.name}` takes {'one argument' if wants else 'no arguments'}",
             feature.span,
-            "not so",
+            f"{len(arguments)} here",
             help=f"write {usage}",
         )
     match feature.name:

@@ -12,11 +12,11 @@ from .check_formula import Entry, Operation, Scope, elaborate
 from .check_mlp import mlp
 from .check_sizes import AxisSizes, size_of
 from .check_weights import Architecture, declare, init_of, kind_of
-from .diagnostics import problem
+from .diagnostics import Problem, problem
 from .library import Library
 from .shapes import contract, shown, to_axes
 from .source import Span
-from .spec import POINTWISE, Apply, Expr, Network, Ref, walk
+from .spec import POINTWISE, Apply, Expr, Network, Ref, State, walk
 
 
 def is_vector(clause: syntax.Clause, library: Library) -> bool:
@@ -56,6 +56,8 @@ def architecture(
             if len(state.axes) == 1:
                 body: Expr = Apply("mul", (weight, source), state.axes, (), weights.span)
             else:
+                if to_axes(source, state.axes[1:], sizes.sizes) is None:
+                    raise _turned(state, weights.span)
                 body = contract(weight, source, sizes.sizes, weights.span)
             built.network = Network(source, _answer(body, sizes, weights.span))
             return built
@@ -67,11 +69,27 @@ def architecture(
             return mlp(syntax.Call("mlp", (), span, span), scope, sizes)
         case syntax.Index(_, _, span):
             raise problem(
-                "M0301", "an architecture is a name, a weight or a network", span, "none of these"
+                "M0301",
+                "an architecture is a name, a weight or a network",
+                span,
+                "none of these",
+                help=f"give the weight a name: `W: {span.text}`",
             )
         case reference:
             assert isinstance(reference, syntax.Name | syntax.Call)
             return _library(reference, library, scope, sizes)
+
+
+def _turned(state: State, span: Span) -> Problem:
+    rows, columns = state.axes
+    swapped = (columns, rows) == ("value", "key")
+    return problem(
+        "M0305",
+        f"`{state.name}` must take a [key] to a [value]",
+        span,
+        f"takes a [{columns}] to a [{rows}]",
+        help=("swap the axes: " if swapped else "write ") + f"`{state.name}: matrix[value, key]`",
+    )
 
 
 def _library(
@@ -109,11 +127,13 @@ def _network(
         return outer(node, inner)
 
     scope = replace(scope, entry=entry)
+    layered = sum(len(w.names) for w in body.weights if kind_of(w.shape) == "matrix") > 1
     for weights in body.weights:
-        declare(built, weights, scope, sizes, matrix_init=init or "learned", forced=init)
+        start = init or "learned"
+        declare(built, weights, scope, sizes, matrix_init=start, forced=init, layered=layered)
     axis = "value" if sizes.vector else "key"
     source = Ref("input", "input", (axis,), body.span)
-    names: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes, s.span) for s in built.states}
+    names: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
     if body.input in names:
         raise problem(
             "M0109",
@@ -121,7 +141,8 @@ def _network(
             body.span,
             "one name, two meanings",
         )
-    names[body.input] = source
+    # without a place of its own, each use is shown where it stands
+    names[body.input] = Ref("input", "input", (axis,))
     inner = replace(
         scope.with_names(**names),
         place="a network",

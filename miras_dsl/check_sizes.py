@@ -68,7 +68,7 @@ class AxisSizes:
         self.taken[name] = (span, what)
 
     def hidden(self, size: sp.Expr) -> Axis:
-        """The axis of this size, which is key or value when it has their size; a new one else."""
+        """The hidden axis of this size; a new one where there is none yet."""
         for axis, known in self.sizes.items():
             if known == size and axis.startswith("h"):
                 return axis
@@ -81,6 +81,13 @@ class AxisSizes:
         axis = f"h{self.layers}"
         self.sizes[axis] = size
         return axis
+
+    def second(self, first: Axis, size: sp.Expr) -> Axis:
+        """A hidden axis of the same size as ``first``, for a matrix from one to the other."""
+        for axis, known in self.sizes.items():
+            if known == size and axis.startswith("h") and axis != first:
+                return axis
+        return self.layer(size)
 
     def twins(self, a: Axis, b: Axis) -> bool:
         """Whether two axes have one size."""

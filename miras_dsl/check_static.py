@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .check_numbers import vanishing
+from .check_reach import unreached
 from .diagnostics import Diagnostic, Label, warning
 from .ranges import interval
 from .spec import (
@@ -32,6 +34,8 @@ def concerns(made: MemorySpec) -> Iterator[Diagnostic]:
     yield from _decay(made, ranges)
     yield from _steps(made, ranges)
     yield from _link(made)
+    yield from vanishing(made, _everywhere(made), ranges)
+    yield from unreached(made)
 
 
 def _unused(made: MemorySpec) -> Iterator[Diagnostic]:
@@ -56,6 +60,11 @@ def formulas(made: MemorySpec) -> Iterator[Expr]:
     yield from (t.expr for t in made.tokens if t.expr is not None)
     yield from (g.expr for g in made.gates)
     yield from (made.read, made.network.body)
+
+
+def _everywhere(made: MemorySpec) -> Iterator[Expr]:
+    """Every formula but a potential, whose domain is the memory's own."""
+    return (e for e in formulas(made) if e is not made.retention.bregman)
 
 
 def _decay(made: MemorySpec, ranges: dict[str, Interval]) -> Iterator[Diagnostic]:

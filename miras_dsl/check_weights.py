@@ -60,7 +60,9 @@ def declare(
     *,
     matrix_init: str,
     forced: str | None = None,
+    layered: bool = False,
 ) -> None:
+    """Add weights to ``built``; ``layered``: the network has several matrices, so hidden axes."""
     kind = kind_of(weights.shape)
     if kind not in ("matrix", "vector"):
         raise problem(
@@ -79,7 +81,7 @@ def declare(
             f"{len(entries)} here",
             help="`matrix[value, key]` maps keys to values",
         )
-    axes = _weight_axes(entries, scope, sizes)
+    axes = _weight_axes(entries, scope, sizes, layered)
     default = matrix_init if kind == "matrix" else "zero"
     init = default
     if weights.init is not None and forced is None:
@@ -91,11 +93,23 @@ def declare(
         built.states.append(State(name, axes, init, weights.span))
 
 
-def _weight_axes(entries: tuple[syntax.Formula, ...], scope: Scope, sizes: AxisSizes) -> Axes:
+def _weight_axes(
+    entries: tuple[syntax.Formula, ...], scope: Scope, sizes: AxisSizes, layered: bool
+) -> Axes:
     axes = tuple(scope.entry(e, scope) for e in entries)
+    by_name = [sizes.named((e,)) for e in entries]
+    if len(axes) == 2 and layered and by_name[0] != by_name[1]:
+        # `matrix[value, d]` beside other matrices: d is the size of a hidden axis
+        hidden = by_name.index(False)
+        size = sizes.sizes.get(axes[hidden])
+        if axes[hidden] in ("key", "value") and size is not None:
+            axes = (sizes.hidden(size), axes[1]) if hidden == 0 else (axes[0], sizes.hidden(size))
     if len(axes) == 2 and axes[0] == axes[1]:
-        if sizes.twins("key", "value") and axes[0] in ("key", "value") and not sizes.named(entries):
+        size = sizes.sizes.get(axes[0])
+        if not any(by_name) and axes[0] in ("key", "value") and sizes.twins("key", "value"):
             return ("value", "key")
+        if not all(by_name) and layered and size is not None:
+            return (axes[0], sizes.second(axes[0], size))
         raise problem(
             "M0305",
             "the two axes of a matrix need different names",

@@ -127,10 +127,26 @@ def warning(
     return Diagnostic(code, what, Label(span, label), because, help, "warning")
 
 
+ALIASES = {
+    "swish": "silu", "logistic": "sigmoid", "sgn": "exact_sign", "ln": "log", "clamp": "clip",
+    "absolute": "abs", "fabs": "abs", "maximum": "max", "minimum": "min", "average": "mean",
+    "length": "norm", "l2norm": "norm", "layer_norm": "layernorm", "einsum": "dot", "inner": "dot",
+    "if": "where", "select": "where", "dense": "linear", "proj": "linear", "project": "linear",
+    "delay": "shift", "prev": "shift", "previous": "shift", "convolution": "conv", "conv1d": "conv",
+    "mse": "l2", "squared": "l2_full", "mae": "l1", "quantile": "pinball", "cosh_loss": "logcosh",
+    "weight_decay": "l2", "forget": "l2", "keep": "none", "sgd": "gd", "descent": "gd",
+    "q": "query", "k": "key", "v": "value", "target": "value", "error": "r", "residual": "r",
+    "linear_map": "matrix", "zeros": "zero", "random": "learned", "swiglu": "glu",
+}  # fmt: skip
+"""What other languages call a word of ours."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A help sentence that names the closest known word, or lists the known ones."""
     words = sorted({w for w in known if not w.startswith("_")})
-    close = get_close_matches(word, words, n=1, cutoff=0.6)
+    alias = ALIASES.get(word.lower())
+    same = [w for w in words if w.lower() == word.lower()]
+    close = [alias] if alias in words else same or get_close_matches(word, words, n=1, cutoff=0.6)
     if close:
         return f"did you mean `{close[0]}`?"
     if not words:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import sympy as sp
 
@@ -68,16 +69,32 @@ POINTWISE: Mapping[str, sp.Expr] = {
 """Each elementwise operation of the language as a sympy formula over its operands."""
 
 
-def lower(expr: Expr, name: Callable[[Ref], Node]) -> Node:
-    """A formula as a node; ``name`` says what each reference stands for."""
+def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes = ()) -> Node:
+    """A formula as a node; ``name`` says what each reference stands for.
+
+    ``generic`` are the axes of the weight that a formula for every weight is about: what it calls
+    `row` and `column`.
+    """
     done: dict[int, Node] = {}
+    own = dict(zip(("row", "column"), generic, strict=False))
+    own |= {axis: "" for axis in ("row", "column")[len(generic) :] if generic}
 
     def visit(node: Expr) -> Node:
         if id(node) not in done:
-            done[id(node)] = _one(node, [visit(arg) for arg in getattr(node, "args", ())], name)
+            args = [visit(arg) for arg in getattr(node, "args", ())]
+            done[id(node)] = _one(_on(node, own), args, name)
         return done[id(node)]
 
     return visit(expr)
+
+
+def _on(expr: Expr, own: Mapping[Axis, Axis]) -> Expr:
+    """An operation that runs over `row` or `column` on a weight's own axes; a vector has no column."""
+    if not isinstance(expr, Apply) or not own or expr.option("over") is None:
+        return expr
+    axes = tuple(own.get(axis, axis) for axis in over(expr))
+    options = tuple((n, tuple(a for a in axes if a) if n == "over" else v) for n, v in expr.options)
+    return replace(expr, options=options)
 
 
 def _one(expr: Expr, args: list[Node], name: Callable[[Ref], Node]) -> Node:

@@ -14,6 +14,7 @@ from . import syntax
 from .build_syntax import Builder
 from .diagnostics import Findings, Problem, SpecErrors, problem
 from .scan import LATER, Piece, Places, pieces
+from .slips import slip
 from .source import Source
 
 if TYPE_CHECKING:
@@ -115,9 +116,10 @@ def _syntax_problem(error: UnexpectedInput, part: Piece, places: Places) -> Prob
     shown = word if len(word) <= 40 else word[:37] + "…"
     keyword = token.type not in SIGNS and word.isidentifier()
     what = f"the word `{shown}` cannot stand here" if keyword else f"`{shown}` does not fit here"
-    return problem(
-        "M0101", what, places.span(start, start + len(word)), wanted, help=_hint(word, accepted)
-    )
+    help = _hint(word, accepted) or slip(places.source.text, start)
+    if not help and word == "," and "RBRACE" in accepted:
+        help = "definitions in braces follow one another without commas, on one line or on several"
+    return problem("M0101", what, places.span(start, start + len(word)), wanted, help=help)
 
 
 def _wanted(accepted: set[str]) -> str:
@@ -134,6 +136,4 @@ def _wanted(accepted: set[str]) -> str:
 def _hint(word: str, accepted: set[str]) -> str:
     if word == "=" and "CMP" in accepted:
         return "a comparison is written `==`; only arguments and definitions take `=`"
-    if word == "*" and "CIRCUMFLEX" not in accepted:
-        return "a power is written `x^2`"
     return ""

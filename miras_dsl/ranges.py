@@ -14,6 +14,11 @@ SILU_FLOOR = -0.2784646
 
 def interval(expr: Expr, known: Mapping[str, Interval]) -> Interval:
     """A range that holds every value of ``expr``; ``known`` are the ranges of the gates it uses."""
+    return intervals(expr, known)[id(expr)]
+
+
+def intervals(expr: Expr, known: Mapping[str, Interval]) -> dict[int, Interval]:
+    """The range of every part of a formula, by its `id`."""
     found: dict[int, Interval] = {}
     for node in walk(expr):
         match node:
@@ -29,7 +34,7 @@ def interval(expr: Expr, known: Mapping[str, Interval]) -> Interval:
                 found[id(node)] = EVERYTHING
             case Apply(op, args):
                 found[id(node)] = _apply(op, [found[id(a)] for a in args], args)
-    return found[id(expr)]
+    return found
 
 
 def _apply(op: str, given: list[Interval], args: tuple[Expr, ...]) -> Interval:

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from .diagnostics import Findings, Label, Problem, problem
+from .slips import slip
 from .source import Source, Span
 
 MAX_CHARACTERS = 1 << 20
@@ -91,7 +92,8 @@ def pieces(source: Source, places: Places, findings: Findings) -> list[Piece]:
                 f"a definition must begin here, not `{_short(word)}`",
                 places.span(start, match.end()),
                 "unexpected",
-                help="a file is made of `memory`, `layer` and `model` definitions, and of `bias`, "
+                help=slip(text, start)
+                or "a file is made of `memory`, `layer` and `model` definitions, and of `bias`, "
                 "`retention`, `algorithm` and `architecture` definitions of your own",
             )
         if word in CLOSES:
@@ -143,7 +145,8 @@ def _limits(kind: str, word: str, start: int, words: int, places: Places) -> Non
             f"{_character(word)} has no meaning in this language",
             places.span(start, start + 1),
             "this character",
-            help="names are made of a-z, digits and `_`; text of any kind may stand after `#`",
+            help=slip(places.source.text, start)
+            or "names are made of a-z, digits and `_`; text of any kind may stand after `#`",
         )
     if kind == "name" and len(word) > MAX_NAME:
         raise problem(

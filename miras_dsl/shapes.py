@@ -1,7 +1,8 @@
 """How shapes meet: which axes a formula has, and when two of them agree.
 
-Axes are names.  Operands of an elementwise operation have equal axes, or some of the other's.
-Two different axes of the same size (key and value in `memory X(d)`) meet through a `retag`.
+Axes are names.  Operands of an elementwise operation have equal axes, or one of them is a number, a
+gate or a learned constant, which scales along its axes.  Two different axes of the same size (key
+and value in `memory X(d)`) meet through a `retag`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
-from .diagnostics import Label, problem
+from .diagnostics import Label, Problem, problem
 from .source import Span
-from .spec import Apply, Axes, Axis, Expr
+from .spec import Apply, Axes, Axis, Expr, Ref, walk
 
 Sizes = Mapping[Axis, sp.Expr]
+WHOLE = frozenset({"token", "state", "input", "x"})
+"""Kinds of names whose axes are all there is of them: such a vector is no factor of a matrix."""
 
 
 def shown(axes: Axes) -> str:
@@ -49,12 +52,19 @@ def to_axes(expr: Expr, axes: Axes, sizes: Sizes) -> Expr | None:
 
 
 def together(
-    what: str, args: Sequence[Expr], sizes: Sizes, span: Span
+    what: str, args: Sequence[Expr], sizes: Sizes, span: Span, *, product: bool = False
 ) -> tuple[tuple[Expr, ...], Axes]:
-    """Operands of an elementwise operation brought to common axes, and those axes."""
+    """Operands of an elementwise operation brought to common axes, and those axes.
+
+    ``product`` tells that it is `*`, which is easily taken for `@`.
+    """
     widest = max((a.axes for a in args), key=lambda axes: (len(axes), _rank(axes)))
     met = [to_axes(arg, widest, sizes) for arg in args]
     if all(m is not None for m in met):
+        for arg in args:
+            if _too_narrow(arg, widest):
+                wide = next(a for a in args if a.axes == widest)
+                raise _narrow(what, arg, wide, span, product)
         return tuple(m for m in met if m is not None), widest
     culprit = next(a for a, m in zip(args, met, strict=True) if m is None)
     other = next(a for a in args if a.axes == widest)
@@ -66,6 +76,37 @@ def together(
         because=(Label(other.span, f"{shown(other.axes)} here"),),
         help=_way_out(culprit.axes, widest),
     )
+
+
+def _too_narrow(arg: Expr, widest: Axes) -> bool:
+    """Whether a vector of the memory stands beside a matrix.  What has no pairs serves them all."""
+    axes, full = ([a for a in x if a != "pair"] for x in (arg.axes, widest))
+    if not axes or len(axes) == len(full):
+        return False
+    return any(isinstance(n, Ref) and n.kind in WHOLE for n in walk(arg))
+
+
+def _narrow(what: str, arg: Expr, wide: Expr, span: Span, product: bool) -> Problem:
+    """A vector against a matrix, with the product that was meant where it can be told."""
+    inside = arg.span.source == span.source == wide.span.source
+    help = "sum each by itself, as in `sum(a) + sum(b)`, or give both the same axes"
+    if product and inside and arg.axes in (wide.axes[-1:], wide.axes[:1]):
+        left, right = (wide, arg) if wide.axes[-1:] == arg.axes else (arg, wide)
+        meant = f"`{_operand(left)} @ {_operand(right)}` sums over {arg.axes[0]}"
+        help = f"`*` multiplies entry by entry; {meant}"
+    return problem(
+        "M0203",
+        f"a vector and a matrix do not combine in `{what}`",
+        arg.span if inside else span,
+        f"{shown(arg.axes)} here",
+        because=(Label(wide.span, f"{shown(wide.axes)} here"),),
+        help=help,
+    )
+
+
+def _operand(expr: Expr) -> str:
+    text = _text(expr)
+    return text if text.isidentifier() or text.endswith(")") else f"({text})"
 
 
 def contract(a: Expr, b: Expr, sizes: Sizes, span: Span) -> Apply:

@@ -220,6 +220,11 @@ def bounds(spec: MemorySpec, gate: Gate) -> tuple[float, float]:
     if penalty is not None and low == 0 and gate.name in {getattr(n, "name", "") for n in walk(penalty)}:
         # A penalty divides by its rates: at 0 it is infinite and has no minimum to compare.
         low = cap / 16 if high == inf else high / 16
+    drives = isinstance(decay, Ref) and decay.name == gate.name
+    if spec.retention.link is not None and drives and low == 0:
+        # A decay of 0 puts the carried state on the kink that many links have at 0: the judge has a
+        # 0 there and a sum of logarithms the smallest of numbers, on either side of it.
+        low = min(1.0, high) / 16
     return low, max(low, low + cap if high == inf else high)
 
 

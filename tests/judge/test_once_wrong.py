@@ -22,6 +22,7 @@ CASES = (
     Case("more than a chunk", (70,), (5, 3), keys=0.5),
     Case("two tokens, warm", (2, 2), (3, 6), warm=True, keys=0.0),
     Case("packed", (0, 1, 9, 3), (4, 4), packed=True, warm=True),
+    Case("ends of every gate", (12,), (3, 4), keys=1.0, gates=1.0),
 )
 ETA = "eta = sigmoid(linear(x)) / 4"
 ALPHA = "alpha = sigmoid(linear(x) + 2)"
@@ -151,6 +152,45 @@ SPECS: dict[str, str] = {
         algorithm="{ W = b * keep(W) - eta * grad }, exact",
         order=DECAY_FIRST,
         gates=f"{ETA}   a[value] = sigmoid(linear(x) + 2)   b[key] = sigmoid(linear(x) + 2)",
+    ),
+    # A decay of 0 and a threshold of 0 meet on the kink of a link.
+    "a threshold at its end": memory(
+        bias="l1",
+        retention="soft(alpha, gamma) at token",
+        order=DECAY_FIRST,
+        gates=f"{ETA}   {ALPHA}   gamma = 0.01 * sigmoid(linear(x))",
+    ),
+    "a kink at zero": memory(
+        retention="decay alpha  link max(a, 0) - 0.5 * max(-a, 0) at token",
+        order=DECAY_FIRST,
+        gates=f"{ETA}   {ALPHA}",
+    ),
+    # What a formula for every weight calls rows and columns are each weight's own.
+    "a norm in the link of a network": memory(
+        retention="decay alpha  link a * max(1 - 0.1 / max(norm(a), 0.001), 0) at token",
+        order=DECAY_FIRST,
+        gates=f"{ETA}   {ALPHA}",
+        **DEEP,
+    ),
+    "a norm in the rule of a network": memory(
+        algorithm="{ W = keep(W) - eta * grad / max(norm(grad), 1) + mean(grad) / 64 }, anchored(8)",
+        gates="eta = sigmoid(linear(x)) / 32",
+        head="Found(d)",
+        architecture="mlp(hidden = 2 * d, bias)",
+    ),
+    # A hidden axis may be as large as a key.
+    "hidden axes of the size of a key": memory(
+        head="Found(d)",
+        architecture="{ A: matrix[value, d]  H: matrix[d, 1 * d]  B: matrix[d, key]  b: vector[d]"
+        "  M(z) = A @ tanh(H @ tanh(B @ z + b)) }",
+        algorithm="gd(eta), anchored(8)",
+        gates="eta = sigmoid(linear(x)) / 32",
+    ),
+    "two hidden axes of one size": memory(
+        architecture="{ A: matrix[value, 3]  H: matrix[3, 3]  B: matrix[3, key]"
+        "  M(z) = A @ tanh(H @ tanh(B @ z)) }",
+        algorithm="gd(eta), anchored(8)",
+        gates="eta = sigmoid(linear(x)) / 32",
     ),
     "a long window": memory(
         algorithm="gd(eta), window(70, 0.9), exact", gates="eta = sigmoid(linear(x)) / 64"

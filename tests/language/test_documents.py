@@ -1,6 +1,7 @@
 """Whatever a newcomer copies must work: the page, the starting file, the shipped specs."""
 
 import re
+from functools import partial
 from importlib.resources import files
 
 import pytest
@@ -26,6 +27,33 @@ def test_every_example_of_the_page_has_a_meaning_and_no_warning(text):
 
     assert spec.memories
     assert warnings(spec) == ()
+
+
+MEMORIES = [
+    (name, text)
+    for text in EXAMPLES
+    for name in re.findall(r"^memory (\w+)", text, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("name", "text"), MEMORIES, ids=[name for name, _ in MEMORIES])
+def test_every_memory_of_the_page_is_what_autodiff_says(name, text):
+    """Small cases at the ends of what the gates can be: a whole check takes minutes."""
+    import torch
+
+    from miras_dsl.runtime.build import implementation
+    from miras_dsl.runtime.cases import Case
+    from miras_dsl.runtime.certificate import certify
+
+    spec = read(Source("LANGUAGE.md", text)).memories[name]
+    cases = (
+        Case("equal keys", (11,), (5, 3), keys=1.0, gates=0.4),
+        Case("two tokens, zero keys", (2,) * 2, (4, 3), warm=True, keys=None),
+        Case("ends of every gate", (3,) * 2, (3, 4), gates=1.0),
+    )
+    certificate = certify(spec, partial(implementation, spec), dtype=torch.float64, cases=cases)
+
+    assert certificate.green, str(certificate)
 
 
 def test_the_page_names_every_function_and_every_word_of_the_library():

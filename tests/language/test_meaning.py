@@ -119,6 +119,36 @@ def test_every_node_has_the_shape_that_its_operands_give():
     assert {n for n, *_ in spec.network.params} == {"norm_weight", "norm_shift"}
 
 
+@pytest.mark.parametrize(
+    ("head", "network", "axes"),
+    [
+        ("M(d)", "{ A: matrix[value, d]  B: matrix[d, key]  M(z) = A @ relu(B @ z) }",
+         [("value", "h1"), ("h1", "key")]),
+        ("M(d)", "{ A: matrix[value, 1 * d]  B: matrix[1 * d, key]  M(z) = A @ relu(B @ z) }",
+         [("value", "h1"), ("h1", "key")]),
+        ("M(dk, dv)", "{ A: matrix[value, dk]  B: matrix[dk, key]  M(z) = A @ relu(B @ z) }",
+         [("value", "h1"), ("h1", "key")]),
+        ("M(d)", "{ A: matrix[value, 8]  H: matrix[8, 8]  B: matrix[8, key]"
+         "  M(z) = A @ relu(H @ relu(B @ z)) }", [("value", "h1"), ("h1", "h2"), ("h1", "key")]),
+        ("M(d)", "{ W: matrix[value, d]  M(z) = W @ z }", [("value", "key")]),
+    ],
+)  # fmt: skip
+def test_a_hidden_axis_is_its_own_whatever_its_size(head, network, axes):
+    spec = memory(head, architecture=network, algorithm="gd(eta / 64), anchored(8)")
+
+    assert [s.axes for s in spec.states] == axes
+
+
+def test_a_hidden_layer_of_size_d_is_what_the_mlp_makes_of_it():
+    network = "{ W1: matrix[d, key]  W2: matrix[value, d]  M(x) = W2 @ gelu(W1 @ x) }"
+    a, b = (
+        memory("M(d)", architecture=t, algorithm="gd(eta / 64), anchored(8)")
+        for t in ("mlp(hidden = d)", network)
+    )
+
+    assert (a.network, a.terms, a.states, a.sizes) == (b.network, b.terms, b.states, b.sizes)
+
+
 def test_rows_of_the_only_weight_are_its_own_axis_and_of_many_are_generic():
     gates = "{ alpha[row] = sigmoid(linear(x))  eta = sigmoid(linear(x)) }"
     assert memory(gates=gates).gates[0].axes == ("value",)

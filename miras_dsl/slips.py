@@ -1,0 +1,69 @@
+"""What people write from habit: signs and forms of other languages, and what they are here.
+
+A slip is known by what stands before the place of a mistake and what begins there, on one line.
+"""
+
+from __future__ import annotations
+
+import re
+
+NEAR = 120
+"""Characters of the line that are looked at on either side."""
+
+CLAUSE = r"(?:tokens|architecture|bias|retention|algorithm|order|read|gates)\s*$"
+COMMENT = "a comment begins with `#`"
+CHOICE = "a choice is written `where(a <= b, then, otherwise)`"
+TURNED = (
+    "nothing is transposed: `@` sums the axis that both sides name, as in `value @ W` and `W @ key`"
+)
+
+SLIPS: tuple[tuple[str, str, str], ...] = (
+    # before the place, from the place on, help
+    (r"/$", r"/", COMMENT),
+    (r"", r"//|/\*|--", COMMENT),
+    (r"\*$", r"\*", "a power is written `x^2`"),
+    (r"[\w)\]]$", r"\.(T|t|mT|transpose|permute|swapaxes)\b", TURNED),
+    (r"[\w)\]]$", r"'\s*[@*)]", TURNED),
+    (r"\b(np|numpy|torch|jnp|math|F|tf)$", r"\.\s*\w", "functions stand alone: `abs(r)`, `exp(x)`"),
+    (r"[\w)\]]$", r"\.\s*[A-Za-z_]", "functions stand before what they act on: `norm(r)`"),
+    (r"", r"\.\d", "a number begins with a digit: `0.5`"),
+    (r"", r"\?", CHOICE),
+    (r"\bif\b.*$", r"", CHOICE),
+    (r"", r"(if|else)\b", CHOICE),
+    (r"", r"!=", "two things differ where `not (a == b)`"),
+    (r"", r"!", "write `not`"),
+    (r"", r"&", "write `and`"),
+    (r"", r"\|\|", "write `or`"),
+    (r"", r"\|", "write `abs(x)` for a size, `norm(v)` for a length, `or` between conditions"),
+    (r"", r"['\"]", "names stand without quotes"),
+    (r"", "[\N{SUPERSCRIPT TWO}\N{SUPERSCRIPT THREE}]", "a power is written `x^2`"),
+    (r"", "[\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}]", "write the minus of the keyboard, `-`"),
+    (r"", "[\N{MULTIPLICATION SIGN}\N{MIDDLE DOT}\N{DOT OPERATOR}]", "write `*`"),
+    (r"", "[\N{LESS-THAN OR EQUAL TO}]", "write `<=`"),
+    (r"", "[\N{GREATER-THAN OR EQUAL TO}]", "write `>=`"),
+    (r"", "[\u0370-\u03ff]", "write Greek letters out: `alpha`, `eta`"),
+    (CLAUSE, r"[=:]", "what a clause says follows its word at once, as in `bias l2`"),
+    (r"\b(decay|bregman|penalty|link|at|write)\s*$", r"[=:]",
+     "what it says follows the word at once, as in `decay alpha`"),
+    (r"", r":=", "a definition takes `=` alone"),
+    (r"", r";", "nothing ends a line here; `;` stands between the blocks of a model only"),
+    (r"\border\b[\w\s,>-]*$", r"->|(decay|predict|write|read)\b",
+     "events have commas between them: `order decay, predict, write, read`"),
+    (r"\balgorithm\b.*$", r"(exact|anchored|window|steps|pairs|implicit|reset)\b",
+     "what is added to a rule follows a comma: `gd(eta), exact`"),
+    (r"\bretention\b[^{}]*$", r",", "the parts of a retention follow one another without commas"),
+    (r"\blambda\b.*$", r"", "a formula needs no `lambda`: `r` is the error"),
+    (r"\d\s*$", r"[A-Za-z_(]", "a product is written with its sign, as in `2 * r`"),
+    (r"[)\]]\s*$", r"[(]", "a product is written with its sign, as in `(a + b) * c`"),
+)  # fmt: skip
+
+
+def slip(text: str, start: int) -> str:
+    """What to write instead of what stands at ``start``; empty where no habit explains it."""
+    line = text.rfind("\n", 0, start) + 1
+    before = text[max(line, start - NEAR) : start]
+    after = text[start : start + NEAR].split("\n", 1)[0]
+    for left, right, help in SLIPS:
+        if re.search(left, before) and re.match(right, after):
+            return help
+    return ""

@@ -44,7 +44,7 @@ def report(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> str
 def plain(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
     """A stage of a derivation as plain data; the summary holds most of the others."""
     spec, chunked, back = d.spec, None, None
-    if d.form is not None:
+    if d.form is not None and d.reverse is not None:
         chunked, back = _rows(d.form.program), _rows(d.reverse)
     warnings = [concern.to_json() for concern in dict.fromkeys(concerns(spec))]
     gates = {g.name: {"formula": g.expr.span.text, "range": _ends(g.range)} for g in spec.gates}

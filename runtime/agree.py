@@ -82,11 +82,19 @@ def allowance(kind: Kind, dtype: torch.dtype) -> float:
 
 
 def judge(
-    name: str, kind: Kind, x: Tensor, exact: Tensor, lows: Sequence[Tensor], dtype: torch.dtype
+    name: str,
+    kind: Kind,
+    x: Tensor,
+    exact: Tensor,
+    lows: Sequence[Tensor],
+    dtype: torch.dtype,
+    tokens: int = 1,
 ) -> Agreement:
     """Compare a result with the oracle's value and its low-precision references.
 
-    lows  one reference, or several draws of its rounding; the largest error counts
+    lows    one reference, or several draws of its rounding; the largest error counts
+    tokens  of a sequence: a form that is parallel in time adds up what a token loop has long
+            forgotten, so in float32 eps counts as often as the rounding of such a sum: sqrt(tokens)
 
     A float64 result is compared with the single-precision references' error, scaled to float64; its
     gradients are measured against the size of their terms (1, as cotangents are) where they cancel.
@@ -103,7 +111,8 @@ def judge(
     size = float(exact.abs().max())
     vanishes = size < VANISHING
     unit = vanishes or (double and "gradient" in kind)
-    floor = precision(dtype) * (LOGARITHMS if double else 1) * (max(size, 1.0) if unit else size)
+    counts = LOGARITHMS if double else tokens**0.5 if wide(dtype) else 1.0
+    floor = precision(dtype) * counts * (max(size, 1.0) if unit else size)
     drawn = shrink * max(float(m.abs().max()) for m in misses)
     allowed = allowance(kind, dtype) * (drawn + floor)
     error = float(miss.abs().max())

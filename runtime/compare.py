@@ -73,15 +73,16 @@ class Bench:
         drawn = (self.spec, case, self.dtype, self.seed)
         expected = reference(*drawn)
         lows = [expected.low]
-        rows = self._judged(found, expected.exact, lows, forward)
+        rows = self._judged(case, found, expected.exact, lows, forward)
         while wide(self.dtype) and len(lows) <= MOVES and any(r.verdict == "red" for r in rows):
             lows.append(moved(*drawn, len(lows)))
-            rows = self._judged(found, expected.exact, lows, forward)
+            rows = self._judged(case, found, expected.exact, lows, forward)
         return rows
 
     def _judged(
-        self, found: Outcome, exactly: Outcome, lows: list[Outcome], forward: bool
+        self, case: Case, found: Outcome, exactly: Outcome, lows: list[Outcome], forward: bool
     ) -> list[Agreement]:
+        longest = max(1, *case.lengths)
         rows = []
         for name, exact in exactly.values.items():
             if forward and name.startswith("d "):
@@ -91,7 +92,7 @@ class Bench:
                 rows.append(absent(name, kind))
             else:
                 draws = [low.values[name] for low in lows]
-                rows.append(judge(name, kind, value, exact, draws, self.dtype))
+                rows.append(judge(name, kind, value, exact, draws, self.dtype, longest))
         return rows
 
 

@@ -53,7 +53,8 @@ class Recipe:
     def kind(self) -> str:
         """The class of the rule, as a coverage record counts it."""
         vector_step = self.architecture == "vector" and self.schedule == "implicit"
-        bent = "at token" in RETENTIONS[self.retention] or vector_step
+        signed = self.retention == "signed decay" or self.rule == "signed momentum"
+        bent = "at token" in RETENTIONS[self.retention] or vector_step or signed
         if bent or (self.deep and not self.anchored):
             return "token by token"
         if "sweeps" in self.schedule:
@@ -63,7 +64,7 @@ class Recipe:
         shape = "vector " if self.architecture == "vector" else ""
         if self.bias == "dot":
             return f"{shape}additive"
-        if self.bias in ("l2", "l2_full", "weighted", "two terms"):
+        if self.bias in ("l2", "l2_full", "weighted", "two terms", "divided by a size"):
             return f"{shape}affine"
         carried = self.rule in ("momentum", "heavy ball", "look ahead")
         return f"{shape}substitution{' with momentum' if carried else ''}"
@@ -200,18 +201,25 @@ def text(recipe: Recipe, name: str = "Random") -> str:
     bias, scale = BIASES[recipe.bias]
     outside = OUTSIDES[recipe.formula].format(c=recipe.number)
     bias = bias.replace("{outside}", outside)
+    bias = bias.replace("{size}", "d" if recipe.sizes == "one" else "dk")
     eta = f"eta{_axes(recipe, recipe.eta)}"
     rates = "erase = eta, store = eta" if recipe.bias == "two terms" else "eta"
     rule = RULES[recipe.rule].format(rate=rates)
     scale = calmed(recipe, scale)
     gates = []
     if "alpha" in RETENTIONS[recipe.retention]:
-        gates.append(f"alpha{_axes(recipe, recipe.alpha)} = 0.5 + 0.5 * sigmoid(linear(x) + 2)")
+        share = "0.5 + 0.5 * sigmoid(linear(x) + 2)"
+        share = "tanh(linear(x))" if recipe.retention == "signed decay" else share
+        gates.append(f"alpha{_axes(recipe, recipe.alpha)} = {share}")
     if recipe.schedule == "pairs":
         eta = "eta[n]" if recipe.eta == "scalar" else eta
     gates.append(f"{eta} = {scale:g} * sigmoid(linear(x))")
     if "mu" in RULES[recipe.rule]:
         gates.append("mu = 0.8 * sigmoid(linear(x))")
+    if "nu" in RULES[recipe.rule]:
+        gates.append("nu = 0.8 * tanh(linear(x))")
+    if "kappa" in bias:
+        gates.append("kappa = 0.5 + sigmoid(linear(x))")
     if "delta" in bias:
         gates.append("delta = 0.2 + softplus(linear(x))")
     if "gamma" in RETENTIONS[recipe.retention]:

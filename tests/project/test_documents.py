@@ -71,3 +71,12 @@ def test_every_shipped_memory_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
     for spec in (ROOT / "specs").glob("*.mem"):
         assert f"| `{spec.stem}` |" in text
+
+
+def test_the_map_of_the_compiler_is_whole():
+    """docs/derivation.md says where every file of the compiler belongs, and names no other."""
+    page = (ROOT / "docs" / "derivation.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| (.*) \|$", page.partition("## Where things are")[2], re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    there = {path.stem for path in (ROOT / "codegen").glob("*.py")} - {"__init__", "pipeline"}
+    assert named == there

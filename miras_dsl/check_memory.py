@@ -19,6 +19,7 @@ from .check_network import Architecture, architecture
 from .check_order import order
 from .check_retention import acting_once, retention, weight_axes
 from .check_sizes import AxisSizes
+from .check_weights import own_names
 from .diagnostics import Findings, Label, Problem, problem
 from .extent import Measure, measure
 from .functions import FUNCTIONS
@@ -152,6 +153,7 @@ def _memory(
     gates = tuple(_with_ranges([*bound.gates.values(), *moved.gates]))
     kept, gates = acting_once(kept, gates, max(learned.steps, learned.pairs))
     _decay_range(kept, gates)
+    own_names(built.states, learned)
     tokens = _tokens(bound, moved, written, used, gates)
     made = MemorySpec(
         name=item.name,

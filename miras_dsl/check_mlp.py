@@ -65,6 +65,8 @@ def mlp(call: syntax.Call, scope: Scope, sizes: AxisSizes) -> Architecture:
         if layer < depth:
             x = Apply(act, (x,), x.axes, (), span)
     if "layernorm" in flags:
+        for name in ("norm_weight", "norm_shift"):
+            sizes.claim(name, span, "a constant of the network")
         built.params += [("norm_weight", ("value",), 1.0), ("norm_shift", ("value",), 0.0)]
         affine = (Ref(n, "constant", ("value",), span) for n in ("norm_weight", "norm_shift"))
         x = Apply("layernorm", (x, *affine), x.axes, (("over", ("value",)),), span)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import sympy as sp
 
@@ -151,7 +152,7 @@ def _network(
         network_names=(),
     )
     found = elaborate(body.body, inner)
-    expr = _constants(found, built, body.span)
+    expr = _constants(found, built, sizes, body.span)
     if not any(isinstance(n, Ref) and n.kind == "input" for n in walk(expr)):
         raise problem(
             "M0302",
@@ -172,13 +173,15 @@ def _network(
     return built
 
 
-def _constants(expr: Expr, built: Architecture, span: Span) -> Expr:
+def _constants(expr: Expr, built: Architecture, sizes: AxisSizes, span: Span) -> Expr:
     """Learned constants of a network become its parameters; other learned maps are refused."""
     done: dict[int, Expr] = {}
     for node in walk(expr):
         match node:
             case Apply("param", _, axes):
-                name = f"c{len(built.params) + 1}"
+                free = (f"c{n}" for n in count(len(built.params) + 1))
+                name = next(n for n in free if n not in sizes.taken)
+                sizes.claim(name, node.span, "a constant of the network")
                 built.params.append((name, axes, float(str(node.option("init", 0.0)))))
                 done[id(node)] = Ref(name, "constant", axes, node.span)
             case Apply(("linear" | "conv" | "shift") as op):

@@ -10,7 +10,7 @@ from .check_sizes import AxisSizes
 from .diagnostics import did_you_mean, problem
 from .shapes import Sizes, shown, to_axes
 from .source import Span
-from .spec import Apply, Axes, Expr, Network, Ref, State, walk
+from .spec import Algorithm, Apply, Axes, Expr, Network, Ref, State, walk
 
 INITS = ("zero", "learned", "positive")
 
@@ -143,3 +143,27 @@ def init_of(node: syntax.Formula) -> str:
 
 def kind_of(shape: syntax.Reference) -> str:
     return shape.name
+
+
+def own_names(states: list[State], algorithm: Algorithm) -> None:
+    """Refuse names of weights that stand for something else in a state or in generated code.
+
+    What is carried for a weight `W` is called `W_anchor`, `W_dual`, `W_1` … and `S_W`, its cotangent
+    `d_W` and its value before a block closes `open_W`.
+    """
+    sweeps = algorithm.anchored.sweeps if algorithm.anchored else 1
+    for state in states:
+        meant = "an answer" if state.name == "y" else "a mark of real tokens" * (state.name == "valid")
+        for other in (s.name for s in states):
+            derived = {f"{other}_{n}" for n in ("anchor", "dual", *range(1, sweeps))}
+            derived |= {f"{carry}_{other}" for carry in algorithm.carry}
+            derived |= {f"d_{other}", f"open_{other}"}
+            meant = meant or f"what is carried for `{other}`" * (state.name in derived)
+        if meant:
+            raise problem(
+                "M0108",
+                f"`{state.name}` is reserved and cannot name a weight",
+                state.span,
+                f"the name of {meant}",
+                help=f"take another name, such as `my_{state.name}`",
+            )

@@ -385,3 +385,18 @@ def test_a_mistake_inside_the_library_is_shown_where_the_library_is_used():
 
     assert found.at.span.source.name == "m.mem" and found.at.span.line == 4
     assert found.because[0].span.source.name == "std/retentions.mem"
+
+
+@pytest.mark.parametrize("name", ["y", "valid", "W_anchor", "W_1", "S_W", "d_W", "open_W"])
+def test_a_weight_is_not_called_what_is_carried_for_another(name: str) -> None:
+    text = """memory M(d) {
+      architecture { W: matrix[value, 3]   NAME: matrix[3, key]   M(z) = W @ tanh(NAME @ z) }
+      bias         l2
+      retention    none
+      algorithm    momentum(eta, mu), anchored(4, sweeps = 2)
+      order        predict, write, read
+      gates        { eta, mu = sigmoid(linear(x)) / 8 }
+    }"""
+    with pytest.raises(SpecErrors, match="M0108"):
+        read(Source("names.mem", text.replace("NAME", name)))
+    read(Source("names.mem", text.replace("NAME", "V")))

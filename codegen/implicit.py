@@ -47,7 +47,7 @@ class NoImplicitStep(Refused):
     """Why the exact step has no equation for one number."""
 
     code = "M0610"
-    help = "leave `implicit` out, or take a convex bias of each error by itself, such as `l2` or `logcosh`"
+    help = "leave `implicit` out, or take a convex bias of each error by itself, such as `sum(r^2)`"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from miras_dsl.codegen import feature_code, feature_log, feature_pointwise, feeding, module_plan
 from miras_dsl.codegen.feature_text import Text
-from miras_dsl.runtime import blocks, layers
+from miras_dsl.runtime import blocks, layers, past
+from miras_dsl.runtime.bounds import Bounds
 from miras_dsl.runtime.past import Past
 from miras_dsl.spec import Apply, Chain, Expr, Number, Together
 from tests.judge.faults import Patch, fault
@@ -168,16 +169,15 @@ def _(patch: Patch) -> None:
 
 @fault("layer", "a convolution reaches into the packed sequence before")
 def _(patch: Patch) -> None:
-    made = Past._sources
+    made = past._sources
 
-    def over(self: Past, length: int, lags: int) -> tuple[Tensor, Tensor]:
-        now, last = made(self, length, lags)
-        assert self.cu_seqlens is not None
-        rows = (self.cu_seqlens.numel() - 1) * lags
+    def over(bounds: Bounds, length: int, lags: int) -> tuple[Tensor, Tensor]:
+        now, last = made(bounds, length, lags)
+        rows = len(bounds) * lags
         token, ago = torch.arange(length), torch.arange(lags + 1)[:, None]
         return torch.where(token >= ago, rows + token - ago, now), last
 
-    patch.setattr(Past, "_sources", over)
+    patch.setattr(past, "_sources", over)
 
 
 @fault("layer", "a shift gives the token itself")

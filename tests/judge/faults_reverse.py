@@ -24,7 +24,6 @@ from miras_dsl.ir import (
     Program,
     Reduce,
     Shift,
-    Spread,
     Substitute,
     rename,
 )
@@ -129,9 +128,12 @@ def _(patch: Patch) -> None:
     in_adjoint(patch, Reduce, lambda node, shares: [(x, s * 0.5) for x, s in shares])
 
 
-@fault("network", "reverse of a repetition is forgotten")
+@fault("network", "reverse of a repetition counts half")
 def _(patch: Patch) -> None:
-    in_adjoint(patch, Spread, _without(0))
+    def half(node: Map, shares: Shares) -> Iterable[tuple[Node, Node]]:
+        return [(x, s if x.axes == node.axes else s * 0.5) for x, s in shares]
+
+    in_adjoint(patch, Map, half)
 
 
 @fault("network", "reverse of a formula forgets its second operand")

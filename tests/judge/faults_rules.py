@@ -20,10 +20,11 @@ from miras_dsl.codegen import (
     model,
     penalty,
     pipeline,
-    update,
+    play,
 )
 from miras_dsl.ir import ONE, ZERO
-from miras_dsl.runtime import chunked, tiles, walk, window
+from miras_dsl.runtime import feeds as call_feeds
+from miras_dsl.runtime import tiles, walk, window
 from miras_dsl.spec import MemorySpec, Number
 from tests.judge.faults import Patch, fault
 
@@ -122,32 +123,32 @@ def _(patch: Patch) -> None:
 
 @fault("steps", "the decay waits for the last of a token's steps")
 def _(patch: Patch) -> None:
-    made = chunked.micro_steps
+    made = call_feeds.micro_steps
     patch.setattr(
-        chunked, "micro_steps", lambda memory, *rest: made(replace(memory, decay_at=1), *rest)
+        call_feeds, "micro_steps", lambda memory, *rest: made(replace(memory, decay_at=1), *rest)
     )
 
 
 @fault("pairs", "the pairs of a token are learned from the last to the first")
 def _(patch: Patch) -> None:
-    made = chunked.micro_steps
+    made = call_feeds.micro_steps
 
     def turned(memory: Any, feed: Any, x: Tensor) -> Tensor:
         paired = x.dim() - 3 > len(feed.axes)
         return made(memory, feed, x.flip(3) if paired else x)
 
-    patch.setattr(chunked, "micro_steps", turned)
+    patch.setattr(call_feeds, "micro_steps", turned)
 
 
 @fault("pairs", "every step of a token learns the first pair")
 def _(patch: Patch) -> None:
-    made = chunked.micro_steps
+    made = call_feeds.micro_steps
 
     def same(memory: Any, feed: Any, x: Tensor) -> Tensor:
         paired = x.dim() - 3 > len(feed.axes)
         return made(memory, feed, x[:, :, :, :1].expand(x.shape) if paired else x)
 
-    patch.setattr(chunked, "micro_steps", same)
+    patch.setattr(call_feeds, "micro_steps", same)
 
 
 # ------------------------------------------------------------ resets
@@ -201,13 +202,13 @@ def _(patch: Patch) -> None:
 @fault("penalty", "a proximal step goes up the gradient")
 def _(patch: Patch) -> None:
     made = penalty.proximal
-    patch.setattr(update, "proximal", lambda m, w, slope, before: made(m, w, -slope, before))
+    patch.setattr(play, "proximal", lambda m, w, slope, before: made(m, w, -slope, before))
 
 
 @fault("penalty", "a proximal step is pulled to zero, not to where the weight was")
 def _(patch: Patch) -> None:
     made = penalty.proximal
-    patch.setattr(update, "proximal", lambda model, w, slope, before: made(model, w, slope, ZERO))
+    patch.setattr(play, "proximal", lambda model, w, slope, before: made(model, w, slope, ZERO))
 
 
 # ------------------------------------------------------------ potentials inverted by Newton steps

@@ -106,7 +106,7 @@ def outcome(
             held = held | {gate.name: wide.expand(*wide.shape[:3], K)}
     names = {s.name for s in spec.states}
     batch, heads = held["query"].shape[0], held["query"].shape[2]
-    rule = build._compiled(spec)[0]
+    rule = build.compiled(spec)[0].rule
     state = {}
     for weight in rule.weights:
         momentum = weight.name.split(".")[0] in spec.algorithm.carry
@@ -340,7 +340,7 @@ def test_heads_are_apart() -> None:
 )  # fmt: skip
 def test_tokens_in_a_chunk_change_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of(text)
-    _, module = build._compiled(spec)
+    _, module = build.compiled(spec)
     whole = outcome(text, draw())
     for chunk in (1, 4, 16, 128):
         table = replace(module._rule, chunk=chunk)

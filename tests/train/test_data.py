@@ -83,10 +83,9 @@ def test_the_bigram_is_a_fair_baseline_on_any_amount_of_text(size):
 
 def test_on_a_page_add_one_would_be_an_easy_rival(root):
     """Most pairs of a page were seen once or never; that is no reason to call them unlikely."""
-    page = data.text_file(root / "miras_dsl" / "LANGUAGE.md")
+    page = data.text_file(root / "LICENSE")
     found, single, plain = baselines(page.train, *data.held_out(page.held_out, 64, 32))
-    assert found < single < plain
-    assert found < plain - 0.5
+    assert found < min(single, plain) - 0.5
 
 
 def test_a_file_of_ones_own(tmp_path):

@@ -86,8 +86,10 @@ def judged(name: str, dtype: str, chosen: Sequence[Case]) -> tuple[str, str, Cer
     # torch.empty gives NaN, so that what a kernel fails to write is seen.
     torch.use_deterministic_algorithms(True, warn_only=True)
     spec = spec_of(name)
-    return name, dtype, certify(
-        spec, implementation(spec), dtype=DTYPES[dtype], device="cuda", cases=chosen
+    return (
+        name,
+        dtype,
+        certify(spec, implementation(spec), dtype=DTYPES[dtype], device="cuda", cases=chosen),
     )
 
 

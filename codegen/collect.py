@@ -79,7 +79,9 @@ def collect(node: Node, axes: Axes, states: frozenset[Input]) -> Linear:
         raise Obstacle("the new state is not a sum of kept states and products u xᵀ")
     nodes = dict(zip(SLOTS, node.args, strict=False))
     whole = {
-        slot: collect(arg, axes, states) for slot, arg in nodes.items() if _is_whole(arg, axes, states)
+        slot: collect(arg, axes, states)
+        for slot, arg in nodes.items()
+        if _is_whole(arg, axes, states)
     }
     if len(axes) == 1:
         whole = {slot: inner for slot, inner in whole.items() if inner.keep}
@@ -114,7 +116,9 @@ def _is_whole(node: Node, axes: Axes, states: frozenset[Input]) -> bool:
     return len(axes) > 1 or bool(states & set(inputs_of([node])))
 
 
-def _by_axis(factors: Iterable[sp.Expr], nodes: Mapping[sp.Symbol, Node], axes: Axes) -> dict[Axes, Node]:
+def _by_axis(
+    factors: Iterable[sp.Expr], nodes: Mapping[sp.Symbol, Node], axes: Axes
+) -> dict[Axes, Node]:
     """The product of some factors, one node for those with each axis."""
     groups: dict[Axes, list[sp.Expr]] = {}
     for factor in factors:

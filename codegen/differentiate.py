@@ -172,7 +172,12 @@ def _substitution(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
     lifted = {node.r: rows_r, hole: through, **rows}
     for h, row in node.rows:
         (share,) = replace([slopes[h]], lifted)
-        yield row, share if is_zero(share) else total(spread(share, row.axes), set(share.axes) - set(row.axes))
+        yield (
+            row,
+            share
+            if is_zero(share)
+            else total(spread(share, row.axes), set(share.axes) - set(row.axes)),
+        )
 
 
 def adjoint(program: Program, constant: frozenset[str] = frozenset()) -> Program:

@@ -38,7 +38,8 @@ def first_dual(spec: MemorySpec, weight: str) -> FirstDual:
         slope, low, high = study.formula, study.low, study.high
     if slope.free_symbols - {UNKNOWN}:
         raise NoLink(
-            "the weights begin positive, and what is carried for them would need a gate before the first token"
+            "the weights begin positive, and what is carried for them would need a gate "
+            "before the first token"
         )
     if low > 0 or high <= 0:
         raise NoLink("the weights begin positive and small, where this potential is no number")

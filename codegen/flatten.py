@@ -19,7 +19,9 @@ def flatten(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
         if isinstance(part, Number):
             return part.value
         if isinstance(part, Map) and part is not keep:
-            return part.formula.xreplace({s: visit(a) for s, a in zip(SLOTS, part.args, strict=False)})
+            return part.formula.xreplace(
+                {s: visit(a) for s, a in zip(SLOTS, part.args, strict=False)}
+            )
         if part not in symbols:
             symbols[part] = sp.Symbol(f"_{len(args)}", real=True)
             args.append(part)

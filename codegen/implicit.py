@@ -148,7 +148,8 @@ def _studied(model: MemoryModel, equation: _Equation) -> OneNumber:
         ) from None
     except Unfit:
         raise NoImplicitStep(
-            "`implicit` needs a convex bias; the gradient of this one does not always grow with the prediction"
+            "`implicit` needs a convex bias; the gradient of this one does not always grow "
+            "with the prediction"
         ) from None
     if leaps(slope):
         raise NoImplicitStep(

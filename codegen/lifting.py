@@ -43,7 +43,7 @@ class Reading:
     unknown: dict[Key, tuple[Node, tuple[Node, Node] | None]] = field(default_factory=dict)
 
     def add(self, other: Reading, query: Node, gate: Node) -> None:
-        """Add another reading whose answer is multiplied by ``gate`` (``query`` multiplies what it asks)."""
+        """Add another reading whose answer is multiplied by ``gate``; ``query`` multiplies what it asks."""
         self.free = self.free + other.free * gate
         self.entries += [
             (state, asked * query, after * gate) for state, asked, after in other.entries
@@ -51,7 +51,9 @@ class Reading:
         for key, (score, gates) in other.unknown.items():
             assert key not in self.unknown
             if gate.axes[1:]:
-                raise Obstacle("what is kept of the memory has a factor for every row and every column")
+                raise Obstacle(
+                    "what is kept of the memory has a factor for every row and every column"
+                )
             self.unknown[key] = (score * gate, gates)
 
     def value(self, over: Axis) -> Node:

@@ -75,7 +75,10 @@ def tails_of(spec: MemorySpec) -> tuple[str, ...]:
             case Write():
                 formulas += [term.error, term.place, term.answer, term.rate]
     used = {
-        r.name for f in formulas for r in walk(f) if isinstance(r, Ref) and r.kind in ("token", "gate")
+        r.name
+        for f in formulas
+        for r in walk(f)
+        if isinstance(r, Ref) and r.kind in ("token", "gate")
     }
     return tuple(name for name, feed in feeds_of(spec).items() if feed.of in used and not feed.log)
 
@@ -95,7 +98,9 @@ def _windowed(
         factor = factor * discount
         there = factor * Input(f"written_past{age}", (), "token")
         exchange: dict[Node, Node] = {
-            Input(leaf, feeds[leaf].axes, "token"): Input(f"{leaf}_past{age}", feeds[leaf].axes, "token")
+            Input(leaf, feeds[leaf].axes, "token"): Input(
+                f"{leaf}_past{age}", feeds[leaf].axes, "token"
+            )
             for leaf in tails_of(spec)
         }
         for weight, gradient_ in gradients.items():
@@ -114,10 +119,17 @@ def one_pair(spec: MemorySpec) -> MemorySpec:
         match expr:
             case Apply():
                 options = tuple(
-                    (name, tuple(a for a in value if a != "pair") if name == "over" and isinstance(value, tuple) else value)
+                    (
+                        name,
+                        tuple(a for a in value if a != "pair")
+                        if name == "over" and isinstance(value, tuple)
+                        else value,
+                    )
                     for name, value in expr.options
                 )
-                return replace_fields(expr, args=tuple(strip(a) for a in expr.args), axes=axes, options=options)
+                return replace_fields(
+                    expr, args=tuple(strip(a) for a in expr.args), axes=axes, options=options
+                )
             case _:
                 return replace_fields(expr, axes=axes)
 
@@ -127,7 +139,11 @@ def one_pair(spec: MemorySpec) -> MemorySpec:
                 return replace_fields(old, loss=strip(old.loss), rate=strip(old.rate))
             case Write():
                 return replace_fields(
-                    old, error=strip(old.error), place=strip(old.place), answer=strip(old.answer), rate=strip(old.rate)
+                    old,
+                    error=strip(old.error),
+                    place=strip(old.place),
+                    answer=strip(old.answer),
+                    rate=strip(old.rate),
                 )
 
     def bare(axes: Axes) -> Axes:
@@ -246,9 +262,13 @@ def with_logarithms(linear: Mapping[Input, Linear], spec: MemorySpec) -> dict[In
         return replace([node], exchange)[0] if exchange else node
 
     own = {s: chained(c, None) for s, form in linear.items() for t, c in form.keep if t is s}
-    logs = {feeds[x.name].of for x in inputs_of(own.values()) if x.name in feeds and feeds[x.name].log}
+    logs = {
+        feeds[x.name].of for x in inputs_of(own.values()) if x.name in feeds and feeds[x.name].log
+    }
     return {
-        s: Linear(tuple((t, own[s] if t is s else chained(c, logs)) for t, c in form.keep), form.writes)
+        s: Linear(
+            tuple((t, own[s] if t is s else chained(c, logs)) for t, c in form.keep), form.writes
+        )
         for s, form in linear.items()
     }
 
@@ -262,7 +282,9 @@ def exp(x: Node) -> Node:
 
 def used_by_gates(spec: MemorySpec) -> set[str]:
     """Names of gates that only other gates read."""
-    return {r.name for g in spec.gates for r in walk(g.expr) if isinstance(r, Ref) and r.kind == "gate"}
+    return {
+        r.name for g in spec.gates for r in walk(g.expr) if isinstance(r, Ref) and r.kind == "gate"
+    }
 
 
 def token_axes(spec: MemorySpec, name: str) -> Axes:

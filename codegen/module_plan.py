@@ -168,8 +168,8 @@ def _compose(
 def _statements(steps: list[tuple[str, str, str]], method: str, rest: str) -> list[str]:
     lines: list[str] = []
     for target, name, source in steps:
-        call = f"{target}, kept[\"{name}\"] = self.{name}{method}("
-        given = f"{source}, part(state, \"{name}\"){rest}"
+        call = f'{target}, kept["{name}"] = self.{name}{method}('
+        given = f'{source}, part(state, "{name}"){rest}'
         if not name:
             lines.append(f"{target} = {source}")
         elif len(call + given) < 92:

@@ -216,9 +216,7 @@ def _is_line(part: sp.Expr) -> bool:
     return part.has(UNKNOWN) and not part.diff(UNKNOWN).has(UNKNOWN)
 
 
-def _turned(
-    lines: list[sp.Expr], odd: bool, tried: Mapping[sp.Symbol, Array]
-) -> list[sp.Expr]:
+def _turned(lines: list[sp.Expr], odd: bool, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
     """Factors of something positive with signs at which each is positive: an even number of them
     changed (or an odd one), so that numbers are left between their ends."""
     for turned in product((1, -1), repeat=min(len(lines), 4)):

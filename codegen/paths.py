@@ -88,7 +88,9 @@ class Path:
         """``weight`` times every channel's decay, masked: for a state materialised per token."""
         for _, a, b in self.logs:
             weight = weight * Decay(a, rename(b, {I: J}), I, J, self.strict)
-        return weight if self.logs or self.triangle() is not None else Mask(weight, I, J, self.strict)
+        return (
+            weight if self.logs or self.triangle() is not None else Mask(weight, I, J, self.strict)
+        )
 
 
 class Paths:
@@ -98,7 +100,9 @@ class Paths:
         self.linear = linear
         self.lift = lift
         self._logs: dict[Input, dict[Axis | None, Node]] = {}
-        self._dense: dict[Input, tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]] = {}
+        self._dense: dict[
+            Input, tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]
+        ] = {}
         self._coupling_now: list[Input] = []
 
     # ------------------------------------------------------------ decays
@@ -129,11 +133,14 @@ class Paths:
     # ------------------------------------------------------------ at a token
 
     def entries(self, state: Input, moment: str) -> Iterator[tuple[Input, Entry]]:
-        """How each first state reaches this one, ``before``, ``decayed`` (by its own decay) or ``after``."""
+        """How each first state reaches this one ``before``, ``decayed`` (by its own decay) or ``after``."""
         logs = self.logs(state)
         upto = {axis: self._upto(log, moment) for axis, log in logs.items()}
         scalar = exponential(upto[None]) if None in upto else None
-        yield state, Entry(scalar, tuple((axis, log) for axis, log in upto.items() if axis is not None))
+        yield (
+            state,
+            Entry(scalar, tuple((axis, log) for axis, log in upto.items() if axis is not None)),
+        )
         if self.coupled(state):
             for other, factor in self._coupling(state)[0].items():
                 yield other, Entry(factor if moment == "after" else Shift(factor, I, 1), ())
@@ -160,7 +167,9 @@ class Paths:
         whole = Cumsum(log, I)
         return whole - log if moment == "before" else whole
 
-    def _coupling(self, state: Input) -> tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]:
+    def _coupling(
+        self, state: Input
+    ) -> tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]:
         """For a state that takes in others: their first states' factors [#i], and dense triangles."""
         if state in self._dense:
             return self._dense[state]
@@ -175,7 +184,9 @@ class Paths:
         dense: dict[tuple[Node, Node | None], Node] = {}
         triangle = rename(own, {L: J})
         for write in self.linear[state].writes:
-            dense[write.u, write.x] = triangle * rename(spread(self.lift(write.scale), (I,)), {I: J})
+            dense[write.u, write.x] = triangle * rename(
+                spread(self.lift(write.scale), (I,)), {I: J}
+            )
         for other, coefficient in self.coupled(state):
             taken = self.lift(coefficient)
             if set(taken.axes) - {I}:
@@ -228,7 +239,10 @@ class Paths:
             for key, dense in self._coupling(state)[1].items():
                 yield key, rename(Last(dense, I), {J: I}), ONE, ONE
             return
-        left = {axis: exponential(total(log, (I,)) - Cumsum(log, I)) for axis, log in self.logs(state).items()}
+        left = {
+            axis: exponential(total(log, (I,)) - Cumsum(log, I))
+            for axis, log in self.logs(state).items()
+        }
         row = left.get(state.axes[0], ONE)
         column = left.get(state.axes[-1], ONE) if len(state.axes) > 1 else ONE
         for write in self.linear[state].writes:

@@ -105,9 +105,7 @@ class RenderedModule:
     names: FileNames
 
 
-def compile_memory(
-    spec: MemorySpec, kernels: bool = False, prefix: str = ""
-) -> CompiledMemory:
+def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") -> CompiledMemory:
     """Stages 3 to 8 of one memory; ``kernels`` adds its Triton kernels, where a rule has them.
 
     prefix  what its functions begin with; without one, its own name

@@ -57,7 +57,10 @@ def play(
             case "write":
                 source = anchors or asked
                 names = [name for name, _ in model.gradients]
-                moved = replace([g for _, g in model.gradients], points(model, source, link if linked_anchors else None))
+                moved = replace(
+                    [g for _, g in model.gradients],
+                    points(model, source, link if linked_anchors else None),
+                )
                 slopes = dict(zip(names, moved, strict=True))
                 if model.algorithm.implicit:
                     slopes = solved_implicitly(model, current)

@@ -19,7 +19,10 @@ class NoLink(Refused):
     """A potential without a link."""
 
     code = "M0512"
-    help = "take a potential whose slope grows through all numbers, or say what the weight is: `link … at token`"
+    help = (
+        "take a potential whose slope grows through all numbers, or say what the weight is: "
+        "`link … at token`"
+    )
 
 
 def slope_of_potential(spec: MemorySpec, weight: str) -> tuple[OneNumber, Slope]:

@@ -63,10 +63,7 @@ def schedule(program: Program) -> Schedule:
             read += [n for n in next_states if home[n] != "loop"]
         takes = [n for n in read if home[n] != name and not isinstance(n, Number | Extent)]
         used = {
-            source(o)
-            for n in order
-            if home[n] not in (name, "leaf")
-            for o in n.operands
+            source(o) for n in order if home[n] not in (name, "leaf") for o in n.operands
         } | set(results)
         if name == "before":
             used |= set(next_states)

@@ -132,9 +132,7 @@ class Section:
                 continue
             if isinstance(node, Substitute):
                 self.body_names[node] = self._body(node)
-            printer = TorchText(
-                self.names.given, hidden, self.body_names, self.logs, self.careful
-            )
+            printer = TorchText(self.names.given, hidden, self.body_names, self.logs, self.careful)
             name, shape = self.names.given[node], shape_comment(node.axes)
             made += statement(name, printer.expression(node), shape)
         return tuple(made)

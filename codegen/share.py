@@ -36,9 +36,7 @@ def shared_program(program: Program, worth: Worth, parts: Iterable[Sequence[Node
     return Program(program.inputs, results, program.carried, program.reverse)
 
 
-def shared(
-    roots: Sequence[Node], worth: Worth, parts: Iterable[Sequence[Node]] = ()
-) -> list[Node]:
+def shared(roots: Sequence[Node], worth: Worth, parts: Iterable[Sequence[Node]] = ()) -> list[Node]:
     """The roots with repeated terms shared; within each of some parts, or among them all."""
     order = postorder(roots)
     symbols = {node: sp.Symbol(f"n{at}", real=True) for at, node in enumerate(order)}

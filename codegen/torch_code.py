@@ -122,13 +122,18 @@ class TorchText:
                 sizes = self._sizes(node.axes)
                 here = source(x)
                 if isinstance(here, Number):
-                    return f"tiles.lower(tiles.filled({number(here.value)}, {sizes}, size), {where})"
+                    return (
+                        f"tiles.lower(tiles.filled({number(here.value)}, {sizes}, size), {where})"
+                    )
                 if len(x.axes) < len(node.axes):
-                    return f"tiles.lower(tiles.spread({self.aligned(x, node.axes)}, {sizes}), {where})"
+                    return (
+                        f"tiles.lower(tiles.spread({self.aligned(x, node.axes)}, {sizes}), {where})"
+                    )
                 return f"tiles.lower({self.ref(x)}, {where})"
             case Decay(a, b, row, col, strict):
                 where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
-                return f"tiles.decay({self.aligned(a, node.axes)} - {self.aligned(b, node.axes)}, {where}, size)"
+                later, earlier = (self.aligned(x, node.axes) for x in (a, b))
+                return f"tiles.decay({later} - {earlier}, {where}, size)"
             case GatedContract(x, y, a, b, _, _, _, strict):
                 return f"tiles.gated_contract({self._refs(x, y, a, b)}, {strict})"
             case GatedApply(m, y, a, b, _, row, _, strict, over):
@@ -138,7 +143,8 @@ class TorchText:
             case Substitute(a, p, _, _, rows, gates, reverse):
                 given = self._refs(*(row for _, row in rows)) + ("," if len(rows) == 1 else "")
                 gated = f"({self._refs(*gates)})" if gates else "None"
-                return f"tiles.substitute({self._refs(a, p)}, {self.bodies[node]}, ({given}), {gated}, {reverse}, size)"
+                how = f"{self.bodies[node]}, ({given}), {gated}, {reverse}"
+                return f"tiles.substitute({self._refs(a, p)}, {how}, size)"
             case _:
                 raise AssertionError(f"{type(node).__name__} is not computed")
 
@@ -152,7 +158,9 @@ class TorchText:
     def _map(self, node: Map) -> str:
         formula, args = self._fused(node)
         names = {slot: self.aligned(arg, node.axes) for slot, arg in zip(SLOTS, args, strict=False)}
-        sizes = {slot for slot, arg in zip(SLOTS, args, strict=False) if isinstance(source(arg), Extent)}
+        sizes = {
+            slot for slot, arg in zip(SLOTS, args, strict=False) if isinstance(source(arg), Extent)
+        }
         if len(sizes) == len(args) or not formula.is_rational_function(*sizes):
             # A size by itself is Python's number; a function of one, or nothing but sizes, needs torch's.
             names |= {slot: f"tiles.filled({names[slot]}, (), size)" for slot in sizes}

@@ -43,7 +43,8 @@ DIMENSION = {"value": 0, "key": 1}
 TAKEN = frozenset({
     "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "tlmath",
     "triton", "range", "float", "t", "j", "y", "row", "start", "length", "segment", "share",
-    "first", "last", "segments", "kept", "past", "past_v", "place", "position", "d_y", "b", "i_n", "i_h", "i_nh",
+    "first", "last", "segments", "kept", "past", "past_v", "place", "position", "d_y", "b",
+    "i_n", "i_h", "i_nh",
     "i_v", "i_s", "i_b", "o_k", "o_v", "o_w", "m_k", "m_v", "m_w", "offsets", "Recurrence",
 })  # fmt: skip
 """Names that the templates use for themselves."""
@@ -87,9 +88,7 @@ class Writer:
                 self.taken.add(made)
                 return made
 
-    def lines(
-        self, results: Iterable[Target], names: Mapping[Input, str]
-    ) -> list[str]:
+    def lines(self, results: Iterable[Target], names: Mapping[Input, str]) -> list[str]:
         """Assignments that give each target its node."""
         results = list(results)
         roots = [target.node for target in results]
@@ -235,9 +234,7 @@ def _fused(
             if not isinstance(arg, Map) or arg in roots or formula.atoms(sp.Function):
                 continue
             once = uses[arg] == 1 and arg.axes == node.axes
-            if formulas[arg][0] != -SLOTS[0] and (
-                not once or formulas[arg][0].atoms(sp.Function)
-            ):
+            if formulas[arg][0] != -SLOTS[0] and (not once or formulas[arg][0].atoms(sp.Function)):
                 continue
             inner, below = formulas[arg]
             merged = [a for a in args if a is not arg]
@@ -259,7 +256,9 @@ def _over(
     formula: sp.Expr, args: list[Node], exchange: Mapping[Node, sp.Expr], onto: list[Node]
 ) -> sp.Expr:
     """A formula over ``args`` as one over ``onto``; ``exchange`` has operands as formulas."""
-    return formula.xreplace({
-        slot: exchange[arg] if arg in exchange else SLOTS[onto.index(arg)]
-        for slot, arg in zip(SLOTS, args, strict=False)
-    })
+    return formula.xreplace(
+        {
+            slot: exchange[arg] if arg in exchange else SLOTS[onto.index(arg)]
+            for slot, arg in zip(SLOTS, args, strict=False)
+        }
+    )

@@ -98,7 +98,11 @@ def update_of(model: MemoryModel) -> UpdateRule:
     answer = played.answer
     if answer is None or (anchored and anchored.reads == "start"):
         (answer,) = replace([model.answer], points(model, anchors, link if not at_chunk else None))
-    close = tuple((s.name, seen_through(w, s)) for w, s in last.weights.items()) if scale is not None else ()
+    close = (
+        tuple((s.name, seen_through(w, s)) for w, s in last.weights.items())
+        if scale is not None
+        else ()
+    )
 
     refresh: list[tuple[str, Node]] = []
     for weight in anchors:

@@ -47,7 +47,11 @@ def names(words: Sequence[str], indent: int) -> list[str]:
 def prose(text: str, indent: int = 4) -> list[str]:
     """A sentence or formula in lines, later ones set in."""
     return textwrap.wrap(
-        text, WIDTH - indent, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        text,
+        WIDTH - indent,
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

@@ -17,7 +17,7 @@ from .check_formula import Entry, Scope, elaborate
 from .check_head import clauses_of, pairs_of, sizes_of
 from .check_network import Architecture, architecture
 from .check_order import order
-from .check_retention import acting_once, retention, weight_axes
+from .check_retention import acting_once, decay_range, retention, weight_axes
 from .check_sizes import AxisSizes
 from .check_weights import own_names
 from .diagnostics import Findings, Label, Problem, problem
@@ -39,7 +39,7 @@ from .spec import (
     Term,
     Token,
     walk,
-)  # fmt: skip
+)
 
 MAX_EXPANDED = 5000
 T = TypeVar("T")
@@ -152,7 +152,7 @@ def _memory(
     ]
     gates = tuple(_with_ranges([*bound.gates.values(), *moved.gates]))
     kept, gates = acting_once(kept, gates, max(learned.steps, learned.pairs))
-    _decay_range(kept, gates)
+    decay_range(kept, gates)
     own_names(built.states, learned)
     tokens = _tokens(bound, moved, written, used, gates)
     made = MemorySpec(
@@ -246,21 +246,6 @@ def _with_ranges(gates: list[Gate]) -> list[Gate]:
         known[gate.name] = interval(gate.expr, known)
         made.append(replace(gate, range=known[gate.name]))
     return made
-
-
-def _decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
-    for gate in gates:
-        if isinstance(kept.decay, Ref) and gate.name == kept.decay.name and gate.range.low < -1:
-            low, high = gate.range.low, gate.range.high
-            raise problem(
-                "M0502",
-                f"the decay `{gate.name}` can be below -1",
-                gate.span,
-                f"lies between {low:g} and {high:g}",
-                because=(Label(kept.decay.span, "used as a decay here"),),
-                help="a decay keeps a share: `sigmoid(linear(x))` lies between 0 and 1, "
-                "`tanh(linear(x))` between -1 and 1",
-            )
 
 
 def _tokens(

@@ -235,3 +235,19 @@ def acting_once(
     value = float(share.value)
     gate = Gate("_decay", (), share, Interval(value, value), share.span)
     return replace(kept, decay=Ref("_decay", "gate", (), share.span)), (*gates, gate)
+
+
+def decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
+    """Refuse a decay that can be below -1."""
+    for gate in gates:
+        if isinstance(kept.decay, Ref) and gate.name == kept.decay.name and gate.range.low < -1:
+            low, high = gate.range.low, gate.range.high
+            raise problem(
+                "M0502",
+                f"the decay `{gate.name}` can be below -1",
+                gate.span,
+                f"lies between {low:g} and {high:g}",
+                because=(Label(kept.decay.span, "used as a decay here"),),
+                help="a decay keeps a share: `sigmoid(linear(x))` lies between 0 and 1, "
+                "`tanh(linear(x))` between -1 and 1",
+            )

@@ -153,7 +153,9 @@ def own_names(states: list[State], algorithm: Algorithm) -> None:
     """
     sweeps = algorithm.anchored.sweeps if algorithm.anchored else 1
     for state in states:
-        meant = "an answer" if state.name == "y" else "a mark of real tokens" * (state.name == "valid")
+        meant = (
+            "an answer" if state.name == "y" else "a mark of real tokens" * (state.name == "valid")
+        )
         for other in (s.name for s in states):
             derived = {f"{other}_{n}" for n in ("anchor", "dual", *range(1, sweeps))}
             derived |= {f"{carry}_{other}" for carry in algorithm.carry}

@@ -60,6 +60,8 @@ from .nodes import (
 from .program import Program, inputs_of, postorder, rebuild, replace
 
 __all__ = [
+    "ONE",
+    "ZERO",
     "Axes",
     "Axis",
     "Contract",
@@ -79,7 +81,6 @@ __all__ = [
     "Mask",
     "Node",
     "Number",
-    "ONE",
     "Program",
     "Put",
     "Reduce",
@@ -87,7 +88,6 @@ __all__ = [
     "Shift",
     "Spread",
     "Substitute",
-    "ZERO",
     "constant",
     "contract",
     "formula",

@@ -53,7 +53,9 @@ POINTWISE: Mapping[str, sp.Expr] = {
     "relu": scalars.larger(X, sp.Integer(0)),
     "silu": X * scalars.sigmoid(X),
     "gelu": X * (1 + scalars.erf(X / sp.sqrt(2))) / 2,
-    "gelu_tanh": X * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (X + sp.Rational(44715, 1000000) * X**3))) / 2,
+    "gelu_tanh": X
+    * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (X + sp.Rational(44715, 1000000) * X**3)))
+    / 2,
     "max": scalars.larger(X, Y),
     "min": scalars.smaller(X, Y),
     "where": scalars.where(X, Y, Z),
@@ -120,7 +122,9 @@ def _one(expr: Expr, args: list[Node], name: Callable[[Ref], Node]) -> Node:
         case Apply("norm", _):
             return norm(args[0], over(expr), expr.option("p", sp.Integer(2)))
         case Apply("normalize", _):
-            return args[0] * pointwise(1 / scalars.larger(X, EPSILON), norm(args[0], over(expr), sp.Integer(2)))
+            return args[0] * pointwise(
+                1 / scalars.larger(X, EPSILON), norm(args[0], over(expr), sp.Integer(2))
+            )
         case Apply("retag", _):
             return rename(args[0], dict(expr.option("axes", ())))  # type: ignore[arg-type]
         case Apply("layernorm", _):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import sympy as sp
@@ -37,7 +37,7 @@ def ordered(axes: Iterable[Axis]) -> Axes:
 class _Interned(type):
     """Makes ``Class(fields…)`` return the one object with these fields."""
 
-    _table: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
+    _table: ClassVar[WeakValueDictionary[tuple[Any, ...], Any]] = WeakValueDictionary()
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         made = super().__call__(*args, **kwargs)

@@ -80,7 +80,9 @@ def _inverted(expr: inverted, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr
     """Bisection, which knows nothing of derivatives: the wanted value is crossed, if only by a jump."""
     a, f, *ends = expr.args
     wanted, (low, high) = scalar(a, env, done), (_end(end, env, done) for end in ends)
-    shape = np.shape(wanted + scalar(f, {**env, UNKNOWN: stretched(np.asarray(0.0), low, high)}, {}))
+    shape = np.shape(
+        wanted + scalar(f, {**env, UNKNOWN: stretched(np.asarray(0.0), low, high)}, {})
+    )
     left, right = np.full(shape, -700.0), np.full(shape, 700.0)
     for _ in range(120):
         middle = (left + right) / 2

@@ -286,7 +286,8 @@ def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
 
 
 FUNCTIONS = (
-    sigmoid, softplus, logcosh, step, above, signum, where, apow, spow, fractional, absolute, root, inverse_root,
+    sigmoid, softplus, logcosh, step, above, signum, where, apow, spow, fractional, absolute, root,
+    inverse_root,
     erf, asinh, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
 )  # fmt: skip
 """Every function that may stand in a scalar formula; printers and tests go through this list."""

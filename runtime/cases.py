@@ -217,7 +217,11 @@ def bounds(spec: MemorySpec, gate: Gate) -> tuple[float, float]:
         cap = 1.0
     low = -cap if low == -inf else low
     penalty = spec.retention.penalty
-    if penalty is not None and low == 0 and gate.name in {getattr(n, "name", "") for n in walk(penalty)}:
+    if (
+        penalty is not None
+        and low == 0
+        and gate.name in {getattr(n, "name", "") for n in walk(penalty)}
+    ):
         # A penalty divides by its rates: at 0 it is infinite and has no minimum to compare.
         low = cap / 16 if high == inf else high / 16
     drives = isinstance(decay, Ref) and decay.name == gate.name

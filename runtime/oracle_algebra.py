@@ -70,7 +70,9 @@ def evaluate(expr: Expr, scope: Scope) -> Value:
             axes = union(*(value.axes for value in values))
             given = [value.on(axes) for value in values]
             if scope.kinks is not None and op in _BENT:
-                scope.kinks.append(Value(given[0] - given[1] if len(given) == 2 else given[0], axes))
+                scope.kinks.append(
+                    Value(given[0] - given[1] if len(given) == 2 else given[0], axes)
+                )
             function = torch.sqrt if op == "sqrt" and scope.partial else _POINTWISE[op]
             return Value(function(*given), axes)
     raise ValueError(f"`{getattr(expr, 'op', expr)}` belongs to the layer, not to the memory")

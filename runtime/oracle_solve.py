@@ -90,7 +90,9 @@ def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
         )
         new = torch.where(settled | (error == 0), w, torch.where(inside, newton, centre))
         close = tiny * torch.maximum(low.abs(), high.abs()) + 1e-20
-        settled = settled | ((new - w).abs() <= tiny * w.abs()) | (high - low <= close) | (error == 0)
+        settled = (
+            settled | ((new - w).abs() <= tiny * w.abs()) | (high - low <= close) | (error == 0)
+        )
         w = new
         if bool(settled.all()):
             break
@@ -245,7 +247,9 @@ def implicit_step(
         for _ in range(40):
             # A full step may jump over the minimum of a loss that is no square: then half of it.
             steps = [share.reshape(*share.shape, *([1] * (m.dim() - 2))) * m for m in move]
-            over = along([w + m for w, m in zip(at, steps, strict=True)], move) > 0.5 * downhill.abs()
+            over = (
+                along([w + m for w, m in zip(at, steps, strict=True)], move) > 0.5 * downhill.abs()
+            )
             over = over & (downhill.abs() > tolerance * size)
             if not bool(over.any()):
                 break

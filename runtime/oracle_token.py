@@ -127,9 +127,7 @@ def _pair(scope: Scope, number: int) -> Scope:
     return scope.with_names(sliced) if sliced else scope
 
 
-def _placed(
-    spec: MemorySpec, inputs: Mapping[str, Tensor], scope: Scope, state: State
-) -> Scope:
+def _placed(spec: MemorySpec, inputs: Mapping[str, Tensor], scope: Scope, state: State) -> Scope:
     """The scope with this token's `position` in its block and the gates on it."""
     if spec.algorithm.anchored is None:
         return scope

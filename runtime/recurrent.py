@@ -51,9 +51,7 @@ def recurrent(call: Call, kernels: Recurrence) -> tuple[Tensor, dict[str, Tensor
     tensors = [x.contiguous() for x in tensors]
     run = Run(
         kernels,
-        launch_of(
-            kernels, call.sizes, max(call.lengths) * micro, call.heads, len(call.lengths)
-        ),
+        launch_of(kernels, call.sizes, max(call.lengths) * micro, call.heads, len(call.lengths)),
         None if call.bounds is None else call.bounds.tensor * micro,
         call.state["position"].to(torch.int64) * micro if memory.block else None,
         len(call.lengths),
@@ -81,9 +79,7 @@ class Run:
     rows: int
     keep: bool
 
-    def groups(
-        self, shape: tuple[int, ...], device: torch.device
-    ) -> Iterator[tuple[slice, Run]]:
+    def groups(self, shape: tuple[int, ...], device: torch.device) -> Iterator[tuple[slice, Run]]:
         """The sequences that one backward launch takes after those of another: all, if they fit."""
         batch, time, _ = shape
         group = self.plan.group
@@ -126,9 +122,7 @@ class _Recurrent(torch.autograd.Function):
         return None, *once(found, (*saved, d_y, *d_ends))
 
 
-def _back(
-    run: Run, saved: Sequence[Tensor], d_y: Tensor, d_ends: Sequence[Tensor]
-) -> list[Tensor]:
+def _back(run: Run, saved: Sequence[Tensor], d_y: Tensor, d_ends: Sequence[Tensor]) -> list[Tensor]:
     """The gradients of tokens, constants and first states."""
     kernels, plan = run.kernels, run.plan
     given, kept = _parted(saved, len(kernels.states))
@@ -142,7 +136,9 @@ def _back(
         d_after = [d[part] for d in d_ends]
         each = [x.expand(some.rows, *x.shape) for x in constants]
         past = [
-            d.new_empty(past_rows(axes, plan.blocks, some.rows), shape[2], plan.segment, *d.shape[2:])
+            d.new_empty(
+                past_rows(axes, plan.blocks, some.rows), shape[2], plan.segment, *d.shape[2:]
+            )
             for (_, axes), d in zip(kernels.states, d_ends, strict=True)
         ]
         shares = _rooms(plan, kernels.constants, each)

@@ -22,9 +22,7 @@ class Size(dict[str, int]):
     dtype: torch.dtype
     device: torch.device
 
-    def __init__(
-        self, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(sizes)
         self.dtype, self.device = dtype, device
 
@@ -193,7 +191,9 @@ def substitute(
         order = range(end - 1, start - 1, -1) if reverse else range(start, end)
         if out is not None:
             done = slice(end, count) if reverse else slice(0, start)
-            sums[..., start:end, :] += _between(matrix, out, gates, slice(start, end), done, reverse)
+            sums[..., start:end, :] += _between(
+                matrix, out, gates, slice(start, end), done, reverse
+            )
         for i in order:
             inner = slice(i + 1, end) if reverse else slice(start, i)
             r = sums[..., i, :]
@@ -205,7 +205,14 @@ def substitute(
                 else:
                     gap = _gap(gates, slice(i, i + 1), inner, reverse, out.dtype).squeeze(-3)
                     r = r + (weight[..., None] * gap * out[..., inner, :]).sum(-2)
-            g = body(r, *(row.select(-2, i) if row_has_channel(row, p) else row.select(-1, i) for row in rows), size)
+            g = body(
+                r,
+                *(
+                    row.select(-2, i) if row_has_channel(row, p) else row.select(-1, i)
+                    for row in rows
+                ),
+                size,
+            )
             if out is None:
                 out = g.new_zeros(*batch, count, g.shape[-1])
             out[..., i, :] = g
@@ -222,7 +229,9 @@ def row_batch(row: Tensor, p: Tensor) -> torch.Size:
     return row.shape[:-2] if row_has_channel(row, p) else row.shape[:-1]
 
 
-def _gap(gates: tuple[Tensor, Tensor], here: slice, there: slice, reverse: bool, dtype: torch.dtype) -> Tensor:
+def _gap(
+    gates: tuple[Tensor, Tensor], here: slice, there: slice, reverse: bool, dtype: torch.dtype
+) -> Tensor:
     a, b = gates
     if reverse:
         return torch.exp((a[..., None, there, :] - b[..., here, None, :]).to(dtype))
@@ -244,14 +253,19 @@ def _between(
     if reverse:
         middle = a[..., done.start : done.start + 1, :]
         later = torch.exp((a[..., done, :] - middle).to(out.dtype))
-        return torch.exp((middle - b[..., here, :]).to(out.dtype)) * (matrix[..., here, done] @ (out[..., done, :] * later))
+        return torch.exp((middle - b[..., here, :]).to(out.dtype)) * (
+            matrix[..., here, done] @ (out[..., done, :] * later)
+        )
     middle = a[..., here.start : here.start + 1, :]
     earlier = torch.exp((middle - b[..., done, :]).to(out.dtype))
-    return torch.exp((a[..., here, :] - middle).to(out.dtype)) * (matrix[..., here, done] @ (out[..., done, :] * earlier))
+    return torch.exp((a[..., here, :] - middle).to(out.dtype)) * (
+        matrix[..., here, done] @ (out[..., done, :] * earlier)
+    )
 
 
 __all__ = [
-    "Size", "above", "apow", "decay", "exponential", "fractional", "gated_apply", "gated_contract", "inverse_of_one_plus", "inverted", "inverse_root",
-    "logcosh", "lower", "permute", "product", "put_last", "root", "shift", "softplus", "spow", "spread", "step",
+    "Size", "above", "apow", "decay", "exponential", "fractional", "gated_apply", "gated_contract",
+    "inverse_of_one_plus", "inverse_root", "inverted", "logcosh", "lower", "permute", "product",
+    "put_last", "root", "shift", "softplus", "spow", "spread", "step",
     "substitute", "where",
 ]  # fmt: skip

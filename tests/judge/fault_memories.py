@@ -145,9 +145,9 @@ TEXTS |= {
         gates="",
     ),
     "implicit": _matrix("Implicit", algorithm="gd(eta), implicit, exact"),
-    "penalty": _matrix("Penalty", order="predict, write, read").replace(
-        "l2(alpha)", "penalty (w - w0)^2 / (2 * eta) + w^2 / 8 + abs(w) / 20  at token"
-    ).replace(f"{{ {DECAY}   {ETA} }}", "{ eta = 0.1 + 0.4 * sigmoid(linear(x)) }"),
+    "penalty": _matrix("Penalty", order="predict, write, read")
+    .replace("l2(alpha)", "penalty (w - w0)^2 / (2 * eta) + w^2 / 8 + abs(w) / 20  at token")
+    .replace(f"{{ {DECAY}   {ETA} }}", "{ eta = 0.1 + 0.4 * sigmoid(linear(x)) }"),
     "potential": _matrix("Potential").replace(
         "l2(alpha)", "decay alpha  bregman w^4 / 4 + w^2 / 2  at token"
     ),

@@ -27,6 +27,7 @@ N = TypeVar("N", bound=Node)
 Patch = pytest.MonkeyPatch
 Shares = list[tuple[Node, Node]]
 
+
 def spec_of(name: str) -> MemorySpec:
     """A memory of `TEXTS`."""
     (spec,) = read(Source(f"{name}.mem", TEXTS[name])).memories.values()

@@ -82,9 +82,9 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     _logarithm(
         patch,
-        lambda expr, log: replace(log, op="add")
-        if _is(expr, "div") and isinstance(log, Apply)
-        else log,
+        lambda expr, log: (
+            replace(log, op="add") if _is(expr, "div") and isinstance(log, Apply) else log
+        ),
     )
 
 
@@ -98,9 +98,7 @@ def _(patch: Patch) -> None:
 
 @fault("layer, power", "the logarithm of a number is the number less 1")
 def _(patch: Patch) -> None:
-    _logarithm(
-        patch, lambda expr, log: Number(expr.value - 1) if isinstance(expr, Number) else log
-    )
+    _logarithm(patch, lambda expr, log: Number(expr.value - 1) if isinstance(expr, Number) else log)
 
 
 @fault("layer, taken", "the logarithm that is taken of a gate does not go below that of 0.95")

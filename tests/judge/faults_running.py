@@ -165,9 +165,7 @@ def _(patch: Patch) -> None:
 @fault("pairs", "the decay acts on every step of a token")
 def _(patch: Patch) -> None:
     made = feeds.micro_steps
-    patch.setattr(
-        feeds, "micro_steps", lambda memory, *rest: made(replace(memory, once=()), *rest)
-    )
+    patch.setattr(feeds, "micro_steps", lambda memory, *rest: made(replace(memory, once=()), *rest))
 
 
 @fault("pairs", "the answer is taken after the first of a token's steps")

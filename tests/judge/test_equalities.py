@@ -352,9 +352,9 @@ def test_tokens_in_a_chunk_change_nothing(text: str, monkeypatch: pytest.MonkeyP
 
 def test_the_error_of_a_plain_sum() -> None:
     """After n pairs with random unit keys a read at a key is off by (n - 1) / dk of |v|^2."""
-    text = matrix(
-        "dot", "none", "gd(1), exact", "write, read", gates=""
-    ).replace("gates        {  }", "")
+    text = matrix("dot", "none", "gd(1), exact", "write, read", gates="").replace(
+        "gates        {  }", ""
+    )
     torch.manual_seed(2)
     n, dk, heads = 65, 32, 300
     key = F.normalize(torch.randn(1, n, heads, dk, dtype=torch.float64), dim=-1)

@@ -108,7 +108,10 @@ SPECS: dict[str, str] = {
     # Sizes are numbers.
     "a mean": memory(bias="mean(r^2)"),
     "a mean of a network": memory(
-        bias="mean(log(cosh(r)))", algorithm="gd(eta), anchored(8)", gates="eta = sigmoid(linear(x)) / 8", **DEEP
+        bias="mean(log(cosh(r)))",
+        algorithm="gd(eta), anchored(8)",
+        gates="eta = sigmoid(linear(x)) / 8",
+        **DEEP,
     ),
     "divided by a size": memory(bias="sum(r^2) / dk"),
     "scaled by the root of a size": memory(bias="sum(log(cosh(r / sqrt(dk))))"),

@@ -338,7 +338,16 @@ def test_an_implicit_step_ends_where_its_equation_holds() -> None:
 
 
 def test_an_implicit_step_starts_from_what_the_rule_keeps() -> None:
-    rule = (("W", op("sub", op("mul", num("1/2"), Ref("W", "keep")), op("mul", g("eta"), Ref("W", "grad")))),)
+    rule = (
+        (
+            "W",
+            op(
+                "sub",
+                op("mul", num("1/2"), Ref("W", "keep")),
+                op("mul", g("eta"), Ref("W", "grad")),
+            ),
+        ),
+    )
     x, sizes = inputs(1, 1, 1, 3, 4), {"dk": 3, "dv": 4}
     start = draw(1, 1, 4, 3, seed=9)
     halved, _ = run(matrix(algorithm=Algorithm(rule, implicit=True)), sizes, x, {"W": start})

@@ -107,7 +107,14 @@ memory Early(dk, dv) {                       # two steps a token, and the answer
 }
 """
 EXTRA = {
-    "huber": HUBER, "simplex": SIMPLEX, "sweeps": SWEEPS,
-    "bounded": BOUNDED, "pairs": PAIRS, "scaled": SCALED,
-    "window": WINDOW, "reset": RESET, "twice": TWICE, "early": EARLY,
+    "huber": HUBER,
+    "simplex": SIMPLEX,
+    "sweeps": SWEEPS,
+    "bounded": BOUNDED,
+    "pairs": PAIRS,
+    "scaled": SCALED,
+    "window": WINDOW,
+    "reset": RESET,
+    "twice": TWICE,
+    "early": EARLY,
 }

@@ -23,14 +23,14 @@ import triton.language as tl
 
 from miras_dsl.runtime import tlmath
 '''
-KERNEL = '''
+KERNEL = """
 
 @triton.jit
 def formula_{number}(x_ptr, y_ptr, N: tl.constexpr):
     here = tl.arange(0, N)
     x = tl.load(x_ptr + here)
     tl.store(y_ptr + here, {text})
-'''
+"""
 
 
 def main(folder: Path) -> None:

@@ -30,9 +30,7 @@ def test_every_example_of_the_page_has_a_meaning_and_no_warning(text):
 
 
 MEMORIES = [
-    (name, text)
-    for text in EXAMPLES
-    for name in re.findall(r"^memory (\w+)", text, re.MULTILINE)
+    (name, text) for text in EXAMPLES for name in re.findall(r"^memory (\w+)", text, re.MULTILINE)
 ]
 
 

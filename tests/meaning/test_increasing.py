@@ -106,7 +106,8 @@ CLOSED = (
     "w^2 / 2", "w^4 / 4", "abs(w)^1.5", "abs(w)^3 / 3", "(w^2)^1.5", "(s^2 + 1)^1.5 * w^2", "cosh(w)",
     "w * log(w) - w", "w * log(w) + (1 - w) * log(1 - w)", "(1 + w) * log(1 + w) + (1 - w) * log(1 - w)",
     "w * log(w / (1 - w)) + log(1 - w)",
-    "w^2 / 2 + abs(w) / 10", "c * w^2 + a * abs(w)", "cosh(w) + abs(w)", "w * log(w / (c - w)) + c * log(c - w)",
+    "w^2 / 2 + abs(w) / 10", "c * w^2 + a * abs(w)", "cosh(w) + abs(w)",
+    "w * log(w / (c - w)) + c * log(c - w)",
 )  # fmt: skip
 BY_NEWTON = (
     "w^2 / 2 + w^4 / 4",

@@ -126,7 +126,12 @@ def values(program: Program, query: Tensor, key: Tensor, log: Tensor) -> tuple[T
     made = straight("made", "results", program.results, [])
     assert set(made.takes) == {"query", "key", "log_alpha"}
     given = {"query": query, "key": key, "log_alpha": log.double()}
-    names = {"tiles": tiles, "torch": torch, "size": tiles.Size({}, query.dtype, query.device), **given}
+    names = {
+        "tiles": tiles,
+        "torch": torch,
+        "size": tiles.Size({}, query.dtype, query.device),
+        **given,
+    }
     for line in "\n".join(made.lines).split("\n"):
         name, _, text = line.partition(" = ")
         names[name] = run_text(text.partition("  #")[0], names)

@@ -76,7 +76,9 @@ def test_every_shipped_memory_is_in_the_readme():
 def test_the_map_of_the_compiler_is_whole():
     """docs/derivation.md says where every file of the compiler belongs, and names no other."""
     page = (ROOT / "docs" / "derivation.md").read_text()
-    rows = re.findall(r"^\| [^|]+ \| (.*) \|$", page.partition("## Where things are")[2], re.MULTILINE)
+    rows = re.findall(
+        r"^\| [^|]+ \| (.*) \|$", page.partition("## Where things are")[2], re.MULTILINE
+    )
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     there = {path.stem for path in (ROOT / "codegen").glob("*.py")} - {"__init__", "pipeline"}
     assert named == there

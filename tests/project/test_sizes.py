@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,12 @@ def test_nothing_is_left_open(path):
     text = path.read_text()
     for word in ("TODO", "FIXME", "XXX", "NotImplementedError", "except Exception", "except:"):
         assert word not in text
+
+
+def test_the_code_is_formatted_and_linted():
+    """`ruff check` and `ruff format` have nothing to say."""
+    for words in (["check"], ["format", "--check"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "ruff", *words, "."], cwd=ROOT, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stdout

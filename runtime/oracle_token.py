@@ -247,7 +247,11 @@ def _slopes(
     for age in range(1, width):
         past = {key: state[f"window.{key[1]}"][:, width - 1 - age] for key in leaves}
         written = torch.stack([(data != 0).flatten(1).any(1) for data in past.values()]).any(0)
-        names = {key: Value(data, leaves[key]) for key, data in past.items()}
+        # A slot never written counts for nothing; formulas that divide see this token there.
+        names = {
+            key: Value(where_batch(written, data, scope.names[key].data.detach()), leaves[key])
+            for key, data in past.items()
+        }
         old = rules.gradients(spec, scope.with_names(names), base, track)
         for w in total:
             weight = evaluate(discount, scope.with_names({}, w)).on(axes[w]) ** age

@@ -24,6 +24,7 @@ def aged(
     since   where memories reset, tokens since then: before each token [B, T] and after the call [N]
 
     Returns ``name_past1`` … [B, T, H, *axes] with ``written_past1`` … [B, T, H], and the new tails.
+    Before the first token a leaf is what it is now, and ``written`` is 0.
     """
     lead = next(iter(leaves.values()))
     batch, tokens, heads = lead.shape[:3]
@@ -31,12 +32,16 @@ def aged(
     past: dict[str, Tensor] = {}
     for age in range(1, width):
         there = torch.zeros(batch, tokens, dtype=torch.bool, device=lead.device)
-        for name, x in leaves.items():
-            moved = _moved(x, tails[name].to(x.dtype), row, place, age, width)
-            if since is not None:
-                moved = _where(since[0] >= age, moved)
-            past[f"{name}_past{age}"] = moved
-            there |= (moved != 0).flatten(2).any(2)
+        moved = {
+            n: _moved(x, tails[n].to(x.dtype), row, place, age, width) for n, x in leaves.items()
+        }
+        for x in moved.values():
+            there |= (x != 0).flatten(2).any(2)
+        if since is not None:
+            there &= since[0] >= age
+        for name, x in moved.items():
+            # What was never there counts for nothing, but formulas are asked for it: they may divide.
+            past[f"{name}_past{age}"] = _where(there, x, leaves[name].detach())
         past[f"written_past{age}"] = there.to(lead.dtype)[..., None].expand(-1, -1, heads)
     kept = {
         name: _last(x, tails[name].to(x.dtype), starts, lengths, width)
@@ -44,13 +49,13 @@ def aged(
     }
     if since is not None:
         ages = torch.arange(width - 1, 0, -1, device=lead.device)
-        kept = {name: _where(since[1][:, None] >= ages, x) for name, x in kept.items()}
+        kept = {name: _where(since[1][:, None] >= ages, x, 0.0) for name, x in kept.items()}
     return past, kept
 
 
-def _where(there: Tensor, x: Tensor) -> Tensor:
-    """``x`` where the flags of its first two axes say so, else 0."""
-    return torch.where(there.reshape(*there.shape, *[1] * (x.dim() - 2)), x, 0.0)
+def _where(there: Tensor, x: Tensor, other: Tensor | float) -> Tensor:
+    """``x`` where the flags of its first two axes say so, else something else."""
+    return torch.where(there.reshape(*there.shape, *[1] * (x.dim() - 2)), x, other)
 
 
 def _places(

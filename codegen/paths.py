@@ -176,6 +176,15 @@ class Paths:
         if state in self._coupling_now:
             raise Obstacle(f"{state.name} feeds itself through another state")
         self._coupling_now.append(state)
+        try:
+            self._dense[state] = self._coupled(state)
+        finally:
+            self._coupling_now.pop()
+        return self._dense[state]
+
+    def _coupled(
+        self, state: Input
+    ) -> tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]:
         logs = self.logs(state)
         if set(logs) - {None}:
             raise Obstacle(f"{state.name} is fed by another state and decays by channel")
@@ -207,9 +216,7 @@ class Paths:
                 source = source * rename(path.scale, {I: J})
                 reach = contract(own, rename(source, {I: L}) * taken, (L,))
                 dense[key] = dense[key] + reach if key in dense else reach
-        self._coupling_now.pop()
-        self._dense[state] = (firsts, dense)
-        return self._dense[state]
+        return firsts, dense
 
     @staticmethod
     def _own(log: Node | None) -> Node:

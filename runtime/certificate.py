@@ -152,7 +152,7 @@ def certify(
     if spec.algorithm.anchored is not None:
         chunk = spec.algorithm.anchored.block
     chosen = covering(chunk) if cases is None else tuple(cases)
-    bench = Bench(spec, implementation, dtype, device, chunk, seed)
+    bench = Bench(spec, implementation, dtype, device, seed)
     rows, expected = [], []
     for case in chosen:
         for check, compare in CHECKS.items():

@@ -53,7 +53,6 @@ class Bench:
     build: Callable[[Mapping[str, int]], Implementation]
     dtype: torch.dtype
     device: str
-    chunk: int
     seed: int
 
     def implementation(self, case: Case) -> Implementation:

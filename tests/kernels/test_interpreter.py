@@ -5,10 +5,6 @@ Each memory has a process of its own: one that interprets kernels cannot compile
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,22 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.kernels.wide import CASES, NAMES, WANTED, covered, dealt
+from tests.kernels.wide import CASES, NAMES, WANTED, covered, dealt, interpreted
 
 ROOT = Path(__file__).parents[2]
 
 
 def judged(*arguments: str) -> list[dict[str, Any]]:
     """The comparisons of one memory."""
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.interpret", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
-    return [json.loads(line) for line in run.stdout.splitlines()]
+    return interpreted("interpret", *arguments)
 
 
 @pytest.mark.slow

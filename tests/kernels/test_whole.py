@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
-from tests.kernels.test_interpreter import ROOT
+from tests.kernels.wide import interpreted
 
 LAYERS = (
     "gated_deltanet.GatedDeltaNetLayer", "delta_product.DeltaProductLayer", "rwkv7.RWKV7Layer",
@@ -20,15 +15,7 @@ LAYERS = (
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
     """Everything that the process of its own compared."""
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.whole", *LAYERS],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
-    return [json.loads(line) for line in run.stdout.splitlines()]
+    return interpreted("whole", *LAYERS)
 
 
 @pytest.mark.slow

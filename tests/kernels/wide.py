@@ -6,9 +6,15 @@ in turn: every length is seen by some kernel, every size and every cosine by eac
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 from miras_dsl.check import read
 from miras_dsl.runtime.cases import Case, parameters
@@ -55,6 +61,19 @@ WANTED: Mapping[str, frozenset[object]] = {
     "cosine": frozenset({0.0, 0.5, 0.95, 1.0, None}),
     "gates at their ends": frozenset({0.2, 1.0}),
 }
+
+
+def interpreted(module: str, *arguments: str) -> list[dict[str, Any]]:
+    """What a module of `tests.kernels` prints, a JSON object a line, in a process that interprets."""
+    run = subprocess.run(
+        [sys.executable, "-m", f"tests.kernels.{module}", *arguments],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
 def memory_named(name: str) -> MemorySpec:

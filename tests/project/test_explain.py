@@ -13,21 +13,13 @@ from miras_dsl.codegen.pipeline import compile_memory
 from miras_dsl.codegen.report import STAGES, report, state_size, work
 from miras_dsl.ir import I, Input, J, Mask, Program, contract, rename
 from miras_dsl.show import LATEX, TEXT, show
+from tests.project.command import GOOD
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted(p.stem for p in (ROOT / "specs").glob("*.mem"))
 PRINTED = [stage for stage in STAGES if stage not in ("code", "all")]
 
-DELTA = """
-memory Delta(d) {
-  architecture W: matrix[value, key]
-  bias         l2
-  retention    none
-  algorithm    gd(eta), exact
-  order        predict, write, read
-  gates        { eta = sigmoid(linear(x)) }
-}
-"""
+DELTA = GOOD
 
 
 def test_the_delta_rule_reads_as_the_delta_rule():

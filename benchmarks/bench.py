@@ -33,7 +33,7 @@ from loops import BLOCK, LOOPS
 from torch import Tensor
 
 from miras_dsl.check import read
-from miras_dsl.runtime.build import implementation
+from miras_dsl.runtime.load.loader import implementation
 from miras_dsl.source import Source
 
 BATCH, TOKENS, HEADS, DIM = 2, 1024, 4, 64

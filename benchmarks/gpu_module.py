@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import triton
 
-from miras_dsl.runtime.build import load
+from miras_dsl.runtime.load.loader import load
 from miras_dsl.source import Source
 
 SPECS = {

@@ -33,14 +33,14 @@ import triton
 from torch import Tensor
 
 from miras_dsl.check import read
-from miras_dsl.codegen.model import model_of
-from miras_dsl.codegen.update import UpdateRule, update_of
-from miras_dsl.runtime.cases import Case, covering, full_product
-from miras_dsl.runtime.certificate import Certificate, certify
-from miras_dsl.runtime.chunked import run
-from miras_dsl.runtime.kernels import implementation, tables
-from miras_dsl.runtime.launch import launch_of
-from miras_dsl.runtime.oracle import axis_sizes
+from miras_dsl.codegen.derive.update import UpdateRule, update_of
+from miras_dsl.codegen.model.build import model_of
+from miras_dsl.runtime.judge.cases import Case, covering, full_product
+from miras_dsl.runtime.judge.certificate import Certificate, certify
+from miras_dsl.runtime.judge.oracle.run import axis_sizes
+from miras_dsl.runtime.kernels.launch_config import launch_of
+from miras_dsl.runtime.load.kernel_modules import implementation, tables
+from miras_dsl.runtime.run import run
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 

@@ -1,45 +1,17 @@
-"""Digests: of a file's meaning, and of each stage of a memory with all names taken out.
+"""Digest of a file's meaning: tells two files apart that generate different text.
 
-`digest_of` tells two files apart that generate different text; caches and certificates use it.
-`stage_digests` is the proof that the compiler is one mechanism: it numbers every name that a user
-chose in order of first use, so that a rule and the same rule under other names, with every library
-word replaced by its formula, have equal digests at every stage.  Only words of the language stay:
-`query`, `key`, `value`, operations, axes, clauses.
+Caches and certificates use it.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, is_dataclass
 
 import sympy as sp
 
-from miras_dsl.ir import Input, Node, Program, Substitute, postorder
 from miras_dsl.source import Span
-from miras_dsl.spec import (
-    Apply,
-    FileSpec,
-    Gate,
-    Loss,
-    MemorySpec,
-    Network,
-    Ref,
-    State,
-    Token,
-    Write,
-)
-
-if TYPE_CHECKING:
-    from .pipeline import CompiledMemory
-
-STAGES = ("spec", "model", "rule", "chunk", "adjoint", "schedule", "text")
-OWN = frozenset({"query", "key", "value", "position", "valid", "y", "d_y"})
-"""Names that every memory has and no user chooses."""
-GENERIC = frozenset({"keep", "weight", "grad", "x", "dual", "position"})
-"""Kinds of references whose name is a word of the language."""
+from miras_dsl.spec import FileSpec
 
 
 def canonical(value: object) -> str:
@@ -60,176 +32,8 @@ def canonical(value: object) -> str:
 
 def digest_of(spec: FileSpec) -> str:
     """SHA-256 of the canonical form of a checked file."""
-    return _sha(canonical(spec))
+    return sha256(canonical(spec))
 
 
-def stage_digests(memory: CompiledMemory) -> dict[str, str]:
-    """The digest of every stage of a memory, blind to names; "" where a rule has no chunk form."""
-    model, rule, form = memory.model, memory.rule, memory.form
-    model_roots = [*(node for _, node in model.gradients), model.answer]
-    turns = [node for _, node in (*rule.refresh, *rule.close)]
-    found: dict[str, str] = dict.fromkeys(STAGES, "")
-    found["spec"] = _sha(_Anonymous().spec(memory.spec))
-    found["model"] = _sha(_Anonymous().nodes(model_roots))
-    names = _Anonymous()
-    edges = names.nodes(turns)
-    found["rule"] = _sha(f"{names.program(rule.program)}{edges}{rule.block},{rule.micro}")
-    if form is not None and memory.reverse is not None:
-        found["chunk"] = _sha(form.family + _Anonymous().program(form.program))
-        found["adjoint"] = _sha(_Anonymous().program(memory.reverse))
-        cuts = (memory.forward_schedule, memory.backward_schedule)
-        parts = [p for cut in cuts if cut for p in (cut.before, cut.loop, cut.after)]
-        texts = [_Anonymous().nodes([*p.takes, *p.nodes, *p.gives]) if p else "-" for p in parts]
-        found["schedule"] = _sha("|".join(texts))
-    found["text"] = _sha(nameless(memory.text))
-    return found
-
-
-def _sha(text: str) -> str:
+def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(slots=True)
-class _Anonymous:
-    """Stages as text in which every chosen name is its kind and a number."""
-
-    given: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def name(self, kind: str, name: str) -> str:
-        """The number of a name among those of its kind, in order of first use."""
-        if name in OWN and kind != "gate":
-            return name
-        count = sum(known == kind for known, _ in self.given)
-        return self.given.setdefault((kind, name), f"{kind}{count + 1}")
-
-    # ------------------------------------------------------------ stage 2
-
-    def spec(self, value: object) -> str:
-        """A spec, or a part of one."""
-        match value:
-            case MemorySpec():
-                hidden = {
-                    "name": "",
-                    "params": [(self.name("size", n), d) for n, d in value.params],
-                }
-                return self._fields(value, hidden)
-            case Ref(name, kind):
-                return self._fields(
-                    value, {"name": name if kind in GENERIC else self.name(kind, name)}
-                )
-            case Token() | Gate() | State() | Loss() | Write():
-                kind = type(value).__name__.lower()
-                return self._fields(value, {"name": self.name(kind, value.name)})
-            case Apply():
-                options = [(n, self._option(n, v)) for n, v in value.options]
-                return self._fields(value, {"options": options})
-            case Network():
-                params = [(self.name("constant", n), axes, at) for n, axes, at in value.params]
-                return self._fields(value, {"params": params})
-            case sp.Basic():
-                sizes = {s: sp.Symbol(self.name("size", str(s))) for s in value.free_symbols}
-                return sp.srepr(value.xreplace(sizes))
-            case tuple() | list():
-                return "[" + ",".join(self.spec(v) for v in value) + "]"
-            case _ if is_dataclass(value) and not isinstance(value, type):
-                return self._fields(value, {})
-            case _:
-                return repr(value)
-
-    def _option(self, name: str, value: object) -> object:
-        """An option; `index` only tells learned maps apart."""
-        return self.name("map", str(value)) if name == "index" else value
-
-    def _fields(self, value: object, instead: dict[str, object]) -> str:
-        parts = [type(value).__name__]
-        for f in fields(value):  # type: ignore[arg-type]
-            if f.name in ("span", "doc"):
-                continue
-            held: Any = instead.get(f.name, getattr(value, f.name))
-            match f.name:
-                case "carry":
-                    held = [self.name("carry", name) for name in held]
-                case "rules":
-                    held = [(t if t == "W" else self.name("carry", t), e) for t, e in held]
-            parts.append(self.spec(held))
-        return "(" + " ".join(parts) + ")"
-
-    # ------------------------------------------------------------ stages 3 to 7
-
-    def nodes(self, roots: Iterable[Node], holes: Sequence[Input] = ()) -> str:
-        """Nodes as numbered lines, operands before what uses them."""
-        roots = list(roots)
-        at: dict[Node, str] = {hole: f"hole{n}" for n, hole in enumerate(holes)}
-        lines = []
-        for node in postorder(roots):
-            if node in at:
-                continue
-            lines.append(self._input(node) if isinstance(node, Input) else self._node(node, at))
-            at[node] = f"%{len(lines)}"
-        return ";".join(lines) + "->" + ",".join(at[root] for root in roots)
-
-    def _input(self, x: Input) -> str:
-        return f"{self.name(x.kind, x.name)}{x.shape}"
-
-    def _node(self, node: Node, at: dict[Node, str]) -> str:
-        if isinstance(node, Substitute):
-            holes = [node.r, *(hole for hole, _ in node.rows)]
-            body = self.nodes([node.body], holes)
-            used = ",".join(at[operand] for operand in node.operands)
-            return f"Substitute({used}|{body}|{node.gates is not None},{node.reverse})"
-        held = [getattr(node, f.name) for f in fields(node)]
-        return type(node).__name__ + "(" + ",".join(_value(v, at) for v in held) + ")"
-
-    def program(self, program: Program) -> str:
-        """A program: results in order, which of them are carried, which way it walks."""
-        names = [name for name, _ in program.results]
-        text = self.nodes([node for _, node in program.results])
-        carried = [f"{self._input(state)}:{names.index(name)}" for state, name in program.carried]
-        return f"{text}|{','.join(carried)}|{program.reverse}"
-
-
-def _value(value: object, at: dict[Node, str]) -> str:
-    match value:
-        case Node():
-            return at[value]
-        case tuple():
-            return "[" + ",".join(_value(v, at) for v in value) + "]"
-        case sp.Basic():
-            return sp.srepr(value)
-        case _:
-            return repr(value)
-
-
-def nameless(text: str) -> str:
-    """Generated text as a syntax tree without docstrings, comments and layout, its names numbered.
-
-    Attributes (`torch.exp`) are the library's names and stay; strings with an arrow are einsum's.
-    """
-    given: dict[str, str] = {}
-
-    def number(name: str) -> str:
-        return name if name in OWN else given.setdefault(name, f"n{len(given) + 1}")
-
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        match node:
-            case ast.FunctionDef(body=[ast.Expr(ast.Constant(str())), _, *_]):
-                del node.body[0]
-    for node in _in_order(tree):
-        match node:
-            case ast.FunctionDef(name=name):
-                node.name = number(name)
-            case ast.Name(id=name):
-                node.id = number(name)
-            case ast.arg(arg=name) | ast.keyword(arg=str(name)):
-                node.arg = number(name)
-            case ast.Constant(value=str(word)) if "->" not in word:
-                node.value = number(word)
-    return ast.dump(tree)
-
-
-def _in_order(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node of a syntax tree as it is read, from top to bottom."""
-    yield tree
-    for child in ast.iter_child_nodes(tree):
-        yield from _in_order(child)

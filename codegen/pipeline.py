@@ -18,28 +18,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from miras_dsl.codegen.derive.chunk import UNTRAINED, ChunkForm, chunk_of
+from miras_dsl.codegen.derive.update import UpdateRule, update_of
+from miras_dsl.codegen.emit.identifiers import cite, snake
+from miras_dsl.codegen.emit.imports import import_lines
+from miras_dsl.codegen.emit.layer.modules import layer_text, model_text, module_text
+from miras_dsl.codegen.emit.line_wrap import prose
+from miras_dsl.codegen.emit.namespace import FileNames, file_names, once
+from miras_dsl.codegen.emit.torch.memory import TILE, memory_text
+from miras_dsl.codegen.emit.triton.module import recurrence_name, recurrent_text
+from miras_dsl.codegen.model.build import model_of, tails_of
+from miras_dsl.codegen.model.types import Feed, MemoryModel, Weight
+from miras_dsl.codegen.passes.affine_state import Obstacle
+from miras_dsl.codegen.passes.autodiff import adjoint
+from miras_dsl.codegen.passes.size_limits import bounded
+from miras_dsl.codegen.plan.partition import Schedule, schedule
+from miras_dsl.codegen.plan.sequential_depth import Depth, chunk_of_steps, depth_of
+from miras_dsl.codegen.plan.token_kernels import obstacle as kernel_obstacle
 from miras_dsl.diagnostics import Diagnostic, Label, SpecErrors
 from miras_dsl.ir import Program
-from miras_dsl.model import Feed, MemoryModel, Weight
 from miras_dsl.spec import FileSpec, MemorySpec
 
-from .chunk import UNTRAINED, ChunkForm, chunk_of
-from .collect import Obstacle
-from .depth import Depth, chunk_of_steps, depth_of
-from .differentiate import adjoint
 from .digest import digest_of
-from .file_names import FileNames, file_names, once
-from .limits import bounded
-from .memory_text import TILE, memory_text
-from .model import model_of, tails_of
-from .module_plan import import_lines, layer_text, model_text, module_text
-from .names import cite, snake
-from .recurrent_text import recurrence_name, recurrent_text
-from .refused import Refused
-from .schedule import Schedule, schedule
-from .triton_plan import obstacle as kernel_obstacle
-from .update import UpdateRule, update_of
-from .wrap import prose
+from .errors import Refused
 
 
 @dataclass(frozen=True, slots=True)

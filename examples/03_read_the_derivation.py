@@ -6,7 +6,7 @@ python examples/03_read_the_derivation.py [SPEC]
 import sys
 
 import miras_dsl as miras
-from miras_dsl.codegen.report import STAGES
+from miras_dsl.codegen.explain import STAGES
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import miras_dsl as miras
-from miras_dsl.runtime.state import detach
+from miras_dsl.runtime.layers.state_tree import detach
 
 VOCAB, WIDTH, LAG, PIECE = 16, 48, 8, 32
 

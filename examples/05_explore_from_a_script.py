@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import miras_dsl as miras
-from miras_dsl.runtime import figures, recall
+from miras_dsl.runtime.train import plots, recall_task
 
 BIASES = {
     "l2": "sum(({answer} - value)^2) / 2",
@@ -25,7 +25,7 @@ NETWORKS = {
     "matrix": ("W: matrix[value, key]", "W @ key", "exact"),
     "mlp": ("mlp(hidden = 2 * d, activation = gelu, residual)", "M(key)", "anchored(8)"),
 }
-TASK = recall.Recall(vocab=16, length=16, pairs=2)
+TASK = recall_task.Recall(vocab=16, length=16, pairs=2)
 
 
 def memory(bias: str, retention: str, network: str) -> str:
@@ -62,7 +62,7 @@ def main() -> None:
         (certificate,) = miras.certify(text).values()
         torch.manual_seed(0)
         model = miras.load(text).Small(width=32, vocab=TASK.vocab)
-        score = recall.learn(model, TASK, seconds=asked.seconds, rate=1e-2)
+        score = recall_task.learn(model, TASK, seconds=asked.seconds, rate=1e-2)
         proof = "green" if certificate.green else "RED"
         print(f"{name:28} certificate {proof:5}  {score.steps:4d} steps  {score.accuracy:6.1%}")
         if certificate.green:
@@ -72,7 +72,7 @@ def main() -> None:
     for name in sorted(scores, key=scores.__getitem__, reverse=True):
         print(f"{scores[name]:6.1%}  {name}")
     title = f"recall after {asked.seconds:g} s, {TASK.pairs} pairs"
-    picture = figures.ranking(asked.out / "ranking.png", scores, "accuracy", title, TASK.chance)
+    picture = plots.ranking(asked.out / "ranking.png", scores, "accuracy", title, TASK.chance)
     print(f"picture: {picture}")
 
 

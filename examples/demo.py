@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 import miras_dsl as miras
-from miras_dsl.runtime import checkpoint, job, recall
+from miras_dsl.runtime.train import checkpoint, job, recall_task
 
-TASK = recall.Recall(vocab=32, length=16, pairs=4)
+TASK = recall_task.Recall(vocab=32, length=16, pairs=4)
 
 
 def main() -> int:
@@ -75,9 +75,9 @@ def remember(source: miras.Source, seconds: float, console: Console) -> tuple[fl
         def report(step: int, loss: float, share: float) -> None:
             bar.update(task, completed=share, step=step, loss=f"{loss:.3f}")
 
-        on = recall.learn(model, TASK, seconds=seconds, rate=1e-2, report=report)
-    with recall.memory_off(model, mixers):
-        off = recall.accuracy(model, TASK, 512, 0)
+        on = recall_task.learn(model, TASK, seconds=seconds, rate=1e-2, report=report)
+    with recall_task.memory_off(model, mixers):
+        off = recall_task.accuracy(model, TASK, 512, 0)
     return on.accuracy, off
 
 

@@ -14,13 +14,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .failures import Misused, SpecWarning, Unusable
+from .exceptions import Misused, SpecWarning, Unusable
 from .source import Source
 
 if TYPE_CHECKING:
     from miras_dsl.codegen.pipeline import RenderedModule
-    from miras_dsl.runtime.build import Library
-    from miras_dsl.runtime.certificate import Certificate
+    from miras_dsl.runtime.judge.certificate import Certificate
+    from miras_dsl.runtime.load.loader import Library
 
     from .diagnostics import SpecErrors
     from .spec import FileSpec
@@ -95,7 +95,7 @@ def load(path_or_text: str | PathLike[str] | Source) -> Library:
 
     Warns (`SpecWarning`), once per text, of what has a meaning but perhaps not a good one.
     """
-    from miras_dsl.runtime.build import load as build
+    from miras_dsl.runtime.load.loader import load as build
 
     return build(find(path_or_text))
 
@@ -112,7 +112,7 @@ def certify(
     The generated code is measured against autodiff of the loss as it is written.
     """
     spec = parse(path_or_text)
-    from miras_dsl.runtime.proof import prove
+    from miras_dsl.runtime.load.certify_file import prove
 
     return prove(spec, only=only, dtype=dtype, device=device)
 
@@ -129,7 +129,7 @@ def explain(
 
         return page(what.upper())
     spec = parse(what)
-    from miras_dsl.codegen.report import report
+    from miras_dsl.codegen.explain import report
 
     return report(spec, stage=stage, form=form)
 

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """The `miras` command.  Ctrl-C is heard from here on, also while the commands are imported."""
     try:
-        from .cli import main as run
+        from miras_dsl.cli.app import main as run
 
         run()
     except KeyboardInterrupt:

@@ -13,12 +13,13 @@ from typing import TypeVar
 import pytest
 
 from miras_dsl.check import read
-from miras_dsl.codegen import differentiate, pipeline
-from miras_dsl.codegen.chunk import ChunkForm
-from miras_dsl.codegen.update import UpdateRule
+from miras_dsl.codegen import pipeline
+from miras_dsl.codegen.derive.chunk import ChunkForm
+from miras_dsl.codegen.derive.update import UpdateRule
+from miras_dsl.codegen.passes import autodiff
 from miras_dsl.ir import Node, Program, postorder
 from miras_dsl.ir import replace as exchange_nodes
-from miras_dsl.runtime.cases import Case
+from miras_dsl.runtime.judge.cases import Case
 from miras_dsl.source import Source
 from miras_dsl.spec import Apply, MemorySpec, walk
 from tests.judge.fault_memories import TEXTS
@@ -120,10 +121,10 @@ def in_adjoint(
     patch: Patch, kind: type[N], change: Callable[[N, Shares], Iterable[tuple[Node, Node]]]
 ) -> None:
     """Change the rule of reverse mode of one operation."""
-    made = differentiate.shares
+    made = autodiff.shares
 
     def changed(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
         given = list(made(node, g))
         yield from change(node, given) if isinstance(node, kind) else given
 
-    patch.setattr(differentiate, "shares", changed)
+    patch.setattr(autodiff, "shares", changed)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from miras_dsl.codegen import pipeline, update
-from miras_dsl.codegen.paths import Paths
+from miras_dsl.codegen import pipeline
+from miras_dsl.codegen.derive import update
+from miras_dsl.codegen.derive.transitions import Paths
 from miras_dsl.ir import (
     ONE,
     Cumsum,

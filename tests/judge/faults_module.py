@@ -12,24 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.codegen import feature_code, feature_log, feature_pointwise, feeding, module_plan
-from miras_dsl.codegen.feature_text import Text
-from miras_dsl.runtime import blocks, layers, past
-from miras_dsl.runtime.bounds import Bounds
-from miras_dsl.runtime.past import Past
+from miras_dsl.codegen.emit.layer import elementwise, log_gates, memory_inputs, modules
+from miras_dsl.codegen.emit.layer import formulas as feature_code
+from miras_dsl.codegen.emit.layer.expressions import Text
+from miras_dsl.runtime.execute.packed import Bounds
+from miras_dsl.runtime.layers import conv_state, lm_blocks
+from miras_dsl.runtime.layers import parts as layers
+from miras_dsl.runtime.layers.conv_state import Past
 from miras_dsl.spec import Apply, Chain, Expr, Number, Together
 from tests.judge.faults import Patch, fault
 
 
 def _logarithm(patch: Patch, change: Callable[[Expr, Expr | None], Expr | None]) -> None:
     """Change the logarithms of formulas and of their parts."""
-    made = feature_log.log_of
+    made = log_gates.log_of
 
     def changed(expr: Expr) -> Expr | None:
         return change(expr, made(expr))
 
-    patch.setattr(feature_log, "log_of", changed)
-    patch.setattr(feeding, "log_of", changed)
+    patch.setattr(log_gates, "log_of", changed)
+    patch.setattr(memory_inputs, "log_of", changed)
 
 
 def _is(expr: Expr | None, op: str) -> bool:
@@ -103,7 +105,7 @@ def _(patch: Patch) -> None:
 
 @fault("layer, taken", "the logarithm that is taken of a gate does not go below that of 0.95")
 def _(patch: Patch) -> None:
-    made: Any = feeding._Scope.gate
+    made: Any = memory_inputs._Scope.gate
 
     def floored(self: Any, gate: Any, weight: Any, log: bool) -> Text:
         found = made(self, gate, weight, log)
@@ -111,7 +113,7 @@ def _(patch: Patch) -> None:
             self.lines[-1] = self.lines[-1].replace(".clamp(min=LEAST)", ".clamp(min=0.95)")
         return found
 
-    patch.setattr(feeding._Scope, "gate", floored)
+    patch.setattr(memory_inputs._Scope, "gate", floored)
 
 
 # ------------------------------------------------------------ formulas
@@ -125,7 +127,7 @@ def _(patch: Patch) -> None:
 
 @fault("layer", "a product is a sum")
 def _(patch: Patch) -> None:
-    patch.setitem(feature_pointwise.INFIX, "mul", ("+", 1))
+    patch.setitem(elementwise.INFIX, "mul", ("+", 1))
 
 
 @fault("layer", "two learned maps of a formula are one")
@@ -167,7 +169,7 @@ def _(patch: Patch) -> None:
 
 @fault("layer", "a convolution reaches into the packed sequence before")
 def _(patch: Patch) -> None:
-    made = past._sources
+    made = conv_state._sources
 
     def over(bounds: Bounds, length: int, lags: int) -> tuple[Tensor, Tensor]:
         now, last = made(bounds, length, lags)
@@ -175,7 +177,7 @@ def _(patch: Patch) -> None:
         token, ago = torch.arange(length), torch.arange(lags + 1)[:, None]
         return torch.where(token >= ago, rows + token - ago, now), last
 
-    patch.setattr(past, "_sources", over)
+    patch.setattr(conv_state, "_sources", over)
 
 
 @fault("layer", "a shift gives the token itself")
@@ -244,7 +246,7 @@ def _(patch: Patch) -> None:
 
 @fault("layers", "the parts of a chain all read its input")
 def _(patch: Patch) -> None:
-    made: Any = module_plan._compose
+    made: Any = modules._compose
 
     def flat(body: Any, *rest: Any) -> Any:
         if isinstance(body, Chain):
@@ -253,12 +255,12 @@ def _(patch: Patch) -> None:
             return last
         return made(body, *rest)
 
-    patch.setattr(module_plan, "_compose", flat)
+    patch.setattr(modules, "_compose", flat)
 
 
 @fault("layers", "of memories side by side the last one answers")
 def _(patch: Patch) -> None:
-    made: Any = module_plan._compose
+    made: Any = modules._compose
 
     def last(body: Any, source: str, names: Any, steps: list[Any]) -> Any:
         found = made(body, source, names, steps)
@@ -267,29 +269,29 @@ def _(patch: Patch) -> None:
             steps[-1] = (target, name, text.split(" + ")[-1])
         return found
 
-    patch.setattr(module_plan, "_compose", last)
+    patch.setattr(modules, "_compose", last)
 
 
 @fault("model", "a block of a model drops what it was given")
 def _(patch: Patch) -> None:
-    made = blocks.Mixing.forward
+    made = lm_blocks.Mixing.forward
 
     def bare(self: Any, x: Tensor, *rest: Any) -> Any:
         y, state = made(self, x, *rest)
         return y - x, state
 
-    patch.setattr(blocks.Mixing, "forward", bare)
+    patch.setattr(lm_blocks.Mixing, "forward", bare)
 
 
 @fault("model", "a feed-forward block drops what it was given")
 def _(patch: Patch) -> None:
-    made = blocks.FeedForward.forward
+    made = lm_blocks.FeedForward.forward
 
     def bare(self: Any, x: Tensor, *rest: Any) -> Any:
         y, state = made(self, x, *rest)
         return y - x, state
 
-    patch.setattr(blocks.FeedForward, "forward", bare)
+    patch.setattr(lm_blocks.FeedForward, "forward", bare)
 
 
 @fault("model", "a block of a model reads its input without the norm")
@@ -298,11 +300,11 @@ def _(patch: Patch) -> None:
         y, kept = self.layer(x, state, cu_seqlens)
         return x + y, kept
 
-    patch.setattr(blocks.Mixing, "forward", bare)
+    patch.setattr(lm_blocks.Mixing, "forward", bare)
 
 
 @fault("model", "the head of a model has no norm")
 def _(patch: Patch) -> None:
     patch.setattr(
-        blocks.Head, "forward", lambda self, x: torch.nn.functional.linear(x, self.weight)
+        lm_blocks.Head, "forward", lambda self, x: torch.nn.functional.linear(x, self.weight)
     )

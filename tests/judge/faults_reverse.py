@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from miras_dsl.codegen import differentiate
+from miras_dsl.codegen.passes import autodiff
 from miras_dsl.ir import (
     ZERO,
     Contract,
@@ -151,13 +151,13 @@ def _(patch: Patch) -> None:
 
 @fault("momentum", "reverse of a substitution: its rows forget what later rows took")
 def _(patch: Patch) -> None:
-    made = differentiate._substitution
+    made = autodiff._substitution
 
     def alone(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
         for x, share in made(node, g):
             yield x, replace(share, a=share.a * 1e-9) if isinstance(share, Substitute) else share
 
-    patch.setattr(differentiate, "_substitution", alone)
+    patch.setattr(autodiff, "_substitution", alone)
 
 
 @fault("rows", "reverse of a substitution: parameters of its rows are forgotten")

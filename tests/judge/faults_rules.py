@@ -11,20 +11,19 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from miras_dsl import increasing, lower, scalars
-from miras_dsl.codegen import (
-    differentiate,
-    implicit,
-    invert,
-    memory_text,
-    model,
-    penalty,
-    pipeline,
-    play,
-)
+from miras_dsl.codegen import pipeline
+from miras_dsl.codegen.emit.torch import memory as memory_text
+from miras_dsl.codegen.inner_step import closed_form_inverse, implicit_step, proximal_step
+from miras_dsl.codegen.model import build as model
+from miras_dsl.codegen.model import lower
+from miras_dsl.codegen.passes import autodiff
 from miras_dsl.ir import ONE, ZERO
-from miras_dsl.runtime import feeds as call_feeds
-from miras_dsl.runtime import tiles, walk, window
+from miras_dsl.runtime.execute import call as call_feeds
+from miras_dsl.runtime.execute import chunk_scan, window
+from miras_dsl.runtime.judge.oracle import token_step
+from miras_dsl.runtime.ops import tensor_ops
+from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar import monotone_inverse
 from miras_dsl.spec import MemorySpec, Number
 from tests.judge.faults import Patch, fault
 
@@ -166,7 +165,7 @@ def _(patch: Patch) -> None:
 
 @fault("reset", "gradients flow through a reset")
 def _(patch: Patch) -> None:
-    patch.setattr(walk, "_turned_back", lambda m, t, v, b, states, *rest: (states, {}))
+    patch.setattr(chunk_scan, "_turned_back", lambda m, t, v, b, states, *rest: (states, {}))
 
 
 # ------------------------------------------------------------ exact steps
@@ -174,20 +173,20 @@ def _(patch: Patch) -> None:
 
 @fault("implicit", "an implicit step is a plain one")
 def _(patch: Patch) -> None:
-    made = implicit.contract
-    patch.setattr(implicit, "contract", lambda *given: made(*given) * 0)
+    made = implicit_step.contract
+    patch.setattr(implicit_step, "contract", lambda *given: made(*given) * 0)
 
 
 @fault("implicit", "an implicit step is damped by half the key's square")
 def _(patch: Patch) -> None:
-    made = implicit.contract
-    patch.setattr(implicit, "contract", lambda *given: made(*given) * 0.5)
+    made = implicit_step.contract
+    patch.setattr(implicit_step, "contract", lambda *given: made(*given) * 0.5)
 
 
 @fault("implicit", "an implicit step is damped whatever its rate")
 def _(patch: Patch) -> None:
-    made = implicit._rule
-    patch.setattr(implicit, "_rule", lambda model, weight: (ONE, made(model, weight)[1]))
+    made = implicit_step._rule
+    patch.setattr(implicit_step, "_rule", lambda model, weight: (ONE, made(model, weight)[1]))
 
 
 # ------------------------------------------------------------ proximal steps
@@ -196,19 +195,21 @@ def _(patch: Patch) -> None:
 @fault("penalty", "a proximal step passes zero")
 def _(patch: Patch) -> None:
     patch.setattr(scalars, "larger", lambda a, b: a)
-    patch.setattr(invert, "agrees", lambda *given: True)
+    patch.setattr(closed_form_inverse, "agrees", lambda *given: True)
 
 
 @fault("penalty", "a proximal step goes up the gradient")
 def _(patch: Patch) -> None:
-    made = penalty.proximal
-    patch.setattr(play, "proximal", lambda m, w, slope, before: made(m, w, -slope, before))
+    made = proximal_step.proximal
+    patch.setattr(token_step, "proximal", lambda m, w, slope, before: made(m, w, -slope, before))
 
 
 @fault("penalty", "a proximal step is pulled to zero, not to where the weight was")
 def _(patch: Patch) -> None:
-    made = penalty.proximal
-    patch.setattr(play, "proximal", lambda model, w, slope, before: made(model, w, slope, ZERO))
+    made = proximal_step.proximal
+    patch.setattr(
+        token_step, "proximal", lambda model, w, slope, before: made(model, w, slope, ZERO)
+    )
 
 
 # ------------------------------------------------------------ potentials inverted by Newton steps
@@ -218,35 +219,35 @@ Slope = Callable[[Tensor], Tensor]
 
 @fault("potential", "an inverted potential is off by a millionth")
 def _(patch: Patch) -> None:
-    made: Any = tiles.inverted
-    patch.setattr(tiles, "inverted", lambda *given, **ends: made(*given, **ends) * (1 + 1e-6))
+    made: Any = tensor_ops.inverted
+    patch.setattr(tensor_ops, "inverted", lambda *given, **ends: made(*given, **ends) * (1 + 1e-6))
 
 
 @fault("potential", "an inverted potential has the slope of the potential")
 def _(patch: Patch) -> None:
-    made: Any = tiles.inverted
+    made: Any = tensor_ops.inverted
 
     def steep_way(slope: Slope, steep: Slope, a: Tensor, **ends: Any) -> Tensor:
         found = made(slope, steep, a, **ends).detach()
         return found + (a - a.detach()) * steep(found)
 
-    patch.setattr(tiles, "inverted", steep_way)
+    patch.setattr(tensor_ops, "inverted", steep_way)
 
 
 @fault("potential at blocks", "an inverted potential is sought among positive weights")
 def _(patch: Patch) -> None:
-    made: Any = tiles.inverted
-    patch.setattr(tiles, "inverted", lambda slope, steep, a: made(slope, steep, a, low=0.0))
+    made: Any = tensor_ops.inverted
+    patch.setattr(tensor_ops, "inverted", lambda slope, steep, a: made(slope, steep, a, low=0.0))
 
 
 @fault("potential at blocks", "reverse of an inverted potential: twice its slope")
 def _(patch: Patch) -> None:
-    made = differentiate.derivative
+    made = autodiff.derivative
 
     def twice(expr: sp.Expr, slot: sp.Symbol) -> sp.Expr:
-        return made(expr, slot) * (2 if expr.has(increasing.inverted) else 1)
+        return made(expr, slot) * (2 if expr.has(monotone_inverse.inverted) else 1)
 
-    patch.setattr(differentiate, "derivative", twice)
+    patch.setattr(autodiff, "derivative", twice)
 
 
 # ------------------------------------------------------------ orthogonal factors

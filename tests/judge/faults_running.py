@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime import chunked, feeds, stepwise, tiles, walk
-from miras_dsl.runtime.chunked import Prepared
-from miras_dsl.runtime.layout import Layout
-from miras_dsl.runtime.walk import Walked
+from miras_dsl.runtime import run as chunked
+from miras_dsl.runtime.execute import call as feeds
+from miras_dsl.runtime.execute import chunk_scan, token_loop
+from miras_dsl.runtime.execute.chunk_layout import Layout
+from miras_dsl.runtime.execute.chunk_scan import Walked
+from miras_dsl.runtime.ops import tensor_ops
+from miras_dsl.runtime.run import Prepared
 from tests.judge.faults import Patch, fault
 
 # ------------------------------------------------------------ layout
@@ -100,7 +103,7 @@ def _(patch: Patch) -> None:
 
 @fault("network", "the reverse walk passes a refreshed anchor by")
 def _(patch: Patch) -> None:
-    patch.setattr(walk, "_turned_back", lambda m, t, v, b, states, *rest: (states, {}))
+    patch.setattr(chunk_scan, "_turned_back", lambda m, t, v, b, states, *rest: (states, {}))
 
 
 @fault("scaled", "a block is not closed")
@@ -182,7 +185,7 @@ def _(patch: Patch) -> None:
 
 @fault("sum", "the decay is not masked: tokens see the future")
 def _(patch: Patch) -> None:
-    patch.setattr(tiles, "decay", lambda exponent, *rest: torch.exp(exponent.clamp(max=20)))
+    patch.setattr(tensor_ops, "decay", lambda exponent, *rest: torch.exp(exponent.clamp(max=20)))
 
 
 @fault("delta", "the inverse is cut off after its first term")
@@ -190,53 +193,53 @@ def _(patch: Patch) -> None:
     def short(a: Tensor) -> Tensor:
         return torch.eye(a.shape[-1], dtype=a.dtype) - a.tril(-1)
 
-    patch.setattr(tiles, "inverse_of_one_plus", short)
+    patch.setattr(tensor_ops, "inverse_of_one_plus", short)
 
 
 @fault("rows", "a gated sum is applied transposed")
 def _(patch: Patch) -> None:
-    made: Any = tiles.gated_apply
+    made: Any = tensor_ops.gated_apply
 
     def turned(*arguments: Any) -> Tensor:
         *given, strict, transposed = arguments[:6]
         return made(*given, strict, not transposed, *arguments[6:])
 
-    patch.setattr(tiles, "gated_apply", turned)
+    patch.setattr(tensor_ops, "gated_apply", turned)
 
 
 @fault("channels", "tokens of another block of rows do not meet")
 def _(patch: Patch) -> None:
-    made = tiles.gated_contract
+    made = tensor_ops.gated_contract
 
     def apart(*arguments: Any) -> Tensor:
         found = made(*arguments).clone()
         found[..., 16:, :16] = 0
         return found
 
-    patch.setattr(tiles, "gated_contract", apart)
+    patch.setattr(tensor_ops, "gated_contract", apart)
 
 
 @fault("momentum", "rows are substituted from the last to the first")
 def _(patch: Patch) -> None:
-    made: Any = tiles.substitute
+    made: Any = tensor_ops.substitute
 
     def backwards(*arguments: Any) -> Tensor:
         *given, reverse, size = arguments
         return made(*given, not reverse, size)
 
-    patch.setattr(tiles, "substitute", backwards)
+    patch.setattr(tensor_ops, "substitute", backwards)
 
 
 @fault("momentum", "a shift goes the wrong way")
 def _(patch: Patch) -> None:
-    made = tiles.shift
-    patch.setattr(tiles, "shift", lambda x, axis, by: made(x, axis, -by))
+    made = tensor_ops.shift
+    patch.setattr(tensor_ops, "shift", lambda x, axis, by: made(x, axis, -by))
 
 
 @fault("plain sum", "a bfloat16 product: scores lose half their digits")
 def _(patch: Patch) -> None:
-    made = tiles.lower
-    patch.setattr(tiles, "lower", lambda x, *rest: made(x.bfloat16().to(x.dtype), *rest))
+    made = tensor_ops.lower
+    patch.setattr(tensor_ops, "lower", lambda x, *rest: made(x.bfloat16().to(x.dtype), *rest))
 
 
 # ------------------------------------------------------------ token by token
@@ -244,15 +247,15 @@ def _(patch: Patch) -> None:
 
 @fault("by token, anchored", "a rule without a chunk form refreshes no anchor")
 def _(patch: Patch) -> None:
-    patch.setattr(stepwise, "_turned", lambda memory, turn, values, *rest: values)
+    patch.setattr(token_loop, "_turned", lambda memory, turn, values, *rest: values)
 
 
 @fault("by token", "a rule without a chunk form forgets its state")
 def _(patch: Patch) -> None:
-    made = stepwise.run_stepwise
+    made = token_loop.run_stepwise
 
     def forgetful(call: Any) -> Any:
         y, _ = made(call)
         return y, dict(call.state)
 
-    patch.setattr(stepwise, "run_stepwise", forgetful)
+    patch.setattr(token_loop, "run_stepwise", forgetful)

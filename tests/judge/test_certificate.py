@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime import oracle
-from miras_dsl.runtime.certificate import Certificate, certify
-from miras_dsl.runtime.compare import Implementation
-from miras_dsl.runtime.oracle import State
-from miras_dsl.runtime.oracle_token import leaf_axes
+from miras_dsl.runtime.judge.certificate import Certificate, certify
+from miras_dsl.runtime.judge.checks import Implementation
+from miras_dsl.runtime.judge.oracle import run as oracle
+from miras_dsl.runtime.judge.oracle.run import State
+from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
 from miras_dsl.spec import MemorySpec
 from tests.judge.forms import matrix
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import miras_dsl as miras
-from miras_dsl.runtime import oracle
-from miras_dsl.runtime.agree import ILL_CONDITIONED
-from miras_dsl.runtime.cases import Case, Data, narrow, parameters
-from miras_dsl.runtime.oracle_token import leaf_axes
-from miras_dsl.runtime.past import Past
-from miras_dsl.runtime.reference import Outcome, outcome
+from miras_dsl.runtime.judge.cases import Case, Data, narrow, parameters
+from miras_dsl.runtime.judge.oracle import run as oracle
+from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
+from miras_dsl.runtime.judge.reference import Outcome, outcome
+from miras_dsl.runtime.judge.tolerance import ILL_CONDITIONED
+from miras_dsl.runtime.layers.conv_state import Past
 from miras_dsl.spec import MemorySpec
 
 SPECS = Path(miras.__file__).with_name("specs")

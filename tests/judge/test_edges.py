@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import miras_dsl as miras
-from miras_dsl.runtime import state as states
-from miras_dsl.runtime.build import implementation
-from miras_dsl.runtime.cases import Case, Data, data, parameters
-from miras_dsl.runtime.certificate import certify
+from miras_dsl.runtime.judge.cases import Case, Data, data, parameters
+from miras_dsl.runtime.judge.certificate import certify
+from miras_dsl.runtime.layers import state_tree as states
+from miras_dsl.runtime.load.loader import implementation
 from tests.judge.fault_memories import TEXTS
 from tests.judge.faults import cases, spec_of
 

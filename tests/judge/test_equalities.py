@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miras_dsl.check import read
-from miras_dsl.codegen.model import tails_of
-from miras_dsl.runtime import build
+from miras_dsl.codegen.model.build import tails_of
+from miras_dsl.runtime.load import loader
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 
@@ -106,7 +106,7 @@ def outcome(
             held = held | {gate.name: wide.expand(*wide.shape[:3], K)}
     names = {s.name for s in spec.states}
     batch, heads = held["query"].shape[0], held["query"].shape[2]
-    rule = build.compiled(spec)[0].rule
+    rule = loader.compiled(spec)[0].rule
     state = {}
     for weight in rule.weights:
         momentum = weight.name.split(".")[0] in spec.algorithm.carry
@@ -116,7 +116,7 @@ def outcome(
         state[f"window.{name}"] = torch.zeros_like(held[name][:, : spec.algorithm.window[0] - 1])
     if rule.block:
         state["position"] = torch.zeros(batch, dtype=torch.int64)
-    run = build.implementation(spec, {"d": K})
+    run = loader.implementation(spec, {"d": K})
     y, after = run({n: x for n, x in held.items() if n not in names}, state)
     assert y.shape == (*held["query"].shape[:2], heads, V)
     ends = {name: after[name] for name in names}
@@ -265,7 +265,7 @@ def test_steps_are_a_longer_sequence() -> None:
     spec = spec_of(matrix("logcosh"))
     leaves = {n: x.clone().requires_grad_() for n, x in short.items()}
     long = longer(leaves)
-    y, after = build.implementation(spec, {"d": K})(long, {"W": long["W"]})
+    y, after = loader.implementation(spec, {"d": K})(long, {"W": long["W"]})
     y = y[:, 1::2]
     torch.testing.assert_close(ours["y"], y.detach(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(ours["state W"], after["W"].detach(), rtol=1e-9, atol=1e-9)
@@ -290,7 +290,7 @@ def test_pairs_are_a_longer_sequence() -> None:
     paired = {n: long[n].unflatten(1, (35, 2)).movedim(2, 3) for n in ("key", "value", "eta")}
     paired |= {"query": long["query"][:, 1::2], "alpha": long["alpha"][:, ::2]}
     single = long | {"alpha": torch.where(first, long["alpha"], 1.0)}
-    runs = [build.implementation(spec_of(t), {"d": K}) for t in (text, matrix())]
+    runs = [loader.implementation(spec_of(t), {"d": K}) for t in (text, matrix())]
     y, state = runs[0](paired, {"W": long["W"]})
     other, last = runs[1](single, {"W": long["W"]})
     torch.testing.assert_close(y, other[:, 1::2], rtol=1e-9, atol=1e-9)
@@ -302,10 +302,10 @@ def test_a_vector_is_a_matrix_of_one_key_channel() -> None:
     text = matrix().replace("W: matrix[value, key]", "h: vector[d]").replace("l2\n", "logcosh\n")
     given = draw()
     h = given["W"][..., 0]
-    y, after = build.implementation(spec_of(text), {"d": V})(given, {"h": h})
+    y, after = loader.implementation(spec_of(text), {"d": V})(given, {"h": h})
     channels = {n: given[n].flatten(2)[..., None] for n in ("query", "key", "value")}
     gates = {n: given[n].repeat_interleave(V, 2) for n in ("alpha", "eta")}
-    run = build.implementation(spec_of(matrix("logcosh")), {"d": 1})
+    run = loader.implementation(spec_of(matrix("logcosh")), {"d": 1})
     alone, last = run(channels | gates, {"W": h.flatten(1)[..., None, None]})
     read = alone[..., 0].unflatten(2, (H, V))
     torch.testing.assert_close(last["W"][..., 0, 0].unflatten(1, (H, V)), after["h"])
@@ -315,7 +315,7 @@ def test_a_vector_is_a_matrix_of_one_key_channel() -> None:
 def test_heads_are_apart() -> None:
     """One head alone gives what it gives among others."""
     spec, given = spec_of(momentum()), draw()
-    run = build.implementation(spec, {"d": K})
+    run = loader.implementation(spec, {"d": K})
     state = {"W": given["W"], "S.W": given["W"] / 3}
     y, after = run(given, state)
     for head in range(H):
@@ -340,7 +340,7 @@ def test_heads_are_apart() -> None:
 )  # fmt: skip
 def test_tokens_in_a_chunk_change_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of(text)
-    _, module = build.compiled(spec)
+    _, module = loader.compiled(spec)
     whole = outcome(text, draw())
     for chunk in (1, 4, 16, 128):
         table = replace(module._rule, chunk=chunk)
@@ -362,7 +362,7 @@ def test_the_error_of_a_plain_sum() -> None:
     last = torch.randint(0, n, (heads,))
     asked = key[:, last, torch.arange(heads)]
     query = torch.cat([key[:, :-1], asked[:, None]], 1)
-    y, _ = build.implementation(spec_of(text), {"d": dk})(
+    y, _ = loader.implementation(spec_of(text), {"d": dk})(
         {"query": query, "key": key, "value": value}, None
     )
     error = (y[:, -1] - value[:, last, torch.arange(heads)]).square().sum(-1).mean() / dk

@@ -12,9 +12,9 @@ import torch
 
 from miras_dsl.check import read
 from miras_dsl.codegen.pipeline import compile_memory
-from miras_dsl.runtime.build import implementation
-from miras_dsl.runtime.cases import Case
-from miras_dsl.runtime.certificate import certify
+from miras_dsl.runtime.judge.cases import Case
+from miras_dsl.runtime.judge.certificate import certify
+from miras_dsl.runtime.load.loader import implementation
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from miras_dsl.runtime.oracle import run
+from miras_dsl.runtime.judge.oracle.run import run
 from miras_dsl.spec import Algorithm, Anchored, MemorySpec, Ref, Retention, Write
 from tests.judge.forms import (
     GD,

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from miras_dsl.runtime import build, compare
-from miras_dsl.runtime.certificate import Certificate, certify
+from miras_dsl.runtime.judge import checks
+from miras_dsl.runtime.judge.certificate import Certificate, certify
+from miras_dsl.runtime.load import loader
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 from tests.judge import (
@@ -44,7 +45,7 @@ CAUGHT: dict[str, str] = {}
 def one_more_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is red the reference is drawn once more, not eight times: this file is full
     of red, and without a fault once is enough."""
-    monkeypatch.setattr(compare, "MOVES", 1)
+    monkeypatch.setattr(checks, "MOVES", 1)
 
 
 @cache
@@ -55,10 +56,10 @@ def spec_named(name: str) -> MemorySpec:
 def certified(memory: str) -> Certificate:
     """A memory compiled afresh, with whatever is patched, and judged."""
     spec = spec_named(memory)
-    memory, module = build.compiled.__wrapped__(spec)
+    memory, module = loader.compiled.__wrapped__(spec)
     return certify(
         spec,
-        lambda sizes: build.bound(memory, module, sizes),
+        lambda sizes: loader.bound(memory, module, sizes),
         dtype=torch.float64,
         cases=cases(spec),
     )
@@ -69,7 +70,7 @@ def judged(subject: str) -> list[tuple[str, str]]:
     if subject in TEXTS:
         failures = certified(subject).failures
         return [(r.check, r.result.name) for r in failures if r.result.verdict == "red"]
-    library = build._load.__wrapped__(Source("<fault>", (LAYERS | MODELS)[subject]))
+    library = loader._load.__wrapped__(Source("<fault>", (LAYERS | MODELS)[subject]))
     found = wrong(library, "Whole") if subject in LAYERS else wrong_model(library, "All")
     return [(w.check, w.name) for w in found]
 

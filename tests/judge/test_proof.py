@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import miras_dsl as miras
-from miras_dsl.runtime import proof, recurrent
-from miras_dsl.runtime.build import compiled
-from miras_dsl.runtime.certificate import Certificate
+from miras_dsl.runtime.judge.certificate import Certificate
+from miras_dsl.runtime.kernels import recurrent
+from miras_dsl.runtime.load import certify_file
+from miras_dsl.runtime.load.loader import compiled
 from miras_dsl.spec import MemorySpec
 
 Judged = list[tuple[str, bool]]
@@ -26,7 +27,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Judged:
         place = (str(given["dtype"]), given["device"])
         return Certificate(spec.name, given["digest"], *place, True, {}, (), (), given["way"])
 
-    monkeypatch.setattr(proof, "certify", certify)
+    monkeypatch.setattr(certify_file, "certify", certify)
     monkeypatch.setattr(recurrent, "installed", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     return found

@@ -21,13 +21,13 @@ import torch
 
 from miras_dsl.check import read
 from miras_dsl.diagnostics import SpecErrors
-from miras_dsl.generate import Recipe, draw, legal, several, simpler, space, text, values
-from miras_dsl.runtime.agree import ILL_CONDITIONED, precision
-from miras_dsl.runtime.build import implementation
-from miras_dsl.runtime.cases import Case
-from miras_dsl.runtime.certificate import Certificate, Row, certify
+from miras_dsl.runtime.judge.cases import Case
+from miras_dsl.runtime.judge.certificate import Certificate, Row, certify
+from miras_dsl.runtime.judge.tolerance import ILL_CONDITIONED, precision
+from miras_dsl.runtime.load.loader import implementation
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
+from tests.judge.random_specs.draw import Recipe, draw, legal, several, simpler, space, text, values
 
 COUNT, SEED = 56, 101
 REFUSALS = {"M0512", "M0513", "M0610", "M0611"}

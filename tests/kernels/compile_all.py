@@ -6,12 +6,12 @@ import json
 import sys
 from dataclasses import asdict
 
-from miras_dsl.codegen.model import model_of
-from miras_dsl.codegen.triton_plan import plan_recurrent
-from miras_dsl.codegen.update import update_of
-from miras_dsl.runtime.crosscompile import compiled
-from miras_dsl.runtime.kernels import kernels_of
-from miras_dsl.runtime.launch import launch_of
+from miras_dsl.codegen.derive.update import update_of
+from miras_dsl.codegen.model.build import model_of
+from miras_dsl.codegen.plan.token_kernels import plan_recurrent
+from miras_dsl.runtime.kernels.cross_compile import compiled
+from miras_dsl.runtime.kernels.launch_config import launch_of
+from miras_dsl.runtime.load.kernel_modules import kernels_of
 from tests.kernels.wide import memory_named
 
 

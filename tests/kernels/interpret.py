@@ -15,12 +15,14 @@ from typing import Any
 import torch
 
 from miras_dsl.codegen import pipeline
-from miras_dsl.codegen.memory_text import memory_text
-from miras_dsl.codegen.recurrent_text import recurrent_text
-from miras_dsl.runtime import build, certificate, kernels, launch, recurrent
-from miras_dsl.runtime.cases import Case, data, parameters
-from miras_dsl.runtime.certificate import certify
-from miras_dsl.runtime.interpreter import interpreting
+from miras_dsl.codegen.emit.torch.memory import memory_text
+from miras_dsl.codegen.emit.triton.module import recurrent_text
+from miras_dsl.runtime.judge import certificate
+from miras_dsl.runtime.judge.cases import Case, data, parameters
+from miras_dsl.runtime.judge.certificate import certify
+from miras_dsl.runtime.kernels import launch_config, recurrent
+from miras_dsl.runtime.kernels.triton_interpreter import interpreting
+from miras_dsl.runtime.load import kernel_modules, loader
 from miras_dsl.spec import MemorySpec
 from tests.kernels.wide import CASES, dealt, memory_named
 
@@ -39,14 +41,14 @@ def plant(old: str, new: str) -> None:
 
     for name, make in makers.items():
         setattr(pipeline, name, partial(mistaken, make))
-    build.compiled.cache_clear()
+    loader.compiled.cache_clear()
 
 
 def judge(
     spec: MemorySpec, values: int | None, cases: tuple[Case, ...], fault: int | None = None
 ) -> None:
     """Print every comparison of some cases."""
-    made = certify(spec, kernels.implementation(spec, values=values), cases=cases, chunk=1)
+    made = certify(spec, kernel_modules.implementation(spec, values=values), cases=cases, chunk=1)
     for row in made.rows:
         found = {"fault": fault, "check": row.check, "case": row.case, **asdict(row.result)}
         print(json.dumps(found))
@@ -55,9 +57,9 @@ def judge(
 
 def tiled(spec: MemorySpec, values: int | None, segment: int) -> dict[str, torch.Tensor]:
     """Outputs, states and gradients with so many values in a program and tokens in a segment."""
-    made = launch.launch_of
+    made = launch_config.launch_of
 
-    def cut(*given: Any) -> launch.Launch:
+    def cut(*given: Any) -> launch_config.Launch:
         return replace(made(*given), segment=segment)
 
     recurrent.launch_of = cut
@@ -66,7 +68,7 @@ def tiled(spec: MemorySpec, values: int | None, segment: int) -> dict[str, torch
     inputs = {n: x.float().requires_grad_() for n, x in drawn.inputs.items()}
     state = {n: x.float() if x.is_floating_point() else x for n, x in drawn.state.items()}
     held = {n: x.requires_grad_() for n, x in state.items() if x.is_floating_point()}
-    run = kernels.implementation(spec, values=values)(parameters(spec, case))
+    run = kernel_modules.implementation(spec, values=values)(parameters(spec, case))
     y, after = run(inputs, state)
     ends = {n: x for n, x in after.items() if x.is_floating_point() and x.requires_grad}
     loss = (y * drawn.cotangent.float()).sum() + sum((x * x.cos()).sum() for x in ends.values())
@@ -93,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("memory", nargs="+")
     parser.add_argument("--values", type=int, default=None)
-    parser.add_argument("--past", type=int, default=launch.PAST)
+    parser.add_argument("--past", type=int, default=launch_config.PAST)
     parser.add_argument("--fault", nargs=2, action="append", default=[])
     parser.add_argument("--tiles", action="store_true")
     arguments = parser.parse_args()
@@ -101,7 +103,7 @@ def main() -> None:
     # What torch.empty gives is NaN, so that what a kernel fails to write is seen.
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan().all()
-    launch.PAST = arguments.past
+    launch_config.PAST = arguments.past
     spec = memory_named(arguments.memory[0])
     if arguments.tiles:
         for name in arguments.memory:

@@ -9,8 +9,8 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from miras_dsl import scalars
-from miras_dsl.scalars import SLOTS
+from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.functions import SLOTS
 
 X = SLOTS[0]
 POWERS = [sp.Rational(n, 4) for n in (-8, -6, -4, -1, 1, 2, 3, 4, 6, 7, 8, 10, 12, 13, 20)]

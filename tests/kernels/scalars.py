@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from miras_dsl.codegen.scalar_code import TRITON, text
-from miras_dsl.runtime.interpreter import interpreting, repair
+from miras_dsl.codegen.emit.scalar_printer import TRITON, text
+from miras_dsl.runtime.kernels.triton_interpreter import interpreting, repair
 from tests.kernels.scalar_cases import CASES, POSITIVE, X, points, worst
 
 HEAD = '''"""Scalar formulas."""
@@ -21,7 +21,7 @@ HEAD = '''"""Scalar formulas."""
 import triton
 import triton.language as tl
 
-from miras_dsl.runtime import tlmath
+from miras_dsl.runtime.generated import tlmath
 '''
 KERNEL = """
 

@@ -10,11 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miras_dsl.runtime import launch, recurrent
-from miras_dsl.runtime.feeds import Call, checked
-from miras_dsl.runtime.interpreter import interpreting
-from miras_dsl.runtime.kernels import kernels_of, tables
-from miras_dsl.runtime.launch import PAST, Launch, Recurrence, launch_of, scratch_bytes
+from miras_dsl.runtime.execute.call import Call, checked
+from miras_dsl.runtime.kernels import launch_config, recurrent
+from miras_dsl.runtime.kernels.launch_config import (
+    PAST,
+    Launch,
+    Recurrence,
+    launch_of,
+    scratch_bytes,
+)
+from miras_dsl.runtime.kernels.triton_interpreter import interpreting
+from miras_dsl.runtime.load.kernel_modules import kernels_of, tables
 from tests.kernels.interpret import memory_named
 from tests.kernels.test_text import rule_of
 
@@ -117,6 +123,6 @@ def test_sequences_that_do_not_fit_the_scratch_take_turns() -> None:
 
 
 def test_a_sequence_that_does_not_fit_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "PAST", 1)
+    monkeypatch.setattr(launch_config, "PAST", 1)
     made = launched("gated_deltanet", 32768, 512)
     assert (made.segment, made.group) == (16, 1)

@@ -13,9 +13,9 @@ import pytest
 import sympy as sp
 import torch
 
-from miras_dsl.codegen.scalar_code import TORCH, TRITON, text
-from miras_dsl.runtime import tiles
-from miras_dsl.scalars import FUNCTIONS
+from miras_dsl.codegen.emit.scalar_printer import TORCH, TRITON, text
+from miras_dsl.runtime.ops import tensor_ops
+from miras_dsl.scalar.functions import FUNCTIONS
 from tests.kernels.scalar_cases import CASES, POSITIVE, X, points, worst
 from tests.kernels.test_interpreter import ROOT
 
@@ -33,7 +33,7 @@ def test_every_function_that_can_be_printed_is_tried() -> None:
 def test_torch_text(name: str, dtype: torch.dtype) -> None:
     x = points(dtype, name in POSITIVE)
     code = text(CASES[name][0], {X: "x"}, TORCH)
-    found = eval(code, {"torch": torch, "tiles": tiles, "x": x})
+    found = eval(code, {"torch": torch, "tiles": tensor_ops, "x": x})
     assert worst(name, x, found) < (UNITS, 0.0), code
 
 
@@ -41,10 +41,10 @@ def test_torch_text(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("function", "slope"), [("logcosh", "tanh"), ("softplus", "sigmoid")])
 def test_slopes_by_autograd(function: str, slope: str, dtype: torch.dtype) -> None:
     x = points(dtype).requires_grad_()
-    (found,) = torch.autograd.grad(getattr(tiles, function)(x).sum(), x)
+    (found,) = torch.autograd.grad(getattr(tensor_ops, function)(x).sum(), x)
     assert worst(slope, x.detach(), found) < (UNITS, 0.0)
     nothing = torch.zeros(1, dtype=dtype, requires_grad=True)
-    (at_zero,) = torch.autograd.grad(getattr(tiles, function)(nothing).sum(), nothing)
+    (at_zero,) = torch.autograd.grad(getattr(tensor_ops, function)(nothing).sum(), nothing)
     assert at_zero.item() == float(CASES[slope][1](mpmath.mpf(0)))
 
 

@@ -9,13 +9,13 @@ from importlib.resources import files
 import pytest
 
 from miras_dsl.check import read
-from miras_dsl.codegen.lanes import TAME_LANES, WILD_LANES, ZERO_LANES, lanes
-from miras_dsl.codegen.model import model_of
-from miras_dsl.codegen.recurrent_text import recurrent_module
-from miras_dsl.codegen.triton_plan import obstacle, plan_recurrent
-from miras_dsl.codegen.update import UpdateRule, update_of
+from miras_dsl.codegen.derive.update import UpdateRule, update_of
+from miras_dsl.codegen.emit.triton.module import recurrent_module
+from miras_dsl.codegen.model.build import model_of
+from miras_dsl.codegen.plan.padding import TAME_LANES, WILD_LANES, ZERO_LANES, lanes
+from miras_dsl.codegen.plan.token_kernels import obstacle, plan_recurrent
 from miras_dsl.ir import Input, Program, contract, pointwise
-from miras_dsl.scalars import SLOTS
+from miras_dsl.scalar.functions import SLOTS
 from miras_dsl.source import Source
 from tests.kernels.extra import EXTRA
 from tests.kernels.wide import SHIPPED

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 import miras_dsl as miras
-from miras_dsl.runtime import launch, recurrent
-from miras_dsl.runtime import state as states
-from miras_dsl.runtime.debug import NotFinite, debugging
-from miras_dsl.runtime.interpreter import interpreting
+from miras_dsl.runtime.finite_checks import NotFinite, debugging
+from miras_dsl.runtime.kernels import launch_config, recurrent
+from miras_dsl.runtime.kernels.triton_interpreter import interpreting
+from miras_dsl.runtime.layers import state_tree as states
 
 WIDTH, HEADS, TOKENS = 12, 2, 21
 BOUNDS = (0, 1, 1, 18, 21)
@@ -98,10 +98,10 @@ def main(names: list[str]) -> None:
         layer = miras.load(spec)[kind](WIDTH, HEADS)
         x = torch.randn(2, TOKENS, WIDTH)
         packed, bounds = torch.randn(1, BOUNDS[-1], WIDTH), torch.tensor(BOUNDS, dtype=torch.int32)
-        launch.PAST = 1 << 30
+        launch_config.PAST = 1 << 30
         compared(name, layer, "a batch", x, None)
         compared(name, layer, "packed", packed, bounds)
-        launch.PAST = 1
+        launch_config.PAST = 1
         compared(name, layer, "a batch, one after the other", x, None)
         compared(name, layer, "packed, one after the other", packed, bounds)
         print(json.dumps({"layer": name, "case": "debug", "said": bad(layer, x)}))

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from miras_dsl.check import read
-from miras_dsl.runtime.cases import Case, parameters
-from miras_dsl.runtime.oracle import axis_sizes
+from miras_dsl.runtime.judge.cases import Case, parameters
+from miras_dsl.runtime.judge.oracle.run import axis_sizes
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 from tests.kernels.extra import EXTRA

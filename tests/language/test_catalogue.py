@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import miras_dsl
 from miras_dsl.check import read, warnings
 from miras_dsl.codegen.pipeline import compile_file
 from miras_dsl.diagnostics import SpecErrors, catalogue, explain
@@ -47,10 +48,10 @@ def test_the_message_is_the_golden_one(code, request):
 
 
 def test_there_are_enough_codes_and_every_code_in_the_source_has_a_page():
-    package = Path(read.__code__.co_filename).parent
+    package = Path(miras_dsl.__file__).parent
     written = {
         word
-        for page in (*package.glob("*.py"), *package.glob("codegen/*.py"))
+        for page in (*package.rglob("*.py"), *(package / "codegen").rglob("*.py"))
         for word in page.read_text(encoding="utf-8").split('"')
         if len(word) == 5 and word.startswith("M0") and word.isalnum()
     }

@@ -7,9 +7,9 @@ from importlib.resources import files
 import pytest
 
 from miras_dsl.check import read, warnings
-from miras_dsl.check_layers import uses
-from miras_dsl.library import standard
-from miras_dsl.new import template
+from miras_dsl.check.layers import uses
+from miras_dsl.check.library.load import standard
+from miras_dsl.cli.scaffold import template
 from miras_dsl.source import Source
 
 PAGE = files("miras_dsl").joinpath("LANGUAGE.md").read_text(encoding="utf-8")
@@ -39,9 +39,9 @@ def test_every_memory_of_the_page_is_what_autodiff_says(name, text):
     """Small cases at the ends of what the gates can be: a whole check takes minutes."""
     import torch
 
-    from miras_dsl.runtime.build import implementation
-    from miras_dsl.runtime.cases import Case
-    from miras_dsl.runtime.certificate import certify
+    from miras_dsl.runtime.judge.cases import Case
+    from miras_dsl.runtime.judge.certificate import certify
+    from miras_dsl.runtime.load.loader import implementation
 
     spec = read(Source("LANGUAGE.md", text)).memories[name]
     cases = (
@@ -55,7 +55,7 @@ def test_every_memory_of_the_page_is_what_autodiff_says(name, text):
 
 
 def test_the_page_names_every_function_and_every_word_of_the_library():
-    from miras_dsl.functions import FUNCTIONS
+    from miras_dsl.check.formula.builtins import FUNCTIONS
 
     words = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", PAGE))
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import sympy as sp
 
-from miras_dsl import syntax
 from miras_dsl.check import read, warnings
 from miras_dsl.diagnostics import SpecErrors
 from miras_dsl.source import Source
@@ -22,6 +21,7 @@ from miras_dsl.spec import (
     Write,
     walk,
 )
+from miras_dsl.syntax import tree as syntax
 
 CLAUSES = {
     "architecture": "W: matrix[value, key]",
@@ -345,9 +345,9 @@ def test_definitions_are_checked_although_nobody_uses_them(text, code):
 
 
 def test_the_library_passes_the_checks_of_unused_definitions():
-    from miras_dsl.check_definition import definition
-    from miras_dsl.library import FILES, text
-    from miras_dsl.parser import parse
+    from miras_dsl.check.library.definition import definition
+    from miras_dsl.check.library.load import FILES, text
+    from miras_dsl.syntax.parser import parse
 
     for name in FILES:
         for item in parse(text(name)).items:
@@ -360,7 +360,7 @@ def test_the_grammar_has_no_conflicts(caplog):
 
     from lark import Lark, logger
 
-    text = files("miras_dsl").joinpath("grammar.lark").read_text(encoding="utf-8")
+    text = files("miras_dsl.syntax").joinpath("grammar.lark").read_text(encoding="utf-8")
     logger.setLevel("DEBUG")
     Lark(text, parser="lalr", lexer="contextual", debug=True)
     logger.setLevel("CRITICAL")

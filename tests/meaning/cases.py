@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miras_dsl.evaluate import Array
 from miras_dsl.ir import Program
+from miras_dsl.ir.interpreter import Array
 from tests.meaning import deep_forms as deep
 from tests.meaning import forms, loops
 

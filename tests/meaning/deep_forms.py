@@ -24,7 +24,16 @@ from miras_dsl.ir import (
     spread,
     total,
 )
-from miras_dsl.scalars import SLOTS, absolute, erf, inverse_root, root, sigmoid, signum, smaller
+from miras_dsl.scalar.functions import (
+    SLOTS,
+    absolute,
+    erf,
+    inverse_root,
+    root,
+    sigmoid,
+    signum,
+    smaller,
+)
 from tests.meaning.forms import (
     ALPHA,
     ETA,

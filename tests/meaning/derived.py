@@ -10,12 +10,12 @@ import numpy as np
 import sympy as sp
 
 from miras_dsl.check import read
-from miras_dsl.codegen.chunk import VALID
-from miras_dsl.codegen.model import POSITION
+from miras_dsl.codegen.derive.chunk import VALID
+from miras_dsl.codegen.derive.update import UpdateRule
+from miras_dsl.codegen.model.build import POSITION
 from miras_dsl.codegen.pipeline import CompiledMemory, compile_memory
-from miras_dsl.codegen.update import UpdateRule
-from miras_dsl.evaluate import Array, evaluate
 from miras_dsl.ir import I, Input, J, L, M, Node, Program, inputs_of
+from miras_dsl.ir.interpreter import Array, evaluate
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec, Ref
 

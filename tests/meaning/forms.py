@@ -33,7 +33,17 @@ from miras_dsl.ir import (
     rename,
     total,
 )
-from miras_dsl.scalars import SLOTS, absolute, apow, root, signum, smaller, spow, step, where
+from miras_dsl.scalar.functions import (
+    SLOTS,
+    absolute,
+    apow,
+    root,
+    signum,
+    smaller,
+    spow,
+    step,
+    where,
+)
 
 X, Y, Z = SLOTS[:3]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import sympy as sp
 
-from miras_dsl.evaluate import Array
 from miras_dsl.ir import (
     Contract,
     Cumsum,
@@ -35,7 +34,8 @@ from miras_dsl.ir import (
     rename,
     total,
 )
-from miras_dsl.scalars import SLOTS, sigmoid, signum
+from miras_dsl.ir.interpreter import Array
+from miras_dsl.scalar.functions import SLOTS, sigmoid, signum
 
 X, Y, Z = SLOTS[:3]
 SIZES = {I: 6, J: 6, L: 6, "value": 3, "key": 4, "hidden": 5, "other": 3}

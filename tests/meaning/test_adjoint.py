@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from miras_dsl.codegen.differentiate import adjoint
+from miras_dsl.codegen.passes.autodiff import adjoint
 from tests.meaning.cases import CASES, Case, values_of
 from tests.meaning.walk import walk, walk_back
 

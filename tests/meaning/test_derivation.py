@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miras_dsl.codegen.chunk import UNTRAINED, VALID
-from miras_dsl.codegen.differentiate import adjoint
-from miras_dsl.codegen.model import POSITION
+from miras_dsl.codegen.derive.chunk import UNTRAINED, VALID
+from miras_dsl.codegen.model.build import POSITION
+from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.ir import Inverse, Node, Program, Substitute, postorder
 from tests.meaning.derived import (
     BLOCK,

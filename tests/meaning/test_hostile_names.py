@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from miras_dsl.check import read
-from miras_dsl.codegen.digest import stage_digests
-from miras_dsl.runtime.build import implementation
-from miras_dsl.runtime.cases import Case
-from miras_dsl.runtime.certificate import certify
+from miras_dsl.codegen.stage_digests import stage_digests
+from miras_dsl.runtime.judge.cases import Case
+from miras_dsl.runtime.judge.certificate import certify
+from miras_dsl.runtime.load.loader import implementation
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 from tests.meaning.derived import of_text

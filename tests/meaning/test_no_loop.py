@@ -14,10 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from miras_dsl.check import read
 from miras_dsl.codegen.pipeline import CompiledMemory, compile_file
-from miras_dsl.runtime import cache, chunked, tiles
-from miras_dsl.runtime.chunked import Memory, Part, Walk
-from miras_dsl.runtime.feeds import checked
-from miras_dsl.runtime.stepwise import run_stepwise
+from miras_dsl.runtime import run as chunked
+from miras_dsl.runtime.execute.call import checked
+from miras_dsl.runtime.execute.token_loop import run_stepwise
+from miras_dsl.runtime.load import cache
+from miras_dsl.runtime.ops import tensor_ops
+from miras_dsl.runtime.run import Memory, Part, Walk
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
 from tests.meaning.derived import extents, shipped
@@ -55,12 +57,12 @@ class Counting:
 
     def __init__(self, memory: Memory, patch: pytest.MonkeyPatch) -> None:
         self.calls: Counter[str] = Counter()
-        substitute = tiles.substitute
+        substitute = tensor_ops.substitute
 
         def counted(a: Tensor, p: Tensor, body: Callable[..., Tensor], *rest: Any) -> Tensor:
             return substitute(a, p, self.seen("rows", body), *rest)
 
-        patch.setattr(tiles, "substitute", counted)
+        patch.setattr(tensor_ops, "substitute", counted)
         self.memory = replace(
             memory,
             token=self.part("token", memory.token),

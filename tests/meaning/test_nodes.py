@@ -7,8 +7,7 @@ import pytest
 import sympy as sp
 
 from miras_dsl import ir
-from miras_dsl.codegen.differentiate import gradient, pull_back
-from miras_dsl.evaluate import Array, evaluate
+from miras_dsl.codegen.passes.autodiff import gradient, pull_back
 from miras_dsl.ir import (
     ONE,
     GatedApply,
@@ -33,7 +32,8 @@ from miras_dsl.ir import (
     replace,
     total,
 )
-from miras_dsl.scalars import SLOTS
+from miras_dsl.ir.interpreter import Array, evaluate
+from miras_dsl.scalar.functions import SLOTS
 from tests.meaning.node_cases import (
     GATES,
     LOWER,

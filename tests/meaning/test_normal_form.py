@@ -9,7 +9,6 @@ import pytest
 import sympy as sp
 
 from miras_dsl import ir
-from miras_dsl.evaluate import Array, evaluate
 from miras_dsl.ir import (
     ZERO,
     Contract,
@@ -26,7 +25,8 @@ from miras_dsl.ir import (
     rename,
     total,
 )
-from miras_dsl.scalars import SLOTS
+from miras_dsl.ir.interpreter import Array, evaluate
+from miras_dsl.scalar.functions import SLOTS
 from tests.meaning.node_cases import SIZES, A, P, T, draw, leaf, shape
 
 X, Y, Z = SLOTS[:3]

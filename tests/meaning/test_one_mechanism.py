@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from miras_dsl.check import read
-from miras_dsl.codegen.digest import STAGES, nameless, stage_digests
+from miras_dsl.check.library.load import standard
 from miras_dsl.codegen.pipeline import compile_memory
-from miras_dsl.library import standard
+from miras_dsl.codegen.stage_digests import STAGES, nameless, stage_digests
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 from tests.meaning.derived import compiled, of_text, shipped
@@ -152,7 +152,7 @@ def test_the_compiler_names_no_model_and_no_bias() -> None:
     assert {"yaad", "deltanet", "huber", "kl", "l2"} <= words
     named = re.compile(r"(?<![a-z0-9])(" + "|".join(sorted(words)) + r")(?![a-z])", re.IGNORECASE)
     assert named.search("def yaad_rule():") and named.search("class RWKV7:")
-    places = [*(ROOT / "codegen").glob("*.py"), *(ROOT / "templates").rglob("*.j2")]
+    places = [*(ROOT / "codegen").rglob("*.py"), *(ROOT / "templates").rglob("*.j2")]
     assert len(places) > 20
     for path in sorted(places):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):

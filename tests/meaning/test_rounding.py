@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from miras_dsl.evaluate import EXACT, Array, Rounding, evaluate, rounded
 from miras_dsl.ir import I, Input, contract
+from miras_dsl.ir.interpreter import EXACT, Array, Rounding, evaluate, rounded
 from tests.meaning import forms
 from tests.meaning.cases import Case, values_of
 from tests.meaning.loops import delta

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from miras_dsl import scalars
-from miras_dsl.evaluate import evaluate
 from miras_dsl.ir import ZERO, Input, constant, pointwise
-from miras_dsl.scalar_values import NUMPY, scalar
-from miras_dsl.scalars import SLOTS, derivative
+from miras_dsl.ir.interpreter import evaluate
+from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.functions import SLOTS, derivative
+from miras_dsl.scalar.numpy_values import NUMPY, scalar
 
 X, P = SLOTS[:2]
 

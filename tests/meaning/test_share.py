@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from miras_dsl import scalars
-from miras_dsl.codegen.share import functions, shared, work
-from miras_dsl.evaluate import evaluate
+from miras_dsl.codegen.passes.cse import functions, shared, work
 from miras_dsl.ir import Contract, Extent, Input, Map, Node, contract, pointwise, postorder
-from miras_dsl.scalars import SLOTS
+from miras_dsl.ir.interpreter import evaluate
+from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.functions import SLOTS
 from tests.meaning.derived import compiled, shipped
 
 A, B = SLOTS[:2]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miras_dsl.evaluate import EXACT, Array, Rounding, evaluate
 from miras_dsl.ir import I, Input, J, L, M, Program
+from miras_dsl.ir.interpreter import EXACT, Array, Rounding, evaluate
 
 Arrays = Mapping[str, Array]
 

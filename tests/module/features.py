@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from miras_dsl import spec
-from miras_dsl.codegen.module_plan import module_text
-from miras_dsl.model import Feed
-from miras_dsl.runtime.past import Past
+from miras_dsl.codegen.emit.layer.modules import module_text
+from miras_dsl.codegen.model.types import Feed
+from miras_dsl.runtime.layers.conv_state import Past
 from tests.module import rules
 from tests.module.written import write
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from miras_dsl.runtime import oracle
-from miras_dsl.runtime.build import Library
-from miras_dsl.runtime.past import Past
+from miras_dsl.runtime.judge.oracle import run as oracle
+from miras_dsl.runtime.layers.conv_state import Past
+from miras_dsl.runtime.load.loader import Library
 from miras_dsl.spec import Chain, LayerSpec, Mixing, Together, Use
 from tests.module.plainly import Plain, answered
 

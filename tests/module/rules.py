@@ -5,7 +5,7 @@ from __future__ import annotations
 import sympy as sp
 
 from miras_dsl import spec
-from miras_dsl.model import Feed, Weight
+from miras_dsl.codegen.model.types import Feed, Weight
 from miras_dsl.source import Source, Span
 
 TEXT = '''

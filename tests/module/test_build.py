@@ -10,8 +10,8 @@ from torch import Tensor
 
 from miras_dsl.check import read
 from miras_dsl.diagnostics import SpecErrors
-from miras_dsl.runtime import state as states
-from miras_dsl.runtime.build import implementation, load
+from miras_dsl.runtime.layers import state_tree as states
+from miras_dsl.runtime.load.loader import implementation, load
 from miras_dsl.source import Source
 
 TEXT = """

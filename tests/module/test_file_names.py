@@ -11,13 +11,13 @@ import torch
 import miras_dsl as miras
 from miras_dsl.check import read
 from miras_dsl.codegen import pipeline
-from miras_dsl.codegen.file_names import FileNames, file_names, once, unclaimed
+from miras_dsl.codegen.emit.namespace import FileNames, file_names, once, unclaimed
 from miras_dsl.codegen.pipeline import compile_file
-from miras_dsl.runtime import cache
-from miras_dsl.runtime.build import bound, load
-from miras_dsl.runtime.cases import Case
-from miras_dsl.runtime.certificate import certify
-from miras_dsl.runtime.proof import prove
+from miras_dsl.runtime.judge.cases import Case
+from miras_dsl.runtime.judge.certificate import certify
+from miras_dsl.runtime.load import cache
+from miras_dsl.runtime.load.certify_file import prove
+from miras_dsl.runtime.load.loader import bound, load
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec
 from tests.kernels.extra import EXTRA

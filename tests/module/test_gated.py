@@ -12,9 +12,9 @@ from torch import Tensor
 
 import miras_dsl
 from miras_dsl.check import read
+from miras_dsl.codegen.emit.torch.functions import straight
 from miras_dsl.codegen.pipeline import compile_file
-from miras_dsl.codegen.section import straight
-from miras_dsl.codegen.spans import factored
+from miras_dsl.codegen.plan.factor_decays import factored
 from miras_dsl.ir import (
     Cumsum,
     GatedApply,
@@ -30,9 +30,9 @@ from miras_dsl.ir import (
     postorder,
     rename,
 )
-from miras_dsl.runtime import tiles
-from miras_dsl.runtime.gated import gated_apply, gated_contract
-from miras_dsl.scalars import SLOTS
+from miras_dsl.runtime.ops import tensor_ops
+from miras_dsl.runtime.ops.gated_products import gated_apply, gated_contract
+from miras_dsl.scalar.functions import SLOTS
 from miras_dsl.source import Source
 from miras_dsl.spec import Interval
 
@@ -127,9 +127,9 @@ def values(program: Program, query: Tensor, key: Tensor, log: Tensor) -> tuple[T
     assert set(made.takes) == {"query", "key", "log_alpha"}
     given = {"query": query, "key": key, "log_alpha": log.double()}
     names = {
-        "tiles": tiles,
+        "tiles": tensor_ops,
         "torch": torch,
-        "size": tiles.Size({}, query.dtype, query.device),
+        "size": tensor_ops.Size({}, query.dtype, query.device),
         **given,
     }
     for line in "\n".join(made.lines).split("\n"):

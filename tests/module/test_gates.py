@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miras_dsl import spec
-from miras_dsl.codegen.module_plan import module_text
-from miras_dsl.model import Feed
-from miras_dsl.runtime.past import LEAST
+from miras_dsl.codegen.emit.layer.modules import module_text
+from miras_dsl.codegen.model.types import Feed
+from miras_dsl.runtime.layers.conv_state import LEAST
 from tests.module import rules
 from tests.module.features import Layer, build, fed, x
 from tests.module.rules import decay, gate, linear, memory, number, op, param

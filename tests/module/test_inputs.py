@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 import miras_dsl as miras
-from miras_dsl.runtime import chunked, recurrent
-from miras_dsl.runtime.bounds import bounds_of
-from miras_dsl.runtime.build import compiled, load
-from miras_dsl.runtime.launch import Recurrence
-from miras_dsl.runtime.memory import Memory
+from miras_dsl.runtime import run as chunked
+from miras_dsl.runtime.execute.packed import bounds_of
+from miras_dsl.runtime.execute.program_table import Memory
+from miras_dsl.runtime.kernels import recurrent
+from miras_dsl.runtime.kernels.launch_config import Recurrence
+from miras_dsl.runtime.load.loader import compiled, load
 
 SOFT = """
 memory Soft(dk, dv) {

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from miras_dsl import spec
-from miras_dsl.codegen.module_plan import layer_text, model_text, module_text
-from miras_dsl.runtime import state as states
+from miras_dsl.codegen.emit.layer.modules import layer_text, model_text, module_text
+from miras_dsl.runtime.layers import state_tree as states
 from tests.module import rules
 from tests.module.written import write
 
@@ -176,7 +176,7 @@ def test_autocast_keeps_gates_and_states_in_float32(module: ModuleType) -> None:
     layer = module.Delta(width=16)
     x = torch.randn(1, 3, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        from miras_dsl.runtime.past import Past
+        from miras_dsl.runtime.layers.conv_state import Past
 
         fed = layer.feeds(x, Past(layer.initial_state(1)))
         y, _ = layer(x)

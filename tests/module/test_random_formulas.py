@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.build import Library, load
-from miras_dsl.runtime.past import Past
+from miras_dsl.runtime.layers.conv_state import Past
+from miras_dsl.runtime.load.loader import Library, load
 from tests.module.drawn import BINARY, DECAYS, FEATURES, NUMBERS_OF, TAKEN, UNARY, VECTORS, memory
 from tests.module.layered import HEADS, WIDTH, built, plain_of, wrong
 

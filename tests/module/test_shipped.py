@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from miras_dsl.check import read
-from miras_dsl.codegen.model import model_of
-from miras_dsl.codegen.module_plan import layer_text, model_text, module_text
-from miras_dsl.codegen.names import identifier, snake
-from miras_dsl.runtime import state as states
-from miras_dsl.runtime.build import load
+from miras_dsl.codegen.emit.identifiers import identifier, snake
+from miras_dsl.codegen.emit.layer.modules import layer_text, model_text, module_text
+from miras_dsl.codegen.model.build import model_of
+from miras_dsl.runtime.layers import state_tree as states
+from miras_dsl.runtime.load.loader import load
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec
 from tests.module.written import write

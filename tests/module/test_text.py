@@ -10,9 +10,10 @@ from jinja2 import UndefinedError
 from torch import nn
 
 from miras_dsl import spec
-from miras_dsl.codegen.module_plan import import_lines, layer_text, model_text, module_text
-from miras_dsl.codegen.names import METHODS, TAKEN, cite, identifier, snake
-from miras_dsl.codegen.render import environment, holes, render
+from miras_dsl.codegen.emit.identifiers import METHODS, TAKEN, cite, identifier, snake
+from miras_dsl.codegen.emit.imports import import_lines
+from miras_dsl.codegen.emit.layer.modules import layer_text, model_text, module_text
+from miras_dsl.codegen.emit.render import environment, holes, render
 from miras_dsl.source import Source, Span
 from tests.module import rules
 from tests.module.written import write
@@ -88,7 +89,7 @@ def test_imports_are_those_in_use() -> None:
         "from torch import Tensor, nn\n"
     )
     assert import_lines("y = unit(F.silu(x), -1)") == (
-        "from torch.nn import functional as F\n\nfrom miras_dsl.runtime.layers import unit\n"
+        "from torch.nn import functional as F\n\nfrom miras_dsl.runtime.generated import unit\n"
     )
 
 

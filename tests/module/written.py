@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from miras_dsl.codegen.module_plan import import_lines
+from miras_dsl.codegen.emit.imports import import_lines
 from tests.module import rules
 
 

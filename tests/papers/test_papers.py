@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from miras_dsl.check import read
-from miras_dsl.runtime import oracle
-from miras_dsl.runtime.cases import Case, data, parameters
+from miras_dsl.runtime.judge.cases import Case, data, parameters
+from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 from tests.papers import layers, loops

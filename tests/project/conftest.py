@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from miras_dsl.cli import app
+from miras_dsl.cli.app import app
 from tests.project.command import GOOD, WARNED, WRONG
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from miras_dsl.runtime import cache
+from miras_dsl.runtime.load import cache
 
 TEXT = '"""A generated module."""\n\n\ndef answer():\n    return 41 + 1\n'
 
@@ -144,7 +144,7 @@ def test_no_room_gets_a_sentence(own_cache, monkeypatch):
 
 RACER = """
 import os, pathlib, signal, sys, time
-from miras_dsl.runtime import cache
+from miras_dsl.runtime.load import cache
 ready, go, victim = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3:] == ["victim"]
 texts = [f"X = {n}\\n" + "# padding\\n" * 3000 for n in range(20)]
 ready.touch()

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from miras_dsl.cli_output import found
-from miras_dsl.failures import Misused, Unusable
+from miras_dsl.cli.output_file import found
+from miras_dsl.exceptions import Misused, Unusable
 from tests.project.command import GOOD, files, process
 
 

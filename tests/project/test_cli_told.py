@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import miras_dsl
-from miras_dsl import cli_check
-from miras_dsl.runtime import proof
-from miras_dsl.runtime.certificate import Certificate
+from miras_dsl.cli import check as cli_check
+from miras_dsl.runtime.judge.certificate import Certificate
+from miras_dsl.runtime.load import certify_file
 from tests.project.command import GOOD, WARNED, process
 
 
@@ -42,14 +42,14 @@ def test_json_holds_the_warnings(miras):
 @pytest.fixture
 def quick(monkeypatch):
     """`miras check` with two cases instead of all."""
-    real = proof.certify
+    real = certify_file.certify
 
     def certify(*given, **options):
-        from miras_dsl.runtime.cases import covering
+        from miras_dsl.runtime.judge.cases import covering
 
         return real(*given, **options, cases=covering(64)[:2])
 
-    monkeypatch.setattr(proof, "certify", certify)
+    monkeypatch.setattr(certify_file, "certify", certify)
 
 
 def test_check_shows_warnings_and_stays_green(miras, tmp_path, quick):
@@ -80,7 +80,7 @@ def test_load_warns_once_per_text():
 
 def test_what_to_do_about_a_red_certificate(miras, monkeypatch, quick):
     """Named are the quantity that is furthest off, the derivation and the debug mode."""
-    real = proof.certify
+    real = certify_file.certify
 
     def wrong(memory, implementation, **options):
         def off(sizes):
@@ -94,7 +94,7 @@ def test_what_to_do_about_a_red_certificate(miras, monkeypatch, quick):
 
         return real(memory, off, **options)
 
-    monkeypatch.setattr(proof, "certify", wrong)
+    monkeypatch.setattr(certify_file, "certify", wrong)
     factor = 1.5
     shown = miras("check", "good.mem")
     assert shown.exit_code == 1

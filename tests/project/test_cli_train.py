@@ -10,7 +10,7 @@ import stat
 
 import pytest
 
-from miras_dsl.runtime.measure import readable
+from miras_dsl.runtime.train.evaluate import readable
 from tests.project.command import GOOD, files
 
 TINY = ["--width", 32, "--layers", 1, "--batch", 2]
@@ -180,7 +180,7 @@ def test_train_into_a_folder_that_cannot_be_used(miras, tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     # Not by permissions of a real folder: root may write to it all the same.
-    monkeypatch.setattr("miras_dsl.runtime.checkpoint.save_file", denied)
+    monkeypatch.setattr("miras_dsl.runtime.train.checkpoint.save_file", denied)
     shown = miras(*words, "-o", "locked")
     assert shown.exit_code == 3
     assert "Permission denied; make room, or choose another folder (--out)" in shown.output

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import miras_dsl as miras
+from miras_dsl.codegen.explain import STAGES, report, state_size, work
 from miras_dsl.codegen.pipeline import compile_memory
-from miras_dsl.codegen.report import STAGES, report, state_size, work
 from miras_dsl.ir import I, Input, J, Mask, Program, contract, rename
-from miras_dsl.show import LATEX, TEXT, show
+from miras_dsl.ir.printer import LATEX, TEXT, show
 from tests.project.command import GOOD
 
 ROOT = Path(__file__).resolve().parents[2]

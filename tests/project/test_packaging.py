@@ -19,14 +19,22 @@ DATA = {".mem", ".j2", ".lark", ".md", ".py", ".typed", ".txt"}
 pytestmark = pytest.mark.xdist_group("wheel")
 
 
+def within(root: Path) -> list[Path]:
+    """The files below a folder, those behind links not."""
+    found: list[Path] = []
+    for place, inner, names in os.walk(root):
+        inner[:] = [d for d in inner if d != "__pycache__" and not (Path(place) / d).is_symlink()]
+        found += [Path(place) / name for name in names]
+    return found
+
+
 def shipped() -> set[str]:
     """The files that a wheel must hold, by their name in it."""
-    found = {f"miras_dsl/{p.name}" for p in (ROOT / "miras_dsl").iterdir() if p.suffix in DATA}
-    found |= {f"miras_dsl/errors/{p.name}" for p in (ROOT / "miras_dsl" / "errors").glob("*")}
-    for folder in FOLDERS:
-        for path in (ROOT / folder).rglob("*"):
-            if path.suffix in DATA - {".md"} and "__pycache__" not in path.parts:
-                found.add(f"miras_dsl/{path.relative_to(ROOT).as_posix()}")
+    found = set()
+    for folder, place in (("", "miras_dsl"), *((f"miras_dsl/{f}", f) for f in FOLDERS)):
+        for path in within(ROOT / place):
+            if path.suffix in DATA - ({".md"} if folder else set()):
+                found.add(f"{folder or 'miras_dsl'}/{path.relative_to(ROOT / place).as_posix()}")
     return found
 
 
@@ -54,12 +62,12 @@ def test_every_folder_is_declared():
     listed = set(
         tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     )
-    there = {"miras_dsl"}
-    for folder in FOLDERS:
-        for path in (ROOT / folder, *(ROOT / folder).rglob("*")):
-            holds = path.is_dir() and any(f.suffix in DATA for f in path.iterdir() if f.is_file())
-            if holds and path.name != "__pycache__":
-                there.add("miras_dsl." + ".".join(path.relative_to(ROOT).parts))
+    there = set()
+    for folder, place in (("", "miras_dsl"), *((f"miras_dsl.{f}", f) for f in FOLDERS)):
+        for path in within(ROOT / place):
+            parts = path.parent.relative_to(ROOT / place).parts
+            if path.suffix in DATA - {".txt", ".md"}:
+                there.add(".".join((folder or "miras_dsl", *parts)))
     assert there <= listed
 
 

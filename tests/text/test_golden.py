@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from miras_dsl.codegen.memory_text import law_of
+from miras_dsl.codegen.emit.torch.memory import law_of
 from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.ir import Input, Node
-from miras_dsl.show import lines, show
+from miras_dsl.ir.printer import lines, show
 from tests.meaning.derived import compiled
 
 GOLDEN = Path(__file__).with_name("golden")

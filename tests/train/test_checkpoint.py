@@ -9,9 +9,9 @@ import os
 import pytest
 import torch
 
-from miras_dsl.runtime import checkpoint
-from miras_dsl.runtime.checkpoint import CheckpointError, Origin
-from miras_dsl.runtime.data import Text
+from miras_dsl.runtime.train import checkpoint
+from miras_dsl.runtime.train.checkpoint import CheckpointError, Origin
+from miras_dsl.runtime.train.dataset import Text
 from tests.train.tiny import Tiny, tiny
 
 READ = Text("book.txt", "ab12", "/books/book.txt")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import miras_dsl as miras
-from miras_dsl.runtime.debug import NotFinite, debugging
-from miras_dsl.runtime.watch import first_bad
+from miras_dsl.runtime.finite_checks import NotFinite, debugging
+from miras_dsl.runtime.train.nonfinite import first_bad
 
 GROWS = """
 memory Grows(d) {

@@ -8,12 +8,13 @@ import os
 
 import pytest
 
-from miras_dsl.runtime import durable, journal
-from miras_dsl.runtime.journal import Journal, JournalError
+from miras_dsl.runtime.load import atomic_write
+from miras_dsl.runtime.train import metrics_log
+from miras_dsl.runtime.train.metrics_log import Journal, JournalError
 
 
 def steps(path):
-    return [row["step"] for row in journal.read(path)]
+    return [row["step"] for row in metrics_log.read(path)]
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_damaged_line_that_is_needed_is_told(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 1}\n{"ste\xff\n{"step": 3}\n')
     with pytest.raises(JournalError, match=r"line 2 of the log .* is damaged"):
-        journal.read(path)
+        metrics_log.read(path)
     with pytest.raises(JournalError, match="line 2"):
         Journal(path, keep_to=3)
 
@@ -71,10 +72,12 @@ def test_a_new_log_is_on_the_disk_before_it_takes_its_place(five, monkeypatch):
         return handle
 
     os_open, os_replace = os.open, os.replace
-    monkeypatch.setattr(durable.os, "open", opened)
-    monkeypatch.setattr(durable.os, "fsync", lambda handle: done.append(names.get(handle, "file")))
+    monkeypatch.setattr(atomic_write.os, "open", opened)
     monkeypatch.setattr(
-        durable.os, "replace", lambda *paths: (done.append("rename"), os_replace(*paths))
+        atomic_write.os, "fsync", lambda handle: done.append(names.get(handle, "file"))
+    )
+    monkeypatch.setattr(
+        atomic_write.os, "replace", lambda *paths: (done.append("rename"), os_replace(*paths))
     )
     with Journal(five, keep_to=3):
         assert done == ["file", "rename", "folder"]
@@ -108,7 +111,7 @@ def test_a_full_disk_stops_the_log_with_a_sentence(tmp_path):
 def test_a_disk_may_say_so_only_when_it_is_waited_for(five, monkeypatch):
     with Journal(five, keep_to=4) as log:
         log.append({"step": 5, "bits": 1.0})
-        monkeypatch.setattr(journal.os, "fsync", full)
+        monkeypatch.setattr(metrics_log.os, "fsync", full)
         with pytest.raises(JournalError, match="could not be written at step 5: No space"):
             log.settle()
 
@@ -116,7 +119,7 @@ def test_a_disk_may_say_so_only_when_it_is_waited_for(five, monkeypatch):
 def test_a_full_disk_leaves_the_old_log(five, monkeypatch):
     """When it is cut back, too."""
     before = five.read_bytes()
-    monkeypatch.setattr(durable.os, "fsync", full)
+    monkeypatch.setattr(atomic_write.os, "fsync", full)
     with pytest.raises(JournalError, match="could not be written at step 3: No space"):
         Journal(five, keep_to=3)
     assert five.read_bytes() == before

@@ -7,8 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from miras_dsl.runtime import recall
-from miras_dsl.runtime.recall import IGNORED, Recall, accuracy, generate, learn, memory_off
+from miras_dsl.runtime.train import recall_task
+from miras_dsl.runtime.train.recall_task import (
+    IGNORED,
+    Recall,
+    accuracy,
+    generate,
+    learn,
+    memory_off,
+)
 from tests.train.tiny import Mixer, Tiny
 
 
@@ -102,7 +109,7 @@ def test_what_stops_learning_is_not_what_scores_it(monkeypatch):
         drawn.append((count, seed))
         return generate(task, count, seed)
 
-    monkeypatch.setattr(recall, "generate", watched)
+    monkeypatch.setattr(recall_task, "generate", watched)
     torch.manual_seed(0)
     score = learn(Tiny(width=24, vocab=8), task, seconds=60, steps=400, rate=1e-2, enough=0.5)
     assert score.steps < 400, "it was stopped by its accuracy"

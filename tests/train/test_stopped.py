@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from miras_dsl.runtime import checkpoint, journal
+from miras_dsl.runtime.train import checkpoint, metrics_log
 from tests.train.warm import Warm
 
 KILLED = ["gated_deltanet", "yaad"]
@@ -121,7 +121,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, text):
     assert sorted(p.name for p in out.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
 
     assert miras("train", "linear_attention", "--resume", "-o", out).wait() == 0
-    steps = [step for step, _ in journal.series(journal.read(out / "log.jsonl"), "bits")]
+    steps = [step for step, _ in metrics_log.series(metrics_log.read(out / "log.jsonl"), "bits")]
     assert steps == list(range(1, STEPS + 1))
 
 

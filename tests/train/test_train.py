@@ -12,13 +12,20 @@ import pytest
 import torch
 from rich.console import Console
 
-from miras_dsl.runtime import checkpoint, journal
-from miras_dsl.runtime import train as trainer
-from miras_dsl.runtime.measure import evaluate, generate
-from miras_dsl.runtime.pace import paced
 from miras_dsl.runtime.threads import on_threads
-from miras_dsl.runtime.train import Interrupted, TrainConfig, TrainError, rate_at, train, update
-from miras_dsl.runtime.watch import first_bad
+from miras_dsl.runtime.train import checkpoint, metrics_log
+from miras_dsl.runtime.train import loop as trainer
+from miras_dsl.runtime.train.evaluate import evaluate, generate
+from miras_dsl.runtime.train.loop import (
+    Interrupted,
+    TrainConfig,
+    TrainError,
+    rate_at,
+    train,
+    update,
+)
+from miras_dsl.runtime.train.nonfinite import first_bad
+from miras_dsl.runtime.train.time_budget import paced
 from tests.train.tiny import CONFIG, Tiny, corpus, tiny
 
 
@@ -34,9 +41,9 @@ def test_training_beats_the_bigram(tmp_path):
 def test_a_run_leaves_log_picture_and_checkpoint(tmp_path):
     """The log has a row per step, measurements with samples, and nothing that a clock decides."""
     out = train(tiny(), corpus(), CONFIG, tmp_path)
-    rows = journal.read(out.log)
-    assert [s for s, _ in journal.series(rows, "bits")] == list(range(1, 31))
-    assert [s for s, _ in journal.series(rows, "held_out")] == [10, 20, 30]
+    rows = metrics_log.read(out.log)
+    assert [s for s, _ in metrics_log.series(rows, "bits")] == list(range(1, 31))
+    assert [s for s, _ in metrics_log.series(rows, "held_out")] == [10, 20, 30]
     assert {k for row in rows for k in row} == {"step", "bits", "norm", "held_out", "sample"}
     assert out.picture is not None
     assert out.picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -79,9 +86,9 @@ def cut_short(out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise MemoryError
         append(log, row)
 
-    append = journal.Journal.append
+    append = metrics_log.Journal.append
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(journal.Journal, "append", dying)
+        patch.setattr(metrics_log.Journal, "append", dying)
         train(tiny(), corpus(), CONFIG, out)
 
 

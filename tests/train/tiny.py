@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from miras_dsl.runtime.data import Corpus, Text
-from miras_dsl.runtime.train import TrainConfig
+from miras_dsl.runtime.train.dataset import Corpus, Text
+from miras_dsl.runtime.train.loop import TrainConfig
 
 State = dict[str, Tensor]
 

@@ -55,8 +55,8 @@ def main() -> None:
     import torch
 
     import miras_dsl as miras
-    from miras_dsl.cli import app
-    from miras_dsl.runtime import job
+    from miras_dsl.cli.app import app
+    from miras_dsl.runtime.train import job
 
     for spec in sys.argv[1:]:
         job.language_model(job.with_model(miras.find(spec), **SMALL))

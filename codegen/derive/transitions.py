@@ -1,0 +1,280 @@
+"""How a write reaches a later token: the unrolled `Φ(i, j)` of every state.
+
+A state that only decays has a path in closed form: one logarithm per token for a scalar decay, one per
+channel for a row or column gate.  States that feed others (a momentum feeds its weight) have dense
+triangles, one product of triangles per coupling; they need scalar gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import sympy as sp
+
+from miras_dsl.codegen.passes.affine_state import Linear, Obstacle
+from miras_dsl.codegen.passes.inline_maps import flatten
+from miras_dsl.ir import (
+    ONE,
+    Axis,
+    Cumsum,
+    Decay,
+    I,
+    Input,
+    J,
+    L,
+    Last,
+    Mask,
+    Node,
+    Shift,
+    contract,
+    formula,
+    is_zero,
+    pointwise,
+    rename,
+    spread,
+    total,
+)
+from miras_dsl.scalar.functions import SLOTS
+
+VALID = Input("valid", (I,), "token")
+"""1 for a token, 0 for padding: a padded row writes nothing and passes nothing on."""
+
+
+def exponential(log: Node) -> Node:
+    """e^log."""
+    return ONE if is_zero(log) else pointwise(sp.exp(SLOTS[0]), log)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How the chunk's first state reaches token i: a factor [#i], or logarithms per channel."""
+
+    scalar: Node | None
+    logs: tuple[tuple[Axis, Node], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """How write j reaches token i.
+
+    dense    the triangle [#i, #j] itself, where states are coupled (scale included)
+    scalar   (a, b): the triangle is e^(a_i - b_j)
+    logs     (axis, a, b): a factor e^(a_i - b_j) for each channel of the axis
+    scale    [#i], the write's own scale, at its own token
+    strict   only tokens before i, not i itself
+    """
+
+    dense: Node | None
+    scalar: tuple[Node, Node] | None
+    logs: tuple[tuple[Axis, Node, Node], ...]
+    scale: Node
+    strict: bool
+
+    def triangle(self) -> Node | None:
+        """The factor [#i, #j] that all channels share, or None if it is 1."""
+        if self.dense is not None:
+            return self.dense
+        if self.scalar is None:
+            return None
+        return Decay(self.scalar[0], rename(self.scalar[1], {I: J}), I, J, self.strict)
+
+    def gates(self, axis: Axis) -> tuple[Node, Node] | None:
+        """The logarithms (a, b) of a channel gate on an axis."""
+        return next(((a, b) for name, a, b in self.logs if name == axis), None)
+
+    def dense_channels(self, weight: Node) -> Node:
+        """``weight`` times every channel's decay, masked: for a state materialised per token."""
+        for _, a, b in self.logs:
+            weight = weight * Decay(a, rename(b, {I: J}), I, J, self.strict)
+        return (
+            weight if self.logs or self.triangle() is not None else Mask(weight, I, J, self.strict)
+        )
+
+
+class Paths:
+    """The unrolled recurrences of a rule."""
+
+    def __init__(self, linear: Mapping[Input, Linear], lift: Callable[[Node], Node]) -> None:
+        self.linear = linear
+        self.lift = lift
+        self._logs: dict[Input, dict[Axis | None, Node]] = {}
+        self._dense: dict[
+            Input, tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]
+        ] = {}
+        self._coupling_now: list[Input] = []
+
+    # ------------------------------------------------------------ decays
+
+    def logs(self, state: Input) -> dict[Axis | None, Node]:
+        """The state's own decay: None (scalar) or an axis -> logarithm per token [#i, axis]."""
+        if state not in self._logs:
+            own = dict(self.linear[state].keep).get(state)
+            if own is None:
+                raise Obstacle(f"{state.name} forgets everything at every token")
+            self._logs[state] = {
+                axis: self._per_token(self.lift(log)) for axis, log in _split(own, state).items()
+            }
+        return self._logs[state]
+
+    @staticmethod
+    def _per_token(log: Node) -> Node:
+        """A decay acts at every token and at no padding, where logarithms that are fed are 0."""
+        whole, args = flatten(log)
+        fed = all(isinstance(arg, Input) and arg.name.startswith("log_") for arg in args)
+        sums = all(term.as_coeff_Mul()[1] in SLOTS for term in sp.Add.make_args(whole))
+        return log if fed and sums else log * VALID
+
+    def coupled(self, state: Input) -> list[tuple[Input, Node]]:
+        """The other states that this one takes in."""
+        return [(other, c) for other, c in self.linear[state].keep if other is not state]
+
+    # ------------------------------------------------------------ at a token
+
+    def entries(self, state: Input, moment: str) -> Iterator[tuple[Input, Entry]]:
+        """How each first state reaches this one ``before``, ``decayed`` (by its own decay) or ``after``."""
+        logs = self.logs(state)
+        upto = {axis: self._upto(log, moment) for axis, log in logs.items()}
+        scalar = exponential(upto[None]) if None in upto else None
+        yield (
+            state,
+            Entry(scalar, tuple((axis, log) for axis, log in upto.items() if axis is not None)),
+        )
+        if self.coupled(state):
+            for other, factor in self._coupling(state)[0].items():
+                yield other, Entry(factor if moment == "after" else Shift(factor, I, 1), ())
+
+    def writes(self, state: Input, moment: str) -> Iterator[tuple[tuple[Node, Node | None], Path]]:
+        """How each write reaches the state."""
+        if self.coupled(state):
+            for key, dense in self._coupling(state)[1].items():
+                if moment == "after":
+                    yield key, Path(dense, None, (), ONE, False)
+                else:
+                    yield key, Path(Shift(dense, I, 1), None, (), ONE, True)
+            return
+        logs = self.logs(state)
+        strict = moment != "after"
+        pairs = {axis: (self._upto(log, moment), Cumsum(log, I)) for axis, log in logs.items()}
+        channels = tuple((axis, a, b) for axis, (a, b) in pairs.items() if axis is not None)
+        for write in self.linear[state].writes:
+            scale = spread(self.lift(write.scale), (I,))
+            yield (write.u, write.x), Path(None, pairs.get(None), channels, scale, strict)
+
+    @staticmethod
+    def _upto(log: Node, moment: str) -> Node:
+        whole = Cumsum(log, I)
+        return whole - log if moment == "before" else whole
+
+    def _coupling(
+        self, state: Input
+    ) -> tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]:
+        """For a state that takes in others: their first states' factors [#i], and dense triangles."""
+        if state in self._dense:
+            return self._dense[state]
+        if state in self._coupling_now:
+            raise Obstacle(f"{state.name} feeds itself through another state")
+        self._coupling_now.append(state)
+        try:
+            self._dense[state] = self._coupled(state)
+        finally:
+            self._coupling_now.pop()
+        return self._dense[state]
+
+    def _coupled(
+        self, state: Input
+    ) -> tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]:
+        logs = self.logs(state)
+        if set(logs) - {None}:
+            raise Obstacle(f"{state.name} is fed by another state and decays by channel")
+        own = self._own(logs.get(None))
+        firsts: dict[Input, Node] = {}
+        dense: dict[tuple[Node, Node | None], Node] = {}
+        triangle = rename(own, {L: J})
+        for write in self.linear[state].writes:
+            dense[write.u, write.x] = triangle * rename(
+                spread(self.lift(write.scale), (I,)), {I: J}
+            )
+        for other, coefficient in self.coupled(state):
+            taken = self.lift(coefficient)
+            if set(taken.axes) - {I}:
+                raise Obstacle(f"{state.name} takes in {other.name} by channel")
+            taken = rename(taken * VALID, {I: L})
+            for first, entry in self.entries(other, "before"):
+                if entry.logs:
+                    raise Obstacle(f"{other.name} feeds {state.name} and decays by channel")
+                factor = spread(ONE if entry.scalar is None else entry.scalar, (I,))
+                reach = contract(own, rename(factor, {I: L}) * taken, (L,))
+                firsts[first] = firsts[first] + reach if first in firsts else reach
+            for key, path in self.writes(other, "before"):
+                source = path.triangle()
+                if path.logs:
+                    raise Obstacle(f"{other.name} feeds {state.name} and decays by channel")
+                if source is None:
+                    source = Mask(spread(ONE, (I, J)), I, J, True)
+                source = source * rename(path.scale, {I: J})
+                reach = contract(own, rename(source, {I: L}) * taken, (L,))
+                dense[key] = dense[key] + reach if key in dense else reach
+        return firsts, dense
+
+    @staticmethod
+    def _own(log: Node | None) -> Node:
+        """The triangle [#i, #l] of a state's own decay."""
+        if log is None:
+            return Mask(spread(ONE, (I, L)), I, L, False)
+        whole = Cumsum(spread(log, (I,)), I)
+        return Decay(whole, rename(whole, {I: L}), I, L, False)
+
+    # ------------------------------------------------------------ at the chunk's end
+
+    def end_entries(self, state: Input) -> Iterator[tuple[Input, Node]]:
+        """Each first state and its factor at the chunk's end."""
+        factor: Node = ONE
+        for log in self.logs(state).values():
+            factor = factor * exponential(total(log, (I,)))
+        yield state, factor
+        if self.coupled(state):
+            for other, reach in self._coupling(state)[0].items():
+                yield other, Last(reach, I)
+
+    def end_writes(
+        self, state: Input
+    ) -> Iterator[tuple[tuple[Node, Node | None], Node, Node, Node]]:
+        """Each write with the scale [#i], row gate and column gate that it has at the chunk's end."""
+        if self.coupled(state):
+            for key, dense in self._coupling(state)[1].items():
+                yield key, rename(Last(dense, I), {J: I}), ONE, ONE
+            return
+        left = {
+            axis: exponential(total(log, (I,)) - Cumsum(log, I))
+            for axis, log in self.logs(state).items()
+        }
+        row = left.get(state.axes[0], ONE)
+        column = left.get(state.axes[-1], ONE) if len(state.axes) > 1 else ONE
+        for write in self.linear[state].writes:
+            scale = spread(self.lift(write.scale), (I,)) * left.get(None, ONE)
+            yield (write.u, write.x), scale, row, column
+
+
+def _split(coefficient: Node, state: Input) -> dict[Axis | None, Node]:
+    """The logarithm of a decay, by axis.  Raises Obstacle when it is not a product of exponentials."""
+    whole, args = flatten(coefficient)
+    nodes = dict(zip(SLOTS, args, strict=False))
+    result: dict[Axis | None, Node] = {}
+    for factor in sp.Mul.make_args(whole):
+        if factor == 1:
+            continue
+        if isinstance(factor, sp.exp):
+            log = factor.args[0]
+        elif factor.is_positive and factor.is_number:
+            log = sp.log(factor)
+        else:
+            raise Obstacle(f"{state.name} is multiplied by something that may be negative or 0")
+        for term in sp.Add.make_args(log):
+            held = {axis for slot in term.free_symbols for axis in nodes[slot].axes}
+            if len(held) > 1 or not held <= set(state.axes):
+                raise Obstacle(f"{state.name} has a decay for every entry of its own")
+            axis = next(iter(held), None)
+            part = formula(term, nodes)
+            result[axis] = result[axis] + part if axis in result else part
+    return result

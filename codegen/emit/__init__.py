@@ -1,0 +1,1 @@
+"""Stage 8: text. Names, imports and the door to the templates."""

@@ -1,0 +1,1 @@
+"""The nn.Module classes around a memory: projections, gates, first states."""

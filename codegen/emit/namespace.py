@@ -1,0 +1,123 @@
+"""What a generated module calls its classes and functions, so that no two of them meet.
+
+A spec tells names apart that are one name in lower case (`AB`, `Ab`), and a memory's function may
+be called as another's part (`Foo`'s reverse walk, `FooBack`'s walk).  One table for each file gives
+every class its name and every memory a prefix of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from miras_dsl.spec import FileSpec
+
+from .identifiers import TAKEN, identifier, snake
+
+FUNCTIONS = ("token", "refresh", "refresh_back", "close", "close_back")
+"""Straight functions of a memory."""
+WALKS = ("before", "loop", "after", "back_before", "back_loop", "back_after")
+"""The parts of its walk over chunks, and of the reverse."""
+ENTRIES = ("memory", "step", "forward", "backward")
+"""What is called from outside, and the Triton kernels."""
+ROWS = re.compile(r"(_row\d+)+\Z")
+"""The end of the name of a substitution's body."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileNames:
+    """Names of one generated module.
+
+    classes   the class of each memory, layer and model
+    prefixes  what the functions of each memory begin with
+    """
+
+    classes: Mapping[str, str] = field(default_factory=dict)
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+
+    def class_of(self, name: str) -> str:
+        """The class of a memory, layer or model; its own name where it is printed alone."""
+        return self.classes.get(name) or identifier(name)
+
+    def prefix_of(self, name: str) -> str:
+        """The prefix of a memory's functions; its own name where it is printed alone."""
+        return self.prefixes.get(name) or snake(name)
+
+
+def file_names(spec: FileSpec) -> FileNames:
+    """Names for everything in a file, in its order; the first to ask for a name has it."""
+    classes = _classes([*spec.memories, *spec.layers, *spec.models])
+    used = {*TAKEN, *dir(builtins), *keyword.kwlist, *map(_apart, classes.values())}
+    prefixes: dict[str, str] = {}
+    for name in spec.memories:
+        made, count = snake(name), 1
+        while claims(made) & used:
+            count += 1
+            made = f"{snake(name)}_{count}"
+        prefixes[name] = made
+        used |= claims(made)
+    return FileNames(classes, prefixes)
+
+
+def claims(prefix: str) -> frozenset[str]:
+    """Every name that a memory may have at the top of a module; numbered rows count as one.
+
+    What nothing outside calls begins with `_`: its constant, its kernels' table, its rows.
+    """
+    called = (f"{prefix}_{part}" for part in (*FUNCTIONS, *WALKS, *ENTRIES))
+    rows = (f"_{prefix}{part}_row" for part in ("", "_back", *(f"_{p}" for p in FUNCTIONS)))
+    return frozenset({f"_{prefix}", f"_{prefix}_kernels", *called, *rows})
+
+
+def unclaimed(text: str, prefix: str) -> set[str]:
+    """Top-level names of a memory's text that its prefix does not give it."""
+    return {_apart(name) for name in top_level(text)} - claims(prefix)
+
+
+def once(text: str) -> str:
+    """A module's text as it is, once it is known that it defines each name once.
+
+    AssertionError otherwise: the later definition would silently stand in for the earlier one.
+    """
+    twice = sorted(name for name, count in Counter(top_level(text)).items() if count > 1)
+    if twice:
+        raise AssertionError(f"the generated module defines {', '.join(twice)} more than once")
+    return text
+
+
+def top_level(text: str) -> list[str]:
+    """What a module defines, assigns or imports at its top level, as often as it does."""
+    return [name for statement in ast.parse(text).body for name in _defined(statement)]
+
+
+def _defined(statement: ast.stmt) -> Iterable[str]:
+    match statement:
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            return [name]
+        case ast.Assign(targets=targets):
+            return [target.id for target in targets if isinstance(target, ast.Name)]
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            return [(alias.asname or alias.name).partition(".")[0] for alias in names]
+        case _:
+            return []
+
+
+def _classes(names: list[str]) -> dict[str, str]:
+    """Names as they are; those that generated code needs for itself with `_` after them."""
+    made: dict[str, str] = {}
+    for name in names:
+        word = identifier(name)
+        while word != name and word in {*names, *made.values()}:
+            word += "_"
+        made[name] = word
+    return made
+
+
+def _apart(name: str) -> str:
+    """A name with the numbers of its rows taken off."""
+    return ROWS.sub("_row", name)

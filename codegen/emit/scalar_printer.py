@@ -1,0 +1,202 @@
+"""sympy formulas as the text of a target: torch or Triton.
+
+A target is a table from functions to text; precedence and numbers are shared.  Only symbols, canonical
+numbers and the functions of `scalars.FUNCTIONS` can be printed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import sympy as sp
+
+from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.monotone_inverse import UNKNOWN, inverted, jumps
+
+Printer = Callable[..., str]
+
+TORCH: Mapping[type, Printer] = {
+    sp.exp: "torch.exp({})".format,
+    sp.log: "torch.log({})".format,
+    sp.tanh: "torch.tanh({})".format,
+    sp.sinh: "torch.sinh({})".format,
+    sp.cosh: "torch.cosh({})".format,
+    sp.sin: "torch.sin({})".format,
+    sp.cos: "torch.cos({})".format,
+    scalars.erf: "torch.erf({})".format,
+    scalars.asinh: "torch.asinh({})".format,
+    scalars.sigmoid: "torch.sigmoid({})".format,
+    scalars.softplus: "tiles.softplus({})".format,
+    scalars.logcosh: "tiles.logcosh({})".format,
+    scalars.step: "tiles.step({})".format,
+    scalars.above: "tiles.above({})".format,
+    scalars.signum: "torch.sign({})".format,
+    scalars.absolute: "torch.abs({})".format,
+    scalars.root: "tiles.root({})".format,
+    scalars.inverse_root: "tiles.inverse_root({})".format,
+    scalars.where: "tiles.where({}, {}, {})".format,
+    scalars.apow: "tiles.apow({}, {})".format,
+    scalars.spow: "tiles.spow({}, {})".format,
+    scalars.fractional: "tiles.fractional({}, {})".format,
+}
+"""`tiles` is `miras_dsl.runtime.tiles`."""
+
+TRITON: Mapping[type, Printer] = {
+    sp.exp: "tl.exp({})".format,
+    sp.log: "tl.log({})".format,
+    sp.tanh: "tlmath.tanh({})".format,
+    sp.sinh: "tlmath.sinh({})".format,
+    sp.cosh: "tlmath.cosh({})".format,
+    sp.sin: "tl.sin({})".format,
+    sp.cos: "tl.cos({})".format,
+    scalars.erf: "tl.erf({})".format,
+    scalars.asinh: "tlmath.asinh({})".format,
+    scalars.sigmoid: "tl.sigmoid({})".format,
+    scalars.softplus: "tlmath.softplus({})".format,
+    scalars.logcosh: "tlmath.logcosh({})".format,
+    scalars.step: "tl.where({} >= 0.0, 1.0, 0.0)".format,
+    scalars.above: "tl.where({} > 0.0, 1.0, 0.0)".format,
+    scalars.signum: "tlmath.signum({})".format,
+    scalars.absolute: "tl.abs({})".format,
+    scalars.root: "tl.sqrt(tl.maximum({}, 0.0))".format,
+    scalars.inverse_root: "tlmath.inverse_root({})".format,
+    scalars.where: "tl.where({} != 0.0, {}, {})".format,
+    scalars.apow: "tlmath.apow({}, {})".format,
+    scalars.fractional: "tlmath.fractional({}, {})".format,
+    scalars.spow: "tlmath.spow({}, {})".format,
+}
+"""`tlmath` is `miras_dsl.runtime.tlmath`."""
+
+COMPARED = (scalars.where, scalars.step, scalars.above)
+"""Functions whose text in Triton compares their first operand."""
+MULTIPLIED = 4
+"""The largest power of a magnitude that is written as a product."""
+_SUM, _PRODUCT, _UNARY, _ATOM = 1, 2, 3, 4
+
+
+def text(formula: sp.Expr, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]) -> str:
+    """A formula as an expression of the target; ``names`` gives the text of each symbol."""
+    return _text(formula, names, target)[0]
+
+
+def number(value: sp.Expr) -> str:
+    """A number as a Python literal that reads back as the nearest double."""
+    if value.is_Integer:
+        return f"{int(value)}.0"
+    return repr(float(value))
+
+
+def _wrapped(part: tuple[str, int], needed: int) -> str:
+    return part[0] if part[1] >= needed else f"({part[0]})"
+
+
+def _text(
+    expr: sp.Expr, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+) -> tuple[str, int]:
+    if isinstance(expr, sp.Symbol):
+        return names[expr], _ATOM
+    if (expr.is_number and not expr.args) or expr.is_number:
+        literal = number(expr)
+        return literal, _UNARY if literal.startswith("-") else _ATOM
+    match expr:
+        case inverted():
+            return _inverted(expr, names, target), _ATOM
+        case sp.Add():
+            return _sum(expr, names, target), _SUM
+        case sp.Mul():
+            return _product(expr, names, target)
+        case sp.Pow():
+            return _power(expr, names, target)
+        case _:
+            if target is TRITON and expr.func in (scalars.apow, scalars.spow):
+                whole = _whole_power(*expr.args, expr.func is scalars.spow)
+                if whole is not None:
+                    return _text(whole, names, target)
+            arguments = [_text(argument, names, target)[0] for argument in expr.args]
+            if target is TRITON and expr.func in COMPARED:
+                arguments[0] = arguments[0] if arguments[0].isidentifier() else f"({arguments[0]})"
+            return target[expr.func](*arguments), _ATOM
+
+
+def _whole_power(x: sp.Expr, p: sp.Expr, signed: bool) -> sp.Expr | None:
+    """`|x|^p`, or with the sign of x, as a product, where p is a small whole number."""
+    if not (p.is_Integer and 1 <= p <= MULTIPLIED):
+        return None
+    size = scalars.absolute(x)
+    return x * size ** (p - 1) if signed else size**p
+
+
+def _inverted(
+    expr: inverted, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+) -> str:
+    a, f, low, high = expr.args
+    unknown = "w"
+    while any(re.search(rf"\b{unknown}\b", name) for name in names.values()):
+        unknown += "_"
+    inner = {**names, UNKNOWN: unknown}
+
+    def function(part: sp.Expr) -> str:
+        return f"lambda {unknown}: {text(part, inner, target)}"
+
+    given = [function(f), function(f.diff(UNKNOWN)), text(a, names, target)]
+    places = [f"({function(u)}, {function(u.diff(UNKNOWN))})" for u in jumps(f)]
+    for word, end in (("low", low), ("high", high)):
+        if not end.is_infinite:
+            given.append(f"{word}={text(end, names, target)}")
+    if places:
+        given.append(f"jumps=[{', '.join(places)}]")
+    return f"tiles.inverted({', '.join(given)})"
+
+
+def _sum(expr: sp.Add, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]) -> str:
+    terms = sorted(expr.as_ordered_terms(), key=lambda t: t.could_extract_minus_sign())
+    out = ""
+    for term in terms:
+        negative = bool(out) and term.could_extract_minus_sign()
+        part = _wrapped(_text(-term if negative else term, names, target), _PRODUCT)
+        out += f"{' - ' if negative else ' + '}{part}" if out else part
+    return out
+
+
+def _product(
+    expr: sp.Mul, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+) -> tuple[str, int]:
+    numbers = [factor for factor in expr.args if factor.is_number]
+    coefficient = sp.Mul(*numbers)
+    rest = sp.Mul(*(factor for factor in expr.args if not factor.is_number))
+    if coefficient == -1:
+        return f"-{_wrapped(_text(rest, names, target), _PRODUCT)}", _PRODUCT
+    above: list[str] = [] if coefficient == 1 else [number(coefficient)]
+    below: list[str] = []
+    for factor in rest.as_ordered_factors():
+        if isinstance(factor, sp.Pow) and factor.exp.is_number and factor.exp.is_negative:
+            below.append(_wrapped(_text(factor.base ** (-factor.exp), names, target), _UNARY))
+        else:
+            above.append(_wrapped(_text(factor, names, target), _UNARY))
+    line = " * ".join(above or ["1.0"])
+    for divisor in below:
+        line += f" / {divisor if divisor[0] != '-' else f'({divisor})'}"
+    return line, _PRODUCT
+
+
+def _power(
+    expr: sp.Pow, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+) -> tuple[str, int]:
+    base = _wrapped(_text(expr.base, names, target), _ATOM)
+    if expr.exp.is_Integer:
+        count = abs(int(expr.exp))
+        if count <= 4 and base.isidentifier():
+            product = " * ".join([base] * count)
+            return (product, _PRODUCT) if expr.exp > 0 else (f"1.0 / ({product})", _PRODUCT)
+        if target is not TRITON:
+            return f"{base} ** {int(expr.exp)}", _UNARY
+        return _repeated(base, int(expr.exp)), _PRODUCT
+    exponent = _text(expr.exp, names, target)[0]
+    base = base if base.isidentifier() else _text(expr.base, names, target)[0]
+    return f"{'tlmath.power' if target is TRITON else 'torch.pow'}({base}, {exponent})", _ATOM
+
+
+def _repeated(base: str, power: int) -> str:
+    product = "(" + " * ".join([base] * abs(power)) + ")"
+    return product if power > 0 else f"1.0 / {product}"

@@ -1,0 +1,1 @@
+"""A memory as torch functions."""

@@ -1,0 +1,265 @@
+"""Nodes as readable torch text.
+
+Every array has its batch axes first and the axes of its node last, in stored order; so one text serves
+a chunk, all chunks at once, or one token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import sympy as sp
+
+from miras_dsl.codegen.emit.scalar_printer import number, text
+from miras_dsl.codegen.plan.partition import source
+from miras_dsl.ir import (
+    Axes,
+    Axis,
+    Contract,
+    Cumsum,
+    Decay,
+    Extent,
+    GatedApply,
+    GatedContract,
+    I,
+    Input,
+    Inverse,
+    J,
+    Last,
+    Map,
+    Mask,
+    Node,
+    Number,
+    Put,
+    Reduce,
+    Rename,
+    Shift,
+    Spread,
+    Substitute,
+    postorder,
+)
+from miras_dsl.scalar.functions import SLOTS
+
+from .exponents import TORCH_WITH_LOGS, Exponent, outside_exponents
+
+
+class TorchText:
+    """Prints the nodes of one function."""
+
+    def __init__(
+        self,
+        names: Mapping[Node, str],
+        inline: Iterable[Node],
+        bodies: Mapping[Substitute, str],
+        logs: Iterable[Node] = (),
+        careful: Iterable[Node] = (),
+    ):
+        self.names = names
+        self.logs = set(logs)
+        self.careful = set(careful)
+        self.inline = set(inline)
+        self.bodies = bodies
+
+    def ref(self, node: Node) -> str:
+        """The text that stands for a node's value."""
+        here = source(node)
+        match here:
+            case Number(value):
+                return number(value)
+            case Extent(axis):
+                return f'size["{axis.lstrip("#")}"]'
+            case _:
+                return self.names[here]
+
+    def aligned(self, node: Node, axes: Axes) -> str:
+        """A node's value with an axis of size 1 for each axis that it lacks."""
+        here = source(node)
+        if isinstance(here, Number | Extent):
+            return self.ref(here)
+        have = node.axes
+        if have == axes:
+            return self.ref(here)
+        slots = [":" if axis in have else "None" for axis in axes]
+        return f"{self.ref(here)}[..., {', '.join(slots)}]"
+
+    def place(self, axis: Axis, axes: Axes) -> int:
+        """The position of an axis, from the end."""
+        return axes.index(axis) - len(axes)
+
+    def expression(self, node: Node) -> str:
+        """The torch expression that computes ``node``."""
+        match node:
+            case Map():
+                return self._map(node)
+            case Contract():
+                return self._contract(node)
+            case Reduce(kind, x, over):
+                places = ", ".join(str(self.place(axis, x.axes)) for axis in over)
+                tail = "," if len(over) == 1 else ""
+                return f"{self.ref(x)}.{'sum' if kind == 'sum' else 'amax'}(({places}{tail}))"
+            case Spread(x):
+                return f"tiles.spread({self.aligned(x, node.axes)}, {self._sizes(node.axes)})"
+            case Rename(x, names):
+                new = [dict(names).get(axis, axis) for axis in x.axes]
+                order = ", ".join(str(new.index(axis) - len(new)) for axis in node.axes)
+                return f"tiles.permute({self.ref(x)}, ({order}))"
+            case Cumsum(x, axis, reverse):
+                at = self.place(axis, x.axes)
+                if reverse:
+                    return f"{self.ref(x)}.flip({at}).cumsum({at}).flip({at})"
+                return f"{self.ref(x)}.cumsum({at})"
+            case Shift(x, axis, by):
+                return f"tiles.shift({self.ref(x)}, {self.place(axis, x.axes)}, {by})"
+            case Last(x, axis):
+                return f"{self.ref(x)}.select({self.place(axis, x.axes)}, -1)"
+            case Put(x, axis):
+                at = self.place(axis, node.axes)
+                return f"tiles.put_last({self.ref(x)}, {at}, size[{axis.lstrip('#')!r}])".replace(
+                    "'", '"'
+                )
+            case Mask(x, row, col, strict):
+                where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
+                sizes = self._sizes(node.axes)
+                here = source(x)
+                if isinstance(here, Number):
+                    return (
+                        f"tiles.lower(tiles.filled({number(here.value)}, {sizes}, size), {where})"
+                    )
+                if len(x.axes) < len(node.axes):
+                    return (
+                        f"tiles.lower(tiles.spread({self.aligned(x, node.axes)}, {sizes}), {where})"
+                    )
+                return f"tiles.lower({self.ref(x)}, {where})"
+            case Decay(a, b, row, col, strict):
+                where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
+                later, earlier = (self.aligned(x, node.axes) for x in (a, b))
+                return f"tiles.decay({later} - {earlier}, {where}, size)"
+            case GatedContract(x, y, a, b, _, _, _, strict):
+                return f"tiles.gated_contract({self._refs(x, y, a, b)}, {strict})"
+            case GatedApply(m, y, a, b, _, row, _, strict, over):
+                return f"tiles.gated_apply({self._refs(m, y, a, b)}, {strict}, {over == row})"
+            case Inverse(x):
+                return f"tiles.inverse_of_one_plus({self.ref(x)})"
+            case Substitute(a, p, _, _, rows, gates, reverse):
+                given = self._refs(*(row for _, row in rows)) + ("," if len(rows) == 1 else "")
+                gated = f"({self._refs(*gates)})" if gates else "None"
+                how = f"{self.bodies[node]}, ({given}), {gated}, {reverse}"
+                return f"tiles.substitute({self._refs(a, p)}, {how}, size)"
+            case _:
+                raise AssertionError(f"{type(node).__name__} is not computed")
+
+    def _refs(self, *nodes: Node) -> str:
+        return ", ".join(self.ref(n) for n in nodes)
+
+    def _sizes(self, axes: Axes) -> str:
+        inner = ", ".join(f'size["{axis.lstrip("#")}"]' for axis in axes)
+        return f"({inner}{',' if len(axes) == 1 else ''})"
+
+    def _map(self, node: Map) -> str:
+        formula, args = self._fused(node)
+        names = {slot: self.aligned(arg, node.axes) for slot, arg in zip(SLOTS, args, strict=False)}
+        sizes = {
+            slot for slot, arg in zip(SLOTS, args, strict=False) if isinstance(source(arg), Extent)
+        }
+        if len(sizes) == len(args) or not formula.is_rational_function(*sizes):
+            # A size by itself is Python's number; a function of one, or nothing but sizes, needs torch's.
+            names |= {slot: f"tiles.filled({names[slot]}, (), size)" for slot in sizes}
+        logs = {slot for slot, arg in zip(SLOTS, args, strict=False) if arg in self.logs}
+        if logs and node not in self.logs:
+            formula = formula.replace(
+                lambda part: isinstance(part, sp.exp) and bool(part.free_symbols & logs),
+                lambda part: Exponent(part.args[0]),
+            )
+            bare = outside_exponents(formula) & logs
+            names |= {slot: f"{names[slot]}.to(size.dtype)" for slot in bare}
+        return text(formula, names, TORCH_WITH_LOGS)
+
+    def _fused(self, node: Map) -> tuple[sp.Expr, list[Node]]:
+        """The formula of a map with the maps that only it uses written into it."""
+        args: list[Node] = []
+        symbols: dict[Node, sp.Symbol] = {}
+
+        def visit(map_: Map) -> sp.Expr:
+            exchange: dict[sp.Symbol, sp.Expr] = {}
+            for slot, arg in zip(SLOTS, map_.args, strict=False):
+                if arg in self.inline and isinstance(arg, Map):
+                    exchange[slot] = visit(arg)
+                    continue
+                if arg not in symbols:
+                    symbols[arg] = sp.Symbol(f"_{len(args)}", real=True)
+                    args.append(arg)
+                exchange[slot] = symbols[arg]
+            return map_.formula.xreplace(exchange)
+
+        formula = visit(node)
+        return formula.xreplace({s: SLOTS[args.index(n)] for n, s in symbols.items()}), args
+
+    def _contract(self, node: Contract) -> str:
+        left, right, over = node.left, node.right, node.over
+        a, b = self.ref(left), self.ref(right)
+        if left.axes == right.axes:
+            places = ", ".join(str(self.place(axis, left.axes)) for axis in over)
+            return f"({a} * {b}).sum(({places}{',' if len(over) == 1 else ''}))"
+        if len(over) == 1 and len(left.axes) == len(right.axes) == len(node.axes) == 2:
+            (c,) = over
+            first, second = (left, right) if node.axes[0] in left.axes else (right, left)
+            one = self.ref(first) if first.axes[1] == c else f"{self.ref(first)}.mT"
+            two = self.ref(second) if second.axes[0] == c else f"{self.ref(second)}.mT"
+            if node in self.careful:
+                return f"tiles.product({one}, {two}, size)"
+            return f"{one} @ {two}"
+        table: dict[Axis, str] = {}
+        spec = "->".join(
+            (
+                ",".join("..." + _letters(n.axes, table) for n in (left, right)),
+                "..." + _letters(node.axes, table),
+            )
+        )
+        return f'torch.einsum("{spec}", {a}, {b})'
+
+
+_LETTERS = {I: "i", J: "j", "#l": "l", "#m": "m", "key": "k", "value": "v", "pair": "p"}
+
+
+def _letters(axes: Axes, table: dict[Axis, str]) -> str:
+    out = ""
+    for axis in axes:
+        if axis not in table:
+            free = (c for c in "hgfedcbanopqrstuwxyz" if c not in table.values())
+            table[axis] = _LETTERS.get(axis) or next(free)
+        out += table[axis]
+    return out
+
+
+def inlined(nodes: Iterable[Node], kept: Iterable[Node]) -> set[Node]:
+    """The maps that one other map of the same axes reads, once, and nobody else: no statement of
+    their own, as long as the formula that takes them in stays one that can be read."""
+    nodes, kept = list(nodes), set(kept)
+    users: dict[Node, list[Node]] = {}
+    for node in nodes:
+        for operand in {source(o) for o in node.operands}:
+            users.setdefault(operand, []).append(node)
+    found: set[Node] = set()
+    operands: dict[Node, int] = {}
+    for node in nodes:
+        operands[node] = sum(operands[x] if x in found else 1 for x in node.operands)
+        using = users.get(node, [])
+        if isinstance(node, Map) and node not in kept and len(using) == 1:
+            (user,) = using
+            if not isinstance(user, Map) or node not in user.args or user.axes != node.axes:
+                continue
+            slot = SLOTS[user.args.index(node)]
+            if sum(part == slot for part in sp.preorder_traversal(user.formula)) > 1:
+                continue
+            if node.formula.count_ops() < 24 and operands[node] <= 8:
+                found.add(node)
+    return found
+
+
+def body_nodes(body: Node) -> list[Node]:
+    """The operations of a substitution's body, in order."""
+    return [
+        n
+        for n in postorder([body])
+        if not isinstance(n, Input | Number | Extent) and source(n) is n
+    ]

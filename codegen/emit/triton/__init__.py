@@ -1,0 +1,1 @@
+"""Token-by-token kernels as Triton text."""

@@ -1,0 +1,1 @@
+"""Steps that are solved rather than written down: links, penalties, implicit steps."""

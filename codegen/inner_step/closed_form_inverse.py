@@ -1,0 +1,137 @@
+"""``slope(w) = a`` solved for w: in closed form where the outer functions can be peeled off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sympy as sp
+
+from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.monotone_inverse import UNKNOWN as W
+from miras_dsl.scalar.monotone_inverse import inverted, jumps
+
+from .monotone import Slope, agrees
+from .scalar_equation import tame
+
+ASKED = (-6.0, -1.3, -0.4, -0.05, 0.0, 0.2, 0.9, 1.7, 8.0)
+
+
+def solution(slope: Slope, target: sp.Symbol) -> sp.Expr:
+    """The w at which the slope is ``target``, as a formula of the target and the constants.
+
+    Candidates in closed form are tried at many points; where none holds, Newton steps find w.
+    """
+    for answer in _peeled(slope.formula, target):
+        if agrees(slope, target, answer, ASKED):
+            return answer
+    return inverted(target, slope.formula, slope.low, slope.high)
+
+
+def _peeled(left: sp.Expr, right: sp.Expr) -> Iterator[sp.Expr]:
+    """At most one candidate: what is around the unknown is taken to the other side, one by one."""
+    for _ in range(32):
+        if left == W:
+            yield right
+            return
+        step = (
+            _affine(left, right)
+            or _threshold(left, right)
+            or _outer(left, right)
+            or _joined(left, right)
+        )
+        if step is None:
+            return
+        left, right = step
+
+
+Sides = tuple[sp.Expr, sp.Expr]
+
+
+def _affine(left: sp.Expr, right: sp.Expr) -> Sides | None:
+    """``k w + b = right``."""
+    k = left.diff(W)
+    if k.has(W) or k == 0 or jumps(left):
+        return None
+    return W, (right - left.xreplace({W: sp.Integer(0)})) / k
+
+
+def _threshold(left: sp.Expr, right: sp.Expr) -> Sides | None:
+    """``h(w) + g sign(k w + b) = right``: near the kink w stays there."""
+    kinks = [part for part in left.atoms(scalars.signum) if part.has(W)]
+    if len(kinks) != 1 or not isinstance(left, sp.Add):
+        return None
+    inside = kinks[0].args[0]
+    k = inside.diff(W)
+    with_kink = sp.Add(*(term for term in left.args if term.has(kinks[0])))
+    size = with_kink.xreplace({kinks[0]: sp.Integer(1)})
+    rest = left - with_kink
+    if k.has(W) or size.has(W) or with_kink.xreplace({kinks[0]: sp.Integer(-1)}) != -size:
+        return None
+    place = -inside.xreplace({W: sp.Integer(0)}) / k
+    there = rest.xreplace({W: place})
+    past = right - there
+    size = size * scalars.signum(k)
+    shrunk = scalars.signum(past) * scalars.larger(scalars.absolute(past) - size, sp.Integer(0))
+    return rest, shrunk + there
+
+
+def _outer(left: sp.Expr, right: sp.Expr) -> Sides | None:
+    """The outermost function undone."""
+    match left:
+        case sp.Add() | sp.Mul():
+            free = [part for part in left.args if not part.has(W)]
+            if not free:
+                return None
+            rest = left.func(*(part for part in left.args if part.has(W)))
+            return rest, right - sp.Add(*free) if isinstance(left, sp.Add) else right / sp.Mul(
+                *free
+            )
+        case sp.log():
+            inside = left.args[0]
+            return _logistic(inside, right) or (inside, sp.exp(right))
+        case sp.exp():
+            return left.args[0], sp.log(right)
+        case sp.sinh():
+            return left.args[0], scalars.asinh(right)
+        case scalars.asinh():
+            return left.args[0], sp.sinh(right)
+        case scalars.spow():
+            base, power = left.args
+            return (base, scalars.spow(right, 1 / power)) if power.is_positive else None
+        case scalars.fractional():
+            base, power = left.args
+            return base, scalars.fractional(right, 1 / power)
+        case sp.Pow():
+            base, power = left.args
+            if power.has(W):
+                return None
+            odd = power.is_Integer and power > 0 and power % 2 == 1
+            return base, scalars.spow(right, 1 / power) if odd else right ** (1 / power)
+    return None
+
+
+def _logistic(inside: sp.Expr, right: sp.Expr) -> Sides | None:
+    """``log((p w + r) / (q + s w)) = a``, stably: a sigmoid between the two ends."""
+    if not tame(inside):
+        return None
+    top, bottom = sp.fraction(sp.together(inside))
+    p, s = top.diff(W), bottom.diff(W)
+    if p.has(W) or s.has(W) or s == 0 or p == 0:
+        return None
+    zero = {W: sp.Integer(0)}
+    low, high = -top.xreplace(zero) / p, -bottom.xreplace(zero) / s
+    moved = right + scalars.log(sp.cancel(-s / p))
+    if low == -high:
+        return W, high * sp.tanh(moved / 2)
+    return W, low + (high - low) * scalars.sigmoid(moved)
+
+
+def _joined(left: sp.Expr, right: sp.Expr) -> Sides | None:
+    """A sum of logarithms as one, or common factors before a bracket."""
+    if not tame(left):
+        return None
+    for form in (lambda e: sp.logcombine(e, force=True), sp.factor_terms, sp.together):
+        new = form(left)
+        if new != left:
+            return new, right
+    return None

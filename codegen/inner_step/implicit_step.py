@@ -1,0 +1,198 @@
+"""The implicit step: argmin loss + |W - kept|² / (2 rate), exactly.
+
+At its end ``W = kept - rate * gradient(W)``.  For a matrix with ``gradient = φ(W k) kᵀ`` only the
+prediction ``u = W k`` is unknown: ``u + s φ(u) = p`` for each row, with p the prediction before the
+step and ``s = Σ rate k²``.  A vector is its own prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sympy as sp
+
+from miras_dsl.codegen.errors import Apart, Refused
+from miras_dsl.codegen.model.build import stand_in
+from miras_dsl.codegen.model.lower import lower
+from miras_dsl.codegen.model.types import MemoryModel
+from miras_dsl.codegen.passes.affine_state import Obstacle, collect
+from miras_dsl.codegen.passes.inline_maps import affine_in
+from miras_dsl.ir import (
+    ONE,
+    ZERO,
+    Contract,
+    Input,
+    Node,
+    contract,
+    inputs_of,
+    pointwise,
+    postorder,
+    replace,
+)
+from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.monotone_inverse import UNKNOWN
+from miras_dsl.spec import Interval, Ref, Write
+
+from .closed_form_inverse import solution
+from .monotone import Slope, Unfit, leaps, numbers, samples, studied
+from .scalar_equation import NotOneNumber, OneNumber, one_number, tame
+
+BEFORE = sp.Symbol("p", real=True)
+STEP = sp.Symbol("s", real=True)
+GRAD, KEPT = Input("grad", (), "hole"), Input("kept", (), "hole")
+
+
+class NoImplicitStep(Refused):
+    """Why the exact step has no equation for one number."""
+
+    code = "M0610"
+    help = "leave `implicit` out, or take a convex bias of each error by itself, such as `sum(r^2)`"
+
+
+@dataclass(frozen=True, slots=True)
+class _Equation:
+    """``u + s φ(u) = p``, elementwise.
+
+    unknown  what stands for u in φ
+    key      the gradient is ``φ keyᵀ``; None for a vector
+    """
+
+    slope: Node
+    unknown: Node
+    key: Node | None
+
+
+def solved_implicitly(model: MemoryModel, weights: Mapping[str, Node]) -> dict[str, Node]:
+    """The gradient at the point where the step ends, from the weights that the write finds.
+
+    Raises NoImplicitStep where the step is no equation for one number, or has several answers.
+    """
+    _expect_alone(model)
+    if len(model.gradients) != 1:
+        raise NoImplicitStep("`implicit` needs a memory of one matrix or vector")
+    ((name, gradient),) = model.gradients
+    rate, base = _rule(model, name)
+    (start,) = replace([base], {KEPT: weights[name]})
+    point = Input(name, model.weights[0].axes, "point")
+    equation = _equation(gradient, point)
+    if equation is None:
+        return {name: gradient}
+    _expect_positive(model, rate)
+    formula = _studied(model, equation)
+    (before,) = replace([equation.unknown], {point: start})
+    size = (
+        rate
+        if equation.key is None
+        else contract(rate * equation.key, equation.key, equation.key.axes)
+    )
+    grows = formula.formula.diff(UNKNOWN)
+    grows = sp.expand(grows) if tame(grows) else grows
+    if not grows.has(UNKNOWN):
+        (there,) = replace([equation.slope], {equation.unknown: before})
+        there = there * pointwise(1 / (1 + SLOTS[0] * SLOTS[1]), size, formula.placed(grows, {}))
+    else:
+        whole = UNKNOWN + STEP * formula.formula
+        tried = samples({**formula.ranges, STEP: Interval(low=0.0)})
+        answer = solution(Slope(whole, sp.S.NegativeInfinity, sp.S.Infinity, tried), BEFORE)
+        end = formula.placed(answer, {BEFORE: before, STEP: size})
+        (there,) = replace([equation.slope], {equation.unknown: end})
+    return {name: there if equation.key is None else there * equation.key}
+
+
+def _expect_alone(model: MemoryModel) -> None:
+    retention = model.retention
+    if any(isinstance(term, Write) for term in model.spec.terms):
+        raise NoImplicitStep(
+            "a given write is not the gradient of a loss, so no step ends at its smallest value"
+        )
+    if retention.link is not None or retention.bregman is not None:
+        raise Apart(
+            "an implicit step moves the weight itself, and a link or a potential carries something else"
+        )
+
+
+def _equation(gradient: Node, point: Input) -> _Equation | None:
+    """The gradient as an equation for one number; None where it does not depend on the weights."""
+    if point not in inputs_of([gradient]):
+        return None
+    if len(point.axes) == 1:
+        return _Equation(gradient, point, None)
+    try:
+        writes = collect(gradient, point.axes, frozenset()).writes
+    except Obstacle:
+        raise NoImplicitStep("`implicit` needs a bias with one prediction, `W @ key`") from None
+    keys = {write.x for write in writes}
+    slope: Node = ZERO
+    for write in writes:
+        slope = slope + write.u * write.scale
+    reads = [
+        n for n in postorder([slope]) if isinstance(n, Contract) and point in (n.left, n.right)
+    ]
+    key = next(iter(keys))
+    if len(keys) != 1 or len(reads) != 1 or key is None:
+        raise NoImplicitStep("`implicit` needs a bias with one prediction, `W @ key`")
+    if key not in (reads[0].left, reads[0].right):
+        raise NoImplicitStep("`implicit` needs the same key for the prediction and the write")
+    return _Equation(slope, reads[0], key)
+
+
+def _studied(model: MemoryModel, equation: _Equation) -> OneNumber:
+    """φ as a formula of u.  Raises NoImplicitStep where it does not grow with u."""
+    try:
+        formula = one_number(equation.slope, equation.unknown, model.spec)
+        slope = studied(formula.formula, formula.ranges, onto=False, strict=False)
+    except NotOneNumber:
+        raise NoImplicitStep(
+            "`implicit` needs a bias that takes each error by itself; this one joins them"
+        ) from None
+    except Unfit:
+        raise NoImplicitStep(
+            "`implicit` needs a convex bias; the gradient of this one does not always grow "
+            "with the prediction"
+        ) from None
+    if leaps(slope):
+        raise NoImplicitStep(
+            "`implicit` needs a bias whose gradient does not jump; this one has a kink"
+        )
+    return formula
+
+
+def _expect_positive(model: MemoryModel, rate: Node) -> None:
+    try:
+        formula = one_number(rate, Input("none", (), "hole"), model.spec)
+    except NotOneNumber:
+        raise NoImplicitStep("`implicit` needs a rate that is a number for each weight") from None
+    if not (numbers(formula.formula, samples(formula.ranges)) >= 0).all():
+        raise NoImplicitStep(
+            "`implicit` needs a rate that is never negative: it looks for a smallest value"
+        )
+
+
+def _rule(model: MemoryModel, weight: str) -> tuple[Node, Node]:
+    """The factor of -grad in the rule for W, and the rest of it, over `KEPT`."""
+    rules = dict(model.algorithm.rules)
+
+    def name(ref: Ref) -> Node:
+        match ref.kind:
+            case "grad":
+                return GRAD
+            case "keep" | "weight":
+                return KEPT
+            case "carry":
+                raise NoImplicitStep("`implicit` goes with plain gradient descent")
+            case _:
+                return stand_in(ref, model.spec, weight)
+
+    found = affine_in(lower(rules["W"], name), GRAD)
+    if found is None or {GRAD, KEPT} & set(inputs_of([found[0]])):
+        raise NoImplicitStep("`implicit` goes with plain gradient descent")
+    return -found[0] * ONE, found[1]
+
+
+def kept_alone(model: MemoryModel, weight: str) -> bool:
+    """Whether the rule for W adds a multiple of the gradient to what is kept, and nothing else."""
+    try:
+        return _rule(model, weight)[1] is KEPT
+    except NoImplicitStep:
+        return False

@@ -1,0 +1,253 @@
+"""Whether a formula of one number increases and reaches every number, whatever its gates are.
+
+That is what makes `slope(w) = a` an equation with one answer for every a.  The formula is not taken
+apart: it is tried at many points, for many values of its gates, in double precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import inf
+
+import numpy as np
+import sympy as sp
+
+from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.monotone_inverse import UNKNOWN, jumps
+from miras_dsl.scalar.numpy_values import Array, scalar, stretched
+from miras_dsl.spec import Interval
+
+from .scalar_equation import tame
+
+TRIED = np.linspace(-24.0, 24.0, 193)
+"""Points on the line that `stretched` lays over a domain."""
+ROWS = 24
+
+
+class Unfit(Exception):
+    """Why an equation has no answer, or several; a sentence about "its slope"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """An increasing formula of `UNKNOWN` onto every number.
+
+    low, high  the ends of its domain: numbers, or formulas of the constants
+    tried      values of the constants, one row for each trial
+    """
+
+    formula: sp.Expr
+    low: sp.Expr
+    high: sp.Expr
+    tried: Mapping[sp.Symbol, Array]
+
+    def at(self, w: Array) -> Array:
+        """Its values, a row for each trial."""
+        return numbers(self.formula, {**self.tried, UNKNOWN: w})
+
+    def ends(self) -> tuple[Array, Array]:
+        """The ends of the domain for each trial."""
+        return numbers(self.low, self.tried), numbers(self.high, self.tried)
+
+
+def numbers(expr: sp.Expr, env: Mapping[sp.Symbol, Array]) -> Array:
+    """The values of a formula; what is not a real number is NaN."""
+    if expr.is_infinite:
+        return np.asarray(float(expr))
+    with np.errstate(all="ignore"):
+        return np.asarray(scalar(expr, env, {}), dtype=float)
+
+
+def samples(ranges: Mapping[sp.Symbol, Interval]) -> dict[sp.Symbol, Array]:
+    """Values of constants all over their ranges, one row [1] for each trial; always the same ones."""
+    random = np.random.default_rng(0)
+    return {symbol: random.permutation(_spread(where))[:, None] for symbol, where in ranges.items()}
+
+
+def _spread(where: Interval) -> Array:
+    low, high = where.low, where.high
+    share = np.linspace(0.0, 1.0, ROWS)
+    inner = np.clip(share, 1e-6, 1 - 1e-6)
+    if low == high:
+        return np.full(ROWS, low)
+    if low > -inf and high < inf:
+        return low + (high - low) * inner
+    away = 10.0 ** (-4 + 6 * share)
+    if low > -inf:
+        return low + away
+    if high < inf:
+        return high - away
+    signs = np.where(np.arange(ROWS) % 2, 1.0, -1.0)
+    return signs * away
+
+
+def studied(
+    formula: sp.Expr, ranges: Mapping[sp.Symbol, Interval], onto: bool = True, strict: bool = True
+) -> Slope:
+    """The formula with its domain.  Raises Unfit where it does not increase, or, if it should be
+    ``onto`` every number, where it stays on one side of some."""
+    tried = samples(ranges) or {sp.Symbol("_", real=True): np.zeros((1, 1))}
+    low, high = _domain(formula, tried)
+    slope = Slope(formula, low, high, tried)
+    first, last = slope.ends()
+    if np.any(np.isfinite(first) & np.isfinite(last) & (first >= last)):
+        raise Unfit("is a number nowhere")
+    count = len(next(iter(tried.values())))
+    rows = np.broadcast_to(slope.at(stretched(TRIED[None, :], first, last)), (count, TRIED.size))
+    middle = TRIED.size // 2
+    for row in rows:
+        if not np.isfinite(row[middle]):
+            raise Unfit("is not a number for some values of its gates")
+        left, right = middle, middle
+        while left > 0 and np.isfinite(row[left - 1]):
+            left -= 1
+        while right < TRIED.size - 1 and np.isfinite(row[right + 1]):
+            right += 1
+        values = row[left : right + 1]
+        rise = np.diff(values)
+        slack = 1e-9 * (np.abs(values[1:]) + np.abs(values[:-1]))
+        if np.any(rise < -slack):
+            raise Unfit("does not always increase")
+        if onto:
+            _reaches(row, left, right, bool(ranges))
+        if strict and np.any(rise[np.abs(values[1:]) < 1e12] <= 0):
+            raise Unfit("does not always increase")
+    return slope
+
+
+def _reaches(row: Array, left: int, right: int, gated: bool) -> None:
+    """Outwards a value must go on growing; one that has overflown has."""
+    middle = TRIED.size // 2
+    for end, sign in ((right, 1.0), (left, -1.0)):
+        beyond = end + int(sign)
+        if 0 <= beyond < TRIED.size and row[beyond] == sign * inf:
+            continue
+        half, far = sign * row[(middle + end) // 2], sign * row[end]
+        if far - half <= 1e-3 * (1 + abs(half)) or far < 0:
+            side = "above" if sign > 0 else "below"
+            bound = 0.0 if abs(far) < 1e-4 else sign * far
+            raise Unfit(f"never goes {side} {'a bound' if gated else f'{bound:.3g}'}")
+
+
+def leaps(slope: Slope) -> bool:
+    """Whether the formula jumps somewhere."""
+    first, last = slope.ends()
+    for place in jumps(slope.formula):
+
+        def side(t: Array, place: sp.Expr = place) -> Array:
+            return numbers(place, {**slope.tried, UNKNOWN: stretched(t, first, last)}) + 0 * t
+
+        signs = np.sign(side(TRIED[None, :]))
+        rows, at = np.nonzero(signs[:, 1:] != signs[:, :-1])
+        left, right = TRIED[at], TRIED[at + 1]
+        for _ in range(60):
+            middle = (left + right) / 2
+            here = np.sign(side(np.broadcast_to(middle, (signs.shape[0], middle.size))))
+            same = here[rows, np.arange(rows.size)] == signs[rows, at]
+            left, right = np.where(same, middle, left), np.where(same, right, middle)
+        shape = (signs.shape[0], rows.size)
+        under, over = (
+            slope.at(stretched(np.broadcast_to(t, shape), first, last))[rows, np.arange(rows.size)]
+            for t in (left, right)
+        )
+        if np.any(np.abs(over - under) > 1e-6 * (1 + np.abs(under))):
+            return True
+    return False
+
+
+def _domain(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> tuple[sp.Expr, sp.Expr]:
+    """The interval on which logarithms, roots and powers in a formula are numbers."""
+    lows: list[sp.Expr] = []
+    highs: list[sp.Expr] = []
+    for line in _positive_lines(formula, tried):
+        k = line.diff(UNKNOWN)
+        end = -line.xreplace({UNKNOWN: sp.Integer(0)}) / k
+        signs = np.sign(numbers(k, tried))
+        if np.all(signs > 0):
+            lows.append(end)
+        elif np.all(signs < 0):
+            highs.append(end)
+        else:
+            raise Unfit("is a number on other weights for other values of its gates")
+    low, high = sp.S.NegativeInfinity, sp.S.Infinity
+    for end in dict.fromkeys(lows):
+        low = end if low.is_infinite else scalars.larger(low, end)
+    for end in dict.fromkeys(highs):
+        high = end if high.is_infinite else scalars.smaller(high, end)
+    return low, high
+
+
+def _positive_lines(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
+    """Affine formulas of the unknown that must be positive; at poles, those of the wanted sign."""
+    partial = (sp.log, scalars.root, scalars.inverse_root, scalars.fractional)
+    guarded = [part.args[0] for part in formula.atoms(*partial)]
+    powers = formula.atoms(sp.Pow)
+    guarded += [p.base for p in powers if not p.exp.is_Integer]
+    found: list[sp.Expr] = []
+    for inside in sorted(set(guarded), key=sp.default_sort_key):
+        lines, odd = _lines(inside)
+        found += _turned(lines, odd, tried)
+    poles = {p.base for p in powers if p.exp.is_Integer and p.exp < 0}
+    for inside in sorted(poles, key=sp.default_sort_key):
+        for line in _lines(inside)[0]:
+            found.append(line if _apart([*found, line], tried) else -line)
+    return found
+
+
+def _lines(inside: sp.Expr) -> tuple[list[sp.Expr], bool]:
+    """The affine factors of a quotient, and whether a sign stands before them."""
+    lines: list[sp.Expr] = []
+    odd = False
+    for part in sp.fraction(sp.together(inside)) if tame(inside) else (inside,):
+        if _is_line(part):
+            lines.append(part)
+            continue
+        whole = sp.factor(part) if tame(part) and part.is_polynomial(UNKNOWN) else part
+        sign, factors = whole.as_coeff_mul()
+        flat = [p.base if isinstance(p, sp.Pow) and p.exp.is_Integer else p for p in factors]
+        lines += [p for p in flat if _is_line(p)]
+        odd ^= bool(sign.is_negative)
+    return lines, odd
+
+
+def _is_line(part: sp.Expr) -> bool:
+    return part.has(UNKNOWN) and not part.diff(UNKNOWN).has(UNKNOWN)
+
+
+def _turned(lines: list[sp.Expr], odd: bool, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
+    """Factors of something positive with signs at which each is positive: an even number of them
+    changed (or an odd one), so that numbers are left between their ends."""
+    for turned in product((1, -1), repeat=min(len(lines), 4)):
+        signs = [*turned, *(1 for _ in lines[4:])]
+        chosen = [sign * line for sign, line in zip(signs, lines, strict=True)]
+        if (signs.count(-1) % 2 == 1) == odd and _apart(chosen, tried):
+            return chosen
+    return lines
+
+
+def _apart(lines: Sequence[sp.Expr], tried: Mapping[sp.Symbol, Array]) -> bool:
+    """Whether some numbers make all of these positive."""
+    low, high = np.asarray(-inf), np.asarray(inf)
+    for line in lines:
+        k = numbers(line.diff(UNKNOWN), tried)
+        with np.errstate(all="ignore"):
+            end = -numbers(line.xreplace({UNKNOWN: sp.Integer(0)}), tried) / k
+        low = np.where(k > 0, np.maximum(low, end), low)
+        high = np.where(k < 0, np.minimum(high, end), high)
+    return bool(np.all(low < high))
+
+
+def agrees(slope: Slope, target: sp.Symbol, answer: sp.Expr, asked: Sequence[float]) -> bool:
+    """Whether ``slope(answer(a)) = a`` at the numbers asked, jumps crossed included."""
+    a = np.asarray(asked)[None, :]
+    w = numbers(answer, {**slope.tried, target: a})
+    first, last = slope.ends()
+    if not np.all(np.isfinite(w)) or np.any(w <= first) or np.any(w >= last):
+        return False
+    step = 1e-7 * (1e-3 + np.abs(w))
+    under = np.maximum(w - step, np.where(np.isfinite(first), (w + first) / 2, -inf))
+    over = np.minimum(w + step, np.where(np.isfinite(last), (w + last) / 2, inf))
+    slack = 1e-9 * (1 + np.abs(a))
+    return bool(np.all(slope.at(under) <= a + slack) and np.all(slope.at(over) >= a - slack))

@@ -1,0 +1,142 @@
+"""A pointwise formula of one unknown number as sympy, and what else it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sympy as sp
+
+from miras_dsl.codegen.model.build import POSITION, feeds_of
+from miras_dsl.ir import Extent, Input, Map, Node, Number, pointwise
+from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.monotone_inverse import UNKNOWN
+from miras_dsl.spec import Interval, MemorySpec
+
+LARGE = 160
+"""Operations of a formula beyond which nothing is derived from it here."""
+
+
+class NotOneNumber(Exception):
+    """Why a formula is not one of each number by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneNumber:
+    """A formula of `UNKNOWN` and constants c0, c1 …
+
+    nodes   what the constants stand for
+    ranges  where they lie
+    """
+
+    formula: sp.Expr
+    nodes: tuple[Node, ...]
+    ranges: Mapping[sp.Symbol, Interval]
+
+    def symbol(self, node: Node) -> sp.Symbol | None:
+        """The constant that stands for a node."""
+        return _constant(self.nodes.index(node)) if node in self.nodes else None
+
+    def placed(self, answer: sp.Expr, given: Mapping[sp.Symbol, Node]) -> Node:
+        """A formula of the constants and of the symbols given, as a node."""
+        table = {_constant(n): node for n, node in enumerate(self.nodes)} | dict(given)
+        exchange = dict(zip(table, SLOTS, strict=False))
+        return pointwise(answer.xreplace(exchange), *table.values())
+
+
+def one_number(
+    node: Node, unknown: Node, spec: MemorySpec, known: Mapping[Node, Interval] | None = None
+) -> OneNumber:
+    """``node`` as a formula of ``unknown``; ``known`` says where more of its operands lie.
+
+    Raises NotOneNumber where it sums over an axis of the unknown or is too large to be studied.
+    """
+    if _size(node, {}) > LARGE:
+        raise NotOneNumber("is too long to be studied")
+    nodes: list[Node] = []
+
+    def visit(part: Node) -> sp.Expr:
+        if part is unknown:
+            return UNKNOWN
+        match part:
+            case Number(value):
+                return value
+            case Map(formula, args):
+                return formula.xreplace({s: visit(a) for s, a in zip(SLOTS, args, strict=False)})
+            case _ if not _holds(part, unknown):
+                if part not in nodes:
+                    nodes.append(part)
+                return _constant(nodes.index(part))
+            case _:
+                raise NotOneNumber("is not a formula of each number by itself")
+
+    formula = plain(visit(node))
+    ranges = {_constant(n): (known or {}).get(x) or _range(x, spec) for n, x in enumerate(nodes)}
+    return OneNumber(formula, tuple(nodes), ranges)
+
+
+def plain(formula: sp.Expr) -> sp.Expr:
+    """sympy's own absolute values and signs, which it makes of powers of squares, in our words."""
+    formula = formula.replace(sp.Abs, scalars.absolute).replace(sp.sign, scalars.signum)
+    return formula.replace(
+        lambda p: (
+            isinstance(p, sp.Pow)
+            and isinstance(p.base, scalars.absolute)
+            and not p.exp.has(UNKNOWN)
+        ),
+        lambda p: scalars.apow(p.base.args[0], p.exp),
+    )
+
+
+def tame(formula: sp.Expr) -> bool:
+    """Whether sympy may bring a formula into another form: that takes it no noticeable time."""
+    powers = [p.exp for p in formula.atoms(sp.Pow)]
+    small = all(p.is_number and abs(p) <= 4 for p in powers) and len(formula.free_symbols) <= 4
+    return small and formula.count_ops() <= 40
+
+
+def slope_of(formula: sp.Expr) -> sp.Expr:
+    """The derivative by the unknown, shortened where that is easy."""
+    slope = plain(formula.diff(UNKNOWN))
+    if tame(slope):
+        short = sp.cancel(slope)
+        slope = short if short.count_ops() < slope.count_ops() else slope
+    return slope
+
+
+def _constant(number: int) -> sp.Symbol:
+    return sp.Symbol(f"c{number}", real=True)
+
+
+def _holds(node: Node, unknown: Node) -> bool:
+    seen: set[Node] = set()
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        if here is unknown:
+            return True
+        if here not in seen:
+            seen.add(here)
+            stack.extend(here.operands)
+    return False
+
+
+def _size(node: Node, done: dict[Node, int]) -> int:
+    """Operations of a tower of maps written out."""
+    if not isinstance(node, Map):
+        return 0
+    if node not in done:
+        inner = zip(SLOTS, node.args, strict=False)
+        count = sum(_size(arg, done) * int(node.formula.count(slot)) for slot, arg in inner)
+        done[node] = int(node.formula.count_ops()) + count
+    return done[node]
+
+
+def _range(node: Node, spec: MemorySpec) -> Interval:
+    if isinstance(node, Extent) or (isinstance(node, Input) and node.name == POSITION):
+        return Interval(1.0, 64.0)
+    feed = feeds_of(spec).get(node.name) if isinstance(node, Input) else None
+    if feed is not None and feed.kind in ("gate", "position"):
+        return next(gate.range for gate in spec.gates if gate.name == feed.of)
+    return Interval()

@@ -1,0 +1,1 @@
+"""Stage 3: a memory as tensor nodes, and what the layer around it must compute for it."""

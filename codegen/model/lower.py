@@ -1,0 +1,229 @@
+"""Stage 2 to nodes: formulas of a spec as tensors with named axes, sympy inside the maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import sympy as sp
+
+from miras_dsl.ir import (
+    Axes,
+    Axis,
+    Extent,
+    Input,
+    Map,
+    Node,
+    Number,
+    Reduce,
+    contract,
+    mean,
+    pointwise,
+    rename,
+    spread,
+    total,
+)
+from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.spec import Apply, Expr, Ref
+from miras_dsl.spec import Number as Numeral
+
+X, Y, Z = SLOTS[:3]
+EPSILON = sp.Float("1e-6")
+
+POINTWISE: Mapping[str, sp.Expr] = {
+    "add": X + Y,
+    "sub": X - Y,
+    "mul": X * Y,
+    "div": X / Y,
+    "neg": -X,
+    "abs": scalars.absolute(X),
+    "sign": sp.tanh(10 * X),
+    "exact_sign": scalars.signum(X),
+    "sqrt": scalars.root(X),
+    "exp": sp.exp(X),
+    "sin": sp.sin(X),
+    "cos": sp.cos(X),
+    "tanh": sp.tanh(X),
+    "sinh": sp.sinh(X),
+    "cosh": sp.cosh(X),
+    "erf": scalars.erf(X),
+    "sigmoid": scalars.sigmoid(X),
+    "softplus": scalars.softplus(X),
+    "relu": scalars.larger(X, sp.Integer(0)),
+    "silu": X * scalars.sigmoid(X),
+    "gelu": X * (1 + scalars.erf(X / sp.sqrt(2))) / 2,
+    "gelu_tanh": X
+    * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (X + sp.Rational(44715, 1000000) * X**3)))
+    / 2,
+    "max": scalars.larger(X, Y),
+    "min": scalars.smaller(X, Y),
+    "where": scalars.where(X, Y, Z),
+    "lt": scalars.above(Y - X),
+    "le": scalars.step(Y - X),
+    "gt": scalars.above(X - Y),
+    "ge": scalars.step(X - Y),
+    "eq": 1 - scalars.absolute(scalars.signum(X - Y)),
+    "and": X * Y,
+    "or": X + Y - X * Y,
+    "not": 1 - X,
+}
+"""Each elementwise operation of the language as a sympy formula over its operands."""
+
+
+def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes = ()) -> Node:
+    """A formula as a node; ``name`` says what each reference stands for.
+
+    ``generic`` are the axes of the weight that a formula for every weight is about: what it calls
+    `row` and `column`.
+    """
+    done: dict[int, Node] = {}
+    own = dict(zip(("row", "column"), generic, strict=False))
+    own |= {axis: "" for axis in ("row", "column")[len(generic) :] if generic}
+
+    def visit(node: Expr) -> Node:
+        if id(node) not in done:
+            args = [visit(arg) for arg in getattr(node, "args", ())]
+            done[id(node)] = _one(_on(node, own), args, name)
+        return done[id(node)]
+
+    return visit(expr)
+
+
+def _on(expr: Expr, own: Mapping[Axis, Axis]) -> Expr:
+    """An operation that runs over `row` or `column` on a weight's own axes; a vector has no column."""
+    if not isinstance(expr, Apply) or not own or expr.option("over") is None:
+        return expr
+    axes = tuple(own.get(axis, axis) for axis in over(expr))
+    options = tuple((n, tuple(a for a in axes if a) if n == "over" else v) for n, v in expr.options)
+    return replace(expr, options=options)
+
+
+def _one(expr: Expr, args: list[Node], name: Callable[[Ref], Node]) -> Node:
+    match expr:
+        case Numeral(value):
+            return Number(value)
+        case Ref():
+            return name(expr)
+        case Apply("log", _):
+            return _log(args[0])
+        case Apply("pow", _):
+            return _power(args[0], args[1])
+        case Apply(op, _) if op in POINTWISE:
+            return pointwise(POINTWISE[op], *args)
+        case Apply("outer", _):
+            return args[0] * args[1]
+        case Apply("contract", _):
+            return contract(args[0], args[1], over(expr))
+        case Apply("sum", _):
+            return total(args[0], over(expr))
+        case Apply("mean", _):
+            return mean(args[0], over(expr))
+        case Apply("norm", _):
+            return norm(args[0], over(expr), expr.option("p", sp.Integer(2)))
+        case Apply("normalize", _):
+            return args[0] * pointwise(
+                1 / scalars.larger(X, EPSILON), norm(args[0], over(expr), sp.Integer(2))
+            )
+        case Apply("retag", _):
+            return rename(args[0], dict(expr.option("axes", ())))  # type: ignore[arg-type]
+        case Apply("layernorm", _):
+            return layer_norm(args, over(expr))
+        case Apply("softmax", _):
+            return softmax(args[0], over(expr))
+        case Apply("orthogonal", _):
+            return orthogonal(args[0], expr.option("steps", 5))
+        case Apply(op, _):
+            raise AssertionError(f"`{op}` has no meaning inside a memory; the checker moves it out")
+
+
+def over(expr: Apply) -> Axes:
+    """The axes that an operation sums over."""
+    axes = expr.option("over", ())
+    return (axes,) if isinstance(axes, str) else tuple(axes)  # type: ignore[arg-type]
+
+
+def _inner(node: Node) -> tuple[sp.Expr, tuple[Node, ...]]:
+    return (node.formula, node.args) if isinstance(node, Map) else (SLOTS[0], (node,))
+
+
+def _log(x: Node) -> Node:
+    if isinstance(x, Number):
+        return Number(sp.log(x.value))
+    formula, args = _inner(x)
+    return pointwise(scalars.log(formula), *args)
+
+
+def _power(x: Node, p: Node) -> Node:
+    if isinstance(p, Number):
+        formula, args = _inner(x)
+        if isinstance(x, Number):
+            return Number(x.value**p.value)
+        return pointwise(scalars.power(formula, p.value), *args)
+    formula, args = _inner(x)
+    if isinstance(formula, scalars.absolute):
+        base = formula.args[0]
+        moved = base.xreplace({slot: SLOTS[n + 1] for n, slot in enumerate(SLOTS[: len(args)])})
+        return pointwise(scalars.apow(moved, SLOTS[0]), p, *args)
+    return pointwise(sp.exp(Y * sp.log(X)), x, p)
+
+
+def norm(x: Node, axes: Axes, p: object) -> Node:
+    """The p-norm over axes."""
+    exponent = p if isinstance(p, sp.Expr) else sp.Integer(p) if isinstance(p, int) else sp.Float(p)
+    if exponent == 2:
+        return pointwise(scalars.root(X), total(x * x, axes))
+    powers = total(pointwise(scalars.apow(X, exponent), x), axes)
+    return pointwise(scalars.apow(X, 1 / exponent), powers)
+
+
+def layer_norm(args: list[Node], axes: Axes) -> Node:
+    """(x - mean) / sqrt(variance + 1e-6), times a weight plus a shift when given."""
+    x = args[0]
+    centred = x - spread(mean(x, axes), axes)
+    variance = mean(centred * centred, axes)
+    result = centred * pointwise(scalars.inverse_root(X + EPSILON), variance)
+    if len(args) > 1:
+        result = result * args[1]
+    return result + args[2] if len(args) > 2 else result
+
+
+def softmax(x: Node, axes: Axes) -> Node:
+    """Softmax over axes."""
+    shifted = pointwise(sp.exp(X - Y), x, Reduce("max", x, axes))
+    return pointwise(X / Y, shifted, total(shifted, axes))
+
+
+QUINTIC = tuple(sp.Float(x) for x in ("3.4445", "-4.7750", "2.0315"))
+
+
+def orthogonal(x: Node, steps: object) -> Node:
+    """Newton-Schulz steps towards the nearest orthogonal matrix (Muon): singular values near 1.
+
+    ``X = G / |G|``, then ``X = a X + (b A + c A²) X`` with ``A = X Xᵀ`` and the quintic's coefficients.
+    """
+    row, column = x.axes
+    twin = f"{row}~"
+    length = norm(x, x.axes, sp.Integer(2))
+    x = x * pointwise(1 / scalars.larger(X, EPSILON), length)
+    first, second, third = QUINTIC
+    for _ in range(int(str(steps))):
+        gram = contract(x, rename(x, {row: twin}), (column,))
+        square = contract(gram, rename(gram, {row: twin, twin: f"{twin}~"}), (twin,))
+        square = rename(square, {f"{twin}~": twin})
+        mixed = pointwise(second * X + third * Y, gram, square)
+        x = pointwise(first * X, x) + contract(mixed, rename(x, {row: twin}), (twin,))
+    return x
+
+
+def size_of(parameter: str, sizes: Mapping[Axis, sp.Expr]) -> Node:
+    """A size parameter as a number: the extent of the axis that it sizes."""
+    for axis, size in sizes.items():
+        if size == sp.Symbol(parameter, positive=True, integer=True) or str(size) == parameter:
+            return Extent(axis)
+    raise AssertionError(f"no axis has size {parameter}")
+
+
+def token_input(name: str, axes: Axes) -> Input:
+    """A per-token input of a program."""
+    return Input(name, axes, "token")

@@ -1,0 +1,1 @@
+"""Rewrites and analyses of programs: autodiff, inlining, common subexpressions, affine states."""

@@ -1,0 +1,211 @@
+"""Reverse mode: one rule per operation, for formulas, for whole programs and for bodies of rows.
+
+These rules are all the tensor calculus that the compiler knows.  Scalar calculus is sympy's; the two
+meet in `Map`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import assert_never
+
+from miras_dsl.ir import (
+    ONE,
+    ZERO,
+    Contract,
+    Cumsum,
+    Decay,
+    Extent,
+    GatedApply,
+    GatedContract,
+    I,
+    Input,
+    Inverse,
+    J,
+    L,
+    Last,
+    M,
+    Map,
+    Mask,
+    Node,
+    Number,
+    Program,
+    Put,
+    Reduce,
+    Rename,
+    Shift,
+    Spread,
+    Substitute,
+    contract,
+    inputs_of,
+    is_zero,
+    ordered,
+    pointwise,
+    postorder,
+    rename,
+    replace,
+    spread,
+    total,
+)
+from miras_dsl.scalar.functions import SLOTS, derivative
+
+
+def pull_back(cotangents: Mapping[Node, Node], wrt: Iterable[Node]) -> dict[Node, Node]:
+    """The cotangents of ``wrt``, given those of some results; 0 where nothing depends on it."""
+    adjoint: dict[Node, Node] = {}
+    for node, cotangent in cotangents.items():
+        adjoint[node] = adjoint[node] + cotangent if node in adjoint else cotangent
+    wanted = set(wrt)
+    order = postorder(cotangents)
+    needed = set()
+    for node in order:
+        if node in wanted or any(operand in needed for operand in node.operands):
+            needed.add(node)
+    for node in reversed(order):
+        if node not in adjoint or node not in needed or is_zero(adjoint[node]):
+            continue
+        for operand, share in shares(node, spread(adjoint[node], node.axes)):
+            if operand in needed and not is_zero(share):
+                adjoint[operand] = adjoint[operand] + share if operand in adjoint else share
+    return {node: adjoint.get(node, ZERO) for node in wanted}
+
+
+def gradient(loss: Node, wrt: Node) -> Node:
+    """``d loss / d wrt`` of a scalar."""
+    return pull_back({loss: ONE}, [wrt])[wrt]
+
+
+def shares(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
+    """Yield ``(operand, its share)`` of the cotangent ``g`` of ``node``."""
+    match node:
+        case Input() | Number() | Extent():
+            return
+        case Map(formula, args):
+            for slot, arg in zip(SLOTS, args, strict=False):
+                slope = derivative(formula, slot)
+                if slope != 0:
+                    product = pointwise(slope * SLOTS[len(args)], *args, g)
+                    yield arg, total(product, set(node.axes) - set(arg.axes))
+        case Contract(left, right, _):
+            yield left, contract(g, right, set(ordered(g.axes + right.axes)) - set(left.axes))
+            yield right, contract(g, left, set(ordered(g.axes + left.axes)) - set(right.axes))
+        case Reduce("sum", x, over):
+            yield x, spread(g, over)
+        case Reduce(_, x, _):
+            yield x, ZERO
+        case Spread(x, along):
+            yield x, total(g, along)
+        case Rename(x, names):
+            yield x, rename(g, {new: old for old, new in names})
+        case Cumsum(x, axis, reverse):
+            yield x, Cumsum(g, axis, not reverse)
+        case Shift(x, axis, by):
+            yield x, Shift(g, axis, -by)
+        case Last(x, axis):
+            yield x, Put(g, axis)
+        case Put(x, axis):
+            yield x, Last(g, axis)
+        case Mask(x, row, col, strict):
+            yield x, total(Mask(g, row, col, strict), set(node.axes) - set(x.axes))
+        case Decay(a, b, _, _, _):
+            moved = node * g
+            yield a, total(moved, set(node.axes) - set(a.axes))
+            yield b, -total(moved, set(node.axes) - set(b.axes))
+        case GatedContract(x, y, a, b, over, row, col, strict):
+            dx = GatedApply(g, y, a, b, over, row, col, strict, col)
+            dy = GatedApply(g, x, a, b, over, row, col, strict, row)
+            yield from ((x, dx), (y, dy), (a, x * dx), (b, -(y * dy)))
+        case GatedApply(m, y, a, b, channel, row, col, strict, over):
+            other = row if over == col else col
+            dy = GatedApply(m, g, a, b, channel, row, col, strict, other)
+            at_row, at_col = (g, y) if over == col else (y, g)
+            yield m, GatedContract(at_row, at_col, a, b, channel, row, col, strict)
+            yield y, dy
+            of_row, of_col = (g * node, y * dy) if over == col else (y * dy, g * node)
+            yield from ((a, of_row), (b, -of_col))
+        case Inverse(x, row, col):
+            first = contract(rename(node, {row: L, col: row}), rename(g, {row: L, col: M}), (L,))
+            second = contract(first, rename(node, {row: col, col: M}), (M,))
+            yield x, Mask(-second, row, col, True)
+        case Substitute():
+            yield from _substitution(node, g)
+        case _:
+            assert_never(node)
+
+
+def _substitution(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
+    """The adjoint of a substitution is the transposed substitution through the body's derivative."""
+    if node.reverse:
+        raise AssertionError("a reverse substitution is made by this pass, not read by it")
+    a, p, gates = node.a, node.p, node.gates
+    earlier = rename(node, {I: J})
+    if gates is None:
+        sources = contract(a, earlier, (J,))
+    else:
+        (channel,) = set(p.axes) - {I}
+        high, low = gates[0], rename(gates[1], {I: J})
+        sources = GatedApply(a, earlier, high, low, channel, I, J, True, J)
+    rows_r = p + sources
+
+    hole = Input("t", node.body.axes, "hole")
+    rows = dict(node.rows)
+    slopes = pull_back({node.body: hole}, [node.r, *rows])
+    kept_r = Input("kept", node.r.axes, "hole")
+    (body,) = replace([slopes[node.r]], {node.r: kept_r})
+    through = g
+    if not is_zero(body):
+        read = set(inputs_of([body]))
+        holes = tuple((h, row) for h, row in ((kept_r, rows_r), *node.rows) if h in read)
+        dr = Substitute(a, g, spread(body, node.r.axes), hole, holes, gates, True)
+        if gates is None:
+            back = rename(contract(a, dr, (I,)), {J: I})
+            da = contract(dr, earlier, set(node.body.axes))
+        else:
+            moved = GatedApply(a, dr, high, low, channel, I, J, True, I)
+            back = rename(moved, {J: I})
+            da = GatedContract(dr, earlier, high, low, channel, I, J, True)
+            yield gates[0], dr * sources
+            yield gates[1], -(node * back)
+        yield p, dr
+        yield a, Mask(da, I, J, True)
+        through = g + back
+    lifted = {node.r: rows_r, hole: through, **rows}
+    for h, row in node.rows:
+        (share,) = replace([slopes[h]], lifted)
+        yield (
+            row,
+            share
+            if is_zero(share)
+            else total(spread(share, row.axes), set(share.axes) - set(row.axes)),
+        )
+
+
+def adjoint(program: Program, constant: frozenset[str] = frozenset()) -> Program:
+    """The reverse mode of a program: a program of the same type that is walked the other way.
+
+    Its carried states are the cotangents ``d_S`` of the carried states; the states on entry of each
+    chunk become inputs of kind ``saved``; every output ``y`` brings an input ``d_y``; the results are
+    ``d_x`` for every input x that is not ``constant``.
+    """
+    carried = dict(program.carried)
+    states = {state: Input(state.name, state.shape, "saved") for state in carried}
+    names = {name: state for state, name in program.carried}
+    cotangents: dict[Node, Node] = {}
+    inputs: list[Input] = []
+    for name, node in program.results:
+        if name in names:
+            cotangent = Input(f"d_{names[name].name}", names[name].shape, "state")
+        else:
+            cotangent = Input(f"d_{name}", node.axes, "token" if I in node.axes else "cotangent")
+        inputs.append(cotangent)
+        cotangents[node] = cotangents[node] + cotangent if node in cotangents else cotangent
+    wanted = [x for x in program.inputs if x.name not in constant]
+    found = pull_back(cotangents, wanted)
+    results = replace([spread(found[x], x.axes) for x in wanted], states)
+    rewritten = tuple(states.get(x, x) for x in program.inputs)
+    return Program(
+        inputs=(*rewritten, *inputs),
+        results=tuple((f"d_{x.name}", r) for x, r in zip(wanted, results, strict=True)),
+        carried=tuple((Input(f"d_{s.name}", s.shape, "state"), f"d_{s.name}") for s in carried),
+        reverse=not program.reverse,
+    )

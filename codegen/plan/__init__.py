@@ -1,0 +1,1 @@
+"""Stage 7: how a program is computed. Regions, precision, padding, kernels."""

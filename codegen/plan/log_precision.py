@@ -1,0 +1,46 @@
+"""Which numbers are logarithms of decays, and how they reach the text in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sympy as sp
+
+from miras_dsl.codegen.derive.transitions import VALID
+from miras_dsl.ir import Cumsum, Input, Last, Map, Node, Reduce, Rename, Shift, Spread
+from miras_dsl.scalar.functions import SLOTS
+
+
+def logarithms(nodes: Iterable[Node], given: Iterable[Node]) -> set[Node]:
+    """The nodes that are sums of logarithms of decays; they are kept in double precision.
+
+    A decay of many tokens is a difference of two long sums: in single precision it would lose all
+    that a gate near 0 has put into them.
+    """
+    nodes, found = list(nodes), set(given)
+    summed = {node.operands[0] for node in nodes if isinstance(node, Cumsum | Reduce)}
+    for node in nodes:
+        match node:
+            case Input(name, _, "token") if name.startswith("log_"):
+                found.add(node)
+            case Cumsum(x) | Spread(x) | Rename(x) | Shift(x) | Last(x) if x in found:
+                found.add(node)
+            case Reduce("sum", x, _) if x in found:
+                found.add(node)
+            case Map(formula, args) if _is_sum(formula, args, found) and (
+                node in summed or any(a in found for a in args)
+            ):
+                found.add(node)
+    return found
+
+
+def _is_sum(formula: sp.Expr, args: tuple[Node, ...], found: set[Node]) -> bool:
+    """Whether a formula adds logarithms and numbers, each of them perhaps at real tokens only."""
+    slots = SLOTS[: len(args)]
+    if not args or not all(arg in found or arg is VALID for arg in args):
+        return False
+    if not formula.is_polynomial(*slots):
+        return False
+    degrees = sp.Poly(formula, *slots).monoms()
+    logs = [n for n, arg in enumerate(args) if arg in found]
+    return all(max(powers) <= 1 and sum(powers[n] for n in logs) <= 1 for powers in degrees)

@@ -1,0 +1,213 @@
+"""The architecture of a memory: its weights, its network M, and the sizes of hidden axes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+
+import sympy as sp
+
+from miras_dsl.check.formula.axis_sizes import AxisSizes, size_of
+from miras_dsl.check.formula.elaborate import Entry, Operation, Scope, elaborate
+from miras_dsl.check.formula.shapes import contract, shown, to_axes
+from miras_dsl.check.library.call import choose
+from miras_dsl.check.library.load import Library
+from miras_dsl.diagnostics import Problem, problem
+from miras_dsl.source import Span
+from miras_dsl.spec import POINTWISE, Apply, Expr, Network, Ref, State, walk
+from miras_dsl.syntax import tree as syntax
+
+from .mlp import mlp
+from .weights import Architecture, declare, init_of, kind_of
+
+
+def is_vector(clause: syntax.Clause, library: Library) -> bool:
+    """Whether the only weight is a vector, so that all tokens share one axis."""
+    match clause.content:
+        case syntax.Weights(_, shape):
+            return kind_of(shape) == "vector"
+        case syntax.NetworkBody(weights):
+            return all(kind_of(w.shape) == "vector" for w in weights)
+        case syntax.Name(name) | syntax.Call(name):
+            body = library.get(("architecture", name))
+            return body is not None and is_vector(replace(clause, content=body.body), library)
+        case _:
+            return False
+
+
+def architecture(
+    clause: syntax.Clause, library: Library, scope: Scope, sizes: AxisSizes
+) -> Architecture:
+    """What the `architecture` clause means."""
+    match clause.content:
+        case syntax.Weights() as weights:
+            if len(weights.names) != 1:
+                raise problem(
+                    "M0301",
+                    "several weights need a network that uses them",
+                    weights.span,
+                    "more than one weight",
+                    help="write `{ A: … B: … M(x) = … }`",
+                )
+            built = Architecture()
+            declare(built, weights, scope, sizes, matrix_init="zero")
+            state = built.states[0]
+            axis = "key" if len(state.axes) == 2 else state.axes[0]
+            source = Ref("input", "input", (axis,), weights.span)
+            weight = Ref(state.name, "state", state.axes, weights.span)
+            if len(state.axes) == 1:
+                body: Expr = Apply("mul", (weight, source), state.axes, (), weights.span)
+            else:
+                if to_axes(source, state.axes[1:], sizes.sizes) is None:
+                    raise _turned(state, weights.span)
+                body = contract(weight, source, sizes.sizes, weights.span)
+            built.network = Network(source, _answer(body, sizes, weights.span))
+            return built
+        case syntax.NetworkBody() as network:
+            return _network(network, scope, sizes, {}, None)
+        case syntax.Call("mlp") as call:
+            return mlp(call, scope, sizes)
+        case syntax.Name("mlp", span):
+            return mlp(syntax.Call("mlp", (), span, span), scope, sizes)
+        case syntax.Index(_, _, span):
+            raise problem(
+                "M0301",
+                "an architecture is a name, a weight or a network",
+                span,
+                "none of these",
+                help=f"give the weight a name: `W: {span.text}`",
+            )
+        case reference:
+            assert isinstance(reference, syntax.Name | syntax.Call)
+            return _library(reference, library, scope, sizes)
+
+
+def _turned(state: State, span: Span) -> Problem:
+    rows, columns = state.axes
+    swapped = (columns, rows) == ("value", "key")
+    return problem(
+        "M0305",
+        f"`{state.name}` must take a [key] to a [value]",
+        span,
+        f"takes a [{columns}] to a [{rows}]",
+        help=("swap the axes: " if swapped else "write ") + f"`{state.name}: matrix[value, key]`",
+    )
+
+
+def _library(
+    reference: syntax.Reference, library: Library, scope: Scope, sizes: AxisSizes
+) -> Architecture:
+    extra = ("init",)
+    choice = choose("architecture", "M0301", reference, library, also=("mlp",), extra=extra)
+    body = choice.definition.body
+    assert isinstance(body, syntax.NetworkBody)
+    init = init_of(choice.extra["init"]) if "init" in choice.extra else None
+    names: dict[str, Entry] = {}
+    hidden: dict[str, sp.Expr] = {}
+    for name, value in choice.values.items():
+        if isinstance(value, syntax.Name) and POINTWISE.get(value.name) == 1:
+            names[name] = Operation(value.name)
+        else:
+            hidden[name] = size_of(value, scope)
+            sizes.hidden(hidden[name])
+    return _network(body, scope.with_names(**names), sizes, hidden, init)
+
+
+def _network(
+    body: syntax.NetworkBody,
+    scope: Scope,
+    sizes: AxisSizes,
+    hidden: dict[str, sp.Expr],
+    init: str | None,
+) -> Architecture:
+    built = Architecture(name=body.name)
+    outer = scope.entry
+
+    def entry(node: syntax.Formula, inner: Scope) -> str:
+        if isinstance(node, syntax.Name) and node.name in hidden:
+            return sizes.hidden(hidden[node.name])
+        return outer(node, inner)
+
+    scope = replace(scope, entry=entry)
+    layered = sum(len(w.names) for w in body.weights if kind_of(w.shape) == "matrix") > 1
+    for weights in body.weights:
+        start = init or "learned"
+        declare(built, weights, scope, sizes, matrix_init=start, forced=init, layered=layered)
+    axis = "value" if sizes.vector else "key"
+    source = Ref("input", "input", (axis,), body.span)
+    names: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
+    if body.input in names:
+        raise problem(
+            "M0109",
+            f"`{body.input}` is a weight and the input",
+            body.span,
+            "one name, two meanings",
+        )
+    # without a place of its own, each use is shown where it stands
+    names[body.input] = Ref("input", "input", (axis,))
+    inner = replace(
+        scope.with_names(**names),
+        place="a network",
+        features=True,
+        own=("value",),
+        network_names=(),
+    )
+    found = elaborate(body.body, inner)
+    expr = _constants(found, built, sizes, body.span)
+    if not any(isinstance(n, Ref) and n.kind == "input" for n in walk(expr)):
+        raise problem(
+            "M0302",
+            "this network does not use its input",
+            body.body.span,
+            f"no `{body.input}` here",
+        )
+    used = {n.name for n in walk(expr) if isinstance(n, Ref) and n.kind == "state"}
+    for state in built.states:
+        if state.name not in used:
+            raise problem(
+                "M0304",
+                f"the weight `{state.name}` is never used",
+                state.span,
+                "not used by the network",
+            )
+    built.network = Network(source, _answer(expr, sizes, body.body.span), tuple(built.params))
+    return built
+
+
+def _constants(expr: Expr, built: Architecture, sizes: AxisSizes, span: Span) -> Expr:
+    """Learned constants of a network become its parameters; other learned maps are refused."""
+    done: dict[int, Expr] = {}
+    for node in walk(expr):
+        match node:
+            case Apply("param", _, axes):
+                free = (f"c{n}" for n in count(len(built.params) + 1))
+                name = next(n for n in free if n not in sizes.taken)
+                sizes.claim(name, node.span, "a constant of the network")
+                built.params.append((name, axes, float(str(node.option("init", 0.0)))))
+                done[id(node)] = Ref(name, "constant", axes, node.span)
+            case Apply(("linear" | "conv" | "shift") as op):
+                raise problem(
+                    "M0211",
+                    f"`{op}` belongs to the layer and cannot stand in a network",
+                    node.span,
+                    "learned by the layer",
+                    help="a network has weights, which the memory learns, and `param` constants",
+                )
+            case Apply():
+                done[id(node)] = replace(node, args=tuple(done[id(a)] for a in node.args))
+            case _:
+                done[id(node)] = node
+    return done[id(expr)]
+
+
+def _answer(body: Expr, sizes: AxisSizes, span: Span) -> Expr:
+    met = to_axes(body, ("value",), sizes.sizes)
+    if met is None or met.axes != ("value",):
+        raise problem(
+            "M0302",
+            "a memory answers with a [value]",
+            span,
+            f"{shown(body.axes)} here",
+            help="the last weight should have the rows `value`",
+        )
+    return met

@@ -1,0 +1,253 @@
+"""The `retention` clause: decay, potential, link or penalty, and where it acts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from miras_dsl.check.formula.axis_sizes import AxisSizes
+from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
+from miras_dsl.check.formula.hoist_projections import Moved, gate_of
+from miras_dsl.check.formula.shapes import shown
+from miras_dsl.check.library.call import choose
+from miras_dsl.check.library.load import Library
+from miras_dsl.diagnostics import Label, problem
+from miras_dsl.spec import Axes, Expr, Gate, Interval, Number, Ref, Retention, State
+from miras_dsl.syntax import tree as syntax
+
+PLACES = ("token", "chunk")
+
+
+def retention(
+    clause: syntax.Clause,
+    library: Library,
+    scope: Scope,
+    sizes: AxisSizes,
+    moved: Moved,
+    states: list[State],
+    eta: Expr | None,
+) -> Retention:
+    """What the clause means; ``eta`` is the learning rate, which a library penalty may use."""
+    parts: tuple[syntax.Form | syntax.Reference, ...] = clause.content  # type: ignore[assignment]
+    first, inner = parts[0], scope
+    forms = [p for p in parts if isinstance(p, syntax.Form)]
+    if not isinstance(first, syntax.Form):
+        if isinstance(first, syntax.Name) and first.name == "none":
+            if forms:
+                raise problem(
+                    "M0509",
+                    "`none` keeps everything; nothing can follow it",
+                    forms[0].span,
+                    "too much",
+                )
+            return Retention(span=clause.span)
+        choice = choose("retention", "M0501", first, library, also=("none",))
+        values = choice.values.items()
+        names: dict[str, Entry] = {n: moved.out(elaborate(v, scope)) for n, v in values}
+        rate = scope.names.get("eta") if eta is None else eta
+        if rate is not None:
+            names.setdefault("eta", rate)
+        inner = replace(scope, names=names, place=f"the retention `{choice.definition.name}`")
+        body = choice.definition.body
+        assert isinstance(body, tuple)
+        for form in forms:
+            if form.word != "at":
+                raise problem(
+                    "M0509",
+                    f"`{form.word}` cannot be added to `{first.name}`",
+                    form.span,
+                    "too much",
+                    help="only `at token` or `at chunk` follows a name from the library",
+                )
+        forms = [*body, *forms]
+    elif eta is not None:
+        inner = scope.with_names(**{n: e for n, e in {"eta": eta}.items() if n not in scope.names})
+    return _build(forms, clause, inner, scope, sizes, moved, states)
+
+
+def _build(
+    forms: list[syntax.Form],
+    clause: syntax.Clause,
+    inner: Scope,
+    outer: Scope,
+    sizes: AxisSizes,
+    moved: Moved,
+    states: list[State],
+) -> Retention:
+    found: dict[str, syntax.Form] = {}
+    for form in forms:
+        if form.word in found:
+            first = (Label(found[form.word].span, "first here"),)
+            raise problem(
+                "M0509", f"`{form.word}` is written twice", form.span, "again", because=first
+            )
+        found[form.word] = form
+    shapers = [found[w] for w in ("bregman", "link", "penalty") if w in found]
+    if len(shapers) > 1:
+        raise problem(
+            "M0509",
+            "a potential, a link and a penalty exclude each other",
+            shapers[1].span,
+            "the second of them",
+            because=(Label(shapers[0].span, "the first"),),
+        )
+    axes = weight_axes(states)
+    decay = None
+    if "decay" in found:
+        value = found["decay"].value
+        decay = gate_of(
+            elaborate(value, replace(inner, place="a decay")), moved, "a decay", "M0510", value.span
+        )
+        _decay_shape(decay, found["decay"], states)
+        if isinstance(decay, Number) and decay.value < -1:
+            raise problem("M0502", "a decay cannot be below -1", value.span, "too low")
+    made = Retention(decay=decay, at=_place(found, shapers, clause), span=clause.span)
+    for word, names in (("bregman", ("w",)), ("link", ("a",)), ("penalty", ("w", "w0"))):
+        if word in found:
+            expr = _formula(found[word], names, axes, inner, moved)
+            made = replace(made, **{word: expr})
+    on = found["bregman"].on if "bregman" in found else None
+    if on is not None:
+        made = replace(made, simplex=_simplex(on, inner, moved))
+        _simplex_rules(made, found, on, states)
+    return made
+
+
+def weight_axes(states: list[State]) -> Axes:
+    """The axes of `W` in a rule for every weight: its own when there is one weight only."""
+    if len(states) == 1:
+        return states[0].axes
+    return ("row", "column")
+
+
+def _formula(
+    form: syntax.Form, names: tuple[str, ...], axes: Axes, inner: Scope, moved: Moved
+) -> Expr:
+    duals: dict[str, Entry] = {n: Ref(n, "dual", axes) for n in names}
+    scope = replace(inner.with_names(**duals), place=f"a {form.word}")
+    expr = moved.out(elaborate(form.value, scope))
+    if form.word == "link" and expr.axes != axes:
+        raise problem(
+            "M0203",
+            "a link gives the whole weight",
+            form.value.span,
+            f"{shown(expr.axes)} here",
+            help="it is a formula of `a`, which has the weight's shape",
+        )
+    return expr
+
+
+def _place(
+    found: dict[str, syntax.Form], shapers: list[syntax.Form], clause: syntax.Clause
+) -> str | None:
+    at = found.get("at")
+    if at is None:
+        if shapers:
+            word = shapers[0].word
+            raise problem(
+                "M0504",
+                f"say where this {'potential' if word == 'bregman' else word} acts",
+                clause.span,
+                "no `at token` or `at chunk`",
+                help="add `at token` (after every write) or `at chunk` (at the ends of blocks)",
+            )
+        return None
+    if not shapers:
+        raise problem(
+            "M0505",
+            "`at` needs a potential, a link or a penalty",
+            at.span,
+            "nothing acts here",
+            help="a decay acts where `order` puts it; leave `at` out",
+        )
+    word = at.value.name if isinstance(at.value, syntax.Name) else ""
+    if word not in PLACES:
+        raise problem("M0504", "`at` is followed by `token` or `chunk`", at.value.span, "neither")
+    return word
+
+
+def _decay_shape(decay: Ref | Number, form: syntax.Form, states: list[State]) -> None:
+    single = states[0].axes if len(states) == 1 else ()
+    allowed = ("row",) if len(states) > 1 else single
+    if any(a not in allowed for a in decay.axes) or len(decay.axes) > 1:
+        raise problem(
+            "M0510",
+            f"a decay of shape {shown(decay.axes)} does not fit the weights of this memory",
+            form.value.span,
+            f"{shown(decay.axes)} here",
+            because=tuple(Label(s.span, f"{s.name} is {shown(s.axes)}") for s in states[:2]),
+            help="a decay is one number, or has one axis: `[row]`, or an axis of the only weight",
+        )
+
+
+def _simplex(on: syntax.Reference, inner: Scope, moved: Moved) -> Expr:
+    shape = isinstance(on, syntax.Call) and on.name == "simplex" and len(on.arguments) == 2
+    if not shape:
+        raise problem(
+            "M0506", "a domain is written `simplex(rows, total = c)`", on.span, "not a known domain"
+        )
+    assert isinstance(on, syntax.Call)
+    rows, total = on.arguments
+    if not (
+        isinstance(rows.value, syntax.Name) and rows.value.name == "rows"
+    ) or total.name not in (None, "total"):
+        raise problem(
+            "M0506", "a domain is written `simplex(rows, total = c)`", on.span, "not so here"
+        )
+    expr = elaborate(total.value, inner)
+    gate = gate_of(expr, moved, "the total of a simplex", "M0506", total.value.span)
+    if gate.axes or (isinstance(gate, Number) and gate.value <= 0):
+        raise problem(
+            "M0506", "the total of a simplex is one positive number", total.value.span, "not so"
+        )
+    return gate
+
+
+def _simplex_rules(
+    made: Retention, found: dict[str, syntax.Form], on: syntax.Reference, states: list[State]
+) -> None:
+    for state in states:
+        if len(state.axes) != 2 or state.init != "positive":
+            raise problem(
+                "M0506",
+                "rows on a simplex need weights that begin positive",
+                on.span,
+                "the simplex",
+                because=(Label(state.span, f"`{state.name}` begins {state.init}"),),
+                help="say `init = positive` in the mlp, or `W: matrix[value, key] = positive`",
+            )
+    if made.decay is not None and made.decay.axes not in ((), ("row",), states[0].axes[:1]):
+        raise problem(
+            "M0507",
+            "on a simplex a decay must be the same along each row",
+            found["decay"].span,
+            f"{shown(made.decay.axes)} here",
+            help="declare the gate as `[row]` or without axes",
+        )
+
+
+def acting_once(
+    kept: Retention, gates: tuple[Gate, ...], steps: int
+) -> tuple[Retention, tuple[Gate, ...]]:
+    """A constant decay as a gate where a token takes several steps: it acts on one of them."""
+    share = kept.decay
+    if not isinstance(share, Number) or steps == 1:
+        return kept, gates
+    value = float(share.value)
+    gate = Gate("_decay", (), share, Interval(value, value), share.span)
+    return replace(kept, decay=Ref("_decay", "gate", (), share.span)), (*gates, gate)
+
+
+def decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
+    """Refuse a decay that can be below -1."""
+    for gate in gates:
+        if isinstance(kept.decay, Ref) and gate.name == kept.decay.name and gate.range.low < -1:
+            low, high = gate.range.low, gate.range.high
+            raise problem(
+                "M0502",
+                f"the decay `{gate.name}` can be below -1",
+                gate.span,
+                f"lies between {low:g} and {high:g}",
+                because=(Label(kept.decay.span, "used as a decay here"),),
+                help="a decay keeps a share: `sigmoid(linear(x))` lies between 0 and 1, "
+                "`tanh(linear(x))` between -1 and 1",
+            )

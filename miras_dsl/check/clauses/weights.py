@@ -1,0 +1,171 @@
+"""Weights of a memory: their axes and how they begin, and the network M over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from miras_dsl.check.formula.axis_sizes import AxisSizes
+from miras_dsl.check.formula.elaborate import Scope
+from miras_dsl.check.formula.shapes import Sizes, shown, to_axes
+from miras_dsl.diagnostics import did_you_mean, problem
+from miras_dsl.source import Span
+from miras_dsl.spec import Algorithm, Apply, Axes, Expr, Network, Ref, State, walk
+from miras_dsl.syntax import tree as syntax
+
+INITS = ("zero", "learned", "positive")
+
+
+@dataclass(slots=True)
+class Architecture:
+    """Weights and M; ``name`` is what the spec calls M, besides `M` itself."""
+
+    states: list[State] = field(default_factory=list)
+    network: Network | None = None
+    name: str = "M"
+    params: list[tuple[str, Axes, float]] = field(default_factory=list)
+
+    def apply(self, argument: Expr, sizes: Sizes, span: Span) -> Expr:
+        """M at ``argument``."""
+        assert self.network is not None
+        wanted = self.network.input
+        met = to_axes(argument, wanted.axes, sizes)
+        if met is None or len(met.axes) != 1:
+            raise problem(
+                "M0203",
+                f"the memory looks up {shown(wanted.axes)} vectors",
+                span,
+                f"{shown(argument.axes)} here",
+            )
+        return substitute(self.network.body, wanted, met)
+
+
+def substitute(expr: Expr, old: Ref, new: Expr) -> Expr:
+    """``expr`` with every ``old`` replaced."""
+    done: dict[int, Expr] = {}
+    for node in walk(expr):
+        if node == old:
+            done[id(node)] = new
+        elif isinstance(node, Apply):
+            done[id(node)] = replace(node, args=tuple(done[id(a)] for a in node.args))
+        else:
+            done[id(node)] = node
+    return done[id(expr)]
+
+
+def declare(
+    built: Architecture,
+    weights: syntax.Weights,
+    scope: Scope,
+    sizes: AxisSizes,
+    *,
+    matrix_init: str,
+    forced: str | None = None,
+    layered: bool = False,
+) -> None:
+    """Add weights to ``built``; ``layered``: the network has several matrices, so hidden axes."""
+    kind = kind_of(weights.shape)
+    if kind not in ("matrix", "vector"):
+        raise problem(
+            "M0305",
+            "a weight is a `matrix[rows, columns]` or a `vector[axis]`",
+            weights.shape.span,
+            "neither",
+        )
+    wanted = 2 if kind == "matrix" else 1
+    entries = weights.shape.entries if isinstance(weights.shape, syntax.Index) else ()
+    if len(entries) != wanted:
+        raise problem(
+            "M0305",
+            f"a {kind} has {wanted} ax{'es' if wanted > 1 else 'is'}",
+            weights.shape.span,
+            f"{len(entries)} here",
+            help="`matrix[value, key]` maps keys to values",
+        )
+    axes = _weight_axes(entries, scope, sizes, layered)
+    default = matrix_init if kind == "matrix" else "zero"
+    init = default
+    if weights.init is not None and forced is None:
+        init = init_of(syntax.Name(weights.init, weights.span))
+    for name in weights.names:
+        if any(s.name == name for s in built.states):
+            raise problem("M0109", f"the weight `{name}` is declared twice", weights.span, "again")
+        sizes.claim(name, weights.span, "a weight")
+        built.states.append(State(name, axes, init, weights.span))
+
+
+def _weight_axes(
+    entries: tuple[syntax.Formula, ...], scope: Scope, sizes: AxisSizes, layered: bool
+) -> Axes:
+    axes = tuple(scope.entry(e, scope) for e in entries)
+    by_name = [sizes.named((e,)) for e in entries]
+    if len(axes) == 2 and layered and by_name[0] != by_name[1]:
+        # `matrix[value, d]` beside other matrices: d is the size of a hidden axis
+        hidden = by_name.index(False)
+        size = sizes.sizes.get(axes[hidden])
+        if axes[hidden] in ("key", "value") and size is not None:
+            axes = (sizes.hidden(size), axes[1]) if hidden == 0 else (axes[0], sizes.hidden(size))
+    if len(axes) == 2 and axes[0] == axes[1]:
+        size = sizes.sizes.get(axes[0])
+        if not any(by_name) and axes[0] in ("key", "value") and sizes.twins("key", "value"):
+            return ("value", "key")
+        if not all(by_name) and layered and size is not None:
+            return (axes[0], sizes.second(axes[0], size))
+        raise problem(
+            "M0305",
+            "the two axes of a matrix need different names",
+            entries[1].span,
+            "the same axis again",
+            help="write `matrix[value, key]`",
+        )
+    for axis, entry in zip(axes, entries, strict=True):
+        if axis in ("pair", "row", "position"):
+            raise problem(
+                "M0305",
+                f"a weight cannot have the axis {axis}",
+                entry.span,
+                "belongs to tokens and gates",
+            )
+    return axes
+
+
+def init_of(node: syntax.Formula) -> str:
+    name = node.name if isinstance(node, syntax.Name) else ""
+    if name not in INITS:
+        raise problem(
+            "M0303",
+            f"a weight begins as {', '.join(INITS[:-1])} or {INITS[-1]}",
+            node.span,
+            "none of these",
+            help=did_you_mean(name, INITS),
+        )
+    return name
+
+
+def kind_of(shape: syntax.Reference) -> str:
+    return shape.name
+
+
+def own_names(states: list[State], algorithm: Algorithm) -> None:
+    """Refuse names of weights that stand for something else in a state or in generated code.
+
+    What is carried for a weight `W` is called `W_anchor`, `W_dual`, `W_1` … and `S_W`, its cotangent
+    `d_W` and its value before a block closes `open_W`.
+    """
+    sweeps = algorithm.anchored.sweeps if algorithm.anchored else 1
+    for state in states:
+        meant = (
+            "an answer" if state.name == "y" else "a mark of real tokens" * (state.name == "valid")
+        )
+        for other in (s.name for s in states):
+            derived = {f"{other}_{n}" for n in ("anchor", "dual", *range(1, sweeps))}
+            derived |= {f"{carry}_{other}" for carry in algorithm.carry}
+            derived |= {f"d_{other}", f"open_{other}"}
+            meant = meant or f"what is carried for `{other}`" * (state.name in derived)
+        if meant:
+            raise problem(
+                "M0108",
+                f"`{state.name}` is reserved and cannot name a weight",
+                state.span,
+                f"the name of {meant}",
+                help=f"take another name, such as `my_{state.name}`",
+            )

@@ -1,0 +1,1 @@
+"""Formulas: names resolved, shapes unified, numbers folded, ranges computed."""

@@ -1,0 +1,184 @@
+"""Axes of one memory and their sizes, as expressions over its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from keyword import iskeyword
+
+import sympy as sp
+
+from miras_dsl.diagnostics import Label, did_you_mean, problem
+from miras_dsl.source import Span
+from miras_dsl.spec import Apply, Axis, Expr, Number, Ref, walk
+from miras_dsl.syntax import tree as syntax
+
+from .elaborate import Scope, elaborate
+
+CLAUSES = frozenset(
+    {"tokens", "architecture", "bias", "retention", "algorithm", "order", "read", "gates"}
+)
+RESERVED = CLAUSES | {
+    "memory", "layer", "model", "space", "pattern", "write", "at", "decay", "bregman", "link",
+    "penalty", "on", "carry", "repeat", "with", "and", "or", "not", "x", "param", "position",
+    "grad", "keep", "M",
+}  # fmt: skip
+NAMED = ("key", "value", "pair", "row", "position")
+
+
+def free_name(name: str, span: Span, what: str, words: frozenset[str] = RESERVED) -> None:
+    """Refuse ``words`` of the language, and names that could not be printed as code."""
+    if name in words or name.startswith("_") or iskeyword(name):
+        raise problem(
+            "M0108",
+            f"`{name}` is reserved and cannot name {what}",
+            span,
+            "names do not begin with `_`" if name.startswith("_") else "a reserved word",
+            help=f"take another name, such as `my_{name.strip('_') or 'gate'}`",
+        )
+
+
+@dataclass(slots=True)
+class AxisSizes:
+    """The sizes of all axes of a memory; hidden axes are made as they are met.
+
+    vector  all tokens live on the axis `value`, and `key` is another name for it
+    single  the memory has one weight, so that `row` is that weight's own row axis
+    """
+
+    params: dict[str, int | None]
+    sizes: dict[Axis, sp.Expr] = field(default_factory=dict)
+    vector: bool = False
+    pairs: int = 1
+    single_row: Axis | None = None
+    taken: dict[str, tuple[Span, str]] = field(default_factory=dict)
+    layers: int = 0
+
+    def claim(self, name: str, span: Span, what: str) -> None:
+        """Take a name for the memory; it must be free and not a word of the language."""
+        free_name(name, span, what)
+        if name in self.taken:
+            where, other = self.taken[name]
+            raise problem(
+                "M0109",
+                f"`{name}` is already {other}",
+                span,
+                "defined again",
+                because=(Label(where, "first defined here"),),
+            )
+        self.taken[name] = (span, what)
+
+    def hidden(self, size: sp.Expr) -> Axis:
+        """The hidden axis of this size; a new one where there is none yet."""
+        for axis, known in self.sizes.items():
+            if known == size and axis.startswith("h"):
+                return axis
+        return self.layer(size)
+
+    def layer(self, size: object) -> Axis:
+        """A new hidden axis."""
+        assert isinstance(size, sp.Expr)
+        self.layers += 1
+        axis = f"h{self.layers}"
+        self.sizes[axis] = size
+        return axis
+
+    def second(self, first: Axis, size: sp.Expr) -> Axis:
+        """A hidden axis of the same size as ``first``, for a matrix from one to the other."""
+        for axis, known in self.sizes.items():
+            if known == size and axis.startswith("h") and axis != first:
+                return axis
+        return self.layer(size)
+
+    def twins(self, a: Axis, b: Axis) -> bool:
+        """Whether two axes have one size."""
+        return self.sizes.get(a) == self.sizes.get(b)
+
+    def named(self, entries: Iterable[syntax.Formula]) -> bool:
+        """Whether an axis is written by its name rather than by its size."""
+        return any(isinstance(e, syntax.Name) and e.name in NAMED for e in entries)
+
+    def entry(self, node: syntax.Formula, scope: Scope) -> Axis:
+        """The axis that ``node`` names, by its name or by its size."""
+        if isinstance(node, syntax.Name) and node.name in NAMED:
+            return self._by_name(node)
+        if isinstance(node, syntax.Name) and node.name not in self.params:
+            raise _unknown_axis(node)
+        size = size_of(node, scope)
+        own = next((a for a in scope.own if self.sizes.get(a) == size), None)
+        if own is not None:
+            return own
+        if isinstance(node, syntax.Name) and self.pairs > 1 and size == self.pairs:
+            return "pair"
+        for axis in ("value", "key") if self.vector else ("key", "value"):
+            if self.sizes.get(axis) == size:
+                return axis
+        if self.pairs > 1 and size == self.pairs:
+            return "pair"
+        if scope.place == "the architecture":
+            return self.hidden(size)
+        known = next((a for a, s in self.sizes.items() if s == size and a.startswith("h")), None)
+        if known is None:
+            raise _unknown_axis(node)
+        return known
+
+    def _by_name(self, node: syntax.Name) -> Axis:
+        match node.name:
+            case "key" if self.vector:
+                return "value"
+            case "row" if self.single_row is not None:
+                return self.single_row
+            case "pair" if self.pairs <= 1:
+                raise problem(
+                    "M0208",
+                    "this memory has one pair per token",
+                    node.span,
+                    "no axis of pairs",
+                    help="add `pairs(n)` to the algorithm",
+                )
+            case name:
+                return name
+
+
+def size_of(node: syntax.Formula, scope: Scope) -> sp.Expr:
+    """A size: whole numbers and size parameters under + - * /."""
+    return _size(elaborate(node, scope), node)
+
+
+def _size(expr: Expr, node: syntax.Formula) -> sp.Expr:
+    done: dict[int, sp.Expr] = {}
+    for part in walk(expr):
+        match part:
+            case Number(value):
+                done[id(part)] = value
+            case Ref(name, "size"):
+                done[id(part)] = sp.Symbol(name)
+            case Apply("add", (a, b)):
+                done[id(part)] = done[id(a)] + done[id(b)]
+            case Apply("sub", (a, b)):
+                done[id(part)] = done[id(a)] - done[id(b)]
+            case Apply("mul", (a, b)):
+                done[id(part)] = done[id(a)] * done[id(b)]
+            case Apply("div", (a, b)):
+                done[id(part)] = done[id(a)] / done[id(b)]
+            case _:
+                raise _unknown_axis(node)
+    size = done[id(expr)]
+    if size.has(sp.zoo, sp.nan, sp.oo):
+        raise problem("M0215", "this size divides by zero", node.span, "no such size")
+    if isinstance(size, sp.Number) and not (size.is_Integer and 1 <= int(size) <= 1 << 20):
+        raise problem(
+            "M0213", "a size is a whole number from 1 to 1048576", node.span, "not such a number"
+        )
+    return size
+
+
+def _unknown_axis(node: syntax.Formula):
+    word = node.name if isinstance(node, syntax.Name) else ""
+    return problem(
+        "M0208",
+        f"`{node.span.text}` is not an axis here",
+        node.span,
+        "not an axis",
+        help=did_you_mean(word, NAMED) or "axes are key, value, row, pair, or a size parameter",
+    )

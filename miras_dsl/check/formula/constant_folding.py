@@ -1,0 +1,83 @@
+"""Elementwise operations: numbers are computed at once and exactly, the rest gets its shape."""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from miras_dsl.diagnostics import Problem, problem
+from miras_dsl.source import Span
+from miras_dsl.spec import Apply, Expr, Number
+
+from .shapes import Sizes, together
+
+MAX_BITS = 1024
+MAX_EXPONENT = 16
+
+
+def apply(op: str, args: tuple[Expr, ...], sizes: Sizes, span: Span) -> Expr:
+    """An elementwise operation; numbers are computed at once."""
+    folded = fold(op, args, span)
+    if folded is not None:
+        return folded
+    if op == "pow" and isinstance(args[1], Number) and abs(args[1].value) > MAX_EXPONENT:
+        raise _exponent(args[1])
+    text = span.text if len(span.text) <= 60 else span.text[:57] + "…"
+    args, axes = together(text, args, sizes, span, product=op == "mul")
+    return Apply(op, args, axes, (), span)
+
+
+def fold(op: str, args: tuple[Expr, ...], span: Span) -> Number | None:
+    """The number that an operation on numbers gives; None for operations left to later."""
+    values = [a.value for a in args if isinstance(a, Number)]
+    if len(values) != len(args):
+        if op == "div" and isinstance(args[1], Number) and args[1].value == 0:
+            raise _division(args[1])
+        return None
+    match op, values:
+        case "neg", [a]:
+            value = -a
+        case "add", [a, b]:
+            value = a + b
+        case "sub", [a, b]:
+            value = a - b
+        case "mul", [a, b]:
+            value = a * b
+        case "div", [a, b]:
+            if b == 0:
+                raise _division(args[1])
+            value = a / b
+        case "pow", [a, sp.Integer() as b]:
+            if abs(b) > MAX_EXPONENT:
+                raise _exponent(args[1])
+            if a == 0 and b < 0:
+                raise _division(args[0])
+            value = a**b
+        case "pow", [a, _] if a < 0:
+            raise problem(
+                "M0004", "this is not a real number", span, "a root of something negative"
+            )
+        case "pow", [_, b] if abs(b) > MAX_EXPONENT:
+            raise _exponent(args[1])
+        case _:
+            return None
+    if (
+        isinstance(value, sp.Rational)
+        and max(abs(value.p).bit_length(), value.q.bit_length()) > MAX_BITS
+    ):
+        raise problem("M0004", "this number is too large", span, "more than 1024 binary digits")
+    if not isinstance(value, sp.Number) or not value.is_finite:
+        raise problem("M0004", "this is not a real number", span, "no such number")
+    return Number(value, span)
+
+
+def _exponent(expr: Expr) -> Problem:
+    return problem(
+        "M0005",
+        f"a constant exponent lies between -{MAX_EXPONENT} and {MAX_EXPONENT}",
+        expr.span,
+        "out of range",
+    )
+
+
+def _division(expr: Expr) -> Problem:
+    return problem("M0215", "this divides by zero", expr.span, "always zero")

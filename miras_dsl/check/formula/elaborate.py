@@ -1,0 +1,245 @@
+"""Written formulas -> typed formulas: names resolved, shapes unified, functions known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from miras_dsl.diagnostics import Problem, did_you_mean, problem
+from miras_dsl.source import NOWHERE, Span
+from miras_dsl.spec import Apply, Axes, Axis, Expr, Number, Ref
+from miras_dsl.syntax import tree as syntax
+
+from .constant_folding import apply
+from .expansion_limit import Measure, measure
+from .shapes import Sizes, contract
+
+OPERATORS = {
+    "+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow",
+    "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "and": "and", "or": "or",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A function handed over by name (`act = silu`)."""
+
+    name: str
+
+
+Entry = Expr | Operation | Callable[[Span], Expr]
+Function = Callable[[syntax.Call, "Scope"], Expr]
+GATED = frozenset(
+    {"a bias", "a decay", "the algorithm", "a link", "a penalty", "a bregman", "a rule", "a read"}
+)
+"""Places in which a name that is not known may be a gate that somebody forgot."""
+LATER = frozenset(
+    {
+        "attend",
+        "local",
+        "gate",
+        "lse",
+        "product",
+        "pooled",
+        "blocks",
+        "polar",
+        "real",
+        "first",
+        "mix",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a formula may use where it stands.
+
+    place     the clause, for messages: "a bias", "a gate"
+    names     everything that can be named; an entry that is a function is resolved on use
+    sizes     the sizes of all axes
+    entry     an axis written in brackets -> its name
+    own       the axes of what is being defined, which `linear` fills
+    functions every function, by name
+    features  whether learned maps of the layer's input may be written here
+    network   M applied to an argument, and the names it goes by
+    elsewhere names that stand for something, but not here: what to do instead
+    indices   numbers that keep learned maps apart;  measured: sizes of formulas, for the limits
+    """
+
+    place: str
+    names: Mapping[str, Entry]
+    sizes: Sizes
+    entry: Callable[[syntax.Formula, Scope], Axis]
+    functions: Mapping[str, Function]
+    own: Axes = ()
+    features: bool = True
+    network: Callable[[Expr, Span], Expr] | None = None
+    network_names: tuple[str, ...] = ()
+    indices: count[int] = field(default_factory=count)
+    measured: dict[int, Measure] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+
+    def with_names(self, **names: Entry) -> Scope:
+        """The same scope with more names; they hide others of the same name."""
+        return replace(self, names={**self.names, **names})
+
+
+def elaborate(node: syntax.Formula, scope: Scope) -> Expr:
+    """The typed formula; raises Problem with the first thing that has no meaning."""
+    expr = _elaborate(node, scope)
+    measure(expr, node.span, scope.measured)
+    return expr
+
+
+def _elaborate(node: syntax.Formula, scope: Scope) -> Expr:
+    match node:
+        case syntax.Literal(value, span):
+            return Number(value, span)
+        case syntax.Name("param", span):
+            return learned("param", (), (), (("init", 0.0),), scope, span)
+        case syntax.Name(name, span):
+            return resolve(name, span, scope)
+        case syntax.Index("param", entries, span):
+            return learned("param", (), axes_of(entries, scope), (("init", 0.0),), scope, span)
+        case syntax.Index(name, _, span, name_span):
+            resolve(name, name_span, scope)
+            raise problem(
+                "M0214",
+                f"`{name}` cannot be indexed",
+                span,
+                "brackets name axes, they do not pick entries",
+                help=f"write `{name}` alone; `param[key]` makes a learned vector",
+            )
+        case syntax.Call():
+            return call(node, scope)
+        case syntax.Unary("-", operand, span):
+            return apply("neg", (elaborate(operand, scope),), scope.sizes, span)
+        case syntax.Unary("not", operand, span):
+            return apply("not", (elaborate(operand, scope),), scope.sizes, span)
+        case syntax.Unary(_, operand, _):
+            return elaborate(operand, scope)
+        case syntax.Binary("@", left, right, span):
+            return contract(elaborate(left, scope), elaborate(right, scope), scope.sizes, span)
+        case syntax.Binary(op, left, right, span):
+            args = (elaborate(left, scope), elaborate(right, scope))
+            return apply(OPERATORS[op], args, scope.sizes, span)
+
+
+def resolve(name: str, span: Span, scope: Scope) -> Expr:
+    """What a bare name stands for."""
+    entry = scope.names.get(name)
+    match entry:
+        case Number() | Apply():
+            return entry
+        case Ref() if entry.span == NOWHERE:
+            return replace(entry, span=span)
+        case Ref():
+            # an argument of a definition: what the caller wrote is the place to show
+            return entry
+        case Operation(function):
+            raise problem(
+                "M0201", f"`{name}` is the function `{function}`", span, "needs an argument"
+            )
+        case None:
+            hint = scope.elsewhere.get(name) or did_you_mean(name, scope.names)
+            if scope.place in GATED and name.islower():
+                close = hint.startswith("did you mean")
+                define = f"efine it: `gates {{ {name} = sigmoid(linear(x)) }}`"
+                hint = f"{hint} Or d{define}" if close else f"d{define}"
+            if name in scope.functions or name in scope.network_names:
+                hint = f"`{name}` is a function: write `{name}(…)`"
+            raise problem(
+                "M0201", f"`{name}` is not known in {scope.place}", span, "unknown", help=hint
+            )
+        case _:
+            return entry(span)
+
+
+def call(node: syntax.Call, scope: Scope) -> Expr:
+    """A function or the network, applied."""
+    if node.name in scope.network_names and scope.network is not None:
+        if len(node.arguments) != 1 or node.arguments[0].name:
+            raise problem(
+                "M0205", f"`{node.name}` takes one argument", node.span, "a vector to look up"
+            )
+        return scope.network(elaborate(node.arguments[0].value, scope), node.span)
+    given = scope.names.get(node.name)
+    name = given.name if isinstance(given, Operation) else node.name
+    function = scope.functions.get(name)
+    if function is None:
+        raise _unknown_function(node, scope)
+    return function(node, scope)
+
+
+def axes_of(entries: tuple[syntax.Formula, ...], scope: Scope) -> Axes:
+    """Axes written in brackets."""
+    axes = tuple(scope.entry(entry, scope) for entry in entries)
+    if len(set(axes)) != len(axes):
+        raise problem("M0208", "an axis stands here twice", entries[-1].span, "again")
+    return axes
+
+
+def learned(
+    op: str,
+    args: tuple[Expr, ...],
+    axes: Axes,
+    options: tuple[tuple[str, object], ...],
+    scope: Scope,
+    span: Span,
+) -> Apply:
+    """An operation with parameters of its own; ``index`` keeps two of them apart."""
+    if not scope.features:
+        raise problem(
+            "M0211",
+            f"`{op}` is trained with the layer and cannot stand in {scope.place}",
+            span,
+            "a learned map",
+            help="define a gate or a token with it, and use that here",
+        )
+    return Apply(op, args, axes, (*options, ("index", next(scope.indices))), span)
+
+
+def whole(node: syntax.Formula, scope: Scope, what: str, low: int = 1, high: int = 1 << 20) -> int:
+    """A whole number known when the file is read."""
+    expr = elaborate(node, scope)
+    if not (isinstance(expr, Number) and expr.value.is_Integer and low <= int(expr.value) <= high):
+        raise problem(
+            "M0213",
+            f"{what} must be a whole number from {low} to {high}",
+            node.span,
+            "not such a number",
+            help="write the number, or a parameter with a default such as `n = 2`",
+        )
+    return int(expr.value)
+
+
+def constant(node: syntax.Formula, scope: Scope, what: str) -> Number:
+    """A number known when the file is read."""
+    expr = elaborate(node, scope)
+    if not isinstance(expr, Number):
+        raise problem(
+            "M0213",
+            f"{what} must be a number known when the file is read",
+            node.span,
+            "not a constant",
+        )
+    return expr
+
+
+def _unknown_function(node: syntax.Call, scope: Scope) -> Problem:
+    if node.name in LATER:
+        what = f"`{node.name}(…)` is not part of this version of the language"
+        return problem("M0105", what, node.span, "not yet a function")
+    if node.name in scope.names:
+        return problem(
+            "M0202", f"`{node.name}` is not a function", node.name_span, "cannot be called"
+        )
+    hint = did_you_mean(node.name, scope.functions)
+    return problem(
+        "M0202",
+        f"there is no function `{node.name}`",
+        node.name_span,
+        "unknown function",
+        help=hint,
+    )

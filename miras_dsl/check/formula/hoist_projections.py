@@ -1,0 +1,83 @@
+"""Learned maps written inside a memory's formulas move out, into gates and tokens of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from miras_dsl.diagnostics import problem
+from miras_dsl.source import Span
+from miras_dsl.spec import FEATURE, Apply, Expr, Gate, Number, Ref, Token, walk
+
+from .builtins import STATE_KINDS
+from .intervals import EVERYTHING
+
+INSIDE = STATE_KINDS | {"position", "constant"}
+
+
+@dataclass(slots=True)
+class Moved:
+    """Gates and tokens `_1`, `_2` … made for formulas in place; ``pairs`` of the memory."""
+
+    pairs: int
+    gates: list[Gate] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
+
+    def out(self, expr: Expr) -> Expr:
+        """``expr`` with every largest part that is learned and free of the state moved out."""
+        learned: dict[int, bool] = {}
+        inside: dict[int, bool] = {}
+        for node in walk(expr):
+            below = node.args if isinstance(node, Apply) else ()
+            op = node.op if isinstance(node, Apply) else ""
+            source = isinstance(node, Ref) and node.kind == "x"
+            learned[id(node)] = source or op in FEATURE or any(learned[id(a)] for a in below)
+            own = isinstance(node, Ref) and node.kind in INSIDE
+            inside[id(node)] = own or any(inside[id(a)] for a in below)
+        done: dict[int, Expr] = {}
+        for node in walk(expr):
+            if not isinstance(node, Apply) or not learned[id(node)]:
+                done[id(node)] = node
+            elif inside[id(node)]:
+                args = (
+                    self.whole(a) if learned[id(a)] and not inside[id(a)] else done[id(a)]
+                    for a in node.args
+                )
+                done[id(node)] = replace(node, args=tuple(args))
+            else:
+                done[id(node)] = node
+        free = learned[id(expr)] and not inside[id(expr)]
+        return self.whole(expr) if free else done[id(expr)]
+
+    def whole(self, expr: Expr) -> Ref:
+        """``expr``, which is free of the state, as a gate or token of its own."""
+        name = f"_{len(self.gates) + len(self.tokens) + 1}"
+        tokens = [n for n in walk(expr) if isinstance(n, Ref) and n.kind == "token"]
+        if not tokens:
+            self.gates.append(Gate(name, expr.axes, expr, EVERYTHING, expr.span))
+            return Ref(name, "gate", expr.axes, expr.span)
+        if self.pairs > 1:
+            raise problem(
+                "M0211",
+                "with several pairs per token this formula needs a name",
+                expr.span,
+                "learned, and different for each pair",
+                help="define it in `tokens { … }`",
+            )
+        self.tokens.append(Token(name, expr.axes, expr, expr.span))
+        return Ref(name, "token", expr.axes, expr.span)
+
+
+def gate_of(expr: Expr, moved: Moved, what: str, code: str, span: Span) -> Ref | Number:
+    """A number or a gate that stands for ``expr``; the formula must be free of tokens and state."""
+    for node in walk(expr):
+        if isinstance(node, Ref) and (node.kind in INSIDE or node.kind == "token"):
+            raise problem(
+                code,
+                f"{what} must be a gate, and `{node.name}` is not one",
+                node.span if node.span.source == span.source else span,
+                "depends on the memory" if node.kind in INSIDE else "a token",
+                help="gates are formulas over the layer's input x and learned constants",
+            )
+    if isinstance(expr, Number) or (isinstance(expr, Ref) and expr.kind == "gate"):
+        return expr
+    return moved.whole(expr)

@@ -1,0 +1,1 @@
+"""Library definitions (biases, networks, retention gates, algorithms) written out in place."""

@@ -1,0 +1,106 @@
+"""Names of the library in use: which definition a name means, and its arguments by parameter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from miras_dsl.diagnostics import did_you_mean, problem
+from miras_dsl.syntax import tree as syntax
+
+from .load import Library
+
+IMPLICIT = {"bias": "r"}
+"""The first parameter of these kinds is the memory's own and never written in a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A definition and what each parameter stands for, default included.
+
+    written  the parameters that the call names itself
+    extra    arguments that are no parameters but were allowed
+    """
+
+    definition: syntax.Definition
+    values: dict[str, syntax.Formula]
+    written: frozenset[str]
+    extra: dict[str, syntax.Formula] = field(default_factory=dict)
+
+
+def choose(
+    kind: str,
+    code: str,
+    reference: syntax.Reference,
+    library: Library,
+    *,
+    also: tuple[str, ...] = (),
+    extra: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
+) -> Choice:
+    """The definition that ``reference`` names; ``code`` is reported when there is none.
+
+    ``also`` are names known elsewhere, for the hint; ``extra`` argument names are passed through;
+    ``optional`` parameters may be missing.
+    """
+    definition = library.get((kind, reference.name))
+    if definition is None:
+        known = (*(name for k, name in library if k == kind), *also)
+        raise problem(
+            code,
+            f"there is no {kind} called `{reference.name}`",
+            reference.span,
+            "unknown",
+            help=did_you_mean(reference.name, known),
+        )
+    params = list(definition.params)
+    if params and IMPLICIT.get(kind) == params[0].name:
+        params = params[1:]
+    names = [p.name for p in params]
+    given: dict[str, syntax.Formula] = {}
+    passed: dict[str, syntax.Formula] = {}
+    arguments = reference.arguments if isinstance(reference, syntax.Call) else ()
+    for place, argument in enumerate(arguments):
+        if argument.name is None and place >= len(names):
+            raise problem(
+                "M0205",
+                f"`{reference.name}` takes {len(names)} argument{'' if len(names) == 1 else 's'}",
+                argument.span,
+                "one too many",
+                help=_usage(definition, names),
+            )
+        name = argument.name or names[place]
+        if name in given or name in passed:
+            raise problem("M0207", f"`{name}` is given twice", argument.span, "again")
+        if name in names:
+            given[name] = argument.value
+        elif name in extra:
+            passed[name] = argument.value
+        else:
+            raise problem(
+                "M0206",
+                f"`{reference.name}` has no argument `{name}`",
+                argument.span,
+                "unknown argument",
+                help=did_you_mean(name, (*names, *extra)),
+            )
+    written = frozenset(given)
+    for param in params:
+        if param.name not in given and param.default is not None:
+            given[param.name] = param.default
+        elif param.name not in given and param.name not in optional:
+            raise problem(
+                "M0205",
+                f"`{reference.name}` needs `{param.name}`",
+                reference.span,
+                "missing",
+                help=_usage(definition, names),
+            )
+    return Choice(definition, given, written, passed)
+
+
+def _usage(definition: syntax.Definition, names: list[str]) -> str:
+    return (
+        f"write `{definition.name}({', '.join(names)})`"
+        if names
+        else f"write `{definition.name}` alone"
+    )

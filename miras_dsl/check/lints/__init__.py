@@ -1,0 +1,1 @@
+"""Warnings about specs that mean something, but hardly what was intended."""

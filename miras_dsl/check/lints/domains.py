@@ -1,0 +1,123 @@
+"""Where numbers stop existing: a logarithm, a root or a quotient that may leave its domain.
+
+The ranges are those of interval arithmetic.  An end at 0 of something made of gates alone is open:
+a sigmoid never is 0.  An error or a token may be anything, so for these 0 counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import sympy as sp
+
+from miras_dsl.check.formula.intervals import intervals
+from miras_dsl.diagnostics import Diagnostic, Label, warning
+from miras_dsl.spec import Apply, Expr, Interval, MemorySpec, Number, Ref, walk
+
+OPEN = frozenset({"gate", "size", "position"})
+"""Kinds of names whose values do not reach the end at 0 of their range."""
+
+
+def vanishing(
+    made: MemorySpec, formulas: Iterator[Expr], ranges: Mapping[str, Interval]
+) -> Iterator[Diagnostic]:
+    """A warning for each place at which a formula may have no value."""
+    for formula in formulas:
+        found = intervals(formula, ranges)
+        chosen = _chosen(formula)
+        for node in walk(formula):
+            if not isinstance(node, Apply) or id(node) in chosen:
+                continue
+            wrong = _wrong(node, found)
+            if wrong is not None:
+                yield _told(node, *wrong, made)
+
+
+def _wrong(node: Apply, found: Mapping[int, Interval]) -> tuple[Expr, str, str] | None:
+    """The operand that may leave the domain, what goes wrong and the way out."""
+    match node:
+        case Apply("log", (x,)) if found[id(x)].low < 0 or _reaches_zero(x, found):
+            way = f"`log(1 + {_base(x)}^2)` and `log(max({_text(x)}, 0.001))` exist everywhere"
+            return x, f"there is no logarithm of {_bad(x, found)}", way
+        case Apply("div", (_, Number())):
+            return None
+        case Apply("div", (_, x)) if _holds_zero(x, found):
+            way = _away(x, found)
+            return x, "this may divide by zero", way
+        case Apply("pow", (x, Number(value))) if not value.is_Integer and found[id(x)].low < 0:
+            text = _number(value)
+            return (
+                x,
+                f"there is no power {text} of a negative number",
+                f"write `abs({_text(x)})^{text}`",
+            )
+        case Apply("pow", (x, Number(value))) if value < 0 and _holds_zero(x, found):
+            way = _away(x, found)
+            return x, "a negative power may divide by zero", way
+        case Apply("pow", (x, p)) if not isinstance(p, Number) and found[id(x)].low < 0:
+            return (
+                x,
+                "there is no such power of a negative number",
+                f"write `abs({_text(x)})` under the power",
+            )
+        case _:
+            return None
+
+
+def _told(node: Apply, x: Expr, what: str, way: str, made: MemorySpec) -> Diagnostic:
+    here = node.span.source == made.span.source
+    because = () if here else (Label(node.span, "in this formula"),)
+    low = "may be 0" if what.endswith((" 0", "zero")) else "may be 0 or less"
+    label = f"`{x.span.text}` {low}" if here and len(x.span.text) <= 40 else low
+    return warning(
+        "M0803", what, node.span if here else made.span, label, because=because, help=way
+    )
+
+
+def _text(x: Expr) -> str:
+    """What a way out calls the operand."""
+    text = x.span.text
+    return text if len(text) <= 30 and "\n" not in text else "x"
+
+
+def _away(x: Expr, found: Mapping[int, Interval]) -> str:
+    size = _text(x) if found[id(x)].low >= 0 else f"abs({_text(x)})"
+    return f"keep it away from zero, as in `max({size}, 0.001)`"
+
+
+def _base(x: Expr) -> str:
+    """What a way out calls the operand under a power."""
+    text = _text(x)
+    return text if re.fullmatch(r"\w+(\([^()]*\))?", text) else f"({text})"
+
+
+def _number(value: sp.Number) -> str:
+    """As it could have been written: `1.5`, or `(1/3)` where no few digits say it."""
+    short = f"{float(value):g}"
+    return short if abs(float(short) - float(value)) < 1e-12 else f"({value})"
+
+
+def _bad(x: Expr, found: Mapping[int, Interval]) -> str:
+    return "a number that is 0 or less" if found[id(x)].low < 0 else "0"
+
+
+def _reaches_zero(x: Expr, found: Mapping[int, Interval]) -> bool:
+    """Whether 0 is an end of the range that is reached."""
+    return 0 in (found[id(x)].low, found[id(x)].high) and any(
+        isinstance(n, Ref) and n.kind not in OPEN for n in walk(x)
+    )
+
+
+def _holds_zero(x: Expr, found: Mapping[int, Interval]) -> bool:
+    return found[id(x)].low < 0 < found[id(x)].high or _reaches_zero(x, found)
+
+
+def _chosen(formula: Expr) -> set[int]:
+    """What stands in a branch of a `where`, which keeps it from being used elsewhere."""
+    found: set[int] = set()
+    for node in walk(formula):
+        if isinstance(node, Apply) and node.op == "where":
+            for branch in node.args[1:]:
+                found.update(id(n) for n in walk(branch))
+    return found

@@ -1,0 +1,109 @@
+"""Tokens that a memory only compares: no gradient of the outer loss can reach them.
+
+The outer loss reaches a token through what is written, the bias's derivative by the weights.  Where
+that derivative depends on the token by comparisons alone (`max`, `abs`, `where` of straight lines,
+as in a quantile loss), moving it a little changes nothing, and its projection learns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import sympy as sp
+
+from miras_dsl.diagnostics import Diagnostic, warning
+from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Number, Ref, Write, walk
+
+SAME = frozenset({"neg", "add", "sub", "sum", "mean", "retag", "max", "min", "abs", "relu"})
+ONE = Number(sp.Integer(1))
+STEPS = frozenset({"exact_sign", "lt", "le", "gt", "ge", "eq", "and", "or", "not"})
+
+
+def only_compared(made: MemorySpec) -> tuple[str, ...]:
+    """Projected tokens that no gradient reaches, although the bias names them."""
+    if made.algorithm.implicit:
+        # an implicit step lands on a kink, and moves with it
+        return ()
+    others = [t.expr for t in made.tokens if t.expr is not None] + [g.expr for g in made.gates]
+    others += [made.read, *(e for _, e in made.algorithm.rules), *(t.rate for t in made.terms)]
+    elsewhere = set(_tokens(others))
+    named = set(_tokens(e for term in made.terms for e in _parts(term)))
+    return tuple(
+        t.name
+        for t in made.tokens
+        if t.name in named - elsewhere and all(_compares(term, t.name) for term in made.terms)
+    )
+
+
+def unreached(made: MemorySpec) -> Iterator[Diagnostic]:
+    """A warning for each such token."""
+    for name in only_compared(made):
+        yield warning(
+            "M0804",
+            f"`{name}` is only compared, so its projection learns nothing",
+            made.terms[0].span,
+            f"depends on `{name}` by comparisons alone",
+            help="a bias that is smooth in its error passes gradients on: "
+            "`l2`, `logcosh`, `huber(delta)`",
+        )
+
+
+def _compares(term: Loss | Write, token: str) -> bool:
+    """Whether what the term writes depends on the token by comparisons alone."""
+    if isinstance(term, Loss):
+        return _straight(term.loss, token)
+    return not _holds(term.place, token) and _stepped(term.error, token)
+
+
+def _straight(expr: Expr, token: str) -> bool:
+    """Whether every piece of a formula is a line in the token whose slope is free of the memory."""
+    good: dict[int, bool] = {}
+    for node in walk(expr):
+        if not isinstance(node, Apply) or not _holds(node, token):
+            good[id(node)] = True
+        elif node.op in SAME or (node.op == "pow" and node.args[1] == ONE):
+            good[id(node)] = all(good[id(a)] for a in node.args)
+        elif node.op in STEPS:
+            good[id(node)] = True
+        elif node.op == "where":
+            good[id(node)] = all(good[id(a)] for a in node.args[1:])
+        elif node.op in ("mul", "contract", "div", "outer"):
+            held = [a for a in node.args if _holds(a, token)]
+            rest = [a for a in node.args if not _holds(a, token)]
+            fixed = all(not _looks(a) for a in rest) and (
+                node.op != "div" or held == [node.args[0]]
+            )
+            good[id(node)] = len(held) == 1 and good[id(held[0])] and fixed
+        else:
+            good[id(node)] = False
+    return good[id(expr)]
+
+
+def _stepped(expr: Expr, token: str) -> bool:
+    """Whether a formula only jumps as the token moves."""
+    good: dict[int, bool] = {}
+    for node in walk(expr):
+        held = _holds(node, token)
+        below = all(good[id(a)] for a in node.args) if isinstance(node, Apply) else True
+        if isinstance(node, Apply) and node.op == "where":
+            below = all(good[id(a)] for a in node.args[1:])
+        stepped = isinstance(node, Apply) and node.op in STEPS
+        good[id(node)] = not held or stepped or (isinstance(node, Apply) and below)
+    return good[id(expr)]
+
+
+def _holds(expr: Expr, token: str) -> bool:
+    return any(isinstance(n, Ref) and n.kind == "token" and n.name == token for n in walk(expr))
+
+
+def _looks(expr: Expr) -> bool:
+    return any(isinstance(n, Ref) and n.kind == "state" for n in walk(expr))
+
+
+def _parts(term: Loss | Write) -> tuple[Expr, ...]:
+    return (term.loss,) if isinstance(term, Loss) else (term.error, term.place, term.answer)
+
+
+def _tokens(formulas: Iterable[Expr]) -> Iterator[str]:
+    for formula in formulas:
+        yield from (n.name for n in walk(formula) if isinstance(n, Ref) and n.kind == "token")

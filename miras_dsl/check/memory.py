@@ -1,0 +1,287 @@
+"""One memory: its clauses in the order in which each can be understood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import sympy as sp
+
+from miras_dsl.check.clauses.algorithm import Chosen, algorithm, chosen, rated
+from miras_dsl.check.clauses.architecture import Architecture, architecture
+from miras_dsl.check.clauses.bias import terms
+from miras_dsl.check.clauses.order import order
+from miras_dsl.check.clauses.retention import acting_once, decay_range, retention, weight_axes
+from miras_dsl.check.clauses.tokens_and_gates import Bindings, definitions, resolve_bindings
+from miras_dsl.check.clauses.weights import own_names
+from miras_dsl.check.formula.axis_sizes import AxisSizes
+from miras_dsl.check.formula.builtins import FUNCTIONS
+from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
+from miras_dsl.check.formula.expansion_limit import Measure, measure
+from miras_dsl.check.formula.hoist_projections import Moved
+from miras_dsl.check.formula.intervals import interval
+from miras_dsl.check.formula.shapes import shown, to_axes
+from miras_dsl.check.library.load import Library
+from miras_dsl.diagnostics import Findings, Label, Problem, problem
+from miras_dsl.source import Span
+from miras_dsl.spec import (
+    Expr,
+    Gate,
+    Interval,
+    MemorySpec,
+    Network,
+    Number,
+    Ref,
+    Retention,
+    Term,
+    Token,
+    walk,
+)
+from miras_dsl.syntax import tree as syntax
+
+from .signature import clauses_of, pairs_of, sizes_of
+
+MAX_EXPANDED = 5000
+T = TypeVar("T")
+
+
+def memory(
+    item: syntax.Memory,
+    library: Library,
+    findings: Findings,
+    given: Mapping[str, int] = {},
+) -> MemorySpec | None:
+    """The memory that ``item`` defines; None when anything is wrong, which is then in ``findings``.
+
+    ``given`` are parameters that a layer sets, in place of their defaults.
+    """
+    mine = Findings()
+    try:
+        made = _memory(item, library, mine, given or {})
+    except Problem as mistake:
+        mine.add(mistake)
+        made = None
+    findings.found += mine.found
+    return None if mine else made
+
+
+def _memory(
+    item: syntax.Memory, library: Library, findings: Findings, given: Mapping[str, int]
+) -> MemorySpec:
+    clauses = clauses_of(item, findings)
+    sizes = sizes_of(item, clauses, library, given)
+    base: dict[str, Entry] = {"x": Ref("x", "x", ("width",))}
+    for name, default in sizes.params.items():
+        base[name] = Ref(name, "size") if default is None else Number(sp.Integer(default))
+    scope = Scope("the architecture", base, sizes.sizes, sizes.entry, FUNCTIONS)
+    pairs = pairs_of(clauses["algorithm"], scope)
+    if pairs > 1:
+        sizes.pairs, sizes.sizes["pair"] = pairs, sp.Integer(pairs)
+    place = {word: clause.span for word, clause in clauses.items()}
+    built = _try(
+        findings,
+        lambda: architecture(clauses["architecture"], library, scope, sizes),
+        place["architecture"],
+    )
+    if built is None:
+        raise Problem(None)
+    if len(built.states) == 1:
+        sizes.single_row = built.states[0].axes[0]
+    written = definitions(clauses.get("tokens"), "token") + definitions(
+        clauses.get("gates"), "gate"
+    )
+    bound = resolve_bindings(written, sizes, replace(scope, place="a token"), findings)
+    moved = Moved(pairs)
+    network = lambda argument, span: built.apply(argument, sizes.sizes, span)  # noqa: E731
+    states: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
+    names = {**base, **bound.entries(pairs=False), **states}
+    inside = replace(
+        scope, names=names, place="a bias", network=network, network_names=tuple({"M", built.name}),
+    )  # fmt: skip
+    bare = replace(
+        inside,
+        names={n: e for n, e in names.items() if n not in states},
+        network=None,
+        network_names=(),
+    )
+    one = Number(sp.Integer(1))
+    losses = (
+        _try(findings, lambda: terms(clauses["bias"], library, inside, moved, one), place["bias"])
+        or []
+    )
+    written_terms: tuple[syntax.Term, ...] = clauses["bias"].content  # type: ignore[assignment]
+    named = [t.name for t in written_terms if t.name]
+    choice: Chosen | None = _try(
+        findings,
+        lambda: chosen(clauses["algorithm"], library, bare, moved, named),
+        place["algorithm"],
+    )
+    kept = _try(
+        findings,
+        lambda: retention(
+            clauses["retention"], library, bare, sizes, moved, built.states, choice and choice.eta
+        ),
+        place["retention"],
+    )
+    learned = _try(
+        findings,
+        lambda: (
+            choice
+            and algorithm(
+                clauses["algorithm"], choice, bare, sizes, moved, weight_axes(built.states)
+            )
+        ),
+        place["algorithm"],
+    )
+    reading = _try(
+        findings,
+        lambda: _read(clauses.get("read"), inside, built, bound, moved, sizes),
+        item.name_span,
+    )
+    if findings or kept is None or learned is None or reading is None or choice is None:
+        raise Problem(None)
+    losses = rated(losses, choice)
+    _at_chunk(kept, learned.anchored is not None, clauses)
+    steps = order(clauses["order"], losses, kept)
+    assert built.network is not None
+    used = [built.network.body, reading, *_formulas(losses, kept), *(e for _, e in learned.rules)]
+    used += [
+        e
+        for e in (learned.anchored and learned.anchored.scale, learned.window and learned.window[1])
+        if e
+    ]
+    gates = tuple(_with_ranges([*bound.gates.values(), *moved.gates]))
+    kept, gates = acting_once(kept, gates, max(learned.steps, learned.pairs))
+    decay_range(kept, gates)
+    own_names(built.states, learned)
+    tokens = _tokens(bound, moved, written, used, gates)
+    made = MemorySpec(
+        name=item.name,
+        params=tuple(sizes.params.items()),
+        sizes=tuple(_sizes_used(sizes, tokens, gates)),
+        tokens=tokens,
+        gates=gates,
+        states=tuple(built.states),
+        network=Network(built.network.input, built.network.body, built.network.params),
+        terms=tuple(losses),
+        retention=kept,
+        algorithm=learned,
+        order=steps,
+        read=reading,
+        doc=item.doc,
+        span=item.name_span,
+    )
+    _limit(used, item)
+    return made
+
+
+def _try(findings: Findings, part: Callable[[], T], clause: Span) -> T | None:
+    """What ``part`` gives; a mistake inside a definition of another file is shown at ``clause``."""
+    try:
+        return part()
+    except Problem as mistake:
+        found = mistake.diagnostic
+        if found is not None and found.at.span.source != clause.source:
+            here = Label(clause, "used here")
+            found = replace(found, at=here, because=(found.at, *found.because))
+        findings.add(Problem(found))
+        return None
+
+
+def _read(
+    clause: syntax.Clause | None, scope: Scope, built: Architecture, bound: Bindings, moved: Moved,
+    sizes: AxisSizes,
+) -> Expr:  # fmt: skip
+    assert built.network is not None
+    if clause is None:
+        query = bound.tokens["query"]
+        return built.apply(
+            Ref("query", "token", query.axes, built.network.input.span),
+            sizes.sizes,
+            built.network.input.span,
+        )
+    node: syntax.Formula = clause.content  # type: ignore[assignment]
+    expr = moved.out(elaborate(node, replace(scope, place="a read")))
+    paired = {n for n, item in (bound.tokens | bound.gates).items() if "pair" in item.axes}
+    for part in walk(expr):
+        if isinstance(part, Ref) and part.name in paired and part.kind in ("token", "gate"):
+            raise problem(
+                "M0203",
+                f"`{part.name}` has several pairs and a read has none",
+                part.span,
+                "which pair?",
+                help="read with `query`",
+            )
+    met = to_axes(expr, ("value",), sizes.sizes)
+    if met is None or met.axes != ("value",):
+        raise problem("M0203", "a read gives a [value]", node.span, f"{shown(expr.axes)} here")
+    return met
+
+
+def _at_chunk(kept: Retention, anchored: bool, clauses: dict[str, syntax.Clause]) -> None:
+    if kept.at == "chunk" and not anchored:
+        raise problem(
+            "M0511",
+            "`at chunk` needs blocks",
+            clauses["retention"].span,
+            "acts at the ends of blocks",
+            because=(Label(clauses["algorithm"].span, "no `anchored(…)` here"),),
+            help="write `anchored(64)` in the algorithm, or `at token` here",
+        )
+
+
+def _formulas(losses: list[Term], kept: Retention) -> list[Expr]:
+    found: list[Expr] = []
+    for term in losses:
+        parts = (getattr(term, n, None) for n in ("loss", "error", "place", "answer", "rate"))
+        found += [p for p in parts if p is not None]
+    kinds = (kept.decay, kept.bregman, kept.link, kept.simplex, kept.penalty)
+    return found + [p for p in kinds if p is not None]
+
+
+def _with_ranges(gates: list[Gate]) -> list[Gate]:
+    known: dict[str, Interval] = {}
+    made = []
+    for gate in gates:
+        known[gate.name] = interval(gate.expr, known)
+        made.append(replace(gate, range=known[gate.name]))
+    return made
+
+
+def _tokens(
+    bound: Bindings, moved: Moved, written: list, used: list[Expr], gates: tuple[Gate, ...]
+) -> tuple[Token, ...]:
+    """Declared tokens, and of query, key and value those that are used."""
+    declared = {d.name for d in written if d.kind == "token"}
+    formulas = [
+        *used,
+        *(t.expr for t in (*bound.tokens.values(), *moved.tokens) if t.expr is not None),
+    ]
+    named = {n.name for e in formulas for n in walk(e) if isinstance(n, Ref) and n.kind == "token"}
+    return tuple(t for n, t in bound.tokens.items() if n in declared | named) + tuple(moved.tokens)
+
+
+def _sizes_used(sizes: AxisSizes, tokens: tuple[Token, ...], gates: tuple[Gate, ...]):
+    """All axes with their sizes; `f64` is a feature vector of 64 inside a gate."""
+    yield from sizes.sizes.items()
+    formulas = [t.expr for t in tokens if t.expr is not None] + [g.expr for g in gates]
+    seen = {
+        a for e in formulas for n in walk(e) for a in n.axes if a[:1] == "f" and a[1:].isdigit()
+    }
+    for axis in sorted(seen):
+        yield axis, sp.Integer(int(axis[1:]))
+
+
+def _limit(formulas: list[Expr], item: syntax.Memory) -> None:
+    """Refuse formulas that the library has blown up; parts that are shared count each time."""
+    known: dict[int, Measure] = {}
+    total = sum(measure(f, item.name_span, known).parts for f in formulas)
+    if total > MAX_EXPANDED:
+        raise problem(
+            "M0003",
+            f"written out, the formulas of this memory have more than {MAX_EXPANDED} parts",
+            item.name_span,
+            f"{min(total, 10**9)} parts",
+            help="use an argument fewer times in a definition",
+        )

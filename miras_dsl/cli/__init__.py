@@ -1,0 +1,1 @@
+"""The command line: `miras check`, `explain`, `compile`, `train`, `new`."""

@@ -1,0 +1,106 @@
+"""Tensors with named axes: the one language of stages 3 to 6.
+
+A node is immutable and interned: two nodes that say the same thing are the same object, so equality
+is identity, sharing is automatic and a formula of any size hashes in constant time.
+
+Axes are names.  A contraction names the axes it sums, everything else is united by name, and there is
+no transpose.  Batch, head and chunk are never written: every node is computed for each of them.  Axes
+that start with `#` count tokens of a chunk (`#i`, `#j` …, all of the chunk's length); a rule that runs
+token by token has the same operations without them.
+
+The operations
+    Input · Number · Extent                 leaves; Extent is the size of an axis as a number
+    Map                                     a sympy formula, elementwise; operands broadcast by name
+    Contract                                sum of products over shared axes
+    Reduce · Spread · Rename                sum or max over axes; repeat along axes; other names
+    Cumsum · Shift · Last · Put             along tokens: running sum, one token later, the last row
+    Mask · Decay                            lower triangle of [i, j]; e^(a_i - b_j) on it
+    GatedContract · GatedApply              products with a decay per channel, each other's adjoint
+    Inverse                                 (1 + A)^-1 for a strictly lower A
+    Substitute                              g_i = body(p_i + sum_j A_ij g_j), row after row
+"""
+
+from .builders import contract, mean, rename, total
+from .nodes import (
+    ONE,
+    ZERO,
+    Axes,
+    Axis,
+    Contract,
+    Cumsum,
+    Decay,
+    Extent,
+    GatedApply,
+    GatedContract,
+    I,
+    Input,
+    Inverse,
+    J,
+    L,
+    Last,
+    M,
+    Map,
+    Mask,
+    Node,
+    Number,
+    Put,
+    Reduce,
+    Rename,
+    Shift,
+    Spread,
+    Substitute,
+    constant,
+    formula,
+    is_token_axis,
+    is_zero,
+    ordered,
+    pointwise,
+    spread,
+)
+from .program import Program, inputs_of, postorder, rebuild, replace
+
+__all__ = [
+    "ONE",
+    "ZERO",
+    "Axes",
+    "Axis",
+    "Contract",
+    "Cumsum",
+    "Decay",
+    "Extent",
+    "GatedApply",
+    "GatedContract",
+    "I",
+    "Input",
+    "Inverse",
+    "J",
+    "L",
+    "Last",
+    "M",
+    "Map",
+    "Mask",
+    "Node",
+    "Number",
+    "Program",
+    "Put",
+    "Reduce",
+    "Rename",
+    "Shift",
+    "Spread",
+    "Substitute",
+    "constant",
+    "contract",
+    "formula",
+    "inputs_of",
+    "is_token_axis",
+    "is_zero",
+    "mean",
+    "ordered",
+    "pointwise",
+    "postorder",
+    "rebuild",
+    "rename",
+    "replace",
+    "spread",
+    "total",
+]

@@ -1,0 +1,246 @@
+"""Nodes and programs as text and as LaTeX: what `miras explain` prints.
+
+A formula is written in place where it is used once and gets a name where it is used more often: a
+program reads as a short list of lines.  Axes over the tokens of a chunk are written `i`, `j` …; an
+axis under a sum names what is summed, as in the program itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import sympy as sp
+from sympy.printing.latex import LatexPrinter
+from sympy.printing.str import StrPrinter
+
+from miras_dsl import ir
+from miras_dsl.scalar.functions import SLOTS
+
+from . import Axes, Axis, Node, Program, postorder
+
+PARTS = {
+    "before": "before: every {piece} by itself",
+    "loop": "loop: one {piece} after the other",
+    "after": "after: every {piece} by itself",
+}
+
+LONG = 100
+"""Characters above which a formula gets a name although it is used once."""
+
+GREEK = {"eta", "alpha", "beta", "gamma", "delta", "mu", "lam", "theta", "tau", "rho"}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How the pieces of a formula are spelled."""
+
+    latex: bool
+
+    def name(self, word: str) -> str:
+        """A name of the spec or of a line."""
+        if not self.latex:
+            return word
+        if word.startswith("grad "):
+            return f"\\nabla_{{{self.name(word.removeprefix('grad '))}}}"
+        if word.startswith("log_"):
+            return f"\\log {self.name(word.removeprefix('log_'))}"
+        if word[:1] == "t" and word[1:].isdecimal():
+            return f"t_{{{word[1:]}}}"
+        if word.endswith("'"):
+            return f"{self.name(word[:-1])}'"
+        head, *tail = word.replace(".", "_").split("_")
+        spelled = "\\lambda" if head == "lam" else f"\\{head}" if head in GREEK else _roman(head)
+        return f"{spelled}_{{\\mathrm{{{','.join(tail)}}}}}" if tail else spelled
+
+    def axis(self, axis: Axis) -> str:
+        """An axis; token axes without their mark."""
+        bare = axis.removeprefix("#")
+        return bare if not self.latex or axis.startswith("#") else f"\\mathrm{{{bare}}}"
+
+    def axes(self, axes: Axes) -> str:
+        """Several axes."""
+        return ",".join(self.axis(a) for a in axes)
+
+    def call(self, function: str, axes: Axes, *arguments: str) -> str:
+        """A function along axes."""
+        inside = ", ".join(arguments)
+        if not self.latex:
+            return f"{function}[{self.axes(axes)}]({inside})"
+        return f"\\operatorname{{{function}}}_{{{self.axes(axes)}}}\\left({inside}\\right)"
+
+    def sum(self, over: Axes, body: str) -> str:
+        """A sum over axes."""
+        if not self.latex:
+            return f"sum[{self.axes(over)}]({body})"
+        return f"\\sum_{{{self.axes(over)}}} {body}"
+
+    def product(self, left: str, right: str) -> str:
+        """Two factors under a sum."""
+        return f"{left}\\,{right}" if self.latex else f"{left} * {right}"
+
+    def exponential(self, a: str, b: str) -> str:
+        """A decay from b to a."""
+        return f"e^{{{a} - {b}}}" if self.latex else f"exp({a} - {b})"
+
+    def where(self, row: Axis, col: Axis, strict: bool) -> str:
+        """The triangle on which something is not zero."""
+        sign = (">" if strict else "\\ge") if self.latex else (">" if strict else ">=")
+        return f"[{self.axis(row)} {sign} {self.axis(col)}]"
+
+
+TEXT, LATEX = Style(False), Style(True)
+
+
+def _roman(word: str) -> str:
+    return word if len(word) == 1 else f"\\mathrm{{{word}}}"
+
+
+class _Text(StrPrinter):
+    """sympy as the language writes it: `^` for powers."""
+
+    def _print_Pow(self, expr: sp.Pow, rational: bool = False) -> str:
+        return super()._print_Pow(expr, rational).replace("**", "^")
+
+
+@dataclass(slots=True)
+class Writer:
+    """Spells nodes; the ones in ``names`` by their name."""
+
+    style: Style
+    names: dict[Node, str] = field(default_factory=dict)
+
+    def text(self, node: Node) -> str:
+        """One formula."""
+        return self._sympy(self._formula(node, top=True))
+
+    def _sympy(self, expr: sp.Expr) -> str:
+        if self.style.latex:
+            return LatexPrinter({"symbol_names": {s: str(s) for s in expr.free_symbols}}).doprint(
+                expr
+            )
+        return _Text({"full_prec": False}).doprint(expr)
+
+    def _formula(self, node: Node, top: bool = False) -> sp.Expr:
+        """Nested elementwise formulas as one, so that sympy places the brackets."""
+        if isinstance(node, ir.Map) and (top or node not in self.names):
+            inner = {slot: self._formula(arg) for slot, arg in zip(SLOTS, node.args, strict=False)}
+            return cast(sp.Expr, node.formula.xreplace(inner))
+        if isinstance(node, ir.Number):
+            return node.value
+        return sp.Symbol(self._spelled(node, top), real=True)
+
+    def _atom(self, node: Node) -> str:
+        """An operand of something that is not elementwise, in brackets if it is a sum."""
+        text = self.text(node) if node not in self.names else self.names[node]
+        compound = isinstance(node, ir.Map) and node not in self.names
+        if not compound:
+            return text
+        return f"\\left({text}\\right)" if self.style.latex else f"({text})"
+
+    def _spelled(self, node: Node, top: bool) -> str:
+        s, atom = self.style, self._atom
+        if node in self.names and not top:
+            return self.names[node]
+        match node:
+            case ir.Input(name, _, kind):
+                return s.name(f"{name}_0" if kind == "saved" else name)
+            case ir.Extent(axis):
+                return f"|{s.axis(axis)}|"
+            case ir.Contract(left, right, over):
+                return s.sum(over, s.product(atom(left), atom(right)))
+            case ir.Reduce("sum", x, over):
+                return s.sum(over, atom(x))
+            case ir.Reduce(kind, x, over):
+                return s.call(kind, over, self.text(x))
+            case ir.Spread(x, _):
+                return self._spelled(x, False) if not isinstance(x, ir.Map) else atom(x)
+            case ir.Rename(x, names):
+                moved = ",".join(f"{s.axis(a)}→{s.axis(b)}" for a, b in names)
+                arrow = moved.replace("→", "\\to ") if s.latex else moved
+                return f"{{{atom(x)}}}_{{{arrow}}}" if s.latex else f"{atom(x)}[{arrow}]"
+            case ir.Cumsum(x, axis, reverse):
+                return s.call("cumsum_from_end" if reverse else "cumsum", (axis,), self.text(x))
+            case ir.Shift(x, axis, by):
+                return s.call("before" if by > 0 else "following", (axis,), self.text(x))
+            case ir.Last(x, axis):
+                return s.call("last", (axis,), self.text(x))
+            case ir.Put(x, axis):
+                return s.call("put_last", (axis,), self.text(x))
+            case ir.Mask(x, row, col, strict):
+                return f"{atom(x)} {s.where(row, col, strict)}"
+            case ir.Decay(a, b, row, col, strict):
+                return f"{s.exponential(atom(a), atom(b))} {s.where(row, col, strict)}"
+            case ir.GatedContract(x, y, a, b, over, row, col, strict):
+                decayed = s.product(s.product(atom(x), atom(y)), s.exponential(atom(a), atom(b)))
+                return f"{s.sum((over,), decayed)} {s.where(row, col, strict)}"
+            case ir.GatedApply(m, y, a, b, _, row, col, strict, over):
+                decayed = s.product(s.product(atom(m), atom(y)), s.exponential(atom(a), atom(b)))
+                return f"{s.sum((over,), decayed)} {s.where(row, col, strict)}"
+            case ir.Inverse(x, row, col):
+                return s.call("inverse", (row, col), f"1 + {atom(x)}")
+            case ir.Substitute():
+                return self._rows(node)
+            case _:
+                raise AssertionError(f"{type(node).__name__} has no spelling")
+
+    def _rows(self, node: ir.Substitute) -> str:
+        """A substitution, with its body over the row's own right-hand side."""
+        holes: Mapping[Node, str] = {hole: self._atom(row) for hole, row in node.rows}
+        body = Writer(self.style, {**self.names, **holes, node.r: self.style.name("r")})
+        order = "reverse_rows" if node.reverse else "rows"
+        earlier = self.style.product(self._atom(node.a), self.style.name("g"))
+        right = f"{self._atom(node.p)} + {self.style.sum(('#j',), earlier)}"
+        given = f"{self.style.name('r')} = {right}"
+        return self.style.call(
+            order, ("#i",), f"{self.style.name('g')} = {body.text(node.body)}", given
+        )
+
+
+def lines(program: Program, style: Style = TEXT) -> list[tuple[str, str, str]]:
+    """A program as (part, name, formula), in an order in which it can be computed."""
+    order = postorder(node for _, node in program.results)
+    parts = program.parts()
+    uses: dict[Node, int] = {}
+    for node in order:
+        for operand in dict.fromkeys(node.operands):
+            uses[operand] = uses.get(operand, 0) + 1
+    # A state's next value is written with a prime: the same letter without one is its old value.
+    next_states = {name for _, name in program.carried}
+    primed = {n: style.name(f"{n}'" if n in next_states else n) for n, _ in program.results}
+    results = {node: primed[name] for name, node in program.results}
+    writer, count = Writer(style), 0
+    written: list[tuple[str, str, str]] = []
+    for node in order:
+        if isinstance(node, ir.Input | ir.Number | ir.Extent | ir.Spread | ir.Rename):
+            continue
+        lengthy = isinstance(node, ir.Inverse | ir.Substitute) or len(writer.text(node)) > LONG
+        if not (node in results or uses.get(node, 0) > 1 or lengthy):
+            continue
+        if node not in results:
+            count += 1
+        name = results.get(node) or style.name(f"t{count}")
+        written.append((parts[node], name, writer.text(node)))
+        writer.names[node] = name
+    for name, node in program.results:
+        if writer.names.get(node) != primed[name]:
+            written.append((parts[node], primed[name], writer.text(node)))
+    return written
+
+
+def show(program: Program, style: Style = TEXT) -> str:
+    """A program with its three parts under headings, one formula a line."""
+    found = lines(program, style)
+    if style.latex:
+        body = " \\\\\n".join(f"  {name} &= {formula}" for _, name, formula in found)
+        return f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}"
+    text: list[str] = []
+    by_chunk = any(ir.is_token_axis(axis) for _, node in program.results for axis in node.axes)
+    piece = "chunk" if by_chunk else "token"
+    for part, title in PARTS.items():
+        here = [(name, formula) for where, name, formula in found if where == part]
+        if here:
+            text.append(title.format(piece=piece))
+            text += [f"  {name} = {formula}" for name, formula in here]
+    return "\n".join(text)

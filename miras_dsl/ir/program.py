@@ -1,0 +1,151 @@
+"""Walking and rebuilding graphs of nodes, and programs made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .builders import contract, rename, total
+from .nodes import (
+    Contract,
+    Cumsum,
+    Decay,
+    GatedApply,
+    GatedContract,
+    Input,
+    Inverse,
+    Last,
+    Map,
+    Mask,
+    Node,
+    Put,
+    Reduce,
+    Rename,
+    Shift,
+    Spread,
+    Substitute,
+    pointwise,
+    spread,
+)
+
+
+def postorder(roots: Iterable[Node]) -> list[Node]:
+    """Every node that the roots need, operands first, each once; bodies of substitutions excluded."""
+    seen: set[Node] = set()
+    order: list[Node] = []
+    stack: list[tuple[Node, bool]] = [(root, False) for root in reversed(list(roots))]
+    while stack:
+        node, opened = stack.pop()
+        if node in seen:
+            continue
+        if opened:
+            seen.add(node)
+            order.append(node)
+        else:
+            stack.append((node, True))
+            stack.extend(
+                (operand, False) for operand in reversed(node.operands) if operand not in seen
+            )
+    return order
+
+
+def rebuild(node: Node, operand: Mapping[Node, Node]) -> Node:
+    """``node`` with its operands exchanged, in normal form again."""
+    if all(operand[o] is o for o in node.operands):
+        return node
+    match node:
+        case Map(formula, args):
+            return pointwise(formula, *(operand[a] for a in args))
+        case Contract(left, right, over):
+            return contract(operand[left], operand[right], over)
+        case Reduce("sum", x, over):
+            return total(operand[x], over)
+        case Reduce(kind, x, over):
+            return Reduce(kind, operand[x], over)
+        case Spread(x, along):
+            return spread(operand[x], along)
+        case Rename(x, names):
+            return rename(operand[x], dict(names))
+        case Cumsum(x, axis, reverse):
+            return Cumsum(operand[x], axis, reverse)
+        case Shift(x, axis, by):
+            return Shift(operand[x], axis, by)
+        case Last(x, axis):
+            return Last(operand[x], axis)
+        case Put(x, axis):
+            return Put(operand[x], axis)
+        case Mask(x, row, col, strict):
+            return Mask(operand[x], row, col, strict)
+        case Decay(a, b, row, col, strict):
+            return Decay(operand[a], operand[b], row, col, strict)
+        case GatedContract(x, y, a, b, over, row, col, strict):
+            return GatedContract(
+                operand[x], operand[y], operand[a], operand[b], over, row, col, strict
+            )
+        case GatedApply(m, y, a, b, channel, row, col, strict, over):
+            return GatedApply(
+                operand[m], operand[y], operand[a], operand[b], channel, row, col, strict, over
+            )
+        case Inverse(x, row, col):
+            return Inverse(operand[x], row, col)
+        case Substitute(a, p, body, r, rows, gates, reverse):
+            new_rows = tuple((hole, operand[row]) for hole, row in rows)
+            new_gates = (operand[gates[0]], operand[gates[1]]) if gates else None
+            return Substitute(operand[a], operand[p], body, r, new_rows, new_gates, reverse)
+        case _:
+            raise AssertionError(f"{type(node).__name__} has no operands to exchange")
+
+
+def replace(roots: Iterable[Node], exchange: Mapping[Node, Node]) -> list[Node]:
+    """The roots with some nodes exchanged for others, everywhere."""
+    roots = list(roots)
+    made: dict[Node, Node] = {}
+    for node in postorder(roots):
+        made[node] = (
+            exchange[node] if node in exchange else rebuild(node, made) if node.operands else node
+        )
+    return [made[root] for root in roots]
+
+
+def inputs_of(roots: Iterable[Node]) -> list[Input]:
+    """The inputs that the roots read, in order of first use."""
+    return [node for node in postorder(roots) if isinstance(node, Input)]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A computation for one chunk (or one token): inputs in, named results out.
+
+    inputs   tokens and gates, carried states, constants
+    results  outputs and new states by name
+    carried  (state input, name of the result that is its next value)
+    reverse  whether chunks are walked from the last to the first
+    """
+
+    inputs: tuple[Input, ...]
+    results: tuple[tuple[str, Node], ...]
+    carried: tuple[tuple[Input, str], ...]
+    reverse: bool = False
+
+    def result(self, name: str) -> Node:
+        """A result by name."""
+        return dict(self.results)[name]
+
+    def parts(self) -> dict[Node, str]:
+        """Where each node runs: ``before`` (no carried state in it), ``loop`` (a carried state needs
+        it), ``after`` (it needs a carried state, and no carried state needs it)."""
+        order = postorder(node for _, node in self.results)
+        states = {state for state, _ in self.carried}
+        sequential: set[Node] = set()
+        for node in order:
+            if node in states or any(o in sequential for o in node.operands):
+                sequential.add(node)
+        next_states = [self.result(name) for _, name in self.carried]
+        looped = set(postorder(next_states)) & sequential
+        return {
+            node: "before" if node not in sequential else "loop" if node in looped else "after"
+            for node in order
+        }
+
+    def __iter__(self) -> Iterator[tuple[str, Node]]:
+        return iter(self.results)

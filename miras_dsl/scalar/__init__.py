@@ -1,0 +1,1 @@
+"""Scalar functions as sympy functions, with stated derivatives, values and inverses."""

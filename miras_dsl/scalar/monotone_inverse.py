@@ -1,0 +1,51 @@
+"""The inverse of an increasing formula that nothing else inverts: a number found by Newton steps.
+
+The formula may jump.  Where the wanted value lies inside a jump, the place of the jump is the answer,
+and the answer moves only as that place moves.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from . import functions as scalars
+
+UNKNOWN = sp.Symbol("w", real=True)
+"""The variable of an increasing formula that `inverted` solves."""
+
+NEAR = sp.Float("1e-6")
+"""How close to a jump an answer lies that is the place of the jump, in parts of its own size."""
+
+
+class inverted(sp.Function):
+    """``inverted(a, f, low, high)``: the w between low and high with f(w) = a, for an increasing
+    formula f of `UNKNOWN`; the derivative with respect to a is 1 / f'(w)."""
+
+    nargs = 4
+    is_real = True
+
+    @property
+    def free_symbols(self) -> set[sp.Basic]:
+        """What the answer depends on: not the unknown of the formula."""
+        a, f, low, high = self.args
+        return a.free_symbols | low.free_symbols | high.free_symbols | (f.free_symbols - {UNKNOWN})
+
+    def _eval_derivative(self, s: sp.Symbol) -> sp.Expr:
+        a, f, _, _ = self.args
+        here = {UNKNOWN: self}
+        result = (a.diff(s) - f.diff(s).xreplace(here)) / f.diff(UNKNOWN).xreplace(here)
+        for place in jumps(f):
+            steep = place.diff(UNKNOWN)
+            moved = (-place.diff(s) / steep).xreplace(here)
+            apart = (scalars.absolute(place) - NEAR * scalars.absolute(UNKNOWN * steep)).xreplace(
+                here
+            )
+            result = scalars.where(scalars.above(apart), result, moved)
+        return result
+
+
+def jumps(f: sp.Expr) -> list[sp.Expr]:
+    """Formulas of `UNKNOWN` that are 0 where ``f`` may jump."""
+    found = f.atoms(scalars.signum, scalars.step, scalars.above)
+    places = {atom.args[0] for atom in found if atom.has(UNKNOWN)}
+    return sorted(places, key=sp.default_sort_key)

@@ -1,0 +1,106 @@
+"""The interpreter's half for scalar formulas: what each function of one number is in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import erf
+
+import numpy as np
+import sympy as sp
+
+from . import functions as scalars
+from .monotone_inverse import UNKNOWN, inverted
+
+Array = np.ndarray
+
+_ERF = np.vectorize(erf, otypes=[float])
+
+
+def _logcosh(x: Array) -> Array:
+    """log(cosh(x)); near 0 by the tangent, where |x| - log(2) would cancel."""
+    size = np.abs(x)
+    near = np.log1p(-(np.tanh(np.minimum(size, 1.0)) ** 2)) / -2
+    return np.where(size < 0.8, near, size - np.log(2.0) + np.log1p(np.exp(-2 * size)))
+
+
+NUMPY = {
+    sp.exp: np.exp,
+    sp.log: np.log,
+    sp.tanh: np.tanh,
+    sp.sinh: np.sinh,
+    sp.cosh: np.cosh,
+    sp.sin: np.sin,
+    sp.cos: np.cos,
+    scalars.erf: _ERF,
+    scalars.asinh: np.arcsinh,
+    scalars.sigmoid: lambda x: np.exp(np.minimum(x, 0.0)) / (1 + np.exp(-np.abs(x))),
+    scalars.softplus: lambda x: np.logaddexp(0.0, x),
+    scalars.logcosh: _logcosh,
+    scalars.step: lambda x: (x >= 0) * 1.0,
+    scalars.above: lambda x: (x > 0) * 1.0,
+    scalars.signum: np.sign,
+    scalars.absolute: np.abs,
+    scalars.root: lambda x: np.sqrt(np.maximum(x, 0.0)),
+    scalars.inverse_root: lambda x: np.where(x > 0, 1 / np.sqrt(np.where(x > 0, x, 1.0)), 0.0),
+    scalars.where: lambda c, a, b: np.where(c != 0, a, b),
+    scalars.fractional: lambda x, p: np.where(x != 0, np.where(x != 0, x, 1.0) ** p, 0.0),
+    scalars.apow: lambda x, p: np.where(x != 0, np.abs(np.where(x != 0, x, 1.0)) ** p, 0.0),
+    scalars.spow: lambda x, p: np.sign(x) * np.abs(np.where(x != 0, x, 1.0)) ** p,
+}
+
+
+def scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
+    """A sympy formula on arrays; every subexpression once."""
+    if expr in done:
+        return done[expr]
+    if isinstance(expr, sp.Symbol):
+        return env[expr]
+    if isinstance(expr, (sp.Number, sp.NumberSymbol)):
+        value = np.asarray(float(expr))
+    else:
+        if isinstance(expr, inverted):
+            return done.setdefault(expr, _inverted(expr, env, done))
+        args = [scalar(arg, env, done) for arg in expr.args]
+        match expr:
+            case sp.Add():
+                value = sum(args[1:], start=args[0])
+            case sp.Mul():
+                value = args[0]
+                for arg in args[1:]:
+                    value = value * arg
+            case sp.Pow():
+                value = args[0] ** args[1]
+            case _:
+                value = np.asarray(NUMPY[expr.func](*args))
+    done[expr] = value
+    return value
+
+
+def _inverted(expr: inverted, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
+    """Bisection, which knows nothing of derivatives: the wanted value is crossed, if only by a jump."""
+    a, f, *ends = expr.args
+    wanted, (low, high) = scalar(a, env, done), (_end(end, env, done) for end in ends)
+    shape = np.shape(
+        wanted + scalar(f, {**env, UNKNOWN: stretched(np.asarray(0.0), low, high)}, {})
+    )
+    left, right = np.full(shape, -700.0), np.full(shape, 700.0)
+    for _ in range(120):
+        middle = (left + right) / 2
+        with np.errstate(all="ignore"):
+            found = scalar(f, {**env, UNKNOWN: stretched(middle, low, high)}, {})
+        above = np.where(np.isfinite(found), found > wanted, middle > 0)
+        left, right = np.where(above, left, middle), np.where(above, middle, right)
+    return stretched((left + right) / 2, low, high)
+
+
+def _end(end: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
+    return np.asarray(float(end)) if end.is_infinite else scalar(end, env, done)
+
+
+def stretched(t: Array, low: Array, high: Array) -> Array:
+    """The whole line onto ``low < w < high``, with many points near every end and near 0."""
+    with np.errstate(all="ignore"):
+        one, other = np.isfinite(low), np.isfinite(high)
+        rest = np.where(other, high - np.exp(-t), np.sinh(t))
+        first = np.where(one, low + np.exp(t), rest)
+        return np.where(one & other, low + (high - low) * (0.5 + 0.5 * np.tanh(0.5 * t)), first)

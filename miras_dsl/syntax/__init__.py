@@ -1,0 +1,1 @@
+"""Text to syntax tree: the grammar, the parser and the hints for common slips."""

@@ -1,0 +1,1 @@
+"""Running a generated memory over a sequence: chunks, tokens, packed batches, windows."""

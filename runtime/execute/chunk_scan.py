@@ -1,0 +1,176 @@
+"""One walk of a program over chunks: what is parallel at once, what is sequential in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miras_dsl.runtime.ops.tensor_ops import Size
+
+from .chunk_layout import Layout
+from .program_table import Memory, Turn, Values, Walk
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """All that a walk needs of a call beside its tensors: kept until the walk back, it holds no graph."""
+
+    layout: Layout
+    size: Size
+
+
+def pick(x: Any, n: int) -> Any:
+    """The slice of a stacked value that belongs to chunk n; values of constants have one for all, and
+    a formula of sizes is a number."""
+    return x[n if x.shape[0] > 1 else 0] if isinstance(x, Tensor) and x.dim() else x
+
+
+@dataclass(slots=True)
+class Walked:
+    """What a walk leaves: results and entry states stacked over chunks, states before blocks closed,
+    the last states, and cotangents of gates at the edges of blocks [(chunk, place, by name)]."""
+
+    results: Values
+    entries: dict[str, Tensor]
+    opened: dict[str, Tensor]
+    last: dict[str, Tensor]
+    edges: list[tuple[int, int, Values]]
+
+
+def walk(
+    memory: Memory,
+    program: Walk,
+    values: Values,
+    states: dict[str, Tensor],
+    ground: Ground,
+    reverse: bool,
+) -> Walked:
+    """Run a program over all chunks."""
+    layout, size = ground.layout, ground.size
+    values = {"zero": 0.0, "one": 1.0, **values}
+    if program.before:
+        values |= program.before(values, size)
+    words = {state: word for state, word, _ in program.states}
+    entries: dict[str, list[Tensor]] = {state: [] for state in words}
+    opened: dict[str, list[Tensor]] = {state: [] for state in words}
+    edges: list[tuple[int, int, Values]] = []
+    outs: list[Values] = []
+    for n in reversed(range(layout.chunks)) if reverse else range(layout.chunks):
+        if reverse and memory.close:
+            before = {s.word: pick(values[f"open_{s.word}"], n) for s in memory.states}
+            edge = Edge(n, -1, layout.ends(n))
+            states, gates = _turned_back(memory, memory.close, values, before, states, edge, size)
+            edges.append((n, -1, gates))
+        if not reverse and memory.refresh:
+            edge = Edge(n, 0, layout.begins(n))
+            states = _turned(memory, memory.refresh, values, states, edge, size)
+        local = {name: pick(values[name], n) for name in program.loop.takes if name in values}
+        local |= {word: states[state] for state, word in words.items()}
+        made = program.loop(local, size)
+        for state in words:
+            entries[state].append(states[state])
+        outs.append(made)
+        known = local | made
+        states = {
+            state: _as_tensor(
+                known[after] if after in known else pick(values[after], n), states[state]
+            )
+            for state, _, after in program.states
+        }
+        if not reverse and memory.close:
+            for state in words:
+                opened[state].append(states[state])
+            edge = Edge(n, -1, layout.ends(n))
+            states = _turned(memory, memory.close, values, states, edge, size)
+        if reverse and memory.refresh:
+            before = {s.word: pick(values[s.word], n) for s in memory.states}
+            edge = Edge(n, 0, layout.begins(n))
+            states, gates = _turned_back(memory, memory.refresh, values, before, states, edge, size)
+            edges.append((n, 0, gates))
+    order = slice(None, None, -1) if reverse else slice(None)
+    stacked = {state: torch.stack(found[order]) for state, found in entries.items()}
+    values |= {word: stacked[state] for state, word in words.items()}
+    for name in program.loop.gives:
+        first = outs[0][name]
+        values[name] = (
+            torch.stack([made[name] for made in outs[order]])
+            if isinstance(first, Tensor)
+            else first
+        )
+    if program.after:
+        values |= program.after(values, size)
+    results = {result: values[name] for result, name in program.results}
+    kept = {state: torch.stack(found) for state, found in opened.items() if found}
+    return Walked(results, stacked, kept, states, edges)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The edge of a block: a chunk, the place of its token there, and the rows that are at it."""
+
+    chunk: int
+    place: int
+    rows: Tensor | bool
+
+
+def _turned(
+    memory: Memory, turn: Turn, values: Values, states: dict[str, Tensor], edge: Edge, size: Size
+) -> dict[str, Tensor]:
+    """The states on the other side of a block's edge."""
+    if edge.rows is False:
+        return states
+    known = _fed(memory, values, edge) | {s.word: states[s.name] for s in memory.states}
+    made = turn.forward(known, size)
+    return states | {name: _chosen(edge.rows, new, states[name]) for name, new in made.items()}
+
+
+def _turned_back(
+    memory: Memory,
+    turn: Turn,
+    values: Values,
+    before: Mapping[str, Tensor],
+    states: dict[str, Tensor],
+    edge: Edge,
+    size: Size,
+) -> tuple[dict[str, Tensor], Values]:
+    """The cotangents on the near side of an edge, and those of gates at the edge's token."""
+    if edge.rows is False:
+        return states, {}
+    known = _fed(memory, values, edge) | {s.word: before[s.word] for s in memory.states}
+    known |= {f"d_{s.word}": states[f"d_{s.name}"] for s in memory.states}
+    made = turn.backward(known, size)
+    back = {name: _chosen(edge.rows, made[name], old) for name, old in states.items()}
+    gates = {
+        name: _chosen(edge.rows, d, torch.zeros_like(d))
+        for name, d in made.items()
+        if name not in states
+    }
+    return back, gates
+
+
+def _fed(memory: Memory, values: Values, edge: Edge) -> Values:
+    """Constants, and what the token at an edge is fed."""
+    fed: Values = {}
+    for feed in memory.feeds:
+        if feed.name in values:
+            here = pick(values[feed.name], edge.chunk)
+            fed[feed.name] = here if feed.kind == "constant" else here[:, edge.place]
+    if "position" in values:
+        fed["position"] = pick(values["position"], edge.chunk)[:, edge.place]
+    return fed
+
+
+def _as_tensor(x: Any, like: Tensor) -> Tensor:
+    return x.expand(like.shape) if isinstance(x, Tensor) else torch.full_like(like, float(x))
+
+
+def _chosen(rows: Tensor | bool, new: Any, old: Tensor) -> Tensor:
+    new = _as_tensor(new, old)
+    if rows is True:
+        return new
+    assert isinstance(rows, Tensor)
+    return torch.where(rows.reshape(-1, *[1] * (old.dim() - 1)), new, old)

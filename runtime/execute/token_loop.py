@@ -1,0 +1,84 @@
+"""A memory token by token, in plain torch: decoding, and rules that have no chunk form.
+
+Gradients are autograd's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from miras_dsl.runtime.ops.tensor_ops import Size
+
+from .call import Call, by_token, position_after
+from .program_table import Memory, Turn
+
+
+def run_stepwise(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
+    """The answers and the state after a call, one token after the other."""
+    if call.bounds is None:
+        return _sequences(call)
+    timed = {f.name for f in call.memory.feeds if f.kind in ("token", "gate")}
+    answers, states = [], []
+    for n, (start, end) in enumerate(pairwise(call.bounds.ends)):
+        feeds = {name: x[:, start:end] if name in timed else x for name, x in call.feeds.items()}
+        state = {name: x[n : n + 1] for name, x in call.state.items()}
+        alone = replace(call, feeds=feeds, state=state, bounds=None, tokens=end - start)
+        y, new = alone.unanswered() if alone.empty else _sequences(alone)
+        answers.append(y)
+        states.append(new)
+    return torch.cat(answers, 1), {name: torch.cat([s[name] for s in states]) for name in states[0]}
+
+
+def _sequences(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
+    """Every row its own sequence, of one token or more."""
+    memory, size = call.memory, call.size()
+    moving, tails = by_token(call, exactly=True)
+    perpetual, carried = call.constants(), call.carried()
+    values = {s.word: carried[s.name] for s in memory.states}
+    position = call.state["position"] if memory.block else None
+    answers = []
+    for t in range(call.tokens * memory.micro):
+        here = perpetual | {name: x[:, t] for name, x in moving.items()}
+        if position is not None:
+            here["position"] = (position + 1).to(call.dtype)[:, None].expand(-1, call.heads)
+            if t % memory.micro == 0:
+                values = _turned(memory, memory.refresh, values, here, position == 0, size)
+        made = memory.token({**here, **values}, size)
+        values = {
+            s.word: x
+            if isinstance(x := made[s.name], Tensor)
+            else torch.full_like(values[s.word], x)
+            for s in memory.states
+        }
+        if t % memory.micro == memory.read_at:
+            answers.append(made["y"])
+        if position is not None and (t + 1) % memory.micro == 0:
+            position = (position + 1) % memory.block
+            values = _turned(memory, memory.close, values, here, position == 0, size)
+    new = dict(call.state) | tails | {s.name: values[s.word] for s in memory.states}
+    return torch.stack(answers, 1).to(call.out), new | position_after(call)
+
+
+def _turned(
+    memory: Memory,
+    turn: Turn | None,
+    values: dict[str, Tensor],
+    fed: Mapping[str, Tensor],
+    rows: Tensor,
+    size: Size,
+) -> dict[str, Tensor]:
+    """The states on the other side of a block's edge, for the rows that are there."""
+    if turn is None or not bool(rows.any()):
+        return values
+    made = turn.forward({**fed, **values}, size)
+    words = {s.name: s.word for s in memory.states}
+    result = dict(values)
+    for name, new in made.items():
+        old = values[words[name]]
+        result[words[name]] = torch.where(rows.reshape(-1, *[1] * (old.dim() - 1)), new, old)
+    return result

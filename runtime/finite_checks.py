@@ -1,0 +1,97 @@
+"""Debug mode: which tensor of a memory was the first not to be finite, and after which token.
+
+On inside `debugging()`, and everywhere when the environment has MIRAS_DEBUG=1.  A call whose answer
+or state is not finite, whatever computed it, is then walked again token by token until the first
+tensor at fault is found.  Gradients are not looked at; a training run names them (`watch.first_bad`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from miras_dsl.exceptions import Unusable
+from miras_dsl.runtime.execute.call import Call
+from miras_dsl.runtime.execute.token_loop import run_stepwise
+
+_asked: ContextVar[bool] = ContextVar("miras_debug", default=False)
+
+
+class NotFinite(Unusable):
+    """A memory's numbers are not finite; the sentence names the first tensor and its token."""
+
+    status = 4
+
+
+def on() -> bool:
+    """Whether debug mode is on here."""
+    return _asked.get() or os.environ.get("MIRAS_DEBUG", "0") not in ("", "0")
+
+
+@contextmanager
+def debugging() -> Iterator[None]:
+    """Debug mode inside a `with`."""
+    before = _asked.set(True)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
+def require_finite(call: Call, y: Tensor, after: Mapping[str, Tensor]) -> None:
+    """Raise NotFinite unless the answer ``y`` and the state ``after`` a call are finite."""
+    if bool(y.isfinite().all()) and all(bool(x.isfinite().all()) for x in after.values()):
+        return
+    with torch.no_grad():
+        reason = _first(call)
+    raise NotFinite(f"{call.memory.name}: {reason}")
+
+
+def _first(call: Call) -> str:
+    """What was the first not to be finite, in one sentence."""
+    kinds = {feed.name: feed.kind for feed in call.memory.feeds}
+    moving = {name for name, kind in kinds.items() if kind in ("token", "gate")}
+    for name, x in call.state.items():
+        if (place := _bad(x)) is not None:
+            return f"the state {name} is not finite before the first token{_row(place)}"
+    for name in kinds.keys() - moving:
+        if _bad(call.feeds[name]) is not None:
+            return f"{name} is not finite"
+    packed = call.bounds is not None
+    ends = (0, call.tokens) if call.bounds is None else call.bounds.ends
+    for n, (start, end) in enumerate(pairwise(ends)):
+        carried = {name: x[n : n + 1] if packed else x for name, x in call.state.items()}
+        for t in range(start, end):
+            here = {n: x[:, t : t + 1] if n in moving else x for n, x in call.feeds.items()}
+            when = f"token {t - start}"
+            for name in sorted(moving):
+                # The logarithm of a gate that is zero is -inf, and is meant.
+                if (place := _bad(here[name].nan_to_num(nan=torch.nan, neginf=0.0))) is not None:
+                    return f"the input {name} is not finite at {when}{_row(place, n, packed)}"
+            one = replace(call, feeds=here, state=carried, bounds=None, tokens=1)
+            y, carried = run_stepwise(one)
+            made = {f"state {name}": x for name, x in carried.items()} | {"answer": y}
+            for name, x in made.items():
+                if (place := _bad(x)) is not None:
+                    return f"the {name} is not finite after {when}{_row(place, n, packed)}"
+    return (
+        "token by token every number is finite, and as it was computed (in kernels or in chunks) "
+        "some number is not"
+    )
+
+
+def _bad(x: Tensor) -> list[int] | None:
+    """Where the first number stands that is not finite."""
+    found = (~x.isfinite()).nonzero()
+    return found[0].tolist() if len(found) else None
+
+
+def _row(place: list[int], n: int = 0, packed: bool = False) -> str:
+    return f" of sequence {n if packed else place[0]}"

@@ -1,0 +1,1 @@
+"""The certificate: cases, tolerances and checks. Sees the spec, and no part of the compiler."""

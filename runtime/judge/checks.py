@@ -1,0 +1,175 @@
+"""What a certificate checks: a whole run, split runs, single steps and causality.
+
+Each check runs the implementation on a case and compares with the oracle's outcome of the whole
+sequence, so a split or a step that disagrees with the whole disagrees with the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from miras_dsl.runtime.judge.oracle.run import State
+from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
+from miras_dsl.spec import MemorySpec
+
+from .cases import Case, parameters
+from .reference import MOVES, Call, Outcome, kind_of, leaves, live, moved, outcome, reference, typed
+from .tolerance import Agreement, absent, identical, judge, wide
+
+
+class Implementation(Protocol):
+    """A memory as a differentiable function, with the oracle's inputs and state."""
+
+    def __call__(
+        self,
+        inputs: Mapping[str, Tensor],
+        state: State | None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, State]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """An implementation under test, and the type and device in which it runs."""
+
+    spec: MemorySpec
+    build: Callable[[Mapping[str, int]], Implementation]
+    dtype: torch.dtype
+    device: str
+    seed: int
+
+    def implementation(self, case: Case) -> Implementation:
+        """The implementation for the sizes of a case."""
+        return self.build(parameters(self.spec, case))
+
+    def cut(self, inputs: Mapping[str, Tensor], low: int, high: int) -> dict[str, Tensor]:
+        """The inputs of tokens ``low`` to ``high``; constants are left whole."""
+        timed = {name for _, name in leaf_axes(self.spec)}
+        return {name: t[:, low:high] if name in timed else t for name, t in inputs.items()}
+
+    def agreements(self, case: Case, found: Outcome, forward: bool = False) -> list[Agreement]:
+        """Every quantity of an outcome against the oracle.
+
+        In a wide type the reference is drawn again, up to `MOVES` times, before anything is red.
+        """
+        drawn = (self.spec, case, self.dtype, self.seed)
+        expected = reference(*drawn)
+        lows = [expected.low]
+        rows = self._judged(case, found, expected.exact, lows, forward)
+        while wide(self.dtype) and len(lows) <= MOVES and any(r.verdict == "red" for r in rows):
+            lows.append(moved(*drawn, len(lows)))
+            rows = self._judged(case, found, expected.exact, lows, forward)
+        return rows
+
+    def _judged(
+        self, case: Case, found: Outcome, exactly: Outcome, lows: list[Outcome], forward: bool
+    ) -> list[Agreement]:
+        longest = max(1, *case.lengths)
+        rows = []
+        for name, exact in exactly.values.items():
+            if forward and name.startswith("d "):
+                continue
+            kind = kind_of(self.spec, name)
+            if (value := found.values.get(name)) is None:
+                rows.append(absent(name, kind))
+            else:
+                draws = [low.values[name] for low in lows]
+                rows.append(judge(name, kind, value, exact, draws, self.dtype, longest))
+        return rows
+
+
+def whole(bench: Bench, case: Case) -> list[Agreement]:
+    """One call, packed where the case is: output, final state, every gradient."""
+    run = bench.implementation(case)
+    return bench.agreements(case, _outcome(bench, case, run))
+
+
+def split(bench: Bench, case: Case) -> list[Agreement] | None:
+    """Several calls with carried state, one of them empty: the same, gradients included."""
+    if case.packed or case.tokens < 2:
+        return None
+    run = bench.implementation(case)
+    third = max(1, case.tokens // 3)
+    cuts = [0, third, third, case.tokens - 1, case.tokens]
+
+    def apply(
+        inputs: Mapping[str, Tensor], state: State | None, offsets: Tensor | None
+    ) -> tuple[Tensor, State]:
+        return _in_parts(bench, run, inputs, state, cuts)
+
+    return bench.agreements(case, _outcome(bench, case, apply))
+
+
+def steps(bench: Bench, case: Case) -> list[Agreement] | None:
+    """Token by token, as in decoding: output and final state."""
+    if case.packed or not case.warm or not 2 <= case.tokens <= 70:
+        return None
+    run = bench.implementation(case)
+    inputs, state, _, _ = _leaves(bench, case)
+    with torch.no_grad():
+        y, after = _in_parts(bench, run, inputs, state, list(range(case.tokens + 1)))
+    values = {"y": y, **{f"state {n}": t for n, t in live(bench.spec, after).items()}}
+    return bench.agreements(case, Outcome({n: t.cpu() for n, t in values.items()}), forward=True)
+
+
+def causal(bench: Bench, case: Case) -> list[Agreement] | None:
+    """Changed inputs from one token on leave every earlier output bit for bit the same."""
+    if case.packed or case.tokens < 2:
+        return None
+    run = bench.implementation(case)
+    inputs, state, _, _ = _leaves(bench, case)
+    at = case.tokens // 2
+    timed = {name for _, name in leaf_axes(bench.spec)}
+    mask = (torch.arange(case.tokens, device=bench.device) >= at)[None, :, None]
+    changed = {
+        name: torch.where(mask.reshape(1, -1, *([1] * (t.dim() - 2))), t / 2 + t.flip(1) / 4, t)
+        if name in timed
+        else t
+        for name, t in inputs.items()
+    }
+    with torch.no_grad():
+        before, _ = run(inputs, state)
+        after, _ = run(changed, state)
+    return [identical(f"y before token {at}", "output", before[:, :at], after[:, :at])]
+
+
+CHECKS: Mapping[str, Callable[[Bench, Case], list[Agreement] | None]] = {
+    "whole": whole,
+    "split": split,
+    "steps": steps,
+    "causal": causal,
+}
+"""Every check by name; None means that it says nothing about the case."""
+
+
+def _outcome(bench: Bench, case: Case, call: Call) -> Outcome:
+    drawn = reference(bench.spec, case, bench.dtype, bench.seed).data
+    return outcome(bench.spec, call, drawn, typed(bench.spec, bench.dtype), bench.device)
+
+
+def _leaves(
+    bench: Bench, case: Case
+) -> tuple[dict[str, Tensor], State | None, Tensor, Tensor | None]:
+    drawn = reference(bench.spec, case, bench.dtype, bench.seed).data
+    return leaves(bench.spec, drawn, typed(bench.spec, bench.dtype), bench.device)
+
+
+def _in_parts(
+    bench: Bench,
+    run: Implementation,
+    inputs: Mapping[str, Tensor],
+    state: State | None,
+    cuts: list[int],
+) -> tuple[Tensor, State]:
+    parts = []
+    for low, high in pairwise(cuts):
+        y, state = run(bench.cut(inputs, low, high), state)
+        parts.append(y)
+    assert state is not None
+    return torch.cat(parts, 1), state

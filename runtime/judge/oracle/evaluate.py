@@ -1,0 +1,241 @@
+"""The oracle's arithmetic: it evaluates stage-2 formulas on torch tensors whose axes have names.
+
+It is written for the judge alone and shares nothing with the compiler.  Where a function has a
+kink it takes these subgradients: `abs`, `sqrt`, `norm` and powers that are no whole number have
+slope 0 at 0; `max`, `min` and `relu` (`max(x, 0)`) follow their first operand at a tie; comparisons
+and `exact_sign` have slope 0 everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from miras_dsl.spec import Apply, Axes, Expr, Number, Ref
+
+from .named_tensor import Value, positions, product, union
+
+ANY = ""
+"""The name under which a scope holds what a rule calls by kind alone: `keep`, `weight`, `grad`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the names of a formula stand for.
+
+    names     (kind, name) -> value; a per-row gate stands under `gate.weight`
+    row       the weight whose per-row gates are meant, where the formula holds for each weight
+    rounding  operands of products are rounded to this type; None rounds nothing
+    kinks     collects, if it is there, what is 0 where an operation has a kink
+    partial   the root of a negative number is no number, as in a potential, whose weights it bounds
+    """
+
+    names: Mapping[tuple[str, str], Value]
+    rounding: torch.dtype | None = None
+    row: str | None = None
+    kinks: list[Value] | None = None
+    partial: bool = False
+
+    def value(self, ref: Ref) -> Value:
+        """The value of a name; raises where the caller gave none."""
+        for name in (ref.name, f"{ref.name}.{self.row}", ANY):
+            if (found := self.names.get((ref.kind, name))) is not None:
+                return found
+        raise ValueError(f"the oracle was given no value for {ref.kind} `{ref.name}`")
+
+    def with_names(self, names: Mapping[tuple[str, str], Value], row: str | None = None) -> Scope:
+        """The same scope with more names, seen from weight ``row``."""
+        return replace(self, names={**self.names, **names}, row=row or self.row)
+
+
+def evaluate(expr: Expr, scope: Scope) -> Value:
+    """The value of a stage-2 formula in a scope."""
+    match expr:
+        case Number(value=number):
+            like = next(iter(scope.names.values())).data
+            return Value(torch.full((1, 1), float(number), dtype=like.dtype, device=like.device))
+        case Ref():
+            return scope.value(expr)
+        case Apply(op=op) if op in _ACROSS:
+            return _ACROSS[op](expr, [evaluate(arg, scope) for arg in expr.args], scope)
+        case Apply(op="pow", args=(base, Number(value=exponent))):
+            inner = evaluate(base, scope)
+            return Value(_power(inner.data, float(exponent)), inner.axes)
+        case Apply(op=op) if op in _POINTWISE:
+            values = [evaluate(arg, scope) for arg in expr.args]
+            axes = union(*(value.axes for value in values))
+            given = [value.on(axes) for value in values]
+            if scope.kinks is not None and op in _BENT:
+                scope.kinks.append(
+                    Value(given[0] - given[1] if len(given) == 2 else given[0], axes)
+                )
+            function = torch.sqrt if op == "sqrt" and scope.partial else _POINTWISE[op]
+            return Value(function(*given), axes)
+    raise ValueError(f"`{getattr(expr, 'op', expr)}` belongs to the layer, not to the memory")
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    if exponent == int(exponent):
+        return x ** int(exponent)
+    safe = torch.where(x != 0, x, torch.ones_like(x))
+    return torch.where(x != 0, safe**exponent, torch.zeros_like(x))
+
+
+def _square_root(x: Tensor) -> Tensor:
+    positive = x > 0
+    root = torch.sqrt(torch.where(positive, x, torch.ones_like(x)))
+    return torch.where(positive, root, torch.zeros_like(x))
+
+
+def _number(flags: Tensor, like: Tensor) -> Tensor:
+    return flags.to(like.dtype)
+
+
+_BENT = {"abs", "exact_sign", "relu", "max", "min", "lt", "le", "gt", "ge"}
+"""Operations with a kink or jump: where their operand is 0, or their two operands are equal."""
+_POINTWISE: Mapping[str, Callable[..., Tensor]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "pow": torch.pow,
+    "neg": torch.neg,
+    "abs": torch.abs,
+    "sign": lambda x: torch.tanh(10 * x),
+    "exact_sign": torch.sign,
+    "sqrt": _square_root,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tanh": torch.tanh,
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
+    "erf": torch.erf,
+    "sigmoid": torch.sigmoid,
+    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+    "relu": lambda x: torch.where(x >= 0, x, torch.zeros_like(x)),
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "max": lambda a, b: torch.where(a >= b, a, b),
+    "min": lambda a, b: torch.where(a <= b, a, b),
+    "where": lambda c, a, b: torch.where(c != 0, a, b),
+    "lt": lambda a, b: _number(a < b, a),
+    "le": lambda a, b: _number(a <= b, a),
+    "gt": lambda a, b: _number(a > b, a),
+    "ge": lambda a, b: _number(a >= b, a),
+    "eq": lambda a, b: _number(a == b, a),
+    "and": lambda a, b: _number((a != 0) & (b != 0), a),
+    "or": lambda a, b: _number((a != 0) | (b != 0), a),
+    "not": lambda a: _number(a == 0, a),
+}
+
+
+def _over(expr: Apply, *values: Value) -> Axes:
+    """The axes an operation runs over; all of its operands' where the formula names none."""
+    over = expr.option("over")
+    if isinstance(over, str):
+        return (over,)
+    return tuple(over) if over else union(*(value.axes for value in values))  # type: ignore[arg-type]
+
+
+def _sum(expr: Apply, values: list[Value], scope: Scope) -> Value:
+    (value,) = values
+    dims, rest = positions(value, _over(expr, value))
+    return Value(value.data.sum(dims) if dims else value.data, rest)
+
+
+def _mean(expr: Apply, values: list[Value], scope: Scope) -> Value:
+    (value,) = values
+    dims, rest = positions(value, _over(expr, value))
+    return Value(value.data.mean(dims) if dims else value.data, rest)
+
+
+def _norm(expr: Apply, values: list[Value], scope: Scope) -> Value:
+    """The p-norm, with every derivative 0 where the norm is 0."""
+    (value,) = values
+    dims, rest = positions(value, _over(expr, value))
+    p = float(expr.option("p", 2))  # type: ignore[arg-type]
+    powers = value.data**2 if p == 2 else value.data.abs() ** p
+    total = powers.sum(dims) if dims else powers
+    positive = total > 0
+    safe = torch.where(positive, total, torch.ones_like(total))
+    return Value(torch.where(positive, safe ** (1 / p), torch.zeros_like(total)), rest)
+
+
+def _retag(expr: Apply, values: list[Value], scope: Scope) -> Value:
+    (value,) = values
+    names: dict[str, str] = dict(expr.option("axes", ()))  # type: ignore[call-overload]
+    return Value(value.data, tuple(names.get(axis, axis) for axis in value.axes))
+
+
+def _layernorm(expr: Apply, values: list[Value], scope: Scope) -> Value:
+    value, *affine = values
+    over = _over(expr, value)
+    dims, _ = positions(value, over)
+    centred = value.data - value.data.mean(dims, keepdim=True)
+    variance = (centred**2).mean(dims, keepdim=True)
+    result = centred / torch.sqrt(variance + 1e-6)
+    if affine:
+        result = result * affine[0].on(value.axes)
+    if len(affine) == 2:
+        result = result + affine[1].on(value.axes)
+    return Value(result, value.axes)
+
+
+def _softmax(expr: Apply, values: list[Value], scope: Scope) -> Value:
+    (value,) = values
+    dims, _ = positions(value, _over(expr, value))
+    shifted = torch.exp(value.data - value.data.detach().amax(dims, keepdim=True))
+    return Value(shifted / shifted.sum(dims, keepdim=True), value.axes)
+
+
+def _contract(expr: Apply, values: list[Value], scope: Scope) -> Value:
+    left, right = values
+    over = expr.option("over")
+    shared = tuple(axis for axis in left.axes if axis in right.axes)
+    return product(left, right, _over(expr) if over else shared, scope.rounding)
+
+
+def _outer(expr: Apply, values: list[Value], scope: Scope) -> Value:
+    return product(values[0], values[1], (), scope.rounding)
+
+
+def _orthogonal(expr: Apply, values: list[Value], scope: Scope) -> Value:
+    """Newton–Schulz (3.4445, -4.775, 2.0315) on X / max(|X|, 1e-6), the wide way round."""
+    (value,) = values
+    rows, columns = value.axes[-2:]
+    size = _norm(Apply("norm", (), options=(("over", (rows, columns)),)), [value], scope).data
+    x = Value(value.data / size.clamp_min(1e-6)[..., None, None], value.axes)
+    if value.data.shape[-2] > value.data.shape[-1]:
+        rows, columns = columns, rows
+
+    def renamed(v: Value, axis: str, name: str) -> Value:
+        return Value(v.data, tuple(name if a == axis else a for a in v.axes))
+
+    for _ in range(int(expr.option("steps", 5))):  # type: ignore[call-overload]
+        gram = product(x, renamed(x, rows, "_"), (columns,), scope.rounding)
+        other = renamed(renamed(gram, "_", "__"), rows, "_")
+        square = product(gram, other, ("_",), scope.rounding)
+        mix = -4.775 * gram.on((rows, "_")) + 2.0315 * renamed(square, "__", "_").on((rows, "_"))
+        step = product(Value(mix, (rows, "_")), renamed(x, rows, "_"), ("_",), scope.rounding)
+        x = Value(3.4445 * x.data + step.on(x.axes), x.axes)
+    return x
+
+
+_ACROSS: Mapping[str, Callable[[Apply, list[Value], Scope], Value]] = {
+    "contract": _contract,
+    "outer": _outer,
+    "sum": _sum,
+    "mean": _mean,
+    "norm": _norm,
+    "retag": _retag,
+    "layernorm": _layernorm,
+    "softmax": _softmax,
+    "orthogonal": _orthogonal,
+}

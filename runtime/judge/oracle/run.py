@@ -1,0 +1,153 @@
+"""The oracle: what a memory means, token by token, with every gradient taken by torch autograd.
+
+It evaluates stage 2 (`spec.MemorySpec`) directly and shares no code with the compiler it judges.
+
+Inputs, one tensor per leaf: tokens and gates by name [batch, time, heads, *axes]; a per-row gate as
+`alpha.W`, one for each weight; a per-position gate as [heads, block]; constants of the network by
+name [heads, *axes]; `W.init` [heads, *axes] where a memory with `reset` starts from learned values.
+
+State, each [batch, heads, *axes]: `W` for a weight (its dual, where a link acts at every token) and
+`S.W` for a carried tensor.  Anchored rules add `W.anchor`, `W.1` … `W.(s-1)` and `S.W.1` … for the
+earlier trajectories and, for a link at chunk ends, `W.dual` (then `W` is the weight).  Anchored
+rules and `reset` add `position` [batch]: tokens seen since the last reset, or of the current block.
+A window adds `window.<leaf>` [batch, w-1, heads, …], oldest first; a slot whose leaves are all zero
+was never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy as sp
+import torch
+from torch import Tensor
+
+from miras_dsl.spec import MemorySpec
+
+from .evaluate import Scope, Value
+from .token_step import State, leaf_axes, one_token, where_batch, window_leaves
+
+
+def run(
+    spec: MemorySpec,
+    sizes: Mapping[str, int],
+    inputs: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    rounding: torch.dtype | None = None,
+) -> tuple[Tensor, State]:
+    """Outputs [batch, time, heads, value] and the state after the last token.
+
+    rounding  round both operands of every product to this type (the low-precision reference)
+    """
+    _check(spec)
+    first = inputs[next(token.name for token in spec.tokens if token.name in inputs)]
+    batch, time, heads = first.shape[:3]
+    given = [*inputs.values(), *(state or {}).values()]
+    track = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+    with torch.set_grad_enabled(True):
+        start = initial(spec, sizes, inputs, batch, heads)
+        now = {**start, **(state or {})}
+        missing = [name for name, tensor in now.items() if tensor is None]
+        if missing:
+            raise ValueError(f"learned initial values must be given: {', '.join(missing)}")
+        tokens = _by_token(spec, inputs, time)
+        lasting = _lasting(spec, sizes, inputs, first)
+        answers = []
+        for step in range(time):
+            scope = Scope({**lasting, **tokens[step]}, rounding)
+            now = _restart(spec, now, start)
+            answer, now = one_token(spec, inputs, scope, now, track)
+            answers.append(answer.expand(batch, heads, *answer.shape[2:]))
+        width = (axis_sizes(spec, sizes)["value"],) if not answers else answers[0].shape[2:]
+        empty = first.new_zeros(batch, 0, heads, *width)
+        output = torch.stack(answers, 1) if answers else empty
+    return output, now
+
+
+def _check(spec: MemorySpec) -> None:
+    retention, anchored = spec.retention, spec.algorithm.anchored
+    bends = retention.link is not None or retention.bregman is not None
+    if retention.at == "chunk" and (anchored is None or not bends):
+        raise ValueError("only a link acts `at chunk`, and only with an anchored rule")
+    if anchored is not None and anchored.scale is not None and bends:
+        raise ValueError("a scaled block has no link")
+    if anchored is not None and (spec.algorithm.implicit or retention.penalty is not None):
+        raise ValueError("implicit and proximal steps use the newest weights, not an anchor")
+
+
+def axis_sizes(spec: MemorySpec, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The size of each axis; ``sizes`` gives the memory's parameters (or an axis by its name)."""
+    known = {name: value for name, value in spec.params if value is not None} | dict(sizes)
+    values = [(sp.Symbol(name), sp.Integer(value)) for name, value in known.items()]
+    return {
+        axis: known[axis] if axis in known else int(size.subs(values)) for axis, size in spec.sizes
+    }
+
+
+def initial(
+    spec: MemorySpec,
+    sizes: Mapping[str, int],
+    inputs: Mapping[str, Tensor],
+    batch: int,
+    heads: int,
+) -> dict[str, Tensor]:
+    """The state before the first token; None stands for a learned value that must be given."""
+    like = next(iter(inputs.values()))
+    extent = axis_sizes(spec, sizes)
+    algorithm, anchored = spec.algorithm, spec.algorithm.anchored
+    state: dict = {}
+    earlier = range(1, anchored.sweeps) if anchored else range(0)
+    for weight in spec.states:
+        w = weight.name
+        zeros = like.new_zeros(batch, heads, *(extent[axis] for axis in weight.axes))
+        if f"{w}.init" in inputs:
+            start = inputs[f"{w}.init"].expand(zeros.shape)
+        else:
+            start = zeros if weight.init == "zero" else None
+        state[w] = start
+        state |= {f"{s}.{w}": zeros for s in algorithm.carry}
+        # Overwritten at the block's first token, so any value will do.
+        if anchored:
+            state[f"{w}.anchor"] = zeros
+        state |= {f"{w}.{i}": zeros for i in earlier}
+        state |= {f"{s}.{w}.{i}": zeros for s in algorithm.carry for i in earlier}
+        if spec.retention.at == "chunk":
+            state[f"{w}.dual"] = start
+    if anchored or algorithm.reset:
+        state["position"] = torch.zeros(batch, dtype=torch.int64, device=like.device)
+    if algorithm.window:
+        for name in window_leaves(spec, inputs):
+            past = inputs[name].shape[2:]
+            state[f"window.{name}"] = like.new_zeros(batch, algorithm.window[0] - 1, *past)
+    return state
+
+
+def _by_token(
+    spec: MemorySpec, inputs: Mapping[str, Tensor], time: int
+) -> list[dict[tuple[str, str], Value]]:
+    steps: list[dict[tuple[str, str], Value]] = [{} for _ in range(time)]
+    for (kind, name), axes in leaf_axes(spec).items():
+        if name in inputs:
+            for step, data in enumerate(inputs[name].unbind(1)):
+                steps[step][kind, name] = Value(data, axes)
+    return steps
+
+
+def _lasting(
+    spec: MemorySpec, sizes: Mapping[str, int], inputs: Mapping[str, Tensor], like: Tensor
+) -> dict[tuple[str, str], Value]:
+    """What is the same for every token: sizes and constants of the network."""
+    known = {name: value for name, value in spec.params if value is not None} | dict(sizes)
+    names = {("size", n): Value(like.new_full((1, 1), float(v))) for n, v in known.items()}
+    for name, axes, _ in spec.network.params:
+        names["constant", name] = Value(inputs[name][None], axes)
+    return names
+
+
+def _restart(spec: MemorySpec, state: State, start: Mapping[str, Tensor]) -> State:
+    """The state, but the initial one in each batch entry whose `reset` count has come round."""
+    if not spec.algorithm.reset:
+        return state
+    fresh = state["position"] == 0
+    return {name: where_batch(fresh, start[name], tensor) for name, tensor in state.items()}

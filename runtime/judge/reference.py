@@ -1,0 +1,225 @@
+"""What the oracle says about a case: exact values, a low-precision reference, all gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from miras_dsl.runtime.judge.oracle import run as oracle
+from miras_dsl.runtime.judge.oracle.run import State
+from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
+from miras_dsl.spec import Apply, Expr, MemorySpec, Ref, walk
+
+from .cases import Case, Data, data, narrow, parameters
+from .tolerance import Kind
+
+Call = Callable[[Mapping[str, Tensor], State | None, Tensor | None], tuple[Tensor, State]]
+"""A memory as a function of inputs, state and offsets of packed sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything a call gives, by name: `y`, `state W`, `d key`, `d state W`."""
+
+    values: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The judged data of a case, and the oracle's outcome in float64 and in low precision."""
+
+    data: Data
+    exact: Outcome
+    low: Outcome
+
+
+def kind_of(spec: MemorySpec, name: str) -> Kind:
+    """Which tolerance a quantity of an outcome is under."""
+    if name == "y":
+        return "output"
+    if not name.startswith("d "):
+        return "state"
+    if name.startswith("d state "):
+        return "state gradient"
+    leaf = name.removeprefix("d ")
+    if leaf in {token.name for token in spec.tokens}:
+        return "token gradient"
+    return "decay gradient" if leaf.split(".")[0] in decays(spec) else "gate gradient"
+
+
+@lru_cache(maxsize=32)
+def reference(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0) -> Reference:
+    """The oracle on a case; kept, so that several comparisons share it."""
+    drawn = data(spec, case, dtype, seed)
+    exact = outcome(spec, _oracle(spec, case, None), drawn, lambda name: torch.float64)
+    return Reference(drawn, exact, _low(spec, case, dtype, drawn))
+
+
+MOVES = 8
+"""How often the reference is drawn anew at most."""
+
+
+@lru_cache(maxsize=4 * MOVES)
+def moved(
+    spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0, number: int = 1
+) -> Outcome:
+    """Another draw of the low-precision reference's rounding: every number that it is given is moved
+    by one unit in the last place of float32, up or down at random."""
+    drawn = reference(spec, case, dtype, seed).data
+    random = torch.Generator().manual_seed(seed + number)
+
+    def near(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        single = x.float()
+        up = torch.rand(x.shape, generator=random) < 0.5
+        beyond = torch.where(up, torch.inf, -torch.inf)
+        return torch.where(x == 0, x, torch.nextafter(single, beyond).double())
+
+    inputs = {name: near(x) for name, x in drawn.inputs.items()}
+    state = drawn.state and {name: near(x) for name, x in drawn.state.items()}
+    return _low(spec, case, dtype, replace(drawn, inputs=inputs, state=state))
+
+
+def _low(spec: MemorySpec, case: Case, dtype: torch.dtype, drawn: Data) -> Outcome:
+    """The oracle in single precision, operands of products rounded to ``dtype`` if that is less."""
+    rounding = torch.float32 if dtype == torch.float64 else dtype
+    return outcome(spec, _oracle(spec, case, rounding), drawn, lambda name: torch.float32)
+
+
+def _oracle(spec: MemorySpec, case: Case, rounding: torch.dtype | None) -> Call:
+    sizes = parameters(spec, case)
+
+    def apply(
+        inputs: Mapping[str, Tensor], state: State | None, offsets: Tensor | None
+    ) -> tuple[Tensor, State]:
+        if offsets is None:
+            return oracle.run(spec, sizes, inputs, state, rounding=rounding)
+        return _separately(spec, sizes, inputs, state, offsets, rounding)
+
+    return apply
+
+
+def _separately(
+    spec: MemorySpec,
+    sizes: Mapping[str, int],
+    inputs: Mapping[str, Tensor],
+    state: State | None,
+    offsets: Tensor,
+    rounding: torch.dtype | None,
+) -> tuple[Tensor, State]:
+    """Packed sequences one after the other, each with its own row of the state."""
+    timed = {name for _, name in leaf_axes(spec)}
+    parts, states = [], []
+    for row, (low, high) in enumerate(pairwise(offsets)):
+        own = {n: t[:, low:high] if n in timed else t for n, t in inputs.items()}
+        before = None if state is None else {n: t[row : row + 1] for n, t in state.items()}
+        y, after = oracle.run(spec, sizes, own, before, rounding=rounding)
+        parts.append(y)
+        states.append(after)
+    return torch.cat(parts, 1), {n: torch.cat([s[n] for s in states]) for n in states[0]}
+
+
+def leaves(
+    spec: MemorySpec, drawn: Data, to: Callable[[str], torch.dtype], device: str = "cpu"
+) -> tuple[dict[str, Tensor], State | None, Tensor, Tensor | None]:
+    """The data of a case as fresh leaves of autograd: inputs, state, cotangent, offsets."""
+
+    def leaf(name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.to(device)
+        return tensor.detach().to(device=device, dtype=to(name), copy=True).requires_grad_()
+
+    inputs = {name: leaf(name, tensor) for name, tensor in drawn.inputs.items()}
+    state = drawn.state and {name: leaf("", tensor) for name, tensor in drawn.state.items()}
+    offsets = None
+    if drawn.offsets is not None:
+        offsets = torch.tensor(drawn.offsets, dtype=torch.int32, device=device)
+    return inputs, state, drawn.cotangent.to(device=device), offsets
+
+
+def outcome(
+    spec: MemorySpec,
+    call: Call,
+    drawn: Data,
+    to: Callable[[str], torch.dtype],
+    device: str = "cpu",
+) -> Outcome:
+    """Run a memory on a case and take every gradient.
+
+    The loss is <y, cotangent> + <state, random>.  The gradient of a decay (of the state or of a
+    momentum) is given as decay * gradient, the one of its logarithm: a layer learns through that,
+    and it is finite at a decay of 0.
+    """
+    inputs, state, cotangent, offsets = leaves(spec, drawn, to, device)
+    y, after = call(inputs, state, offsets)
+    after = live(spec, after)
+    values: dict[str, Tensor] = {"y": y.detach()}
+    values |= {f"state {name}": tensor.detach() for name, tensor in after.items()}
+    total = (y.double() * cotangent).sum()
+    for name, tensor in sorted((n, t) for n, t in after.items() if t.is_floating_point()):
+        weights = torch.Generator().manual_seed(len(name) + sum(map(ord, name)))
+        random = torch.randn(tensor.shape, generator=weights, dtype=torch.float64).to(device)
+        total = total + (tensor.double() * random).sum()
+    wanted = {f"d {name}": tensor for name, tensor in inputs.items()}
+    if state is not None:
+        wanted |= {f"d state {n}": t for n, t in state.items() if t.is_floating_point()}
+    found: tuple[Tensor | None, ...] = (None,) * len(wanted)
+    if total.requires_grad:
+        found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    fading = decays(spec)
+    for (name, tensor), gradient in zip(wanted.items(), found, strict=True):
+        slope = torch.zeros_like(tensor) if gradient is None else gradient
+        if name.removeprefix("d ").split(".")[0] in fading:
+            slope = slope * tensor.detach()
+        values[name] = slope
+    return Outcome({name: tensor.cpu() for name, tensor in values.items()})
+
+
+def decays(spec: MemorySpec) -> set[str]:
+    """The gates that multiply what they carry on: the decay, and a momentum's factor of itself."""
+    found = {spec.retention.decay.name} if isinstance(spec.retention.decay, Ref) else set()
+    for target, formula in spec.algorithm.rules:
+        for node in walk(formula):
+            names = [part for part in _factors(node) if isinstance(part, Ref)]
+            if any(n.kind == "keep" or (n.kind, n.name) == ("carry", target) for n in names):
+                found |= {n.name for n in names if n.kind == "gate"}
+    return found
+
+
+def _factors(expr: Expr) -> list[Expr]:
+    if isinstance(expr, Apply) and expr.op in ("mul", "neg"):
+        return [factor for arg in expr.args for factor in _factors(arg)]
+    return [expr]
+
+
+def live(spec: MemorySpec, state: State) -> State:
+    """The state with zeros where a value can no longer matter.
+
+    Between two blocks the anchor, the earlier trajectories and a weight with a dual are overwritten
+    before anything reads them, so an implementation may hold what it likes there.
+    """
+    if spec.algorithm.anchored is None or "position" not in state:
+        return state
+    between = state["position"] % spec.algorithm.anchored.block == 0
+    duals = {name.removesuffix(".dual") for name in state if name.endswith(".dual")}
+    dead = {f"{weight.name}.anchor" for weight in spec.states} | duals
+    for i in range(1, spec.algorithm.anchored.sweeps):
+        dead |= {f"{weight.name}.{i}" for weight in spec.states}
+        dead |= {f"{s}.{w.name}.{i}" for s in spec.algorithm.carry for w in spec.states}
+    return {
+        name: torch.where(between.reshape(-1, *([1] * (t.dim() - 1))), torch.zeros_like(t), t)
+        if name in dead
+        else t
+        for name, t in state.items()
+    }
+
+
+def typed(spec: MemorySpec, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
+    """The type of each input for a form that runs in ``dtype``."""
+    return lambda name: narrow(spec, name, dtype)

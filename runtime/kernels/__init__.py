@@ -1,0 +1,1 @@
+"""Launching Triton kernels, and what Triton lacks."""

@@ -1,0 +1,35 @@
+"""`triton` and `tl` for generated files, which must also load where Triton is not installed.
+
+There (it exists for Linux only) a kernel is defined but cannot be launched; the file's memories run
+in their chunk form, as they do on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from .triton_interpreter import installed
+
+
+class _Absent:
+    """A kernel that nothing can compile."""
+
+    def __getitem__(self, grid: object) -> Any:
+        raise RuntimeError(
+            "Triton is not installed here, and this is one of its kernels: pip install triton, or "
+            "MIRAS_KERNELS=off for the chunk form"
+        )
+
+
+def _jit(*_arguments: Any, **_options: Any) -> Callable[[object], _Absent]:
+    return lambda function: _Absent()
+
+
+if installed():
+    import triton
+    import triton.language as tl
+else:
+    triton: Any = SimpleNamespace(jit=_jit)
+    tl: Any = SimpleNamespace(constexpr=int)

@@ -1,0 +1,206 @@
+"""Token-by-token kernels: how they are launched, and what autograd knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from os import environ
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miras_dsl.runtime.execute.call import Call, by_token, position_after
+from miras_dsl.runtime.execute.first_order_only import once
+
+from .launch_config import Launch, Recurrence, checkpoints, launch_of, past_rows
+from .triton_interpreter import installed, interpreting, repair
+
+
+def possible(device: torch.device | str, dtype: torch.dtype) -> bool:
+    """Whether kernels can compute in a type on a device: single precision, on a GPU.
+
+    In Triton's interpreter (`TRITON_INTERPRET=1`) a CPU is as good.
+    """
+    there = torch.device(device).type == "cuda" or interpreting()
+    return there and installed() and dtype != torch.float64
+
+
+def allowed() -> bool:
+    """Whether kernels may be used: unless MIRAS_KERNELS is "off".
+
+    Off means the chunk form in torch, which is slower for most memories and faster for some
+    (benchmarks/gpu_module.json has both).
+    """
+    return environ.get("MIRAS_KERNELS", "on") != "off"
+
+
+def wanted(call: Call) -> bool:
+    """Whether a call goes to the kernels: where that is possible and allowed."""
+    return allowed() and possible(call.device, call.dtype)
+
+
+def recurrent(call: Call, kernels: Recurrence) -> tuple[Tensor, dict[str, Tensor]]:
+    """The answers and the state after a call that is not empty, computed in float32."""
+    memory, micro = call.memory, call.memory.micro
+    moving, tails = by_token(call, exactly=False)
+    constants, states = call.constants(), call.carried()
+    tensors = [moving[name] for name, _ in kernels.tokens]
+    tensors += [constants[name].float() for name, _ in kernels.constants]
+    tensors += [states[name].float() for name, _ in kernels.states]
+    tensors = [x.contiguous() for x in tensors]
+    run = Run(
+        kernels,
+        launch_of(kernels, call.sizes, max(call.lengths) * micro, call.heads, len(call.lengths)),
+        None if call.bounds is None else call.bounds.tensor * micro,
+        call.state["position"].to(torch.int64) * micro if memory.block else None,
+        len(call.lengths),
+        torch.is_grad_enabled() and any(x.requires_grad for x in tensors),
+    )
+    y, *ends = _Recurrent.apply(run, *tensors)  # type: ignore[misc]
+    y = y.unflatten(1, (call.tokens, micro))[:, :, memory.read_at].to(call.out)
+    after = {name: end for (name, _), end in zip(kernels.states, ends, strict=True)}
+    return y, {**call.state, **after, **tails, **position_after(call)}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a launch needs beside its tensors.
+
+    offsets  bounds of packed sequences, place: where in its block each sequence starts, in steps
+    rows     sequences
+    keep     whether a backward pass may follow, which needs checkpoints
+    """
+
+    kernels: Recurrence
+    plan: Launch
+    offsets: Tensor | None
+    place: Tensor | None
+    rows: int
+    keep: bool
+
+    def groups(self, shape: tuple[int, ...], device: torch.device) -> Iterator[tuple[slice, Run]]:
+        """The sequences that one backward launch takes after those of another: all, if they fit."""
+        batch, time, _ = shape
+        group = self.plan.group
+        if group == self.rows:
+            yield slice(0, self.rows), self
+            return
+        offsets = self.offsets
+        if offsets is None:
+            offsets = torch.arange(batch + 1, device=device) * time
+        for first in range(0, self.rows, group):
+            part = slice(first, min(first + group, self.rows))
+            place = None if self.place is None else self.place[part]
+            ends = offsets[part.start : part.stop + 1]
+            yield part, replace(self, offsets=ends, place=place, rows=part.stop - part.start)
+
+
+class _Recurrent(torch.autograd.Function):
+    """(tokens [B, T, H, …], constants [H, …], states [N, H, …]) -> (y, states after)."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Run, *tensors: Tensor) -> tuple[Tensor, ...]:
+        kernels, plan = run.kernels, run.plan
+        batch, time, heads = shape = tensors[0].shape[:3]
+        _runs_here(tensors[0])
+        y = tensors[0].new_empty(batch, time, heads, plan.sizes["value"])
+        given, states = _parted(tensors, len(kernels.states))
+        ends = [torch.empty_like(s) for s in states]
+        segments = checkpoints(plan, batch * time, run.rows) if run.keep else 0
+        kept = [s.new_empty(segments, *s.shape[1:]) for s in states]
+        _start(kernels.forward, run, [*tensors, y, *ends, *kept], shape)
+        ctx.run = run
+        ctx.save_for_backward(*given, *kept)
+        return (y, *ends)
+
+    @staticmethod
+    def backward(ctx: Any, d_y: Tensor, *d_ends: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        with torch.no_grad():
+            found = _back(ctx.run, saved, d_y, d_ends)
+        return None, *once(found, (*saved, d_y, *d_ends))
+
+
+def _back(run: Run, saved: Sequence[Tensor], d_y: Tensor, d_ends: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of tokens, constants and first states."""
+    kernels, plan = run.kernels, run.plan
+    given, kept = _parted(saved, len(kernels.states))
+    tokens, constants = _parted(given, len(kernels.constants))
+    shape = tokens[0].shape[:3]
+    d_y, d_ends = d_y.contiguous(), tuple(d.contiguous() for d in d_ends)
+    of_tokens = _rooms(plan, kernels.tokens, tokens)
+    of_constants: list[list[Tensor]] = []
+    of_states: list[list[Tensor]] = []
+    for part, some in run.groups(shape, d_y.device):
+        d_after = [d[part] for d in d_ends]
+        each = [x.expand(some.rows, *x.shape) for x in constants]
+        past = [
+            d.new_empty(
+                past_rows(axes, plan.blocks, some.rows), shape[2], plan.segment, *d.shape[2:]
+            )
+            for (_, axes), d in zip(kernels.states, d_ends, strict=True)
+        ]
+        shares = _rooms(plan, kernels.constants, each)
+        begun = _rooms(plan, kernels.states, d_after)
+        held = [x[part.start :] for x in kept]
+        tensors = [*given, d_y, *held, *past, *d_after, *of_tokens, *shares, *begun]
+        _start(kernels.backward, some, tensors, shape)
+        of_constants.append([_summed(x).sum(0, keepdim=True) for x in shares])
+        of_states.append([_summed(x) for x in begun])
+    found = [_summed(x) for x in of_tokens]
+    found += [_summed(torch.cat(x)) for x in zip(*of_constants, strict=True)]
+    found += [torch.cat(x) for x in zip(*of_states, strict=True)]
+    return [g.to(x.dtype) for g, x in zip(found, [*given, *d_ends], strict=True)]
+
+
+def _parted(tensors: Sequence[Tensor], last: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """All but the last few, and those."""
+    return tensors[: len(tensors) - last], tensors[len(tensors) - last :]
+
+
+def _rooms(
+    plan: Launch, named: Sequence[tuple[str, tuple[str, ...]]], like: Sequence[Tensor]
+) -> list[Tensor]:
+    """Room for gradients: a share for each block of values where each block has only a share."""
+    return [
+        x.new_empty(1, *x.shape)
+        if plan.blocks == 1 or "value" in axes
+        else x.new_empty(plan.blocks, *x.shape, dtype=torch.float32)
+        for (_, axes), x in zip(named, like, strict=True)
+    ]
+
+
+def _summed(shares: Tensor) -> Tensor:
+    """The second step of a sum over blocks of values; no atomics, so runs repeat to the bit."""
+    return shares[0] if len(shares) == 1 else shares.sum(0)
+
+
+def _runs_here(x: Tensor) -> None:
+    if not x.is_cuda and not interpreting():
+        raise RuntimeError(
+            f"Triton kernels run on a GPU, and these tensors are on {x.device}; "
+            "set TRITON_INTERPRET=1 before importing triton to interpret them"
+        )
+    repair()
+
+
+def _start(kernel: Any, run: Run, tensors: list[Tensor], shape: tuple[int, ...]) -> None:
+    """Launch a kernel; its programs are (sequences * heads, blocks of values)."""
+    batch, time, heads = shape
+    plan = run.plan
+    keep = {"KEEP": run.keep} if kernel is run.kernels.forward else {}
+    sizes = {"V": plan.sizes["value"], "BV": plan.tile["value"]}
+    if "key" in plan.sizes:
+        sizes |= {"K": plan.sizes["key"], "BK": plan.tile["key"]}
+    place = [] if run.place is None else [run.place]
+    device = tensors[0].device
+    on_gpu = device.type == "cuda"
+    inside: AbstractContextManager[Any] = torch.cuda.device(device) if on_gpu else nullcontext()
+    with inside:
+        kernel[(run.rows * heads, plan.blocks)](
+            *tensors, run.offsets, *place, batch * time, time, heads,
+            **sizes, SEGMENT=plan.segment, PACKED=run.offsets is not None,
+            num_warps=plan.warps, **keep,
+        )  # fmt: skip

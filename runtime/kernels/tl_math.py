@@ -1,0 +1,125 @@
+"""Scalar functions for kernels that Triton has not, or not to the last digits of a small number.
+
+In single precision `2 sigmoid(2x) - 1`, `log(1 + t)` and `|x| - log(2)` lose what a small operand
+holds.  Polynomials take over there; the largest error is a few units in the last place.  All are
+finite wherever the function is, so a choice between two forms never meets a NaN.
+"""
+
+from __future__ import annotations
+
+from .optional_triton import tl, triton
+
+
+@triton.jit
+def tanh(x):
+    """tanh(x)."""
+    z = x * x
+    near = -5.70498872745e-3 * z + 2.06390887954e-2
+    near = (near * z - 5.37397155531e-2) * z + 1.33314422036e-1
+    near = (near * z - 3.33332819422e-1) * z * x + x
+    return tl.where(tl.abs(x) < 0.625, near, 2.0 * tl.sigmoid(2.0 * x) - 1.0)
+
+
+@triton.jit
+def sinh(x):
+    """(e^x - e^-x) / 2; the root of e^x is finite wherever the result is."""
+    z = x * x
+    near = 2.03721912945e-4 * z + 8.33028376239e-3
+    near = (near * z + 1.66667160211e-1) * z * x + x
+    half = tl.exp(0.5 * tl.abs(x))
+    far = 0.5 * half * half - 0.5 / half / half
+    return tl.where(tl.abs(x) < 1.0, near, tl.where(x < 0.0, -far, far))
+
+
+@triton.jit
+def cosh(x):
+    """(e^x + e^-x) / 2."""
+    half = tl.exp(0.5 * tl.abs(x))
+    return 0.5 * half * half + 0.5 / half / half
+
+
+@triton.jit
+def log_of_one_plus(x):
+    """log(1 + x) for x >= 0: what the sum lost is given back by the quotient."""
+    u = 1.0 + x
+    return tl.where(u == 1.0, x, tl.log(u) * (x / (u - 1.0)))
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + e^x)."""
+    return tl.maximum(x, 0.0) + log_of_one_plus(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def logcosh(x):
+    """log(cosh(x))."""
+    size = tl.abs(x)
+    z = x * x
+    near = -4.001657601832e-4 * z + 1.973924341664e-3
+    near = (near * z - 6.679694910112e-3) * z + 2.221259637214e-2
+    near = ((near * z - 8.333281367968e-2) * z + 4.999999953952e-1) * z
+    far = (size - 0.6931471805599453) + log_of_one_plus(tl.exp(-2.0 * size))
+    return tl.where(size < 0.8, near, far)
+
+
+@triton.jit
+def asinh(x):
+    """log(x + sqrt(x^2 + 1)), of the size of x; far out the root is x itself."""
+    size = tl.abs(x)
+    inner = tl.minimum(size, 1e4)
+    near = log_of_one_plus(inner + inner * inner / (1.0 + tl.sqrt(inner * inner + 1.0)))
+    far = tl.log(tl.maximum(size, 1.0)) + 0.6931471805599453
+    found = tl.where(size < 1e4, near, far)
+    return tl.where(x < 0.0, -found, found)
+
+
+@triton.jit
+def signum(x):
+    """-1, 0 or 1."""
+    return tl.where(x > 0.0, 1.0, 0.0) - tl.where(x < 0.0, 1.0, 0.0)
+
+
+@triton.jit
+def inverse_root(x):
+    """1 / sqrt(x) for x > 0, else 0."""
+    return tl.where(x > 0.0, 1.0 / tl.sqrt(tl.where(x > 0.0, x, 1.0)), 0.0)
+
+
+@triton.jit
+def power(x, p):
+    """x^p for x >= 0.
+
+    x is m 2^n with m from 0.7 to 1.4, so x^p is 2^(p n) m^p.  `exp(p log(x))` would round the large
+    product p log(x); here p n is split into a whole number and a rest before anything is rounded.
+    """
+    tiny = x < 1e-30
+    scaled = tl.where(tiny, x * 18446744073709551616.0, x)
+    bits = scaled.to(tl.int32, bitcast=True) - 0x3F3504F3
+    m = ((bits & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True)
+    n = (bits >> 23).to(tl.float32) - tl.where(tiny, 64.0, 0.0)
+    p = p + tl.zeros_like(x)
+    high = (p.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
+    whole = tl.minimum(tl.maximum(tl.floor(high * n + 0.5), -126.0), 127.0)
+    rest = (high * n - whole) + (p - high) * n
+    found = tl.exp2(rest + p * tl.log2(m)) * tl.exp2(whole)
+    return tl.where((x > 0.0) & (x < float("inf")), found, tl.exp(p * tl.log(x)))
+
+
+@triton.jit
+def apow(x, p):
+    """|x|^p, 0 at 0."""
+    return tl.where(x != 0.0, power(tl.abs(tl.where(x != 0.0, x, 1.0)), p), 0.0)
+
+
+@triton.jit
+def spow(x, p):
+    """sign(x) |x|^p, 0 at 0."""
+    return signum(x) * apow(x, p)
+
+
+@triton.jit
+def fractional(x, p):
+    """x^p for a p that is no whole number, 0 at 0."""
+    there = x != 0.0
+    return tl.where(there, power(tl.where(there, x, 1.0), p), 0.0)

@@ -1,0 +1,1 @@
+"""What generated nn.Module classes are built from."""

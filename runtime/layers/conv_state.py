@@ -1,0 +1,71 @@
+"""The past of a call: what convolutions and shifts remember of the tokens before it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from miras_dsl.runtime.execute.packed import Bounds, Packed, bounds_of, rows
+
+from .state_tree import State
+
+LEAST = 1.2e-38
+"""The least gate that a logarithm is taken of: the smallest normal float32, rounded up."""
+
+
+def full(x: Tensor) -> Tensor:
+    """``x`` in float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Past:
+    """The last inputs of each convolution and shift, read from one state and kept for the next.
+
+    tails  kind -> name -> [rows, lags, *shape], oldest first, in float32 at least
+    """
+
+    def __init__(self, state: State, cu_seqlens: Packed = None) -> None:
+        self.before = state
+        self.cu_seqlens = cu_seqlens
+        self.tails: State = {}
+
+    def lagged(self, kind: str, name: str, x: Tensor, lags: int) -> list[Tensor]:
+        """``x`` [B, T, *shape] and its values 1, 2 … ``lags`` tokens ago within each sequence."""
+        bounds = bounds_of(x, self.cu_seqlens)
+        tail = self.before[kind][name].to(x.dtype)
+        if tail.shape != (wanted := (rows(x, bounds), lags, *x.shape[2:])):
+            raise ValueError(
+                f"state {kind}/{name} is {list(tail.shape)}, not {list(wanted)}: "
+                "a state has a row for each sequence (initial_state of a layer)"
+            )
+        if bounds is None:
+            joined, length = torch.cat([tail, x], 1), x.shape[1]
+            values = [joined[:, lags - lag : lags - lag + length] for lag in range(lags + 1)]
+            kept = joined[:, length:]
+        else:
+            joined = torch.cat([tail.flatten(0, 1), x[0]])
+            now, last = _sources(bounds, x.shape[1], lags)
+            values = [joined[index][None] for index in now]
+            kept = joined[last]
+        self.tails.setdefault(kind, {})[name] = full(kept)
+        return values
+
+
+def _sources(bounds: Bounds, length: int, lags: int) -> tuple[Tensor, Tensor]:
+    """Rows of [tails, tokens] to read: for tokens [lags + 1, T], for tails [N, lags]."""
+    ends, count = bounds.tensor, len(bounds)
+    first = ends[:-1]
+    token = torch.arange(length, device=ends.device)
+    lag = torch.arange(lags + 1, device=ends.device)[:, None]
+    owner = torch.searchsorted(ends, token, right=True) - 1
+    now = _source(token - lag, first[owner], owner, count, lags)
+    sequence = torch.arange(count, device=ends.device)[:, None]
+    ago = torch.arange(lags, 0, -1, device=ends.device)
+    last = _source(ends[1:, None] - ago, first[:, None], sequence, count, lags)
+    return now, last
+
+
+def _source(token: Tensor, first: Tensor, owner: Tensor, count: int, lags: int) -> Tensor:
+    """Where a token stands in [tails, tokens]; before its sequence's first it is in the tail."""
+    in_tail = owner * lags + lags + (token - first)
+    return torch.where(token >= first, count * lags + token, in_tail)

@@ -1,0 +1,193 @@
+"""Generated modules on disk: one folder per user, one entry per content, verified before it runs.
+
+An entry is a directory named by the SHA-256 of the one file it holds.  It is built aside and
+appears by a single rename, so a reader sees all of it or nothing, and writers that race all write
+the same.
+What is imported is the text that was hashed, never what the file says a moment later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.abc
+import importlib.util
+import linecache
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import platformdirs
+from filelock import FileLock
+
+from miras_dsl.exceptions import Unusable
+
+FILE = "generated.py"
+ASIDE = "aside-"
+ABANDONED = 3600.0
+"""Seconds after which a half-built entry belongs to a process that died."""
+
+_importing = threading.RLock()
+
+
+class CacheError(Unusable):
+    """The cache folder cannot be used, in one sentence with a way out."""
+
+
+class DamagedEntry(CacheError):
+    """An entry does not hold what its name says."""
+
+
+def root() -> Path:
+    """The cache folder of this user, made on first use; `MIRAS_CACHE_DIR` names another.
+
+    Raises CacheError when someone else could write to it: what is in it will be executed.
+    """
+    named = os.environ.get("MIRAS_CACHE_DIR")
+    folder = Path(named) if named else Path(platformdirs.user_cache_dir("miras_dsl"))
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError as error:
+        raise CacheError(
+            f"the cache folder {folder} cannot be made: {error.strerror}; "
+            "set MIRAS_CACHE_DIR to a folder of yours"
+        ) from error
+    if os.name == "posix":
+        if found.st_uid != os.geteuid():
+            raise CacheError(
+                f"the cache folder {folder} belongs to another user, and what is in it would be "
+                "executed; set MIRAS_CACHE_DIR to a folder of yours"
+            )
+        if stat.S_IMODE(found.st_mode) & 0o022:
+            raise CacheError(
+                f"the cache folder {folder} can be written by others, and what is in it would be "
+                f"executed; run: chmod 700 {folder}"
+            )
+    return folder
+
+
+def digest(text: str) -> str:
+    """The name of the entry that holds this text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def put(text: str) -> Path:
+    """The file in the cache that holds exactly ``text``; written if it is not there yet."""
+    folder = root()
+    entry = folder / digest(text)
+    if entry.exists():
+        try:
+            verified(entry / FILE)
+        except DamagedEntry as damage:
+            warnings.warn(f"{damage}; built again", stacklevel=2)
+            _replace(folder, entry, text)
+        return entry / FILE
+    _publish(folder, entry, text)
+    return entry / FILE
+
+
+def verified(path: Path) -> str:
+    """The text of an entry, once its hash has been found to be its name."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DamagedEntry(f"the cached module {path} cannot be read ({error.strerror})") from error
+    if hashlib.sha256(data).hexdigest() != path.parent.name:
+        raise DamagedEntry(f"the cached module {path} is not what was written there")
+    return data.decode()
+
+
+def import_module(path: Path) -> ModuleType:
+    """The module in a cache entry; imported once per process.  Raises DamagedEntry."""
+    # A module is in sys.modules before it has run; the lock keeps other threads from seeing it.
+    with _importing:
+        name = f"miras_generated_{path.parent.name[:20]}"
+        return sys.modules[name] if name in sys.modules else _imported(name, path)
+
+
+def _imported(name: str, path: Path) -> ModuleType:
+    """Run an entry as the module ``name``; a module that fails is not kept."""
+    text = verified(path)
+    # inspect (and with it Triton) reads sources through linecache: give it the text we hashed.
+    linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Verified(path, text))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+class _Verified(importlib.abc.SourceLoader):
+    """Loads a text that is already in memory; neither reads nor writes byte code."""
+
+    def __init__(self, path: Path, text: str):
+        self.path, self.text = path, text
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self.path)
+
+    def get_data(self, path: str | bytes) -> bytes:
+        return self.text.encode()
+
+
+def _publish(folder: Path, entry: Path, text: str) -> None:
+    """Build an entry aside and rename it into place; losing the race is as good as winning it."""
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder))
+    except OSError as error:
+        raise CacheError(
+            f"nothing can be written to the cache folder {folder}: {error.strerror}; "
+            "set MIRAS_CACHE_DIR to a folder with room"
+        ) from error
+    try:
+        with open(aside / FILE, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, entry)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not (entry / FILE).exists():
+            raise CacheError(
+                f"the generated module cannot be written to {folder}: {error.strerror}; "
+                "set MIRAS_CACHE_DIR to a folder with room"
+            ) from error
+        verified(entry / FILE)
+    _sweep(folder)
+
+
+def _replace(folder: Path, entry: Path, text: str) -> None:
+    """Put a damaged entry right, one process at a time."""
+    with FileLock(folder / "repair.lock", mode=0o600):
+        try:
+            verified(entry / FILE)
+            return
+        except DamagedEntry:
+            pass
+        away = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder)) / "damaged"
+        os.rename(entry, away)
+        _publish(folder, entry, text)
+        shutil.rmtree(away.parent, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half built."""
+    for left in folder.glob(f"{ASIDE}*"):
+        try:
+            age = time.time() - left.stat().st_mtime
+        except FileNotFoundError:
+            continue
+        if age > ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,61 @@
+"""A rule's token-by-token kernels as files in the cache, and as a memory that can be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from miras_dsl.codegen.derive.update import UpdateRule
+from miras_dsl.codegen.emit.triton.module import recurrence_name, recurrent_module
+from miras_dsl.codegen.pipeline import CompiledMemory
+from miras_dsl.runtime.execute.call import checked
+from miras_dsl.runtime.execute.packed import Packed
+from miras_dsl.runtime.execute.program_table import Memory
+from miras_dsl.runtime.kernels.launch_config import Recurrence
+from miras_dsl.runtime.kernels.recurrent import recurrent
+from miras_dsl.spec import MemorySpec
+
+from . import cache
+from .loader import Run, adapted, compiled
+
+
+def kernels_of(rule: UpdateRule) -> Recurrence:
+    """The kernels of a rule, written to the cache and imported.  ValueError where it has none."""
+    module = cache.import_module(cache.put(recurrent_module(rule)))
+    return getattr(module, recurrence_name(rule))
+
+
+def tables(spec: MemorySpec) -> tuple[CompiledMemory, Memory, Recurrence]:
+    """A memory compiled with its kernels: its stages, its table and theirs.
+
+    ValueError where it has none.
+    """
+    made, module = compiled(spec, kernels=True)
+    if not made.kernels:
+        raise ValueError(f"{spec.name} has no kernels")
+    found = list(vars(module).values())
+    table = next(x for x in found if isinstance(x, Memory))
+    return made, table, next(x for x in found if isinstance(x, Recurrence))
+
+
+def implementation(
+    spec: MemorySpec, *, values: int | None = None
+) -> Callable[[Mapping[str, int]], Run]:
+    """The kernels of a memory as the judge calls them: sizes -> (inputs, state, cu_seqlens).
+
+    values  how many values a program holds; None leaves it to the launcher
+
+    Nothing but the kernels answers, one token or many.  ValueError where the memory has none.
+    """
+    made, table, kernels = tables(spec)
+    kernels = replace(kernels, values=values)
+
+    def memory(
+        *, state: Mapping[str, Tensor], cu_seqlens: Packed = None, **feeds: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        call = checked(table, feeds, state, cu_seqlens)
+        return call.unanswered() if call.empty else recurrent(call, kernels)
+
+    return lambda sizes: adapted(made.rule, sizes, memory)

@@ -1,0 +1,271 @@
+"""The torch meaning of the compiler's operations: what generated code calls.
+
+Every array is [*batch, *axes]; places of axes count from the end.  These run without autograd (the
+reverse mode is derived), except in a token's step, where autograd goes through the plain ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .gated_products import gated_apply, gated_contract
+from .monotone_inverse import inverted
+
+
+class Size(dict[str, int]):
+    """The sizes of axes by name, and the type and device that a memory computes in."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+    def __init__(self, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(sizes)
+        self.dtype, self.device = dtype, device
+
+
+def filled(value: float, sizes: Sequence[int], size: Size) -> Tensor:
+    """A number as a tensor."""
+    return torch.full(tuple(sizes), value, dtype=size.dtype, device=size.device)
+
+
+def exponential(log: Tensor, size: Size) -> Tensor:
+    """``e^log`` of a sum of logarithms in double precision, in the computing type."""
+    return torch.exp(log).to(size.dtype)
+
+
+def product(a: Tensor, b: Tensor, size: Size) -> Tensor:
+    """``a @ b`` summed in double precision, in the computing type."""
+    return (a.double() @ b.double()).to(size.dtype)
+
+
+def where(condition: Tensor | float, a: Tensor | float, b: Tensor | float) -> Tensor:
+    """``a`` where the condition is not 0, else ``b``."""
+    if not isinstance(condition, Tensor):
+        chosen = a if condition else b
+        return chosen if isinstance(chosen, Tensor) else torch.tensor(chosen)
+    chosen = torch.where(condition != 0, a, b)
+    return chosen if isinstance(a, Tensor) or isinstance(b, Tensor) else chosen.to(condition.dtype)
+
+
+def step(x: Tensor) -> Tensor:
+    """1 where x >= 0, else 0."""
+    return (x >= 0).to(x.dtype)
+
+
+def above(x: Tensor) -> Tensor:
+    """1 where x > 0, else 0."""
+    return (x > 0).to(x.dtype)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x); it is x itself only where double precision knows no difference."""
+    return functional.softplus(x, threshold=40.0)
+
+
+def logcosh(x: Tensor) -> Tensor:
+    """log(cosh(x)) without overflow; near 0, where |x| - log(2) would cancel, by the tangent.
+
+    Each form also has the slope tanh(x) to the last digits when autograd goes through it.
+    """
+    near = torch.abs(x) < 0.8
+    small, size = torch.where(near, x, 0.0), torch.where(near, 1.0, torch.abs(x))
+    far = size - 0.6931471805599453 + torch.log1p(torch.exp(-2 * size))
+    return torch.where(near, -0.5 * torch.log1p(-(torch.tanh(small) ** 2)), far)
+
+
+def root(x: Tensor) -> Tensor:
+    """The square root; 0 with derivative 0 for x <= 0."""
+    positive = x > 0
+    return torch.where(positive, torch.sqrt(torch.where(positive, x, 1.0)), 0.0)
+
+
+def inverse_root(x: Tensor) -> Tensor:
+    """1 / sqrt(x) for x > 0, else 0."""
+    positive = x > 0
+    return torch.where(positive, torch.rsqrt(torch.where(positive, x, 1.0)), 0.0)
+
+
+def apow(x: Tensor, p: Tensor | float) -> Tensor:
+    """``|x|^p``, 0 at 0."""
+    there = x != 0
+    return torch.where(there, torch.pow(torch.abs(torch.where(there, x, 1.0)), p), 0.0)
+
+
+def spow(x: Tensor, p: Tensor | float) -> Tensor:
+    """``sign(x) |x|^p``."""
+    return torch.sign(x) * apow(x, p)
+
+
+def fractional(x: Tensor, p: Tensor | float) -> Tensor:
+    """``x^p``, 0 at 0; no number for x < 0 unless p is whole."""
+    there = x != 0
+    return torch.where(there, torch.pow(torch.where(there, x, 1.0), p), 0.0)
+
+
+def spread(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """``x`` repeated so that its last axes have these sizes."""
+    return x.expand(*x.shape[: x.dim() - len(sizes)], *sizes)
+
+
+def permute(x: Tensor, order: Sequence[int]) -> Tensor:
+    """The last axes in another order."""
+    batch = range(x.dim() - len(order))
+    return x.permute(*batch, *(x.dim() + at for at in order))
+
+
+def shift(x: Tensor, axis: int, by: int) -> Tensor:
+    """Row n becomes row n - by; the row without a source is 0."""
+    rows = x.shape[axis]
+    blank = torch.zeros_like(x.narrow(axis, 0, 1))
+    if by > 0:
+        return torch.cat([blank, x.narrow(axis, 0, rows - 1)], axis)
+    return torch.cat([x.narrow(axis, 1, rows - 1), blank], axis)
+
+
+def put_last(x: Tensor, axis: int, rows: int) -> Tensor:
+    """``x`` as the last of ``rows`` rows, zeros before it."""
+    x = x.unsqueeze(axis)
+    shape = list(x.shape)
+    shape[axis] = rows - 1
+    return torch.cat([x.new_zeros(shape), x], axis)
+
+
+def triangle(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
+    """Where row >= col (row > col if strict), shaped to meet ``x``."""
+    rows, cols = x.shape[row], x.shape[col]
+    keep = torch.ones(rows, cols, dtype=torch.bool, device=x.device).tril(-1 if strict else 0)
+    shape = [1] * x.dim()
+    shape[row], shape[col] = rows, cols
+    return (keep if row < col else keep.T).reshape(shape)
+
+
+def lower(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
+    """``x`` on the triangle, else 0."""
+    if row == -2 and col == -1:
+        return x.tril(-1 if strict else 0)
+    return torch.where(triangle(x, row, col, strict), x, 0.0)
+
+
+def decay(exponent: Tensor, row: int, col: int, strict: bool, size: Size) -> Tensor:
+    """``e^exponent`` on the triangle, else 0; masked before the exponential."""
+    low = exponent.to(size.dtype)
+    return low.masked_fill(~triangle(low, row, col, strict), float("-inf")).exp_()
+
+
+def inverse_of_one_plus(a: Tensor) -> Tensor:
+    """``(1 + a)^-1`` for a strictly lower triangular ``a`` [.., i, j]."""
+    one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    return torch.linalg.solve_triangular(a + one, one.expand_as(a), upper=False, unitriangular=True)
+
+
+BLOCK = 16
+"""Rows that a substitution takes one by one; between blocks it has products."""
+
+
+def substitute(
+    a: Tensor,
+    p: Tensor,
+    body: Callable[..., Tensor],
+    rows: Sequence[Tensor],
+    gates: tuple[Tensor, Tensor] | None,
+    reverse: bool,
+    size: Size,
+) -> Tensor:
+    """``g_i = body(p_i + sum_j a[i, j] g_j, rows_i)``, row after row.
+
+    a [.., i, j] strictly lower, p [.., i, v]; reverse: the sum is over later rows of the transpose.
+    Blocks of 16 rows: products between blocks, single rows inside one.
+    """
+    count = p.shape[-2]
+    batch = torch.broadcast_shapes(a.shape[:-2], p.shape[:-2], *(row_batch(r, p) for r in rows))
+    sums = p.expand(*batch, *p.shape[-2:]).clone()
+    matrix = a.mT if reverse else a
+    out: Tensor | None = None
+    blocks = range(0, count, BLOCK)
+    for start in reversed(blocks) if reverse else blocks:
+        end = min(start + BLOCK, count)
+        order = range(end - 1, start - 1, -1) if reverse else range(start, end)
+        if out is not None:
+            done = slice(end, count) if reverse else slice(0, start)
+            sums[..., start:end, :] += _between(
+                matrix, out, gates, slice(start, end), done, reverse
+            )
+        for i in order:
+            inner = slice(i + 1, end) if reverse else slice(start, i)
+            r = sums[..., i, :]
+            if inner.stop > inner.start:
+                assert out is not None
+                weight = matrix[..., i, inner]
+                if gates is None:
+                    r = r + (weight[..., None, :] @ out[..., inner, :]).squeeze(-2)
+                else:
+                    gap = _gap(gates, slice(i, i + 1), inner, reverse, out.dtype).squeeze(-3)
+                    r = r + (weight[..., None] * gap * out[..., inner, :]).sum(-2)
+            g = body(
+                r,
+                *(
+                    row.select(-2, i) if row_has_channel(row, p) else row.select(-1, i)
+                    for row in rows
+                ),
+                size,
+            )
+            if out is None:
+                out = g.new_zeros(*batch, count, g.shape[-1])
+            out[..., i, :] = g
+    return p if out is None else out
+
+
+def row_has_channel(row: Tensor, p: Tensor) -> bool:
+    """Whether a row input has an axis beside the tokens."""
+    return row.dim() == p.dim()
+
+
+def row_batch(row: Tensor, p: Tensor) -> torch.Size:
+    """The batch axes of a row input."""
+    return row.shape[:-2] if row_has_channel(row, p) else row.shape[:-1]
+
+
+def _gap(
+    gates: tuple[Tensor, Tensor], here: slice, there: slice, reverse: bool, dtype: torch.dtype
+) -> Tensor:
+    a, b = gates
+    if reverse:
+        return torch.exp((a[..., None, there, :] - b[..., here, None, :]).to(dtype))
+    return torch.exp((a[..., here, None, :] - b[..., None, there, :]).to(dtype))
+
+
+def _between(
+    matrix: Tensor,
+    out: Tensor,
+    gates: tuple[Tensor, Tensor] | None,
+    here: slice,
+    done: slice,
+    reverse: bool,
+) -> Tensor:
+    """What finished blocks add to the rows of a block."""
+    if gates is None:
+        return matrix[..., here, done] @ out[..., done, :]
+    a, b = gates
+    if reverse:
+        middle = a[..., done.start : done.start + 1, :]
+        later = torch.exp((a[..., done, :] - middle).to(out.dtype))
+        return torch.exp((middle - b[..., here, :]).to(out.dtype)) * (
+            matrix[..., here, done] @ (out[..., done, :] * later)
+        )
+    middle = a[..., here.start : here.start + 1, :]
+    earlier = torch.exp((middle - b[..., done, :]).to(out.dtype))
+    return torch.exp((a[..., here, :] - middle).to(out.dtype)) * (
+        matrix[..., here, done] @ (out[..., done, :] * earlier)
+    )
+
+
+__all__ = [
+    "Size", "above", "apow", "decay", "exponential", "fractional", "gated_apply", "gated_contract",
+    "inverse_of_one_plus", "inverse_root", "inverted", "logcosh", "lower", "permute", "product",
+    "put_last", "root", "shift", "softplus", "spow", "spread", "step",
+    "substitute", "where",
+]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Training a small language model on text, resumable to the bit."""

@@ -1,0 +1,188 @@
+"""From a `.mem` file to a training run: the model around its memory, its settings, its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from miras_dsl.check import read
+from miras_dsl.exceptions import Misused
+from miras_dsl.runtime.load import loader
+from miras_dsl.source import Source
+from miras_dsl.spec import FileSpec, MemorySpec, ModelSpec
+
+from . import checkpoint, dataset
+from .loop import Outcome, TrainConfig, TrainError, require_folder, require_unused, train
+from .time_budget import paced
+
+WIDTH, LAYERS, HEAD = 128, 2, 32
+BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What was asked for on the command line; None where nothing was."""
+
+    text: Path | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    width: int | None = None
+    layers: int | None = None
+    batch: int | None = None
+    length: int | None = None
+    rate: float | None = None
+    seed: int | None = None
+    keep: int | None = None
+
+
+def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: Console) -> Outcome:
+    """Train the model of a `.mem` file as wished; everything that is kept goes to ``folder``.
+
+    A resumed run takes its text and every setting that is not given from its checkpoint; its steps
+    were counted when it began, so ``minutes`` says nothing to it.  Raises SpecErrors and what
+    `train` raises.
+    """
+    require_folder(folder)
+    kept = checkpoint.facts(folder / checkpoint.NAME) if resume else None
+    before: Mapping[str, object] = {} if kept is None else kept.origin.config
+    width, layers = wishes.width, wishes.layers
+    whole = with_model(source, width=width, layers=layers)
+    if kept is None:
+        require_unused(folder)
+    else:
+        _same_model(folder / checkpoint.NAME, source, wishes, before)
+        width, layers = _number(before.get("width")), _number(before.get("layers"))
+        whole = with_model(source, width=width, layers=layers)
+
+    settings = {
+        key: value
+        for key in TrainConfig.__dataclass_fields__
+        if (value := getattr(wishes, key, None)) is not None
+        or (value := before.get(key)) is not None
+    }
+    config = replace(TrainConfig(), **settings)
+    corpus = _corpus(wishes.text, kept)
+    torch.manual_seed(config.seed)
+    model, _ = language_model(whole)
+    if wishes.minutes is not None and kept is None:
+        config = paced(model, corpus, config, wishes.minutes)
+    elif wishes.minutes is not None:
+        console.print(
+            f"this run has {config.steps} steps, counted when it began; --minutes changes none"
+        )
+    parameters = sum(p.numel() for p in model.parameters())
+    size, apart = len(corpus.train), len(corpus.held_out)
+    console.print(f"{corpus.text.name}: {size:,} bytes, {apart:,} held out")
+    console.print(
+        f"{parameters:,} parameters, {config.steps} steps of {config.batch} x {config.length}"
+    )
+    return train(
+        model,
+        corpus,
+        config,
+        folder,
+        digest=loader.load(whole).digest,
+        spec=whole.text,
+        settings={"width": width, "layers": layers},
+        resume=resume,
+        console=console,
+    )
+
+
+def with_model(
+    source: Source, *, width: int | None = None, layers: int | None = None, vocab: int = BYTES
+) -> Source:
+    """The same text with a language model around its first layer, or memory, if it has none.
+
+    Raises TrainError when there is nothing to build on, Misused when the file's own model is asked
+    to be another.
+    """
+    spec = read(source)
+    if spec.models:
+        name, model = next(iter(spec.models.items()))
+        if layers is not None:
+            raise Misused(f"{source.name} has its own model {name}; --layers would change it")
+        if model.vocab < vocab:
+            raise TrainError(f"{name} has a vocabulary of {model.vocab}; bytes need {vocab}")
+        if width is not None and width != model.width:
+            raise Misused(f"{name} has its own width {model.width}; change it in {source.name}")
+        return source
+    width, layers = width or WIDTH, layers or LAYERS
+    text = source.text.rstrip("\n") + "\n"
+    if spec.layers:
+        layer = next(iter(spec.layers))
+    elif spec.memories:
+        memory = next(iter(spec.memories.values()))
+        layer = _free("Mixer", spec)
+        text += layer_text(layer, memory, heads=max(1, width // HEAD))
+    else:
+        raise TrainError(f"{source.name} holds no memory, layer or model to train")
+    name = _free("Trained", spec)
+    blocks = f"repeat {layers} {{ {layer} ; swiglu }}"
+    text += f"model {name}(width = {width}, vocab = {vocab}) = {blocks}\n"
+    return Source(source.name, text)
+
+
+def layer_text(name: str, memory: MemorySpec, heads: int) -> str:
+    """A layer around a memory: convolution, silu, unit keys, a gate on the answer.
+
+    Tokens that the memory makes by formulas of its own are left as they are.
+    """
+    plain = {t.name for t in memory.tokens if t.expr is None}
+    parts = []
+    if plain:
+        parts += ["conv(4)", "silu"]
+    if {"query", "key"} <= plain:
+        parts.append("normalize(query, key)")
+    parts.append("output_gate")
+    return f"layer {name}(heads = {heads}) = {memory.name} with {', '.join(parts)}\n"
+
+
+def language_model(source: Source) -> tuple[nn.Module, tuple[type[nn.Module], ...]]:
+    """The first model of a file with fresh weights, and the classes of what it remembers with."""
+    library = loader.load(source)
+    spec = library.spec
+    model: ModelSpec = next(iter(spec.models.values()))
+    mixers = {block.kind for block in model.blocks} & {*spec.layers, *spec.memories}
+    made = getattr(library, model.name)(width=model.width, vocab=model.vocab)
+    return made, tuple(getattr(library, name) for name in sorted(mixers))
+
+
+def _corpus(wished: Path | None, kept: checkpoint.Facts | None) -> dataset.Corpus:
+    """The text asked for, else the one that the run began with, else the standard library."""
+    began = None if kept is None else kept.origin.text.file
+    if wished is None and began is None:
+        return dataset.standard_library()
+    return dataset.text_file(wished or Path(str(began)))
+
+
+def _same_model(path: Path, source: Source, wishes: Wishes, before: Mapping[str, object]) -> None:
+    """Raise CheckpointError where width or layers are wished to be others than a run began with.
+
+    The model is written by `with_model`: its settings say more than a difference of its text.
+    """
+    model = next(iter(read(source).models.values()), None)
+    usual = {"width": WIDTH if model is None else model.width, "layers": LAYERS}
+    other: dict[str, tuple[object, object]] = {}
+    for key, default in usual.items():
+        then, now = _number(before.get(key)) or default, getattr(wishes, key)
+        if now is not None and now != then:
+            other[key] = (then, now)
+    if other:
+        raise checkpoint.other_settings(path, other)
+
+
+def _number(kept: object) -> int | None:
+    return None if kept is None else int(str(kept))
+
+
+def _free(name: str, spec: FileSpec) -> str:
+    """A name that the file does not use."""
+    while name in {*spec.memories, *spec.layers, *spec.models}:
+        name += "X"
+    return name

@@ -33,12 +33,12 @@ import triton
 from torch import Tensor
 
 from miras_dsl.check import read
-from miras_dsl.codegen.derive.update import UpdateRule, update_of
-from miras_dsl.codegen.model.build import model_of
+from miras_dsl.codegen.derive.update import UpdateRule, update_rule
+from miras_dsl.codegen.model.build import build_model
 from miras_dsl.runtime.judge.cases import Case, covering, full_product
 from miras_dsl.runtime.judge.certificate import Certificate, certify
 from miras_dsl.runtime.judge.oracle.run import axis_sizes
-from miras_dsl.runtime.kernels.launch_config import launch_of
+from miras_dsl.runtime.kernels.launch_config import launch_config
 from miras_dsl.runtime.load.kernel_modules import implementation, tables
 from miras_dsl.runtime.run import run
 from miras_dsl.source import Source
@@ -145,7 +145,7 @@ def timed(name: str, dtype: str, which: str) -> dict[str, object]:
     """Milliseconds of a forward call and of forward and backward, and whether repeats are equal."""
     shape = SHAPES[which]
     spec = spec_of(name)
-    rule = update_of(model_of(spec))
+    rule = update_rule(build_model(spec))
     _, memory, kernels = tables(spec)
     inputs, state = drawn(spec, rule, dtype, shape)
     leaves = [*inputs.values(), *state.values()]
@@ -175,7 +175,7 @@ def timed(name: str, dtype: str, which: str) -> dict[str, object]:
     )
     batch, length, heads, size = shape
     axes = {axis for _, named in (*kernels.tokens, *kernels.states) for axis in named}
-    plan = launch_of(kernels, dict.fromkeys(axes, size), length * rule.micro)
+    plan = launch_config(kernels, dict.fromkeys(axes, size), length * rule.micro)
     return {
         "memory": name, "dtype": dtype, "shape": which, "batch": batch, "time": length,
         "heads": heads, "size": size, "forward_ms": ahead, "both_ms": back,

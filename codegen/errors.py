@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class DerivationError(Exception):
     """A sentence about the user's rule; ``code`` has a page, ``help`` is a way out."""
 
     code = ""
     help = ""
 
 
-class Apart(Refused):
+class ConflictingClauses(DerivationError):
     """Words that mean nothing together."""
 
     code = "M0608"

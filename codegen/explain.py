@@ -10,9 +10,9 @@ import sympy as sp
 
 from miras_dsl import ir
 from miras_dsl.check.lints.gradient_reach import only_compared
-from miras_dsl.check.lints.stability import concerns
+from miras_dsl.check.lints.stability import lint
 from miras_dsl.ir import Node, Program, postorder
-from miras_dsl.ir.printer import LATEX, TEXT, Style, lines, show
+from miras_dsl.ir.printer import LATEX, TEXT, Style, print_program, program_lines
 from miras_dsl.spec import FileSpec, Gate, Interval, MemorySpec
 from miras_dsl.stages import Stage
 
@@ -23,12 +23,12 @@ SIZE, CHUNK = 64, 64
 """The size of a head and of a chunk at which costs are given as numbers."""
 
 
-def report(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> str:
+def explain(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> str:
     """One stage of every memory of a file (`STAGES`), as text, latex or json."""
     rendered = compile_file(spec)
     found = list(rendered.memories.values())
     if form == "json":
-        return json.dumps({d.spec.name: plain(d, stage) for d in found}, indent=2)
+        return json.dumps({d.spec.name: as_json(d, stage) for d in found}, indent=2)
     style = LATEX if form == "latex" else TEXT
     if stage == "code":
         return _verbatim(rendered.text, style)
@@ -41,12 +41,12 @@ def report(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> str
     return "\n\n".join(sections)
 
 
-def plain(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
+def as_json(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
     """A stage of a derivation as plain data; the summary holds most of the others."""
     spec, chunked, back = d.spec, None, None
     if d.form is not None and d.reverse is not None:
         chunked, back = _rows(d.form.program), _rows(d.reverse)
-    warnings = [concern.to_json() for concern in dict.fromkeys(concerns(spec))]
+    warnings = [concern.to_json() for concern in dict.fromkeys(lint(spec))]
     gates = {g.name: {"formula": g.expr.span.text, "range": _ends(g.range)} for g in spec.gates}
     parts: dict[str, object] = {
         "spec": _plain_spec(spec),
@@ -68,7 +68,7 @@ def plain(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
         **parts,
         "state_numbers_per_head": str(state_size(d)),
         "state_bytes_per_head": _number(4 * state_size(d), spec),
-        "flops_per_token_and_head": _number(work(d.rule.program, spec), spec),
+        "flops_per_token_and_head": _number(flops(d.rule.program, spec), spec),
         "warnings": warnings,
     }
 
@@ -94,7 +94,7 @@ def state_size(d: CompiledMemory) -> sp.Expr:
     return sp.expand(sp.Add(*each))
 
 
-def work(program: Program, spec: MemorySpec) -> sp.Expr:
+def flops(program: Program, spec: MemorySpec) -> sp.Expr:
     """Floating-point operations of a program: two for each product summed, one for each formula."""
     sizes = dict(spec.sizes)
 
@@ -113,7 +113,7 @@ def work(program: Program, spec: MemorySpec) -> sp.Expr:
                 total += extent(node, *node.operands)
             case ir.Inverse():
                 total += sp.Integer(CHUNK) ** 3 / 3
-            case ir.Substitute(a, p):
+            case ir.ForwardSubstitution(a, p):
                 total += 2 * extent(a, p)
             case _:
                 pass
@@ -129,11 +129,11 @@ def _section(d: CompiledMemory, stage: str, style: Style) -> str:
         case "gradient":
             return _formulas(_gradients(d, style), style)
         case "update":
-            return show(d.rule.program, style)
+            return print_program(d.rule.program, style)
         case "chunk":
-            return d.obstacle if d.form is None else show(d.form.program, style)
+            return d.obstacle if d.form is None else print_program(d.form.program, style)
         case "adjoint":
-            return d.obstacle if d.form is None else show(d.reverse, style)
+            return d.obstacle if d.form is None else print_program(d.reverse, style)
         case _:
             raise AssertionError(f"no stage {stage}")
 
@@ -143,15 +143,15 @@ def _summary(d: CompiledMemory, style: Style) -> str:
     verdict = ["runs token by token" if d.form is None else f"class {d.form.family}"]
     verdict += [f"because {sentence}" for sentence in evidence(d)]
     size, bytes_ = state_size(d), _number(4 * state_size(d), d.spec)
-    flops = _number(work(d.rule.program, d.spec), d.spec)
+    operations = _number(flops(d.rule.program, d.spec), d.spec)
     costs = [f"state {size} numbers a head ({bytes_:,} bytes at {SIZE})"]
-    costs.append(f"token by token {flops:,} operations a token and head")
+    costs.append(f"token by token {operations:,} operations a token and head")
     if d.form is not None:
-        chunked = _number(work(d.form.program, d.spec), d.spec) // CHUNK
+        chunked = _number(flops(d.form.program, d.spec), d.spec) // CHUNK
         costs.append(f"in chunks of {CHUNK}: {chunked:,}, as matrix products")
     blocks = [
         ("gradient of the bias", _formulas(_gradients(d, style), style)),
-        ("one token", show(d.rule.program, style)),
+        ("one token", print_program(d.rule.program, style)),
         ("class", _list(verdict, style)),
         ("one chunk", _section(d, "chunk", style)),
         ("cost", _list(costs, style)),
@@ -203,11 +203,11 @@ def _gradients(d: CompiledMemory, style: Style) -> list[tuple[str, str]]:
     model = d.rule.model
     results = [*((f"grad {w}", g) for w, g in model.gradients), ("answer", model.answer)]
     program = Program((), tuple(results), ())
-    return [(name, formula) for _, name, formula in lines(program, style)]
+    return [(name, formula) for _, name, formula in program_lines(program, style)]
 
 
 def _rows(program: Program) -> list[dict[str, str]]:
-    return [{"part": p, "name": n, "formula": f} for p, n, f in lines(program)]
+    return [{"part": p, "name": n, "formula": f} for p, n, f in program_lines(program)]
 
 
 def _number(size: sp.Expr, spec: MemorySpec) -> int:

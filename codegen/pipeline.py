@@ -18,29 +18,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from miras_dsl.codegen.derive.chunk import UNTRAINED, ChunkForm, chunk_of
-from miras_dsl.codegen.derive.update import UpdateRule, update_of
-from miras_dsl.codegen.emit.identifiers import cite, snake
+from miras_dsl.codegen.derive.chunk import WITHOUT_GRADIENT, ChunkForm, chunkwise_form
+from miras_dsl.codegen.derive.update import UpdateRule, update_rule
+from miras_dsl.codegen.emit.identifiers import snake_case, source_ref
 from miras_dsl.codegen.emit.imports import import_lines
-from miras_dsl.codegen.emit.layer.modules import layer_text, model_text, module_text
+from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_text
 from miras_dsl.codegen.emit.line_wrap import prose
-from miras_dsl.codegen.emit.namespace import FileNames, file_names, once
-from miras_dsl.codegen.emit.torch.memory import TILE, memory_text
+from miras_dsl.codegen.emit.namespace import FileNames, assert_defined_once, file_names
+from miras_dsl.codegen.emit.torch.memory import TILE, emit_memory
 from miras_dsl.codegen.emit.triton.module import recurrence_name, recurrent_text
-from miras_dsl.codegen.model.build import model_of, tails_of
-from miras_dsl.codegen.model.types import Feed, MemoryModel, Weight
-from miras_dsl.codegen.passes.affine_state import Obstacle
+from miras_dsl.codegen.model.build import build_model, window_inputs
+from miras_dsl.codegen.model.types import MemoryInput, MemoryModel, StateTensor
+from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
-from miras_dsl.codegen.passes.size_limits import bounded
+from miras_dsl.codegen.passes.size_limits import check_size
 from miras_dsl.codegen.plan.partition import Schedule, schedule
-from miras_dsl.codegen.plan.sequential_depth import Depth, chunk_of_steps, depth_of
-from miras_dsl.codegen.plan.token_kernels import obstacle as kernel_obstacle
+from miras_dsl.codegen.plan.sequential_depth import (
+    SequentialDepth,
+    chunk_of_steps,
+    sequential_depth,
+)
+from miras_dsl.codegen.plan.token_kernels import unsupported_reason as kernel_obstacle
 from miras_dsl.diagnostics import Diagnostic, Label, SpecErrors
 from miras_dsl.ir import Program
 from miras_dsl.spec import FileSpec, MemorySpec
 
 from .digest import digest_of
-from .errors import Refused
+from .errors import DerivationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +71,21 @@ class CompiledMemory:
     text: str
 
     @property
-    def feeds(self) -> tuple[Feed, ...]:
+    def feeds(self) -> tuple[MemoryInput, ...]:
         """What the layer must compute for the memory."""
         return self.rule.feeds
 
     @property
-    def weights(self) -> tuple[Weight, ...]:
+    def weights(self) -> tuple[StateTensor, ...]:
         """What the memory carries."""
         return self.rule.weights
 
-    def depth(self, tokens: int, backward: bool = False) -> Depth:
+    def depth(self, tokens: int, backward: bool = False) -> SequentialDepth:
         """How many steps over so many tokens wait for one another, forwards or backwards."""
         program = self.reverse if backward else self.form and self.form.program
         steps = tokens * self.rule.micro
         chunk = self.rule.block * self.rule.micro or chunk_of_steps(TILE, steps)
-        return depth_of(program, chunk, steps)
+        return sequential_depth(program, chunk, steps)
 
     def sequential_depth(self, tokens: int) -> int:
         """The dependent steps of a sequence: chunks, or tokens where rows follow one another."""
@@ -115,26 +119,26 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
     a link, say), or when what is derived from it grows beyond all use.
     """
     try:
-        model = model_of(spec)
-        bounded([model.answer, *(gradient for _, gradient in model.gradients)])
-        rule = update_of(model)
+        model = build_model(spec)
+        check_size([model.answer, *(gradient for _, gradient in model.gradients)])
+        rule = update_rule(model)
         form, reverse, forward, backward, obstacle = None, None, None, None, ""
         try:
-            form = chunk_of(rule)
-        except Obstacle as reason:
+            form = chunkwise_form(rule)
+        except NotChunkable as reason:
             obstacle = str(reason)
         if form is not None:
-            reverse = adjoint(form.program, UNTRAINED)
-            bounded(node for _, node in reverse.results)
+            reverse = adjoint(form.program, WITHOUT_GRADIENT)
+            check_size(node for _, node in reverse.results)
             forward, backward = schedule(form.program), schedule(reverse)
-    except Refused as reason:
+    except DerivationError as reason:
         clause = {"M05": spec.retention, "M06": spec.algorithm}.get(reason.code[:3], spec)
         at = Label(clause.span, f"in {spec.name}")
         raise SpecErrors([Diagnostic(reason.code, str(reason), at, help=reason.help)]) from None
     launched = kernels and not kernel_obstacle(rule)
-    prefix = prefix or snake(spec.name)
+    prefix = prefix or snake_case(spec.name)
     table = recurrence_name(rule, prefix) if launched else ""
-    text = memory_text(rule, form, reverse, prefix, table)
+    text = emit_memory(rule, form, reverse, prefix, table)
     if launched:
         text = f"{recurrent_text(rule, prefix)}\n\n{text}"
     return CompiledMemory(
@@ -154,16 +158,16 @@ def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:
     }
     parts = [compiled.text for compiled in memories.values()]
     for m in memories.values():
-        parts.append(module_text(m.spec, m.feeds, m.weights, tails_of(m.spec), names))
+        parts.append(emit_module(m.spec, m.feeds, m.weights, window_inputs(m.spec), names))
     parts += [layer_text(layer, names) for layer in spec.layers.values()]
     parts += [model_text(model, names) for model in spec.models.values()]
     body = "\n\n".join(part.strip("\n") + "\n" for part in parts)
     listed = ", ".join((*spec.memories, *spec.layers, *spec.models))
     spans = [part.span for part in (*spec.memories.values(), *spec.layers.values())]
-    file = cite(spans[0]).rpartition(":")[0] if spans else ""
+    file = source_ref(spans[0]).rpartition(":")[0] if spans else ""
     source = file if file.endswith(".mem") else "a .mem text"
     title = "\n".join(line.strip() for line in prose(f"{listed}.", 3))
     said = f"Generated by miras from {source}; every line can be read and changed."
     head = f'"""{title}\n\n{said}\n"""\n\n'
-    text = once(f"{head}{import_lines(body)}\n\n{body}")
+    text = assert_defined_once(f"{head}{import_lines(body)}\n\n{body}")
     return RenderedModule(text, digest_of(spec), memories, names)

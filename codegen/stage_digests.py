@@ -15,7 +15,7 @@ from typing import Any
 
 import sympy as sp
 
-from miras_dsl.ir import Input, Node, Program, Substitute, postorder
+from miras_dsl.ir import ForwardSubstitution, Input, Node, Program, postorder
 from miras_dsl.spec import Apply, Gate, Loss, MemorySpec, Network, Ref, State, Token, Write
 
 from .digest import sha256
@@ -133,7 +133,7 @@ class _Anonymous:
         return f"{self.name(x.kind, x.name)}{x.shape}"
 
     def _node(self, node: Node, at: dict[Node, str]) -> str:
-        if isinstance(node, Substitute):
+        if isinstance(node, ForwardSubstitution):
             holes = [node.r, *(hole for hole, _ in node.rows)]
             body = self.nodes([node.body], holes)
             used = ",".join(at[operand] for operand in node.operands)

@@ -25,7 +25,7 @@ NETWORKS = {
     "matrix": ("W: matrix[value, key]", "W @ key", "exact"),
     "mlp": ("mlp(hidden = 2 * d, activation = gelu, residual)", "M(key)", "anchored(8)"),
 }
-TASK = recall_task.Recall(vocab=16, length=16, pairs=2)
+TASK = recall_task.RecallTask(vocab=16, length=16, pairs=2)
 
 
 def memory(bias: str, retention: str, network: str) -> str:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 import miras_dsl as miras
 from miras_dsl.runtime.train import checkpoint, job, recall_task
 
-TASK = recall_task.Recall(vocab=32, length=16, pairs=4)
+TASK = recall_task.RecallTask(vocab=32, length=16, pairs=4)
 
 
 def main() -> int:
@@ -39,7 +39,7 @@ def main() -> int:
 
     console.rule(f"2. {asked.minutes:g} minutes on real text")
     (asked.out / checkpoint.NAME).unlink(missing_ok=True)
-    wishes = job.Wishes(minutes=asked.minutes, width=64, batch=8, length=128, rate=5e-3)
+    wishes = job.RunOptions(minutes=asked.minutes, width=64, batch=8, length=128, rate=5e-3)
     outcome = job.run(source, wishes, asked.out, resume=False, console=console)
     console.print(str(outcome), markup=False)
     learned = outcome.bits < 0.9 * outcome.bigram_bits
@@ -61,7 +61,7 @@ def main() -> int:
 
 def remember(source: miras.Source, seconds: float, console: Console) -> tuple[float, float]:
     """Accuracy of a small model trained on recall, and of the same with its memory silenced."""
-    whole = job.with_model(source, width=64, layers=1, vocab=TASK.vocab)
+    whole = job.wrap_in_model(source, width=64, layers=1, vocab=TASK.vocab)
     torch.manual_seed(0)
     model, mixers = job.language_model(whole)
     fields = (
@@ -76,7 +76,7 @@ def remember(source: miras.Source, seconds: float, console: Console) -> tuple[fl
             bar.update(task, completed=share, step=step, loss=f"{loss:.3f}")
 
         on = recall_task.learn(model, TASK, seconds=seconds, rate=1e-2, report=report)
-    with recall_task.memory_off(model, mixers):
+    with recall_task.ablate_memory(model, mixers):
         off = recall_task.accuracy(model, TASK, 512, 0)
     return on.accuracy, off
 

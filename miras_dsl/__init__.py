@@ -14,21 +14,31 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .exceptions import Misused, SpecWarning, Unusable
+from .exceptions import EnvironmentFailure, SpecWarning, UsageError
 from .source import Source
 
 if TYPE_CHECKING:
     from miras_dsl.codegen.pipeline import RenderedModule
     from miras_dsl.runtime.judge.certificate import Certificate
-    from miras_dsl.runtime.load.loader import Library
+    from miras_dsl.runtime.load.loader import LoadedModule
 
     from .diagnostics import SpecErrors
     from .spec import FileSpec
 
 __version__ = "0.1.0"
 __all__ = [
-    "Source", "SpecErrors", "SpecWarning", "Unusable",
-    "certify", "compile", "explain", "find", "is_code", "load", "parse", "shipped",
+    "EnvironmentFailure",
+    "Source",
+    "SpecErrors",
+    "SpecWarning",
+    "certify",
+    "compile",
+    "explain",
+    "find",
+    "is_code",
+    "load",
+    "parse",
+    "shipped",
 ]  # fmt: skip
 
 
@@ -36,7 +46,8 @@ def find(path_or_text: str | PathLike[str] | Source) -> Source:
     """A `.mem` file, or `.mem` text, as a named source.
 
     A `Path`, or a string of one line without braces, names a file or one of the shipped memories
-    (`yaad`); anything else is the text itself.  Raises `failures.Unusable` for what cannot be read.
+    (`yaad`); anything else is the text itself.  Raises EnvironmentFailure
+    for what cannot be read.
     """
     if isinstance(path_or_text, Source):
         return path_or_text
@@ -45,7 +56,7 @@ def find(path_or_text: str | PathLike[str] | Source) -> Source:
         if "\n" in path_or_text or "{" in path_or_text:
             return Source("<string>", path_or_text)
         if not path_or_text.strip():
-            raise Misused("an empty text names no memory; give a file, or the text of a spec")
+            raise UsageError("an empty text names no memory; give a file, or the text of a spec")
     path, name = Path(path_or_text), str(path_or_text)
     if not path.exists() and (text := shipped(name)) is not None:
         return Source(f"{name}.mem", text)
@@ -53,13 +64,13 @@ def find(path_or_text: str | PathLike[str] | Source) -> Source:
         # Some editors begin a file with a mark of its encoding.
         return Source(name, path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise Unusable(f"there is no file {name}") from error
+        raise EnvironmentFailure(f"there is no file {name}") from error
     except IsADirectoryError as error:
-        raise Unusable(f"{name} is a folder; name a .mem file") from error
+        raise EnvironmentFailure(f"{name} is a folder; name a .mem file") from error
     except UnicodeDecodeError as error:
-        raise Unusable(f"{name} is not UTF-8 text (byte {error.start})") from error
+        raise EnvironmentFailure(f"{name} is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
-        raise Unusable(f"{name} cannot be read: {error.strerror}") from error
+        raise EnvironmentFailure(f"{name} cannot be read: {error.strerror}") from error
 
 
 def shipped(name: str) -> str | None:
@@ -90,7 +101,7 @@ def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
     return compile_file(spec, kernels=True)
 
 
-def load(path_or_text: str | PathLike[str] | Source) -> Library:
+def load(path_or_text: str | PathLike[str] | Source) -> LoadedModule:
     """The memories, layers and models of a `.mem` file as `torch.nn.Module` classes.
 
     Warns (`SpecWarning`), once per text, of what has a meaning but perhaps not a good one.
@@ -112,9 +123,9 @@ def certify(
     The generated code is measured against autodiff of the loss as it is written.
     """
     spec = parse(path_or_text)
-    from miras_dsl.runtime.load.certify_file import prove
+    from miras_dsl.runtime.load.certify_file import certify_file
 
-    return prove(spec, only=only, dtype=dtype, device=device)
+    return certify_file(spec, only=only, dtype=dtype, device=device)
 
 
 def explain(
@@ -129,9 +140,9 @@ def explain(
 
         return page(what.upper())
     spec = parse(what)
-    from miras_dsl.codegen.explain import report
+    from miras_dsl.codegen.explain import explain
 
-    return report(spec, stage=stage, form=form)
+    return explain(spec, stage=stage, form=form)
 
 
 def is_code(word: str) -> bool:

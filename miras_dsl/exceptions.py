@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 
-class Unusable(Exception):
+class EnvironmentFailure(Exception):
     """Something outside the spec cannot be used; the message is one sentence with a way out."""
 
     status = 3
     """The exit status of a command that ends so."""
 
 
-class Misused(Unusable):
+class UsageError(EnvironmentFailure):
     """What was asked for has no meaning for what it was asked of."""
 
     status = 2

@@ -116,7 +116,7 @@ class Apply:
 Expr = Number | Ref | Apply
 
 
-def walk(expr: Expr) -> Iterator[Expr]:
+def iter_nodes(expr: Expr) -> Iterator[Expr]:
     """Every node of a formula, operands before the operation that uses them."""
     stack: list[tuple[Expr, bool]] = [(expr, False)]
     while stack:

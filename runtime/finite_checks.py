@@ -17,14 +17,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from miras_dsl.exceptions import Unusable
-from miras_dsl.runtime.execute.call import Call
-from miras_dsl.runtime.execute.token_loop import run_stepwise
+from miras_dsl.exceptions import EnvironmentFailure
+from miras_dsl.runtime.execute.call import MemoryCall
+from miras_dsl.runtime.execute.token_loop import run_token_loop
 
 _asked: ContextVar[bool] = ContextVar("miras_debug", default=False)
 
 
-class NotFinite(Unusable):
+class NotFinite(EnvironmentFailure):
     """A memory's numbers are not finite; the sentence names the first tensor and its token."""
 
     status = 4
@@ -45,7 +45,7 @@ def debugging() -> Iterator[None]:
         _asked.reset(before)
 
 
-def require_finite(call: Call, y: Tensor, after: Mapping[str, Tensor]) -> None:
+def require_finite(call: MemoryCall, y: Tensor, after: Mapping[str, Tensor]) -> None:
     """Raise NotFinite unless the answer ``y`` and the state ``after`` a call are finite."""
     if bool(y.isfinite().all()) and all(bool(x.isfinite().all()) for x in after.values()):
         return
@@ -54,7 +54,7 @@ def require_finite(call: Call, y: Tensor, after: Mapping[str, Tensor]) -> None:
     raise NotFinite(f"{call.memory.name}: {reason}")
 
 
-def _first(call: Call) -> str:
+def _first(call: MemoryCall) -> str:
     """What was the first not to be finite, in one sentence."""
     kinds = {feed.name: feed.kind for feed in call.memory.feeds}
     moving = {name for name, kind in kinds.items() if kind in ("token", "gate")}
@@ -76,7 +76,7 @@ def _first(call: Call) -> str:
                 if (place := _bad(here[name].nan_to_num(nan=torch.nan, neginf=0.0))) is not None:
                     return f"the input {name} is not finite at {when}{_row(place, n, packed)}"
             one = replace(call, feeds=here, state=carried, bounds=None, tokens=1)
-            y, carried = run_stepwise(one)
+            y, carried = run_token_loop(one)
             made = {f"state {name}": x for name, x in carried.items()} | {"answer": y}
             for name, x in made.items():
                 if (place := _bad(x)) is not None:

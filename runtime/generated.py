@@ -9,41 +9,41 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from . import run as chunked
-from .execute.packed import Packed, bounds_of, require, rows
+from . import run as runner
+from .execute.packed import Packed, batch_rows, parse_cu_seqlens, require
 from .kernels.launch_config import Recurrence
-from .layers.conv_state import LEAST, Past, full
-from .layers.lm_blocks import Embedding, FeedForward, Head, Mixing
+from .layers.conv_state import MIN_GATE, ConvState, upcast
+from .layers.lm_blocks import Embedding, FeedForward, Head, MixerBlock
 from .layers.parts import (
-    Answer,
     Backbone,
     CausalConv,
     Linear,
+    OutputProjection,
     RMSNorm,
     Shift,
-    TokenShape,
-    blank,
-    fill,
+    TokenPreprocess,
+    expand_initial,
+    expand_to,
     head_size,
     initial_tails,
     inverse_softplus_step,
     learned_constant,
     learned_weight,
+    like_parameters,
     log_uniform_rate,
     orthogonal,
     positive_weight,
     rows_on_simplex,
-    start,
     token_dtype,
     unit,
 )
-from .layers.state_tree import State, part
-from .ops import tensor_ops as tiles
+from .layers.state_tree import State, substate
+from .ops import tensor_ops as ops
 
 WITH_TRITON = {
     "tl": ("optional_triton", "tl"),
     "triton": ("optional_triton", "triton"),
-    "tlmath": ("tl_math", ""),
+    "tl_math": ("tl_math", ""),
 }
 """What only files with kernels import: the module of `kernels`, and the name in it ("": itself)."""
 
@@ -57,9 +57,41 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "LEAST", "Answer", "Backbone", "CausalConv", "Embedding", "FeedForward", "Head", "Linear",
-    "Mixing", "Packed", "Past", "RMSNorm", "Recurrence", "Shift", "State", "TokenShape", "blank",
-    "bounds_of", "chunked", "fill", "full", "head_size", "initial_tails", "inverse_softplus_step",
-    "learned_constant", "learned_weight", "log_uniform_rate", "orthogonal", "part",
-    "positive_weight", "require", "rows", "rows_on_simplex", "start", "tiles", "token_dtype", "unit",
-]  # fmt: skip
+    "MIN_GATE",
+    "Backbone",
+    "CausalConv",
+    "ConvState",
+    "Embedding",
+    "FeedForward",
+    "Head",
+    "Linear",
+    "MixerBlock",
+    "OutputProjection",
+    "Packed",
+    "RMSNorm",
+    "Recurrence",
+    "Shift",
+    "State",
+    "TokenPreprocess",
+    "batch_rows",
+    "expand_initial",
+    "expand_to",
+    "head_size",
+    "initial_tails",
+    "inverse_softplus_step",
+    "learned_constant",
+    "learned_weight",
+    "like_parameters",
+    "log_uniform_rate",
+    "ops",
+    "orthogonal",
+    "parse_cu_seqlens",
+    "positive_weight",
+    "require",
+    "rows_on_simplex",
+    "runner",
+    "substate",
+    "token_dtype",
+    "unit",
+    "upcast",
+]

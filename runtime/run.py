@@ -16,12 +16,20 @@ import torch
 from torch import Tensor
 
 from miras_dsl.runtime.execute import token_loop
-from miras_dsl.runtime.execute.call import Call, by_token, checked, position_after
+from miras_dsl.runtime.execute.call import MemoryCall, per_token, position_after, validate
 from miras_dsl.runtime.execute.chunk_layout import chunk_layout
-from miras_dsl.runtime.execute.chunk_scan import Ground, Walked, walk
-from miras_dsl.runtime.execute.first_order_only import once
+from miras_dsl.runtime.execute.chunk_scan import ScanContext, ScanResult, scan_chunks
+from miras_dsl.runtime.execute.first_order_only import forbid_double_backward
 from miras_dsl.runtime.execute.packed import Packed
-from miras_dsl.runtime.execute.program_table import Feed, Memory, Part, State, Turn, Values, Walk
+from miras_dsl.runtime.execute.program_table import (
+    BlockEdge,
+    MemoryInput,
+    MemoryTable,
+    Region,
+    ScanProgram,
+    StateTensor,
+    Values,
+)
 from miras_dsl.runtime.kernels import recurrent
 from miras_dsl.runtime.kernels.launch_config import Recurrence
 
@@ -29,7 +37,7 @@ from . import finite_checks
 
 
 def run(
-    memory: Memory,
+    memory: MemoryTable,
     feeds: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     cu_seqlens: Packed = None,
@@ -47,40 +55,40 @@ def run(
     are and under autocast too.  Raises ValueError for inputs that do not fit each other, in debug mode
     `finite_checks.NotFinite` for numbers that are not finite.
     """
-    call = checked(memory, feeds, state, cu_seqlens)
+    call = validate(memory, feeds, state, cu_seqlens)
     return _run(call, kernels, tokenwise=memory.forward is None)
 
 
 def run_token(
-    memory: Memory, feeds: Mapping[str, Tensor], state: Mapping[str, Tensor]
+    memory: MemoryTable, feeds: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One token: the same inputs without the axis T."""
     timed = {f.name for f in memory.feeds if f.kind in ("token", "gate")}
     longer = {name: x.unsqueeze(1) if name in timed else x for name, x in feeds.items()}
-    y, new = _run(checked(memory, longer, state, None), None, tokenwise=True)
+    y, new = _run(validate(memory, longer, state, None), None, tokenwise=True)
     return y.squeeze(1), new
 
 
 def _run(
-    call: Call, kernels: Recurrence | None, tokenwise: bool
+    call: MemoryCall, kernels: Recurrence | None, tokenwise: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A call by the one of the three ways that is meant for it."""
     # No autocast inside a memory: its states and products are as precise as it says.
     with torch.autocast(call.device.type, enabled=False):
         if call.empty:
             y, after = call.unanswered()
-        elif kernels is not None and recurrent.wanted(call):
+        elif kernels is not None and recurrent.should_use(call):
             y, after = recurrent.recurrent(call, kernels)
         elif tokenwise:
-            y, after = token_loop.run_stepwise(call)
+            y, after = token_loop.run_token_loop(call)
         else:
-            y, after = _in_chunks(call)
+            y, after = run_chunked(call)
     if finite_checks.on():
         finite_checks.require_finite(call, y, after)
     return y, after
 
 
-def _in_chunks(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
+def run_chunked(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
     prepared = prepare(call)
     tensors = [*prepared.feeds.values(), *prepared.states.values()]
     y, *last = _Chunked.apply(call.memory, prepared.ground, tuple(prepared.feeds), *tensors)
@@ -90,11 +98,11 @@ def _in_chunks(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class ChunkedInputs:
     """Inputs of one call in the layout of chunks: [chunks, rows, chunk, *axes]; states [rows, *axes]."""
 
-    call: Call
-    ground: Ground
+    call: MemoryCall
+    ground: ScanContext
     feeds: dict[str, Tensor]
     states: dict[str, Tensor]
     tails: dict[str, Tensor]
@@ -105,7 +113,7 @@ class Prepared:
         return flat[:, memory.read_at :: memory.micro].to(self.call.out)
 
 
-def prepare(call: Call) -> Prepared:
+def prepare(call: MemoryCall) -> ChunkedInputs:
     """Expand tokens with several steps, lay everything out in chunks."""
     memory, micro = call.memory, call.memory.micro
     steps, chunk = call.tokens * micro, chunk_for(memory, call.tokens * micro)
@@ -114,7 +122,7 @@ def prepare(call: Call) -> Prepared:
     if memory.block:
         offsets = tuple(place * micro for place in call.state["position"].tolist())
     layout = chunk_layout(call.batch, steps, call.heads, chunk, lengths, offsets, call.device)
-    moving, tails = by_token(call, exactly=True)
+    moving, tails = per_token(call, exactly=True)
     logs = {feed.name for feed in memory.feeds if feed.log}
     laid = {name: layout.chunked(x, blank=name in logs) for name, x in moving.items()}
     for name, x in call.constants().items():
@@ -122,11 +130,11 @@ def prepare(call: Call) -> Prepared:
     laid[memory.valid] = layout.valid(call.dtype)
     laid["position"] = layout.positions(memory.block, micro, call.dtype)
     states = {name: x.flatten(0, 1) for name, x in call.carried().items()}
-    ground = Ground(layout, call.size(**dict.fromkeys("ijlm", chunk)))
-    return Prepared(call, ground, laid, states, tails)
+    ground = ScanContext(layout, call.size(**dict.fromkeys("ijlm", chunk)))
+    return ChunkedInputs(call, ground, laid, states, tails)
 
 
-def chunk_for(memory: Memory, steps: int) -> int:
+def chunk_for(memory: MemoryTable, steps: int) -> int:
     """Steps of a chunk: a block is what it is, else a short sequence needs no long chunk."""
     if memory.block:
         return memory.chunk
@@ -138,13 +146,13 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, memory: Memory, ground: Ground, names: tuple[str, ...], *tensors: Tensor
+        ctx: Any, memory: MemoryTable, ground: ScanContext, names: tuple[str, ...], *tensors: Tensor
     ) -> Any:
         count = len(names)
         values: Values = dict(zip(names, tensors[:count], strict=True))
         states = {s.name: x for s, x in zip(memory.states, tensors[count:], strict=True)}
         assert memory.forward is not None
-        walked = walk(memory, memory.forward, values, states, ground, False)
+        walked = scan_chunks(memory, memory.forward, values, states, ground, False)
         saved = {s.word: walked.entries[s.name] for s in memory.states}
         saved |= {f"open_{s.word}": walked.opened[s.name] for s in memory.states if walked.opened}
         ctx.memory, ctx.ground, ctx.names, ctx.words = memory, ground, names, tuple(saved)
@@ -158,13 +166,13 @@ class _Chunked(torch.autograd.Function):
             values: Values = dict(zip((*names, *ctx.words), saved, strict=True))
             carried = {f"d_{s.name}": d for s, d in zip(memory.states, d_states, strict=True)}
             given = {**values, "d_y": d_y}
-            walked = walk(memory, memory.backward, given, carried, ctx.ground, True)
+            walked = scan_chunks(memory, memory.backward, given, carried, ctx.ground, True)
             grads = [_total(walked, name, values[name]) for name in names]
             grads += [walked.last[f"d_{s.name}"] for s in memory.states]
-        return (None, None, None, *once(grads, (*saved, d_y, *d_states)))
+        return (None, None, None, *forbid_double_backward(grads, (*saved, d_y, *d_states)))
 
 
-def _total(walked: Walked, name: str, like: Tensor) -> Tensor | None:
+def _total(walked: ScanResult, name: str, like: Tensor) -> Tensor | None:
     """The gradient of an input: its chunks, and its share at the edges of blocks."""
     found = walked.results.get(f"d_{name}")
     edges = [(n, at, gates[f"d_{name}"]) for n, at, gates in walked.edges if f"d_{name}" in gates]
@@ -181,4 +189,13 @@ def _total(walked: Walked, name: str, like: Tensor) -> Tensor | None:
     return found.expand(like.shape)
 
 
-__all__ = ["Feed", "Memory", "Part", "State", "Turn", "Walk", "run", "run_token"]
+__all__ = [
+    "BlockEdge",
+    "MemoryInput",
+    "MemoryTable",
+    "Region",
+    "ScanProgram",
+    "StateTensor",
+    "run",
+    "run_token",
+]

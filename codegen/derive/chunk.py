@@ -14,35 +14,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from miras_dsl.codegen.model.build import POSITION
-from miras_dsl.codegen.passes.affine_state import Obstacle
-from miras_dsl.codegen.passes.inline_maps import affine_in
+from miras_dsl.codegen.passes.affine_state import NotChunkable
+from miras_dsl.codegen.passes.inline_maps import affine_coefficients
 from miras_dsl.ir import (
     ONE,
     ZERO,
     Axis,
     Contract,
+    ForwardSubstitution,
     I,
     Input,
     Inverse,
     J,
     Node,
     Program,
-    Substitute,
+    broadcast,
     contract,
     inputs_of,
     is_zero,
     postorder,
+    reduce_sum,
     rename,
-    replace,
-    spread,
-    total,
+    substitute,
 )
 
 from .transitions import VALID
 from .update import UpdateRule
-from .vectorize import Key, Lifting, Reading
+from .vectorize import Key, StateRead, TokenVectorizer
 
-UNTRAINED = frozenset({VALID.name, POSITION})
+WITHOUT_GRADIENT = frozenset({VALID.name, POSITION})
 """Inputs without a gradient."""
 
 
@@ -60,11 +60,11 @@ class ChunkForm:
     evidence: tuple[str, ...]
 
 
-def chunk_of(rule: UpdateRule) -> ChunkForm:
+def chunkwise_form(rule: UpdateRule) -> ChunkForm:
     """The chunk form of a rule.  Raises Obstacle with the reason when it has none."""
     if not rule.linear:
-        raise Obstacle(rule.obstacle)
-    lifting = _Chunk(rule)
+        raise NotChunkable(rule.obstacle)
+    lifting = _WriteSolver(rule)
     y = lifting.lift(rule.answer)
     results = [("y", y)]
     for state, _ in rule.linear:
@@ -75,7 +75,7 @@ def chunk_of(rule: UpdateRule) -> ChunkForm:
     return ChunkForm(rule, program, lifting.family(), tuple(lifting.evidence))
 
 
-class _Chunk(Lifting):
+class _WriteSolver(TokenVectorizer):
     """The lifting of one rule: solves its writes, and knows of which class that makes it."""
 
     def family(self) -> str:
@@ -126,7 +126,7 @@ class _Chunk(Lifting):
                     None if key[1] is None else self.lift(key[1]),
                 )
             elif any(key in self._needs(other) for other in needs - {key}):
-                raise Obstacle("several writes of the memory depend on each other")
+                raise NotChunkable("several writes of the memory depend on each other")
             else:
                 self.written[key] = self._solve(key)
         return self.written[key]
@@ -137,7 +137,7 @@ class _Chunk(Lifting):
         if x is None or any(
             n.kind in ("state", "after") and self._touches(n, key) for n in inputs_of([x])
         ):
-            raise Obstacle("what the memory learns from depends on its own state")
+            raise NotChunkable("what the memory learns from depends on its own state")
         reads = [
             part
             for part in postorder([u])
@@ -148,7 +148,7 @@ class _Chunk(Lifting):
             )
         ]
         if len(reads) != 1:
-            raise Obstacle(f"the update asks the state {len(reads)} times in one formula")
+            raise NotChunkable(f"the update asks the state {len(reads)} times in one formula")
         (read,) = reads
         matrix, query = (
             (read.left, read.right) if self.is_matrix(read.left) else (read.right, read.left)
@@ -157,7 +157,7 @@ class _Chunk(Lifting):
         reading = self.read(matrix, self.lift(query), read.over[0])
         self.pending.discard(key)
         score, gates = reading.unknown[key]
-        affine = affine_in(u, read)
+        affine = affine_coefficients(u, read)
         if affine is not None and gates is None and not affine[0].axes:
             self.kinds.add("affine")
             return self._affine(reading, score, affine, read.over[0]), self.lift(x)
@@ -172,7 +172,9 @@ class _Chunk(Lifting):
             x.kind in ("state", "after") and self._touches(x, key) for x in inputs_of([node])
         )
 
-    def _affine(self, reading: Reading, score: Node, affine: tuple[Node, Node], over: Axis) -> Node:
+    def _affine(
+        self, reading: StateRead, score: Node, affine: tuple[Node, Node], over: Axis
+    ) -> Node:
         """``U = c (P + A U) + d``: one inverse, split so that it leaves the loop."""
         slope, rest = (self.lift(part) for part in affine)
         inverse = Inverse(-(slope * score), I, J)
@@ -198,7 +200,7 @@ class _Chunk(Lifting):
         self,
         u: Node,
         read: Contract,
-        reading: Reading,
+        reading: StateRead,
         score: Node,
         gates: tuple[Node, Node] | None,
     ) -> Node:
@@ -212,13 +214,13 @@ class _Chunk(Lifting):
                 if operand not in unknown and operand not in rows and inputs_of([operand]):
                     rows[operand] = Input(f"row{len(rows)}", operand.axes, "hole")
         exchange |= rows
-        (body,) = replace([u], exchange)
-        lifted = tuple((h, spread(self.lift(part), (I,))) for part, h in rows.items())
+        (body,) = substitute([u], exchange)
+        lifted = tuple((h, broadcast(self.lift(part), (I,))) for part, h in rows.items())
         self.evidence.append(
             "the prediction enters the update through a formula: rows are substituted in order"
         )
-        return Substitute(
-            score, spread(reading.value(read.over[0]), (I,)), body, hole, lifted, gates
+        return ForwardSubstitution(
+            score, broadcast(reading.value(read.over[0]), (I,)), body, hole, lifted, gates
         )
 
     # ------------------------------------------------------------ the chunk's end
@@ -231,5 +233,7 @@ class _Chunk(Lifting):
         for key, scale, row, column in self.paths.end_writes(state):
             u, x = self.write(key)
             left = u * (scale * VALID) * row
-            result = result + (total(left, (I,)) if x is None else contract(left, x * column, (I,)))
+            result = result + (
+                reduce_sum(left, (I,)) if x is None else contract(left, x * column, (I,))
+            )
         return result

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from miras_dsl.codegen.errors import Refused
-from miras_dsl.codegen.inner_step.implicit_step import solved_implicitly
+from miras_dsl.codegen.errors import DerivationError
+from miras_dsl.codegen.inner_step.implicit_step import implicit_step
 from miras_dsl.codegen.inner_step.mirror_map import Link
-from miras_dsl.codegen.inner_step.proximal_step import proximal
-from miras_dsl.codegen.model.build import axes_of, exp, gate_input, signed_gates, stand_in
+from miras_dsl.codegen.inner_step.proximal_step import proximal_step
+from miras_dsl.codegen.model.build import axes_of, exp, gate_input, program_input, signed_gates
 from miras_dsl.codegen.model.lower import lower
 from miras_dsl.codegen.model.types import MemoryModel
-from miras_dsl.ir import Input, Node, replace
+from miras_dsl.ir import Input, Node, substitute
 from miras_dsl.ir import Number as Constant
-from miras_dsl.spec import Loss, MemorySpec, Number, Ref, walk
+from miras_dsl.spec import Loss, MemorySpec, Number, Ref, iter_nodes
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Trajectory:
     """One course of the weights through a token: the states that hold them and their momenta."""
 
     weights: Mapping[str, Input]
@@ -26,7 +26,7 @@ class Course:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class TokenResult:
     """A course after a token: new values by state name, the answer, and where it was asked."""
 
     new: Mapping[str, Node]
@@ -34,13 +34,13 @@ class Played:
     asked: Mapping[str, Node]
 
 
-def play(
+def run_token(
     model: MemoryModel,
-    course: Course,
+    course: Trajectory,
     anchors: Mapping[str, Node],
     link: Link | None,
     linked_anchors: bool,
-) -> Played:
+) -> TokenResult:
     """Play the events of a token on one course; gradients are taken at ``anchors`` if there are any
     (through the link, if ``linked_anchors``), else at the weights when the memory predicts."""
     before: Mapping[str, Node] = course.weights
@@ -56,28 +56,28 @@ def play(
             case "write":
                 source = anchors or asked
                 names = [name for name, _ in model.gradients]
-                moved = replace(
+                moved = substitute(
                     [g for _, g in model.gradients],
-                    points(model, source, link if linked_anchors else None),
+                    weight_points(model, source, link if linked_anchors else None),
                 )
                 slopes = dict(zip(names, moved, strict=True))
                 if model.algorithm.implicit:
-                    slopes = solved_implicitly(model, current)
+                    slopes = implicit_step(model, current)
                 kept = current
                 current, carried = _rules(model, kept, carried, slopes)
                 if model.retention.penalty is not None:
-                    current = {w: proximal(model, w, slopes[w], kept[w]) for w in kept}
+                    current = {w: proximal_step(model, w, slopes[w], kept[w]) for w in kept}
             case "read":
                 settled = not {"decay", "write"} & set(model.order[at + 1 :])
                 seen: Mapping[str, Node] = current
                 if settled:
                     seen = {w: Input(s.name, s.axes, "after") for w, s in course.weights.items()}
-                (answer,) = replace([model.answer], points(model, seen, link))
+                (answer,) = substitute([model.answer], weight_points(model, seen, link))
             case _:
                 raise AssertionError(f"unknown event {event}")
     new = {course.weights[w].name: value for w, value in current.items()}
     new |= {course.carried[key].name: value for key, value in carried.items()}
-    return Played(new, answer, asked)
+    return TokenResult(new, answer, asked)
 
 
 def _decay(spec: MemorySpec, weight: str) -> Node:
@@ -91,7 +91,7 @@ def _decay(spec: MemorySpec, weight: str) -> Node:
     return exp(gate_input(decay.name, spec, weight, log=True))
 
 
-class SharedDecay(Refused):
+class SharedDecay(DerivationError):
     """A decay that changes signs, in a token of several steps, whose gate does something else too."""
 
     code = "M0502"
@@ -105,11 +105,13 @@ def _require_its_own(spec: MemorySpec, gate: str) -> None:
         return
     formulas = [formula for _, formula in algorithm.rules] + [term.rate for term in terms]
     formulas += [t.loss if isinstance(t, Loss) else t.error for t in terms] + [spec.read]
-    if any(isinstance(r, Ref) and r.name == gate for f in formulas for r in walk(f)):
+    if any(isinstance(r, Ref) and r.name == gate for f in formulas for r in iter_nodes(f)):
         raise SharedDecay(f"the decay `{gate}` may be negative and does something else too")
 
 
-def points(model: MemoryModel, weights: Mapping[str, Node], link: Link | None) -> dict[Node, Node]:
+def weight_points(
+    model: MemoryModel, weights: Mapping[str, Node], link: Link | None
+) -> dict[Node, Node]:
     """The weights as gradients and answers see them: through the link, if there is one."""
     return {
         Input(w.name, w.axes, "point"): link(w.name, weights[w.name]) if link else weights[w.name]
@@ -139,7 +141,7 @@ def _rules(
                     case "carry":
                         return new_carried[ref.name, weight]
                     case _:
-                        return stand_in(ref, model.spec, weight)
+                        return program_input(ref, model.spec, weight)
 
             value = lower(formula, name, axes)
             if target in model.algorithm.carry:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from miras_dsl.codegen.passes.affine_state import Linear, Obstacle
-from miras_dsl.codegen.passes.inline_maps import flatten
+from miras_dsl.codegen.passes.affine_state import AffineUpdate, NotChunkable
+from miras_dsl.codegen.passes.inline_maps import inline
 from miras_dsl.ir import (
     ONE,
     Axis,
@@ -23,19 +23,19 @@ from miras_dsl.ir import (
     Input,
     J,
     L,
-    Last,
     Mask,
     Node,
     Shift,
+    TakeLast,
+    broadcast,
     contract,
+    elementwise,
     formula,
     is_zero,
-    pointwise,
+    reduce_sum,
     rename,
-    spread,
-    total,
 )
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 
 VALID = Input("valid", (I,), "token")
 """1 for a token, 0 for padding: a padded row writes nothing and passes nothing on."""
@@ -43,11 +43,11 @@ VALID = Input("valid", (I,), "token")
 
 def exponential(log: Node) -> Node:
     """e^log."""
-    return ONE if is_zero(log) else pointwise(sp.exp(SLOTS[0]), log)
+    return ONE if is_zero(log) else elementwise(sp.exp(OPERANDS[0]), log)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class InitialTransition:
     """How the chunk's first state reaches token i: a factor [#i], or logarithms per channel."""
 
     scalar: Node | None
@@ -55,7 +55,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class Transition:
     """How write j reaches token i.
 
     dense    the triangle [#i, #j] itself, where states are coupled (scale included)
@@ -92,10 +92,10 @@ class Path:
         )
 
 
-class Paths:
+class Transitions:
     """The unrolled recurrences of a rule."""
 
-    def __init__(self, linear: Mapping[Input, Linear], lift: Callable[[Node], Node]) -> None:
+    def __init__(self, linear: Mapping[Input, AffineUpdate], lift: Callable[[Node], Node]) -> None:
         self.linear = linear
         self.lift = lift
         self._logs: dict[Input, dict[Axis | None, Node]] = {}
@@ -111,7 +111,7 @@ class Paths:
         if state not in self._logs:
             own = dict(self.linear[state].keep).get(state)
             if own is None:
-                raise Obstacle(f"{state.name} forgets everything at every token")
+                raise NotChunkable(f"{state.name} forgets everything at every token")
             self._logs[state] = {
                 axis: self._per_token(self.lift(log)) for axis, log in _split(own, state).items()
             }
@@ -120,9 +120,9 @@ class Paths:
     @staticmethod
     def _per_token(log: Node) -> Node:
         """A decay acts at every token and at no padding, where logarithms that are fed are 0."""
-        whole, args = flatten(log)
+        whole, args = inline(log)
         fed = all(isinstance(arg, Input) and arg.name.startswith("log_") for arg in args)
-        sums = all(term.as_coeff_Mul()[1] in SLOTS for term in sp.Add.make_args(whole))
+        sums = all(term.as_coeff_Mul()[1] in OPERANDS for term in sp.Add.make_args(whole))
         return log if fed and sums else log * VALID
 
     def coupled(self, state: Input) -> list[tuple[Input, Node]]:
@@ -131,35 +131,42 @@ class Paths:
 
     # ------------------------------------------------------------ at a token
 
-    def entries(self, state: Input, moment: str) -> Iterator[tuple[Input, Entry]]:
+    def entries(self, state: Input, moment: str) -> Iterator[tuple[Input, InitialTransition]]:
         """How each first state reaches this one ``before``, ``decayed`` (by its own decay) or ``after``."""
         logs = self.logs(state)
         upto = {axis: self._upto(log, moment) for axis, log in logs.items()}
         scalar = exponential(upto[None]) if None in upto else None
         yield (
             state,
-            Entry(scalar, tuple((axis, log) for axis, log in upto.items() if axis is not None)),
+            InitialTransition(
+                scalar, tuple((axis, log) for axis, log in upto.items() if axis is not None)
+            ),
         )
         if self.coupled(state):
             for other, factor in self._coupling(state)[0].items():
-                yield other, Entry(factor if moment == "after" else Shift(factor, I, 1), ())
+                yield (
+                    other,
+                    InitialTransition(factor if moment == "after" else Shift(factor, I, 1), ()),
+                )
 
-    def writes(self, state: Input, moment: str) -> Iterator[tuple[tuple[Node, Node | None], Path]]:
+    def writes(
+        self, state: Input, moment: str
+    ) -> Iterator[tuple[tuple[Node, Node | None], Transition]]:
         """How each write reaches the state."""
         if self.coupled(state):
             for key, dense in self._coupling(state)[1].items():
                 if moment == "after":
-                    yield key, Path(dense, None, (), ONE, False)
+                    yield key, Transition(dense, None, (), ONE, False)
                 else:
-                    yield key, Path(Shift(dense, I, 1), None, (), ONE, True)
+                    yield key, Transition(Shift(dense, I, 1), None, (), ONE, True)
             return
         logs = self.logs(state)
         strict = moment != "after"
         pairs = {axis: (self._upto(log, moment), Cumsum(log, I)) for axis, log in logs.items()}
         channels = tuple((axis, a, b) for axis, (a, b) in pairs.items() if axis is not None)
         for write in self.linear[state].writes:
-            scale = spread(self.lift(write.scale), (I,))
-            yield (write.u, write.x), Path(None, pairs.get(None), channels, scale, strict)
+            scale = broadcast(self.lift(write.scale), (I,))
+            yield (write.u, write.x), Transition(None, pairs.get(None), channels, scale, strict)
 
     @staticmethod
     def _upto(log: Node, moment: str) -> Node:
@@ -173,7 +180,7 @@ class Paths:
         if state in self._dense:
             return self._dense[state]
         if state in self._coupling_now:
-            raise Obstacle(f"{state.name} feeds itself through another state")
+            raise NotChunkable(f"{state.name} feeds itself through another state")
         self._coupling_now.append(state)
         try:
             self._dense[state] = self._coupled(state)
@@ -186,32 +193,32 @@ class Paths:
     ) -> tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]:
         logs = self.logs(state)
         if set(logs) - {None}:
-            raise Obstacle(f"{state.name} is fed by another state and decays by channel")
+            raise NotChunkable(f"{state.name} is fed by another state and decays by channel")
         own = self._own(logs.get(None))
         firsts: dict[Input, Node] = {}
         dense: dict[tuple[Node, Node | None], Node] = {}
         triangle = rename(own, {L: J})
         for write in self.linear[state].writes:
             dense[write.u, write.x] = triangle * rename(
-                spread(self.lift(write.scale), (I,)), {I: J}
+                broadcast(self.lift(write.scale), (I,)), {I: J}
             )
         for other, coefficient in self.coupled(state):
             taken = self.lift(coefficient)
             if set(taken.axes) - {I}:
-                raise Obstacle(f"{state.name} takes in {other.name} by channel")
+                raise NotChunkable(f"{state.name} takes in {other.name} by channel")
             taken = rename(taken * VALID, {I: L})
             for first, entry in self.entries(other, "before"):
                 if entry.logs:
-                    raise Obstacle(f"{other.name} feeds {state.name} and decays by channel")
-                factor = spread(ONE if entry.scalar is None else entry.scalar, (I,))
+                    raise NotChunkable(f"{other.name} feeds {state.name} and decays by channel")
+                factor = broadcast(ONE if entry.scalar is None else entry.scalar, (I,))
                 reach = contract(own, rename(factor, {I: L}) * taken, (L,))
                 firsts[first] = firsts[first] + reach if first in firsts else reach
             for key, path in self.writes(other, "before"):
                 source = path.triangle()
                 if path.logs:
-                    raise Obstacle(f"{other.name} feeds {state.name} and decays by channel")
+                    raise NotChunkable(f"{other.name} feeds {state.name} and decays by channel")
                 if source is None:
-                    source = Mask(spread(ONE, (I, J)), I, J, True)
+                    source = Mask(broadcast(ONE, (I, J)), I, J, True)
                 source = source * rename(path.scale, {I: J})
                 reach = contract(own, rename(source, {I: L}) * taken, (L,))
                 dense[key] = dense[key] + reach if key in dense else reach
@@ -221,8 +228,8 @@ class Paths:
     def _own(log: Node | None) -> Node:
         """The triangle [#i, #l] of a state's own decay."""
         if log is None:
-            return Mask(spread(ONE, (I, L)), I, L, False)
-        whole = Cumsum(spread(log, (I,)), I)
+            return Mask(broadcast(ONE, (I, L)), I, L, False)
+        whole = Cumsum(broadcast(log, (I,)), I)
         return Decay(whole, rename(whole, {I: L}), I, L, False)
 
     # ------------------------------------------------------------ at the chunk's end
@@ -231,11 +238,11 @@ class Paths:
         """Each first state and its factor at the chunk's end."""
         factor: Node = ONE
         for log in self.logs(state).values():
-            factor = factor * exponential(total(log, (I,)))
+            factor = factor * exponential(reduce_sum(log, (I,)))
         yield state, factor
         if self.coupled(state):
             for other, reach in self._coupling(state)[0].items():
-                yield other, Last(reach, I)
+                yield other, TakeLast(reach, I)
 
     def end_writes(
         self, state: Input
@@ -243,23 +250,23 @@ class Paths:
         """Each write with the scale [#i], row gate and column gate that it has at the chunk's end."""
         if self.coupled(state):
             for key, dense in self._coupling(state)[1].items():
-                yield key, rename(Last(dense, I), {J: I}), ONE, ONE
+                yield key, rename(TakeLast(dense, I), {J: I}), ONE, ONE
             return
         left = {
-            axis: exponential(total(log, (I,)) - Cumsum(log, I))
+            axis: exponential(reduce_sum(log, (I,)) - Cumsum(log, I))
             for axis, log in self.logs(state).items()
         }
         row = left.get(state.axes[0], ONE)
         column = left.get(state.axes[-1], ONE) if len(state.axes) > 1 else ONE
         for write in self.linear[state].writes:
-            scale = spread(self.lift(write.scale), (I,)) * left.get(None, ONE)
+            scale = broadcast(self.lift(write.scale), (I,)) * left.get(None, ONE)
             yield (write.u, write.x), scale, row, column
 
 
 def _split(coefficient: Node, state: Input) -> dict[Axis | None, Node]:
     """The logarithm of a decay, by axis.  Raises Obstacle when it is not a product of exponentials."""
-    whole, args = flatten(coefficient)
-    nodes = dict(zip(SLOTS, args, strict=False))
+    whole, args = inline(coefficient)
+    nodes = dict(zip(OPERANDS, args, strict=False))
     result: dict[Axis | None, Node] = {}
     for factor in sp.Mul.make_args(whole):
         if factor == 1:
@@ -269,11 +276,11 @@ def _split(coefficient: Node, state: Input) -> dict[Axis | None, Node]:
         elif factor.is_positive and factor.is_number:
             log = sp.log(factor)
         else:
-            raise Obstacle(f"{state.name} is multiplied by something that may be negative or 0")
+            raise NotChunkable(f"{state.name} is multiplied by something that may be negative or 0")
         for term in sp.Add.make_args(log):
             held = {axis for slot in term.free_symbols for axis in nodes[slot].axes}
             if len(held) > 1 or not held <= set(state.axes):
-                raise Obstacle(f"{state.name} has a decay for every entry of its own")
+                raise NotChunkable(f"{state.name} has a decay for every entry of its own")
             axis = next(iter(held), None)
             part = formula(term, nodes)
             result[axis] = result[axis] + part if axis in result else part

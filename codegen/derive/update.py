@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from miras_dsl.codegen.errors import Refused
-from miras_dsl.codegen.inner_step.mirror_map import Link, link_of
-from miras_dsl.codegen.model.build import feeds_of, stand_in, with_logarithms
+from miras_dsl.codegen.errors import DerivationError
+from miras_dsl.codegen.inner_step.mirror_map import Link, link_function
+from miras_dsl.codegen.model.build import memory_inputs, program_input, with_logarithms
 from miras_dsl.codegen.model.lower import lower
-from miras_dsl.codegen.model.types import Feed, MemoryModel, Weight
-from miras_dsl.codegen.passes.affine_state import Linear, Obstacle, collect
-from miras_dsl.ir import ZERO, Input, Node, Program, inputs_of, replace
+from miras_dsl.codegen.model.types import MemoryInput, MemoryModel, StateTensor
+from miras_dsl.codegen.passes.affine_state import AffineUpdate, NotChunkable, to_affine_state
+from miras_dsl.ir import ZERO, Input, Node, Program, inputs_of, substitute
 
-from .token_step import Course, play, points
+from .token_step import Trajectory, run_token, weight_points
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class UpdateRule:
 
     name: str
     model: MemoryModel
-    feeds: tuple[Feed, ...]
-    weights: tuple[Weight, ...]
+    feeds: tuple[MemoryInput, ...]
+    weights: tuple[StateTensor, ...]
     program: Program
-    linear: tuple[tuple[Input, Linear], ...]
+    linear: tuple[tuple[Input, AffineUpdate], ...]
     answer: Node
     refresh: tuple[tuple[str, Node], ...]
     close: tuple[tuple[str, Node], ...]
@@ -54,30 +54,30 @@ class UpdateRule:
         return tuple(state for state, _ in self.program.carried)
 
 
-def update_of(model: MemoryModel) -> UpdateRule:
+def update_rule(model: MemoryModel) -> UpdateRule:
     """Play one token."""
     algorithm, anchored = model.algorithm, model.algorithm.anchored
     carries = [(carry, weight.name) for weight in model.weights for carry in algorithm.carry]
     at_chunk = model.retention.at == "chunk"
-    link = link_of(model)
-    weights: list[Weight] = []
+    link = link_function(model)
+    weights: list[StateTensor] = []
 
     def states(suffix: str, init: str | None) -> dict[str, Input]:
         for w in model.weights:
-            weights.append(Weight(f"{w.name}{suffix}", w.name, w.axes, init or w.init))
+            weights.append(StateTensor(f"{w.name}{suffix}", w.name, w.axes, init or w.init))
         return {w.name: Input(f"{w.name}{suffix}", w.axes, "state") for w in model.weights}
 
     def momenta(suffix: str) -> dict[tuple[str, str], Input]:
         found = {}
         for carry, of in carries:
             axes = next(w.axes for w in model.weights if w.name == of)
-            weights.append(Weight(f"{carry}.{of}{suffix}", of, axes, "zero"))
+            weights.append(StateTensor(f"{carry}.{of}{suffix}", of, axes, "zero"))
             found[carry, of] = Input(f"{carry}.{of}{suffix}", axes, "state")
         return found
 
-    last = Course(states("", "weight" if at_chunk else None), momenta(""))
+    last = Trajectory(states("", "weight" if at_chunk else None), momenta(""))
     earlier = [
-        Course(states(f".{n}", "weight"), momenta(f".{n}"))
+        Trajectory(states(f".{n}", "weight"), momenta(f".{n}"))
         for n in range(1, anchored.sweeps if anchored else 1)
     ]
     anchors = states(".anchor", "weight") if anchored else {}
@@ -90,14 +90,18 @@ def update_of(model: MemoryModel) -> UpdateRule:
     source: Mapping[str, Node] = anchors
     new: dict[str, Node] = {state.name: state for state in anchors.values()}
     for course in [*earlier, last]:
-        played = play(model, course, source, seen_through, scale is None or source is not anchors)
+        played = run_token(
+            model, course, source, seen_through, scale is None or source is not anchors
+        )
         new |= played.new
         asked_last, source = source, played.asked
     if at_chunk:
-        new |= play(model, Course(duals, last.carried), asked_last, None, True).new
+        new |= run_token(model, Trajectory(duals, last.carried), asked_last, None, True).new
     answer = played.answer
     if answer is None or (anchored and anchored.reads == "start"):
-        (answer,) = replace([model.answer], points(model, anchors, link if not at_chunk else None))
+        (answer,) = substitute(
+            [model.answer], weight_points(model, anchors, link if not at_chunk else None)
+        )
     close = (
         tuple((s.name, seen_through(w, s)) for w, s in last.weights.items())
         if scale is not None
@@ -122,14 +126,14 @@ def update_of(model: MemoryModel) -> UpdateRule:
     return _finish(model, old, new, answer, tuple(weights), tuple(refresh), close)
 
 
-def _resets(model: MemoryModel, weights: list[Weight]) -> list[tuple[str, Node]]:
+def _resets(model: MemoryModel, weights: list[StateTensor]) -> list[tuple[str, Node]]:
     """Every state is zero again.  Raises NoReset where it would have to start otherwise."""
     if model.algorithm.anchored or any(w.init != "zero" for w in weights):
         raise NoReset("`reset` goes with exact learning in weights that start at zero")
     return [(w.name, ZERO) for w in weights]
 
 
-class NoReset(Refused):
+class NoReset(DerivationError):
     """A reset that this version cannot make."""
 
     code = "M0611"
@@ -141,7 +145,7 @@ def scale_of(model: MemoryModel) -> Node | None:
     anchored = model.algorithm.anchored
     if anchored is None or anchored.scale is None:
         return None
-    return lower(anchored.scale, lambda ref: stand_in(ref, model.spec))
+    return lower(anchored.scale, lambda ref: program_input(ref, model.spec))
 
 
 def scaled(scale: Node, anchors: Mapping[str, Input]) -> Link:
@@ -154,24 +158,24 @@ def _finish(
     old: list[Input],
     new: Mapping[str, Node],
     answer: Node,
-    weights: tuple[Weight, ...],
+    weights: tuple[StateTensor, ...],
     refresh: tuple[tuple[str, Node], ...],
     close: tuple[tuple[str, Node], ...],
 ) -> UpdateRule:
     """Collect every new state and close the rule into a program."""
     spec, algorithm = model.spec, model.algorithm
-    linear: dict[Input, Linear] = {}
+    linear: dict[Input, AffineUpdate] = {}
     obstacle = ""
     moving = frozenset(state for state in old if new[state.name] is not state)
     try:
         for state in old:
             own = frozenset([state]) if new[state.name] is state else moving
-            linear[state] = collect(new[state.name], state.axes, own)
+            linear[state] = to_affine_state(new[state.name], state.axes, own)
         linear = with_logarithms(linear, spec)
-    except Obstacle as reason:
+    except NotChunkable as reason:
         linear, obstacle = {}, str(reason)
     values = {s: linear[s].as_node() if s in linear else new[s.name] for s in old}
-    (y,) = replace([answer], {Input(s.name, s.axes, "after"): v for s, v in values.items()})
+    (y,) = substitute([answer], {Input(s.name, s.axes, "after"): v for s, v in values.items()})
     results = (("y", y), *((s.name, v) for s, v in values.items()))
     used = [x for x in inputs_of(node for _, node in results) if x.kind != "state"]
     names = {x.name for x in used} | {
@@ -180,7 +184,7 @@ def _finish(
     return UpdateRule(
         name=model.name,
         model=model,
-        feeds=tuple(feed for name, feed in feeds_of(spec).items() if name in names),
+        feeds=tuple(feed for name, feed in memory_inputs(spec).items() if name in names),
         weights=weights,
         program=Program((*used, *old), results, tuple((s, s.name) for s in old)),
         linear=tuple(linear.items()),

@@ -5,7 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
-from miras_dsl.codegen.passes.affine_state import Linear, Obstacle, Outer, collect
+from miras_dsl.codegen.passes.affine_state import (
+    AffineUpdate,
+    NotChunkable,
+    RankOneWrite,
+    to_affine_state,
+)
 from miras_dsl.ir import (
     ONE,
     ZERO,
@@ -19,15 +24,15 @@ from miras_dsl.ir import (
     J,
     Mask,
     Node,
+    broadcast,
     contract,
     inputs_of,
     postorder,
-    rebuild,
     rename,
-    spread,
+    with_operands,
 )
 
-from .transitions import VALID, Path, Paths, exponential
+from .transitions import VALID, Transition, Transitions, exponential
 from .update import UpdateRule
 
 Key = tuple[Node, Node | None]
@@ -35,14 +40,14 @@ Key = tuple[Node, Node | None]
 
 
 @dataclass(slots=True)
-class Reading:
+class StateRead:
     """A use of a state within a chunk: ``free + Σ (query · S_0) gate + Σ_a score_a U_a``."""
 
     free: Node = ZERO
     entries: list[tuple[Input, Node, Node]] = field(default_factory=list)
     unknown: dict[Key, tuple[Node, tuple[Node, Node] | None]] = field(default_factory=dict)
 
-    def add(self, other: Reading, query: Node, gate: Node) -> None:
+    def add(self, other: StateRead, query: Node, gate: Node) -> None:
         """Add another reading whose answer is multiplied by ``gate``; ``query`` multiplies what it asks."""
         self.free = self.free + other.free * gate
         self.entries += [
@@ -51,7 +56,7 @@ class Reading:
         for key, (score, gates) in other.unknown.items():
             assert key not in self.unknown
             if gate.axes[1:]:
-                raise Obstacle(
+                raise NotChunkable(
                     "what is kept of the memory has a factor for every row and every column"
                 )
             self.unknown[key] = (score * gate, gates)
@@ -64,14 +69,14 @@ class Reading:
         return result
 
 
-class Lifting(ABC):
+class TokenVectorizer(ABC):
     """Token formulas to chunk formulas, with the states unrolled away."""
 
     def __init__(self, rule: UpdateRule) -> None:
         self.rule = rule
         self.linear = dict(rule.linear)
         self.states = frozenset(self.linear)
-        self.paths = Paths(self.linear, self.lift)
+        self.paths = Transitions(self.linear, self.lift)
         self.done: dict[Node, Node] = {}
         self.written: dict[Key, tuple[Node, Node | None]] = {}
         self.pending: set[Key] = set()
@@ -110,7 +115,7 @@ class Lifting(ABC):
                 if self.is_matrix(matrix) and not self.is_matrix(other) and len(node.over) == 1:
                     return self._answer(matrix, self._lifted(other), node.over[0])
         return (
-            rebuild(node, {operand: self._lifted(operand) for operand in node.operands})
+            with_operands(node, {operand: self._lifted(operand) for operand in node.operands})
             if node.operands
             else node
         )
@@ -121,24 +126,24 @@ class Lifting(ABC):
         """What a state answers; where it is seen through a link, the state of every token is made."""
         try:
             reading = self.read(matrix, query, over)
-        except Obstacle:
+        except NotChunkable:
             if isinstance(matrix, Input):
                 raise
             return contract(self._lifted(matrix), query, (over,))
         return reading.value(over)
 
-    def read(self, matrix: Node, query: Node, over: Axis) -> Reading:
+    def read(self, matrix: Node, query: Node, over: Axis) -> StateRead:
         """``matrix`` (an affine formula of states at one moment of the token) asked with ``query``."""
         if isinstance(matrix, Input):
             moment = "after" if matrix.kind == "after" else "before"
             return self._read_state(Input(matrix.name, matrix.shape, "state"), moment, query, over)
         axes = matrix.axes
         afters = {Input(state.name, state.shape, "after") for state in self.states}
-        found = collect(matrix, axes, self.states | afters)
+        found = to_affine_state(matrix, axes, self.states | afters)
         state = found.keep[0][0] if found.keep else None
-        if state is not None and found == Linear(self._decayed(state), ()):
+        if state is not None and found == AffineUpdate(self._decayed(state), ()):
             return self._read_state(state, "decayed", query, over)
-        reading = Reading()
+        reading = StateRead()
         for state, coefficient in found.keep:
             gate = self.lift(coefficient)
             onto = gate if over in gate.axes else ONE
@@ -158,11 +163,11 @@ class Lifting(ABC):
         keep = self.linear[state].keep
         return keep if len(keep) == 1 and keep[0][0] is state else ()
 
-    def _local(self, write: Outer, query: Node, over: Axis, axes: Axes) -> Node:
+    def _local(self, write: RankOneWrite, query: Node, over: Axis, axes: Axes) -> Node:
         """What this token's own write adds to a reading."""
         key = (write.u, write.x)
         if key in self.pending:
-            raise Obstacle("a write depends on itself within one token")
+            raise NotChunkable("a write depends on itself within one token")
         u, x = (
             self.write(key)
             if key in self._all_writes()
@@ -172,8 +177,8 @@ class Lifting(ABC):
         asked, given = (x, u) if over == axes[-1] else (u, x)
         return contract(query, asked, (over,)) * given * self.lift(write.scale)
 
-    def _read_state(self, state: Input, moment: str, query: Node, over: Axis) -> Reading:
-        reading = Reading()
+    def _read_state(self, state: Input, moment: str, query: Node, over: Axis) -> StateRead:
+        reading = StateRead()
         for entry, path in self.paths.entries(state, moment):
             asked = query
             gate: Node = path.scalar if path.scalar is not None else ONE
@@ -193,7 +198,7 @@ class Lifting(ABC):
             assert x is not None
             row_side = over == state.axes[-1]
             if not row_side and u is None:
-                raise Obstacle("the memory's row vector depends on itself through the state")
+                raise NotChunkable("the memory's row vector depends on itself through the state")
             score = self._score(query, x if row_side else u, path, over)  # type: ignore[arg-type]
             gates = path.gates(state.axes[0] if row_side else state.axes[-1])
             if u is None:
@@ -209,7 +214,7 @@ class Lifting(ABC):
                 )
         return reading
 
-    def _score(self, query: Node, side: Node, path: Path, over: Axis) -> Node:
+    def _score(self, query: Node, side: Node, path: Transition, over: Axis) -> Node:
         """``score[i, j]``: how much of write j the query of token i meets."""
         later = rename(side, {I: J})
         gates = path.gates(over)
@@ -229,24 +234,26 @@ class Lifting(ABC):
     def _materialised(self, node: Node) -> Node:
         """A state, or a formula of states, for every token: `[#i, …]`."""
         if not isinstance(node, Input):
-            return rebuild(node, {operand: self._lifted(operand) for operand in node.operands})
+            return with_operands(
+                node, {operand: self._lifted(operand) for operand in node.operands}
+            )
         state = Input(node.name, node.shape, "state")
         moment = "after" if node.kind == "after" else "before"
         if state not in self.states:
-            raise Obstacle(f"{node.name} is not a state of this memory")
+            raise NotChunkable(f"{node.name} is not a state of this memory")
         result: Node = ZERO
         for entry, path in self.paths.entries(state, moment):
             value: Node = entry if path.scalar is None else entry * path.scalar
             for _, log in path.logs:
                 value = value * exponential(log)
-            result = result + spread(value, (I,))
+            result = result + broadcast(value, (I,))
         for key, path in self.paths.writes(state, moment):
             if key in self.pending:
-                raise Obstacle("the update is not a formula of its predictions alone")
+                raise NotChunkable("the update is not a formula of its predictions alone")
             u, x = self.write(key)
             weight = rename(path.scale * VALID, {I: J})
             triangle = path.triangle()
-            weight = spread(weight, (I,)) if triangle is None else weight * triangle
+            weight = broadcast(weight, (I,)) if triangle is None else weight * triangle
             if x is None:
                 gates = path.gates(state.axes[0])
                 given = rename(u, {I: J})

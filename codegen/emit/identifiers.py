@@ -14,17 +14,53 @@ PLAIN_FILE = re.compile(r"[A-Za-z0-9_.-]{1,80}\Z")
 RUNTIME = "miras_dsl.runtime.generated"
 """The one module of ours that generated files import."""
 
-IMPORTED = frozenset({
-    "LEAST", "Answer", "Backbone", "CausalConv", "Embedding", "FeedForward", "Head", "Linear",
-    "Mixing", "Packed", "Past", "RMSNorm", "Recurrence", "Shift", "State", "TokenShape", "blank",
-    "bounds_of", "chunked", "fill", "full", "head_size", "initial_tails", "inverse_softplus_step",
-    "learned_constant", "learned_weight", "log_uniform_rate", "orthogonal", "part",
-    "positive_weight", "require", "rows", "rows_on_simplex", "start", "tiles", "tl", "tlmath",
-    "token_dtype", "triton", "unit",
-})  # fmt: skip
+IMPORTED = frozenset(
+    {
+        "Backbone",
+        "CausalConv",
+        "ConvState",
+        "Embedding",
+        "FeedForward",
+        "Head",
+        "Linear",
+        "MIN_GATE",
+        "MixerBlock",
+        "OutputProjection",
+        "Packed",
+        "RMSNorm",
+        "Recurrence",
+        "Shift",
+        "State",
+        "TokenPreprocess",
+        "upcast",
+        "batch_rows",
+        "expand_initial",
+        "expand_to",
+        "head_size",
+        "initial_tails",
+        "inverse_softplus_step",
+        "learned_constant",
+        "learned_weight",
+        "like_parameters",
+        "log_uniform_rate",
+        "ops",
+        "orthogonal",
+        "parse_cu_seqlens",
+        "positive_weight",
+        "require",
+        "rows_on_simplex",
+        "runner",
+        "substate",
+        "tl",
+        "tl_math",
+        "token_dtype",
+        "triton",
+        "unit",
+    }
+)
 """What they may use of it."""
 
-TAKEN = IMPORTED | {
+RESERVED = IMPORTED | {
     "F", "Tensor", "backbone", "batch", "cu_seqlens", "dict", "empty", "float", "given", "heads",
     "ids", "int", "kept", "math", "memory", "name", "nn", "past", "range", "self", "state",
     "super", "tl", "torch", "triton", "tuple", "vocab", "width", "x", "y",
@@ -51,22 +87,22 @@ METHODS = frozenset({
 def identifier(name: str) -> str:
     """``name`` as an identifier of generated code; AssertionError if it is not a validated one."""
     assert IDENTIFIER.match(name), f"not an identifier: {name!r}"
-    taken = keyword.iskeyword(name) or hasattr(builtins, name) or name in TAKEN
+    taken = keyword.iskeyword(name) or hasattr(builtins, name) or name in RESERVED
     return f"{name}_" if taken else name
 
 
-def attribute(name: str) -> str:
+def module_attribute(name: str) -> str:
     """``name`` as the name of a part of a layer."""
     return f"{name}_part" if name in METHODS else name
 
 
-def snake(name: str) -> str:
+def snake_case(name: str) -> str:
     """`RobustMemory` -> `robust_memory`, `ABC_Net` -> `abc_net`, `Rule7` -> `rule7`."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", identifier(name))
     return re.sub(r"_{2,}(?=.)", "_", spaced).lower()
 
 
-def cite(span: Span) -> str:
+def source_ref(span: Span) -> str:
     """`robust.mem:7`, the place of a span; only a plain file name is repeated."""
     if span is NOWHERE or span.source.name == NOWHERE.source.name:
         return "the specification"

@@ -39,7 +39,7 @@ def _opened(piece: str, indent: int) -> list[str]:
     return [f"{sign}(", *(f"    {line}" for line in body), ")"]
 
 
-def names(words: Sequence[str], indent: int) -> list[str]:
+def wrap_names(words: Sequence[str], indent: int) -> list[str]:
     """Names in lines, each with its comma."""
     return _packed([f"{word}," for word in words], WIDTH - indent)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from miras_dsl.spec import FileSpec
 
-from .identifiers import TAKEN, identifier, snake
+from .identifiers import RESERVED, identifier, snake_case
 
 FUNCTIONS = ("token", "refresh", "refresh_back", "close", "close_back")
 """Straight functions of a memory."""
@@ -46,25 +46,25 @@ class FileNames:
 
     def prefix_of(self, name: str) -> str:
         """The prefix of a memory's functions; its own name where it is printed alone."""
-        return self.prefixes.get(name) or snake(name)
+        return self.prefixes.get(name) or snake_case(name)
 
 
 def file_names(spec: FileSpec) -> FileNames:
     """Names for everything in a file, in its order; the first to ask for a name has it."""
     classes = _classes([*spec.memories, *spec.layers, *spec.models])
-    used = {*TAKEN, *dir(builtins), *keyword.kwlist, *map(_apart, classes.values())}
+    used = {*RESERVED, *dir(builtins), *keyword.kwlist, *map(strip_row_number, classes.values())}
     prefixes: dict[str, str] = {}
     for name in spec.memories:
-        made, count = snake(name), 1
-        while claims(made) & used:
+        made, count = snake_case(name), 1
+        while reserved_names(made) & used:
             count += 1
-            made = f"{snake(name)}_{count}"
+            made = f"{snake_case(name)}_{count}"
         prefixes[name] = made
-        used |= claims(made)
+        used |= reserved_names(made)
     return FileNames(classes, prefixes)
 
 
-def claims(prefix: str) -> frozenset[str]:
+def reserved_names(prefix: str) -> frozenset[str]:
     """Every name that a memory may have at the top of a module; numbered rows count as one.
 
     What nothing outside calls begins with `_`: its constant, its kernels' table, its rows.
@@ -74,12 +74,12 @@ def claims(prefix: str) -> frozenset[str]:
     return frozenset({f"_{prefix}", f"_{prefix}_kernels", *called, *rows})
 
 
-def unclaimed(text: str, prefix: str) -> set[str]:
+def unreserved(text: str, prefix: str) -> set[str]:
     """Top-level names of a memory's text that its prefix does not give it."""
-    return {_apart(name) for name in top_level(text)} - claims(prefix)
+    return {strip_row_number(name) for name in top_level(text)} - reserved_names(prefix)
 
 
-def once(text: str) -> str:
+def assert_defined_once(text: str) -> str:
     """A module's text as it is, once it is known that it defines each name once.
 
     AssertionError otherwise: the later definition would silently stand in for the earlier one.
@@ -118,6 +118,6 @@ def _classes(names: list[str]) -> dict[str, str]:
     return made
 
 
-def _apart(name: str) -> str:
+def strip_row_number(name: str) -> str:
     """A name with the numbers of its rows taken off."""
     return ROWS.sub("_row", name)

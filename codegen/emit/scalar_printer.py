@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import sympy as sp
 
 from miras_dsl.scalar import functions as scalars
-from miras_dsl.scalar.monotone_inverse import UNKNOWN, inverted, jumps
+from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities, monotone_inverse
 
 Printer = Callable[..., str]
 
@@ -27,60 +27,62 @@ TORCH: Mapping[type, Printer] = {
     scalars.erf: "torch.erf({})".format,
     scalars.asinh: "torch.asinh({})".format,
     scalars.sigmoid: "torch.sigmoid({})".format,
-    scalars.softplus: "tiles.softplus({})".format,
-    scalars.logcosh: "tiles.logcosh({})".format,
-    scalars.step: "tiles.step({})".format,
-    scalars.above: "tiles.above({})".format,
-    scalars.signum: "torch.sign({})".format,
+    scalars.softplus: "ops.softplus({})".format,
+    scalars.logcosh: "ops.logcosh({})".format,
+    scalars.ge0: "ops.ge0({})".format,
+    scalars.gt0: "ops.gt0({})".format,
+    scalars.sign: "torch.sign({})".format,
     scalars.absolute: "torch.abs({})".format,
-    scalars.root: "tiles.root({})".format,
-    scalars.inverse_root: "tiles.inverse_root({})".format,
-    scalars.where: "tiles.where({}, {}, {})".format,
-    scalars.apow: "tiles.apow({}, {})".format,
-    scalars.spow: "tiles.spow({}, {})".format,
-    scalars.fractional: "tiles.fractional({}, {})".format,
+    scalars.sqrt: "ops.sqrt({})".format,
+    scalars.rsqrt: "ops.rsqrt({})".format,
+    scalars.where: "ops.where({}, {}, {})".format,
+    scalars.abs_pow: "ops.abs_pow({}, {})".format,
+    scalars.signed_pow: "ops.signed_pow({}, {})".format,
+    scalars.pow_nonneg: "ops.pow_nonneg({}, {})".format,
 }
-"""`tiles` is `miras_dsl.runtime.tiles`."""
+"""`ops` is `miras_dsl.runtime.ops.tensor_ops`."""
 
 TRITON: Mapping[type, Printer] = {
     sp.exp: "tl.exp({})".format,
     sp.log: "tl.log({})".format,
-    sp.tanh: "tlmath.tanh({})".format,
-    sp.sinh: "tlmath.sinh({})".format,
-    sp.cosh: "tlmath.cosh({})".format,
+    sp.tanh: "tl_math.tanh({})".format,
+    sp.sinh: "tl_math.sinh({})".format,
+    sp.cosh: "tl_math.cosh({})".format,
     sp.sin: "tl.sin({})".format,
     sp.cos: "tl.cos({})".format,
     scalars.erf: "tl.erf({})".format,
-    scalars.asinh: "tlmath.asinh({})".format,
+    scalars.asinh: "tl_math.asinh({})".format,
     scalars.sigmoid: "tl.sigmoid({})".format,
-    scalars.softplus: "tlmath.softplus({})".format,
-    scalars.logcosh: "tlmath.logcosh({})".format,
-    scalars.step: "tl.where({} >= 0.0, 1.0, 0.0)".format,
-    scalars.above: "tl.where({} > 0.0, 1.0, 0.0)".format,
-    scalars.signum: "tlmath.signum({})".format,
+    scalars.softplus: "tl_math.softplus({})".format,
+    scalars.logcosh: "tl_math.logcosh({})".format,
+    scalars.ge0: "tl.where({} >= 0.0, 1.0, 0.0)".format,
+    scalars.gt0: "tl.where({} > 0.0, 1.0, 0.0)".format,
+    scalars.sign: "tl_math.sign({})".format,
     scalars.absolute: "tl.abs({})".format,
-    scalars.root: "tl.sqrt(tl.maximum({}, 0.0))".format,
-    scalars.inverse_root: "tlmath.inverse_root({})".format,
+    scalars.sqrt: "tl.sqrt(tl.maximum({}, 0.0))".format,
+    scalars.rsqrt: "tl_math.rsqrt({})".format,
     scalars.where: "tl.where({} != 0.0, {}, {})".format,
-    scalars.apow: "tlmath.apow({}, {})".format,
-    scalars.fractional: "tlmath.fractional({}, {})".format,
-    scalars.spow: "tlmath.spow({}, {})".format,
+    scalars.abs_pow: "tl_math.abs_pow({}, {})".format,
+    scalars.pow_nonneg: "tl_math.pow_nonneg({}, {})".format,
+    scalars.signed_pow: "tl_math.signed_pow({}, {})".format,
 }
 """`tlmath` is `miras_dsl.runtime.tlmath`."""
 
-COMPARED = (scalars.where, scalars.step, scalars.above)
+COMPARED = (scalars.where, scalars.ge0, scalars.gt0)
 """Functions whose text in Triton compares their first operand."""
 MULTIPLIED = 4
 """The largest power of a magnitude that is written as a product."""
 _SUM, _PRODUCT, _UNARY, _ATOM = 1, 2, 3, 4
 
 
-def text(formula: sp.Expr, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]) -> str:
+def print_scalar(
+    formula: sp.Expr, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+) -> str:
     """A formula as an expression of the target; ``names`` gives the text of each symbol."""
     return _text(formula, names, target)[0]
 
 
-def number(value: sp.Expr) -> str:
+def print_number(value: sp.Expr) -> str:
     """A number as a Python literal that reads back as the nearest double."""
     if value.is_Integer:
         return f"{int(value)}.0"
@@ -97,10 +99,10 @@ def _text(
     if isinstance(expr, sp.Symbol):
         return names[expr], _ATOM
     if (expr.is_number and not expr.args) or expr.is_number:
-        literal = number(expr)
+        literal = print_number(expr)
         return literal, _UNARY if literal.startswith("-") else _ATOM
     match expr:
-        case inverted():
+        case monotone_inverse():
             return _inverted(expr, names, target), _ATOM
         case sp.Add():
             return _sum(expr, names, target), _SUM
@@ -109,8 +111,8 @@ def _text(
         case sp.Pow():
             return _power(expr, names, target)
         case _:
-            if target is TRITON and expr.func in (scalars.apow, scalars.spow):
-                whole = _whole_power(*expr.args, expr.func is scalars.spow)
+            if target is TRITON and expr.func in (scalars.abs_pow, scalars.signed_pow):
+                whole = _whole_power(*expr.args, expr.func is scalars.signed_pow)
                 if whole is not None:
                     return _text(whole, names, target)
             arguments = [_text(argument, names, target)[0] for argument in expr.args]
@@ -128,7 +130,7 @@ def _whole_power(x: sp.Expr, p: sp.Expr, signed: bool) -> sp.Expr | None:
 
 
 def _inverted(
-    expr: inverted, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+    expr: monotone_inverse, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
 ) -> str:
     a, f, low, high = expr.args
     unknown = "w"
@@ -137,16 +139,16 @@ def _inverted(
     inner = {**names, UNKNOWN: unknown}
 
     def function(part: sp.Expr) -> str:
-        return f"lambda {unknown}: {text(part, inner, target)}"
+        return f"lambda {unknown}: {print_scalar(part, inner, target)}"
 
-    given = [function(f), function(f.diff(UNKNOWN)), text(a, names, target)]
-    places = [f"({function(u)}, {function(u.diff(UNKNOWN))})" for u in jumps(f)]
+    given = [function(f), function(f.diff(UNKNOWN)), print_scalar(a, names, target)]
+    places = [f"({function(u)}, {function(u.diff(UNKNOWN))})" for u in discontinuities(f)]
     for word, end in (("low", low), ("high", high)):
         if not end.is_infinite:
-            given.append(f"{word}={text(end, names, target)}")
+            given.append(f"{word}={print_scalar(end, names, target)}")
     if places:
         given.append(f"jumps=[{', '.join(places)}]")
-    return f"tiles.inverted({', '.join(given)})"
+    return f"ops.monotone_inverse({', '.join(given)})"
 
 
 def _sum(expr: sp.Add, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]) -> str:
@@ -167,7 +169,7 @@ def _product(
     rest = sp.Mul(*(factor for factor in expr.args if not factor.is_number))
     if coefficient == -1:
         return f"-{_wrapped(_text(rest, names, target), _PRODUCT)}", _PRODUCT
-    above: list[str] = [] if coefficient == 1 else [number(coefficient)]
+    above: list[str] = [] if coefficient == 1 else [print_number(coefficient)]
     below: list[str] = []
     for factor in rest.as_ordered_factors():
         if isinstance(factor, sp.Pow) and factor.exp.is_number and factor.exp.is_negative:
@@ -194,7 +196,7 @@ def _power(
         return _repeated(base, int(expr.exp)), _PRODUCT
     exponent = _text(expr.exp, names, target)[0]
     base = base if base.isidentifier() else _text(expr.base, names, target)[0]
-    return f"{'tlmath.power' if target is TRITON else 'torch.pow'}({base}, {exponent})", _ATOM
+    return f"{'tl_math.power' if target is TRITON else 'torch.pow'}({base}, {exponent})", _ATOM
 
 
 def _repeated(base: str, power: int) -> str:

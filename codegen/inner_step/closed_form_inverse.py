@@ -8,26 +8,26 @@ import sympy as sp
 
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.monotone_inverse import UNKNOWN as W
-from miras_dsl.scalar.monotone_inverse import inverted, jumps
+from miras_dsl.scalar.monotone_inverse import discontinuities, monotone_inverse
 
-from .monotone import Slope, agrees
-from .scalar_equation import tame
+from .monotone import MonotoneFunction, holds_on_samples
+from .scalar_equation import cheap_to_simplify
 
-ASKED = (-6.0, -1.3, -0.4, -0.05, 0.0, 0.2, 0.9, 1.7, 8.0)
+PROBES = (-6.0, -1.3, -0.4, -0.05, 0.0, 0.2, 0.9, 1.7, 8.0)
 
 
-def solution(slope: Slope, target: sp.Symbol) -> sp.Expr:
+def solve(slope: MonotoneFunction, target: sp.Symbol) -> sp.Expr:
     """The w at which the slope is ``target``, as a formula of the target and the constants.
 
     Candidates in closed form are tried at many points; where none holds, Newton steps find w.
     """
-    for answer in _peeled(slope.formula, target):
-        if agrees(slope, target, answer, ASKED):
+    for answer in _unwrap(slope.formula, target):
+        if holds_on_samples(slope, target, answer, PROBES):
             return answer
-    return inverted(target, slope.formula, slope.low, slope.high)
+    return monotone_inverse(target, slope.formula, slope.low, slope.high)
 
 
-def _peeled(left: sp.Expr, right: sp.Expr) -> Iterator[sp.Expr]:
+def _unwrap(left: sp.Expr, right: sp.Expr) -> Iterator[sp.Expr]:
     """At most one candidate: what is around the unknown is taken to the other side, one by one."""
     for _ in range(32):
         if left == W:
@@ -36,8 +36,8 @@ def _peeled(left: sp.Expr, right: sp.Expr) -> Iterator[sp.Expr]:
         step = (
             _affine(left, right)
             or _threshold(left, right)
-            or _outer(left, right)
-            or _joined(left, right)
+            or _invert_outermost(left, right)
+            or _combine(left, right)
         )
         if step is None:
             return
@@ -50,14 +50,14 @@ Sides = tuple[sp.Expr, sp.Expr]
 def _affine(left: sp.Expr, right: sp.Expr) -> Sides | None:
     """``k w + b = right``."""
     k = left.diff(W)
-    if k.has(W) or k == 0 or jumps(left):
+    if k.has(W) or k == 0 or discontinuities(left):
         return None
     return W, (right - left.xreplace({W: sp.Integer(0)})) / k
 
 
 def _threshold(left: sp.Expr, right: sp.Expr) -> Sides | None:
     """``h(w) + g sign(k w + b) = right``: near the kink w stays there."""
-    kinks = [part for part in left.atoms(scalars.signum) if part.has(W)]
+    kinks = [part for part in left.atoms(scalars.sign) if part.has(W)]
     if len(kinks) != 1 or not isinstance(left, sp.Add):
         return None
     inside = kinks[0].args[0]
@@ -70,12 +70,12 @@ def _threshold(left: sp.Expr, right: sp.Expr) -> Sides | None:
     place = -inside.xreplace({W: sp.Integer(0)}) / k
     there = rest.xreplace({W: place})
     past = right - there
-    size = size * scalars.signum(k)
-    shrunk = scalars.signum(past) * scalars.larger(scalars.absolute(past) - size, sp.Integer(0))
+    size = size * scalars.sign(k)
+    shrunk = scalars.sign(past) * scalars.maximum(scalars.absolute(past) - size, sp.Integer(0))
     return rest, shrunk + there
 
 
-def _outer(left: sp.Expr, right: sp.Expr) -> Sides | None:
+def _invert_outermost(left: sp.Expr, right: sp.Expr) -> Sides | None:
     """The outermost function undone."""
     match left:
         case sp.Add() | sp.Mul():
@@ -95,24 +95,24 @@ def _outer(left: sp.Expr, right: sp.Expr) -> Sides | None:
             return left.args[0], scalars.asinh(right)
         case scalars.asinh():
             return left.args[0], sp.sinh(right)
-        case scalars.spow():
+        case scalars.signed_pow():
             base, power = left.args
-            return (base, scalars.spow(right, 1 / power)) if power.is_positive else None
-        case scalars.fractional():
+            return (base, scalars.signed_pow(right, 1 / power)) if power.is_positive else None
+        case scalars.pow_nonneg():
             base, power = left.args
-            return base, scalars.fractional(right, 1 / power)
+            return base, scalars.pow_nonneg(right, 1 / power)
         case sp.Pow():
             base, power = left.args
             if power.has(W):
                 return None
             odd = power.is_Integer and power > 0 and power % 2 == 1
-            return base, scalars.spow(right, 1 / power) if odd else right ** (1 / power)
+            return base, scalars.signed_pow(right, 1 / power) if odd else right ** (1 / power)
     return None
 
 
 def _logistic(inside: sp.Expr, right: sp.Expr) -> Sides | None:
     """``log((p w + r) / (q + s w)) = a``, stably: a sigmoid between the two ends."""
-    if not tame(inside):
+    if not cheap_to_simplify(inside):
         return None
     top, bottom = sp.fraction(sp.together(inside))
     p, s = top.diff(W), bottom.diff(W)
@@ -126,9 +126,9 @@ def _logistic(inside: sp.Expr, right: sp.Expr) -> Sides | None:
     return W, low + (high - low) * scalars.sigmoid(moved)
 
 
-def _joined(left: sp.Expr, right: sp.Expr) -> Sides | None:
+def _combine(left: sp.Expr, right: sp.Expr) -> Sides | None:
     """A sum of logarithms as one, or common factors before a bracket."""
-    if not tame(left):
+    if not cheap_to_simplify(left):
         return None
     for form in (lambda e: sp.logcombine(e, force=True), sp.factor_terms, sp.together):
         new = form(left)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from miras_dsl.codegen.errors import Apart, Refused
-from miras_dsl.codegen.model.build import stand_in
+from miras_dsl.codegen.errors import ConflictingClauses, DerivationError
+from miras_dsl.codegen.model.build import program_input
 from miras_dsl.codegen.model.lower import lower
 from miras_dsl.codegen.model.types import MemoryModel
-from miras_dsl.codegen.passes.affine_state import Obstacle, collect
-from miras_dsl.codegen.passes.inline_maps import affine_in
+from miras_dsl.codegen.passes.affine_state import NotChunkable, to_affine_state
+from miras_dsl.codegen.passes.inline_maps import affine_coefficients
 from miras_dsl.ir import (
     ONE,
     ZERO,
@@ -25,25 +25,32 @@ from miras_dsl.ir import (
     Input,
     Node,
     contract,
+    elementwise,
     inputs_of,
-    pointwise,
     postorder,
-    replace,
+    substitute,
 )
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.scalar.monotone_inverse import UNKNOWN
 from miras_dsl.spec import Interval, Ref, Write
 
-from .closed_form_inverse import solution
-from .monotone import Slope, Unfit, leaps, numbers, samples, studied
-from .scalar_equation import NotOneNumber, OneNumber, one_number, tame
+from .closed_form_inverse import solve
+from .monotone import (
+    MonotoneFunction,
+    NotMonotone,
+    analyze_monotone,
+    discontinuous_points,
+    numbers,
+    samples,
+)
+from .scalar_equation import NotScalar, ScalarEquation, cheap_to_simplify, scalar_equation
 
 BEFORE = sp.Symbol("p", real=True)
 STEP = sp.Symbol("s", real=True)
 GRAD, KEPT = Input("grad", (), "hole"), Input("kept", (), "hole")
 
 
-class NoImplicitStep(Refused):
+class NoImplicitStep(DerivationError):
     """Why the exact step has no equation for one number."""
 
     code = "M0610"
@@ -63,7 +70,7 @@ class _Equation:
     key: Node | None
 
 
-def solved_implicitly(model: MemoryModel, weights: Mapping[str, Node]) -> dict[str, Node]:
+def implicit_step(model: MemoryModel, weights: Mapping[str, Node]) -> dict[str, Node]:
     """The gradient at the point where the step ends, from the weights that the write finds.
 
     Raises NoImplicitStep where the step is no equation for one number, or has several answers.
@@ -73,30 +80,32 @@ def solved_implicitly(model: MemoryModel, weights: Mapping[str, Node]) -> dict[s
         raise NoImplicitStep("`implicit` needs a memory of one matrix or vector")
     ((name, gradient),) = model.gradients
     rate, base = _rule(model, name)
-    (start,) = replace([base], {KEPT: weights[name]})
+    (start,) = substitute([base], {KEPT: weights[name]})
     point = Input(name, model.weights[0].axes, "point")
     equation = _equation(gradient, point)
     if equation is None:
         return {name: gradient}
     _expect_positive(model, rate)
     formula = _studied(model, equation)
-    (before,) = replace([equation.unknown], {point: start})
+    (before,) = substitute([equation.unknown], {point: start})
     size = (
         rate
         if equation.key is None
         else contract(rate * equation.key, equation.key, equation.key.axes)
     )
     grows = formula.formula.diff(UNKNOWN)
-    grows = sp.expand(grows) if tame(grows) else grows
+    grows = sp.expand(grows) if cheap_to_simplify(grows) else grows
     if not grows.has(UNKNOWN):
-        (there,) = replace([equation.slope], {equation.unknown: before})
-        there = there * pointwise(1 / (1 + SLOTS[0] * SLOTS[1]), size, formula.placed(grows, {}))
+        (there,) = substitute([equation.slope], {equation.unknown: before})
+        there = there * elementwise(
+            1 / (1 + OPERANDS[0] * OPERANDS[1]), size, formula.placed(grows, {})
+        )
     else:
         whole = UNKNOWN + STEP * formula.formula
         tried = samples({**formula.ranges, STEP: Interval(low=0.0)})
-        answer = solution(Slope(whole, sp.S.NegativeInfinity, sp.S.Infinity, tried), BEFORE)
+        answer = solve(MonotoneFunction(whole, sp.S.NegativeInfinity, sp.S.Infinity, tried), BEFORE)
         end = formula.placed(answer, {BEFORE: before, STEP: size})
-        (there,) = replace([equation.slope], {equation.unknown: end})
+        (there,) = substitute([equation.slope], {equation.unknown: end})
     return {name: there if equation.key is None else there * equation.key}
 
 
@@ -107,7 +116,7 @@ def _expect_alone(model: MemoryModel) -> None:
             "a given write is not the gradient of a loss, so no step ends at its smallest value"
         )
     if retention.link is not None or retention.bregman is not None:
-        raise Apart(
+        raise ConflictingClauses(
             "an implicit step moves the weight itself, and a link or a potential carries something else"
         )
 
@@ -119,8 +128,8 @@ def _equation(gradient: Node, point: Input) -> _Equation | None:
     if len(point.axes) == 1:
         return _Equation(gradient, point, None)
     try:
-        writes = collect(gradient, point.axes, frozenset()).writes
-    except Obstacle:
+        writes = to_affine_state(gradient, point.axes, frozenset()).writes
+    except NotChunkable:
         raise NoImplicitStep("`implicit` needs a bias with one prediction, `W @ key`") from None
     keys = {write.x for write in writes}
     slope: Node = ZERO
@@ -137,21 +146,21 @@ def _equation(gradient: Node, point: Input) -> _Equation | None:
     return _Equation(slope, reads[0], key)
 
 
-def _studied(model: MemoryModel, equation: _Equation) -> OneNumber:
+def _studied(model: MemoryModel, equation: _Equation) -> ScalarEquation:
     """φ as a formula of u.  Raises NoImplicitStep where it does not grow with u."""
     try:
-        formula = one_number(equation.slope, equation.unknown, model.spec)
-        slope = studied(formula.formula, formula.ranges, onto=False, strict=False)
-    except NotOneNumber:
+        formula = scalar_equation(equation.slope, equation.unknown, model.spec)
+        slope = analyze_monotone(formula.formula, formula.ranges, onto=False, strict=False)
+    except NotScalar:
         raise NoImplicitStep(
             "`implicit` needs a bias that takes each error by itself; this one joins them"
         ) from None
-    except Unfit:
+    except NotMonotone:
         raise NoImplicitStep(
             "`implicit` needs a convex bias; the gradient of this one does not always grow "
             "with the prediction"
         ) from None
-    if leaps(slope):
+    if discontinuous_points(slope):
         raise NoImplicitStep(
             "`implicit` needs a bias whose gradient does not jump; this one has a kink"
         )
@@ -160,8 +169,8 @@ def _studied(model: MemoryModel, equation: _Equation) -> OneNumber:
 
 def _expect_positive(model: MemoryModel, rate: Node) -> None:
     try:
-        formula = one_number(rate, Input("none", (), "hole"), model.spec)
-    except NotOneNumber:
+        formula = scalar_equation(rate, Input("none", (), "hole"), model.spec)
+    except NotScalar:
         raise NoImplicitStep("`implicit` needs a rate that is a number for each weight") from None
     if not (numbers(formula.formula, samples(formula.ranges)) >= 0).all():
         raise NoImplicitStep(
@@ -182,15 +191,15 @@ def _rule(model: MemoryModel, weight: str) -> tuple[Node, Node]:
             case "carry":
                 raise NoImplicitStep("`implicit` goes with plain gradient descent")
             case _:
-                return stand_in(ref, model.spec, weight)
+                return program_input(ref, model.spec, weight)
 
-    found = affine_in(lower(rules["W"], name), GRAD)
+    found = affine_coefficients(lower(rules["W"], name), GRAD)
     if found is None or {GRAD, KEPT} & set(inputs_of([found[0]])):
         raise NoImplicitStep("`implicit` goes with plain gradient descent")
     return -found[0] * ONE, found[1]
 
 
-def kept_alone(model: MemoryModel, weight: str) -> bool:
+def is_pure_retention(model: MemoryModel, weight: str) -> bool:
     """Whether the rule for W adds a multiple of the gradient to what is kept, and nothing else."""
     try:
         return _rule(model, weight)[1] is KEPT

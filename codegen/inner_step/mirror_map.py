@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import sympy as sp
 
-from miras_dsl.codegen.model.build import axes_of, stand_in
+from miras_dsl.codegen.model.build import axes_of, program_input
 from miras_dsl.codegen.model.lower import lower, softmax
 from miras_dsl.codegen.model.types import MemoryModel
 from miras_dsl.ir import Node
 from miras_dsl.spec import Expr, MemorySpec
 
-from .closed_form_inverse import solution
-from .initial_dual import first_dual
-from .potential import entropy, slope_of_potential
-from .scalar_equation import OneNumber
+from .closed_form_inverse import solve
+from .initial_dual import initial_dual
+from .potential import entropy, potential_gradient
+from .scalar_equation import ScalarEquation
 
 Link = Callable[[str, Node], Node]
 """(weight, carried state) -> the weight that reads and gradients see."""
@@ -23,7 +23,7 @@ Link = Callable[[str, Node], Node]
 DUAL = sp.Symbol("a", real=True)
 
 
-def link_of(model: MemoryModel) -> Link | None:
+def link_function(model: MemoryModel) -> Link | None:
     """The link of a memory, or None when the carried state is the weight itself.
 
     Raises NoLink for a potential whose slope does not take every value exactly once.
@@ -35,7 +35,7 @@ def link_of(model: MemoryModel) -> Link | None:
         def given(weight: str, dual: Node) -> Node:
             return lower(
                 formula,
-                lambda ref: dual if ref.kind == "dual" else stand_in(ref, model.spec, weight),
+                lambda ref: dual if ref.kind == "dual" else program_input(ref, model.spec, weight),
                 axes_of(model.spec, weight),
             )
 
@@ -44,7 +44,7 @@ def link_of(model: MemoryModel) -> Link | None:
         return None
     for state in model.spec.states:
         if state.init == "positive":
-            first_dual(model.spec, state.name)
+            initial_dual(model.spec, state.name)
     if retention.simplex is not None:
         return _on_simplex(model, retention.bregman, retention.simplex)
     answers = {weight.name: _answer(model.spec, weight.name) for weight in model.weights}
@@ -56,9 +56,9 @@ def link_of(model: MemoryModel) -> Link | None:
     return derived
 
 
-def _answer(spec: MemorySpec, weight: str) -> tuple[OneNumber, sp.Expr]:
-    formula, slope = slope_of_potential(spec, weight)
-    return formula, solution(slope, DUAL)
+def _answer(spec: MemorySpec, weight: str) -> tuple[ScalarEquation, sp.Expr]:
+    formula, slope = potential_gradient(spec, weight)
+    return formula, solve(slope, DUAL)
 
 
 def _on_simplex(model: MemoryModel, potential: Expr, simplex: Expr) -> Link:
@@ -68,7 +68,7 @@ def _on_simplex(model: MemoryModel, potential: Expr, simplex: Expr) -> Link:
     def link(weight: str, dual: Node) -> Node:
         (column,) = [w.axes[-1] for w in model.spec.states if w.name == weight]
         formula, factor = factors[weight]
-        mass = lower(simplex, lambda ref: stand_in(ref, model.spec, weight))
+        mass = lower(simplex, lambda ref: program_input(ref, model.spec, weight))
         return softmax(formula.placed(DUAL / factor, {DUAL: dual}), (column,)) * mass
 
     return link

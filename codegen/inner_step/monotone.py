@@ -15,23 +15,23 @@ import numpy as np
 import sympy as sp
 
 from miras_dsl.scalar import functions as scalars
-from miras_dsl.scalar.monotone_inverse import UNKNOWN, jumps
-from miras_dsl.scalar.numpy_values import Array, scalar, stretched
+from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities
+from miras_dsl.scalar.numpy_values import Array, eval_scalar, stretch
 from miras_dsl.spec import Interval
 
-from .scalar_equation import tame
+from .scalar_equation import cheap_to_simplify
 
-TRIED = np.linspace(-24.0, 24.0, 193)
+SAMPLES = np.linspace(-24.0, 24.0, 193)
 """Points on the line that `stretched` lays over a domain."""
 ROWS = 24
 
 
-class Unfit(Exception):
+class NotMonotone(Exception):
     """Why an equation has no answer, or several; a sentence about "its slope"."""
 
 
 @dataclass(frozen=True, slots=True)
-class Slope:
+class MonotoneFunction:
     """An increasing formula of `UNKNOWN` onto every number.
 
     low, high  the ends of its domain: numbers, or formulas of the constants
@@ -57,7 +57,7 @@ def numbers(expr: sp.Expr, env: Mapping[sp.Symbol, Array]) -> Array:
     if expr.is_infinite:
         return np.asarray(float(expr))
     with np.errstate(all="ignore"):
-        return np.asarray(scalar(expr, env, {}), dtype=float)
+        return np.asarray(eval_scalar(expr, env, {}), dtype=float)
 
 
 def samples(ranges: Mapping[sp.Symbol, Interval]) -> dict[sp.Symbol, Array]:
@@ -83,65 +83,65 @@ def _spread(where: Interval) -> Array:
     return signs * away
 
 
-def studied(
+def analyze_monotone(
     formula: sp.Expr, ranges: Mapping[sp.Symbol, Interval], onto: bool = True, strict: bool = True
-) -> Slope:
+) -> MonotoneFunction:
     """The formula with its domain.  Raises Unfit where it does not increase, or, if it should be
     ``onto`` every number, where it stays on one side of some."""
     tried = samples(ranges) or {sp.Symbol("_", real=True): np.zeros((1, 1))}
     low, high = _domain(formula, tried)
-    slope = Slope(formula, low, high, tried)
+    slope = MonotoneFunction(formula, low, high, tried)
     first, last = slope.ends()
     if np.any(np.isfinite(first) & np.isfinite(last) & (first >= last)):
-        raise Unfit("is a number nowhere")
+        raise NotMonotone("is a number nowhere")
     count = len(next(iter(tried.values())))
-    rows = np.broadcast_to(slope.at(stretched(TRIED[None, :], first, last)), (count, TRIED.size))
-    middle = TRIED.size // 2
+    rows = np.broadcast_to(slope.at(stretch(SAMPLES[None, :], first, last)), (count, SAMPLES.size))
+    middle = SAMPLES.size // 2
     for row in rows:
         if not np.isfinite(row[middle]):
-            raise Unfit("is not a number for some values of its gates")
+            raise NotMonotone("is not a number for some values of its gates")
         left, right = middle, middle
         while left > 0 and np.isfinite(row[left - 1]):
             left -= 1
-        while right < TRIED.size - 1 and np.isfinite(row[right + 1]):
+        while right < SAMPLES.size - 1 and np.isfinite(row[right + 1]):
             right += 1
         values = row[left : right + 1]
         rise = np.diff(values)
         slack = 1e-9 * (np.abs(values[1:]) + np.abs(values[:-1]))
         if np.any(rise < -slack):
-            raise Unfit("does not always increase")
+            raise NotMonotone("does not always increase")
         if onto:
             _reaches(row, left, right, bool(ranges))
         if strict and np.any(rise[np.abs(values[1:]) < 1e12] <= 0):
-            raise Unfit("does not always increase")
+            raise NotMonotone("does not always increase")
     return slope
 
 
 def _reaches(row: Array, left: int, right: int, gated: bool) -> None:
     """Outwards a value must go on growing; one that has overflown has."""
-    middle = TRIED.size // 2
+    middle = SAMPLES.size // 2
     for end, sign in ((right, 1.0), (left, -1.0)):
         beyond = end + int(sign)
-        if 0 <= beyond < TRIED.size and row[beyond] == sign * inf:
+        if 0 <= beyond < SAMPLES.size and row[beyond] == sign * inf:
             continue
         half, far = sign * row[(middle + end) // 2], sign * row[end]
         if far - half <= 1e-3 * (1 + abs(half)) or far < 0:
             side = "above" if sign > 0 else "below"
             bound = 0.0 if abs(far) < 1e-4 else sign * far
-            raise Unfit(f"never goes {side} {'a bound' if gated else f'{bound:.3g}'}")
+            raise NotMonotone(f"never goes {side} {'a bound' if gated else f'{bound:.3g}'}")
 
 
-def leaps(slope: Slope) -> bool:
+def discontinuous_points(slope: MonotoneFunction) -> bool:
     """Whether the formula jumps somewhere."""
     first, last = slope.ends()
-    for place in jumps(slope.formula):
+    for place in discontinuities(slope.formula):
 
         def side(t: Array, place: sp.Expr = place) -> Array:
-            return numbers(place, {**slope.tried, UNKNOWN: stretched(t, first, last)}) + 0 * t
+            return numbers(place, {**slope.tried, UNKNOWN: stretch(t, first, last)}) + 0 * t
 
-        signs = np.sign(side(TRIED[None, :]))
+        signs = np.sign(side(SAMPLES[None, :]))
         rows, at = np.nonzero(signs[:, 1:] != signs[:, :-1])
-        left, right = TRIED[at], TRIED[at + 1]
+        left, right = SAMPLES[at], SAMPLES[at + 1]
         for _ in range(60):
             middle = (left + right) / 2
             here = np.sign(side(np.broadcast_to(middle, (signs.shape[0], middle.size))))
@@ -149,7 +149,7 @@ def leaps(slope: Slope) -> bool:
             left, right = np.where(same, middle, left), np.where(same, right, middle)
         shape = (signs.shape[0], rows.size)
         under, over = (
-            slope.at(stretched(np.broadcast_to(t, shape), first, last))[rows, np.arange(rows.size)]
+            slope.at(stretch(np.broadcast_to(t, shape), first, last))[rows, np.arange(rows.size)]
             for t in (left, right)
         )
         if np.any(np.abs(over - under) > 1e-6 * (1 + np.abs(under))):
@@ -170,18 +170,18 @@ def _domain(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> tuple[sp.Expr
         elif np.all(signs < 0):
             highs.append(end)
         else:
-            raise Unfit("is a number on other weights for other values of its gates")
+            raise NotMonotone("is a number on other weights for other values of its gates")
     low, high = sp.S.NegativeInfinity, sp.S.Infinity
     for end in dict.fromkeys(lows):
-        low = end if low.is_infinite else scalars.larger(low, end)
+        low = end if low.is_infinite else scalars.maximum(low, end)
     for end in dict.fromkeys(highs):
-        high = end if high.is_infinite else scalars.smaller(high, end)
+        high = end if high.is_infinite else scalars.minimum(high, end)
     return low, high
 
 
 def _positive_lines(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
     """Affine formulas of the unknown that must be positive; at poles, those of the wanted sign."""
-    partial = (sp.log, scalars.root, scalars.inverse_root, scalars.fractional)
+    partial = (sp.log, scalars.sqrt, scalars.rsqrt, scalars.pow_nonneg)
     guarded = [part.args[0] for part in formula.atoms(*partial)]
     powers = formula.atoms(sp.Pow)
     guarded += [p.base for p in powers if not p.exp.is_Integer]
@@ -200,11 +200,11 @@ def _lines(inside: sp.Expr) -> tuple[list[sp.Expr], bool]:
     """The affine factors of a quotient, and whether a sign stands before them."""
     lines: list[sp.Expr] = []
     odd = False
-    for part in sp.fraction(sp.together(inside)) if tame(inside) else (inside,):
+    for part in sp.fraction(sp.together(inside)) if cheap_to_simplify(inside) else (inside,):
         if _is_line(part):
             lines.append(part)
             continue
-        whole = sp.factor(part) if tame(part) and part.is_polynomial(UNKNOWN) else part
+        whole = sp.factor(part) if cheap_to_simplify(part) and part.is_polynomial(UNKNOWN) else part
         sign, factors = whole.as_coeff_mul()
         flat = [p.base if isinstance(p, sp.Pow) and p.exp.is_Integer else p for p in factors]
         lines += [p for p in flat if _is_line(p)]
@@ -239,7 +239,9 @@ def _apart(lines: Sequence[sp.Expr], tried: Mapping[sp.Symbol, Array]) -> bool:
     return bool(np.all(low < high))
 
 
-def agrees(slope: Slope, target: sp.Symbol, answer: sp.Expr, asked: Sequence[float]) -> bool:
+def holds_on_samples(
+    slope: MonotoneFunction, target: sp.Symbol, answer: sp.Expr, asked: Sequence[float]
+) -> bool:
     """Whether ``slope(answer(a)) = a`` at the numbers asked, jumps crossed included."""
     a = np.asarray(asked)[None, :]
     w = numbers(answer, {**slope.tried, target: a})

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sympy as sp
 
-from miras_dsl.codegen.errors import Refused
-from miras_dsl.codegen.model.build import stand_in
+from miras_dsl.codegen.errors import DerivationError
+from miras_dsl.codegen.model.build import program_input
 from miras_dsl.codegen.model.lower import lower
 from miras_dsl.ir import Input, Node
 from miras_dsl.scalar.monotone_inverse import UNKNOWN as W
-from miras_dsl.spec import MemorySpec, Ref, walk
+from miras_dsl.spec import MemorySpec, Ref, iter_nodes
 
-from .monotone import Slope, Unfit, numbers, samples, studied
-from .scalar_equation import NotOneNumber, OneNumber, one_number, slope_of
+from .monotone import MonotoneFunction, NotMonotone, analyze_monotone, numbers, samples
+from .scalar_equation import NotScalar, ScalarEquation, scalar_equation, slope_of
 
 
-class NoLink(Refused):
+class NoLink(DerivationError):
     """A potential without a link."""
 
     code = "M0512"
@@ -25,35 +25,37 @@ class NoLink(Refused):
     )
 
 
-def slope_of_potential(spec: MemorySpec, weight: str) -> tuple[OneNumber, Slope]:
+def potential_gradient(spec: MemorySpec, weight: str) -> tuple[ScalarEquation, MonotoneFunction]:
     """What the memory carries for a weight, as a formula of it.  Raises NoLink."""
     formula = _potential(spec, weight)
     try:
-        return formula, studied(slope_of(formula.formula), formula.ranges)
-    except Unfit as reason:
+        return formula, analyze_monotone(slope_of(formula.formula), formula.ranges)
+    except NotMonotone as reason:
         carried = "a carried state beyond that has no weight"
         if "increase" in str(reason):
             carried = "one carried state would stand for several weights"
         raise NoLink(f"the slope of this potential {reason}, so {carried}") from None
 
 
-def _potential(spec: MemorySpec, weight: str) -> OneNumber:
+def _potential(spec: MemorySpec, weight: str) -> ScalarEquation:
     potential = spec.retention.bregman
     assert potential is not None
 
-    axes = next((n.axes for n in walk(potential) if isinstance(n, Ref) and n.kind == "dual"), ())
+    axes = next(
+        (n.axes for n in iter_nodes(potential) if isinstance(n, Ref) and n.kind == "dual"), ()
+    )
     hole = Input("w", axes, "hole")
 
     def name(ref: Ref) -> Node:
-        return hole if ref.kind == "dual" else stand_in(ref, spec, weight)
+        return hole if ref.kind == "dual" else program_input(ref, spec, weight)
 
     try:
-        return one_number(lower(potential, name), hole, spec)
-    except NotOneNumber as reason:
+        return scalar_equation(lower(potential, name), hole, spec)
+    except NotScalar as reason:
         raise NoLink(f"this potential {reason}") from None
 
 
-def entropy(spec: MemorySpec, weight: str) -> tuple[OneNumber, sp.Expr]:
+def entropy(spec: MemorySpec, weight: str) -> tuple[ScalarEquation, sp.Expr]:
     """The c of a potential ``c (w log w) + b w`` on a simplex.  Raises NoLink for any other."""
     formula = _potential(spec, weight)
     factor = (formula.formula.diff(W, 2) * W).xreplace({W: sp.Integer(1)})

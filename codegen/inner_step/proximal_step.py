@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import sympy as sp
 
-from miras_dsl.codegen.errors import Apart, Refused
-from miras_dsl.codegen.model.build import stand_in
+from miras_dsl.codegen.errors import ConflictingClauses, DerivationError
+from miras_dsl.codegen.model.build import program_input
 from miras_dsl.codegen.model.lower import lower
 from miras_dsl.codegen.model.types import MemoryModel
 from miras_dsl.ir import Input, Node
-from miras_dsl.spec import Interval, Ref, walk
+from miras_dsl.spec import Interval, Ref, iter_nodes
 
-from .closed_form_inverse import solution
-from .implicit_step import kept_alone
-from .monotone import Slope, Unfit, studied
-from .scalar_equation import NotOneNumber, OneNumber, one_number, slope_of
+from .closed_form_inverse import solve
+from .implicit_step import is_pure_retention
+from .monotone import MonotoneFunction, NotMonotone, analyze_monotone
+from .scalar_equation import NotScalar, ScalarEquation, scalar_equation, slope_of
 
 PULL = sp.Symbol("a", real=True)
 
 
-class NoStep(Refused):
+class NoStep(DerivationError):
     """A penalty without a smallest value."""
 
     code = "M0513"
     help = "add a square, as in `(w - w0)^2 / (2 * eta)`, or use a `link` or `bregman` retention"
 
 
-def proximal(model: MemoryModel, weight: str, gradient: Node, before: Node) -> Node:
+def proximal_step(model: MemoryModel, weight: str, gradient: Node, before: Node) -> Node:
     """The weight after a write; ``before`` is the weight that the write finds, decayed if it is.
 
     The learning rate is what the penalty makes of it.  Raises NoStep where the penalty is not convex
@@ -34,7 +34,7 @@ def proximal(model: MemoryModel, weight: str, gradient: Node, before: Node) -> N
     """
     _expect_alone(model, weight)
     formula, slope, start = _studied(model, weight)
-    answer = solution(slope, PULL)
+    answer = solve(slope, PULL)
     place = formula.symbol(start)
     given = {PULL: -gradient} | ({place: before} if place is not None else {})
     return formula.placed(answer, given)
@@ -43,40 +43,46 @@ def proximal(model: MemoryModel, weight: str, gradient: Node, before: Node) -> N
 def _expect_alone(model: MemoryModel, weight: str) -> None:
     algorithm = model.algorithm
     if algorithm.carry:
-        raise Apart("a penalty makes the whole step, which leaves no use for a momentum")
+        raise ConflictingClauses(
+            "a penalty makes the whole step, which leaves no use for a momentum"
+        )
     if algorithm.implicit:
-        raise Apart("a penalty makes the whole step from the gradient, and so does `implicit`")
+        raise ConflictingClauses(
+            "a penalty makes the whole step from the gradient, and so does `implicit`"
+        )
     if algorithm.anchored:
-        raise Apart(
+        raise ConflictingClauses(
             "a penalty acts on the newest weights, so its gradients are not those of an anchor"
         )
-    if not kept_alone(model, weight):
-        raise Apart(
+    if not is_pure_retention(model, weight):
+        raise ConflictingClauses(
             "a penalty makes the whole step; a rule that scales what is kept means nothing beside it"
         )
 
 
-def _studied(model: MemoryModel, weight: str) -> tuple[OneNumber, Slope, Node]:
+def _studied(model: MemoryModel, weight: str) -> tuple[ScalarEquation, MonotoneFunction, Node]:
     penalty, spec = model.retention.penalty, model.spec
     assert penalty is not None
-    axes = next((n.axes for n in walk(penalty) if isinstance(n, Ref) and n.kind == "dual"), ())
+    axes = next(
+        (n.axes for n in iter_nodes(penalty) if isinstance(n, Ref) and n.kind == "dual"), ()
+    )
     hole, start = Input("w", axes, "hole"), Input("w0", axes, "hole")
 
     def name(ref: Ref) -> Node:
         if ref.kind == "dual":
             return hole if ref.name == "w" else start
-        return stand_in(ref, spec, weight)
+        return program_input(ref, spec, weight)
 
     node = lower(penalty, name)
     positive = next(w.init for w in model.weights if w.name == weight) == "positive"
-    failed: Unfit | None = None
+    failed: NotMonotone | None = None
     for where in (Interval(), Interval(low=0.0)):
         try:
-            formula = one_number(node, hole, spec, {start: where})
-            slope = studied(slope_of(formula.formula), formula.ranges)
-        except NotOneNumber as reason:
+            formula = scalar_equation(node, hole, spec, {start: where})
+            slope = analyze_monotone(slope_of(formula.formula), formula.ranges)
+        except NotScalar as reason:
             raise NoStep(f"this penalty {reason}") from None
-        except Unfit as reason:
+        except NotMonotone as reason:
             failed = failed or reason
             continue
         stays = bool((slope.ends()[0] >= 0).all())

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from miras_dsl.codegen.model.build import POSITION, feeds_of
-from miras_dsl.ir import Extent, Input, Map, Node, Number, pointwise
+from miras_dsl.codegen.model.build import POSITION, memory_inputs
+from miras_dsl.ir import AxisSize, Input, Map, Node, Number, elementwise
 from miras_dsl.scalar import functions as scalars
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.scalar.monotone_inverse import UNKNOWN
 from miras_dsl.spec import Interval, MemorySpec
 
@@ -18,12 +18,12 @@ LARGE = 160
 """Operations of a formula beyond which nothing is derived from it here."""
 
 
-class NotOneNumber(Exception):
+class NotScalar(Exception):
     """Why a formula is not one of each number by itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class OneNumber:
+class ScalarEquation:
     """A formula of `UNKNOWN` and constants c0, c1 …
 
     nodes   what the constants stand for
@@ -41,19 +41,19 @@ class OneNumber:
     def placed(self, answer: sp.Expr, given: Mapping[sp.Symbol, Node]) -> Node:
         """A formula of the constants and of the symbols given, as a node."""
         table = {_constant(n): node for n, node in enumerate(self.nodes)} | dict(given)
-        exchange = dict(zip(table, SLOTS, strict=False))
-        return pointwise(answer.xreplace(exchange), *table.values())
+        exchange = dict(zip(table, OPERANDS, strict=False))
+        return elementwise(answer.xreplace(exchange), *table.values())
 
 
-def one_number(
+def scalar_equation(
     node: Node, unknown: Node, spec: MemorySpec, known: Mapping[Node, Interval] | None = None
-) -> OneNumber:
+) -> ScalarEquation:
     """``node`` as a formula of ``unknown``; ``known`` says where more of its operands lie.
 
     Raises NotOneNumber where it sums over an axis of the unknown or is too large to be studied.
     """
     if _size(node, {}) > LARGE:
-        raise NotOneNumber("is too long to be studied")
+        raise NotScalar("is too long to be studied")
     nodes: list[Node] = []
 
     def visit(part: Node) -> sp.Expr:
@@ -63,33 +63,33 @@ def one_number(
             case Number(value):
                 return value
             case Map(formula, args):
-                return formula.xreplace({s: visit(a) for s, a in zip(SLOTS, args, strict=False)})
+                return formula.xreplace({s: visit(a) for s, a in zip(OPERANDS, args, strict=False)})
             case _ if not _holds(part, unknown):
                 if part not in nodes:
                     nodes.append(part)
                 return _constant(nodes.index(part))
             case _:
-                raise NotOneNumber("is not a formula of each number by itself")
+                raise NotScalar("is not a formula of each number by itself")
 
-    formula = plain(visit(node))
+    formula = in_our_functions(visit(node))
     ranges = {_constant(n): (known or {}).get(x) or _range(x, spec) for n, x in enumerate(nodes)}
-    return OneNumber(formula, tuple(nodes), ranges)
+    return ScalarEquation(formula, tuple(nodes), ranges)
 
 
-def plain(formula: sp.Expr) -> sp.Expr:
+def in_our_functions(formula: sp.Expr) -> sp.Expr:
     """sympy's own absolute values and signs, which it makes of powers of squares, in our words."""
-    formula = formula.replace(sp.Abs, scalars.absolute).replace(sp.sign, scalars.signum)
+    formula = formula.replace(sp.Abs, scalars.absolute).replace(sp.sign, scalars.sign)
     return formula.replace(
         lambda p: (
             isinstance(p, sp.Pow)
             and isinstance(p.base, scalars.absolute)
             and not p.exp.has(UNKNOWN)
         ),
-        lambda p: scalars.apow(p.base.args[0], p.exp),
+        lambda p: scalars.abs_pow(p.base.args[0], p.exp),
     )
 
 
-def tame(formula: sp.Expr) -> bool:
+def cheap_to_simplify(formula: sp.Expr) -> bool:
     """Whether sympy may bring a formula into another form: that takes it no noticeable time."""
     powers = [p.exp for p in formula.atoms(sp.Pow)]
     small = all(p.is_number and abs(p) <= 4 for p in powers) and len(formula.free_symbols) <= 4
@@ -98,8 +98,8 @@ def tame(formula: sp.Expr) -> bool:
 
 def slope_of(formula: sp.Expr) -> sp.Expr:
     """The derivative by the unknown, shortened where that is easy."""
-    slope = plain(formula.diff(UNKNOWN))
-    if tame(slope):
+    slope = in_our_functions(formula.diff(UNKNOWN))
+    if cheap_to_simplify(slope):
         short = sp.cancel(slope)
         slope = short if short.count_ops() < slope.count_ops() else slope
     return slope
@@ -127,16 +127,16 @@ def _size(node: Node, done: dict[Node, int]) -> int:
     if not isinstance(node, Map):
         return 0
     if node not in done:
-        inner = zip(SLOTS, node.args, strict=False)
+        inner = zip(OPERANDS, node.args, strict=False)
         count = sum(_size(arg, done) * int(node.formula.count(slot)) for slot, arg in inner)
         done[node] = int(node.formula.count_ops()) + count
     return done[node]
 
 
 def _range(node: Node, spec: MemorySpec) -> Interval:
-    if isinstance(node, Extent) or (isinstance(node, Input) and node.name == POSITION):
+    if isinstance(node, AxisSize) or (isinstance(node, Input) and node.name == POSITION):
         return Interval(1.0, 64.0)
-    feed = feeds_of(spec).get(node.name) if isinstance(node, Input) else None
+    feed = memory_inputs(spec).get(node.name) if isinstance(node, Input) else None
     if feed is not None and feed.kind in ("gate", "position"):
         return next(gate.range for gate in spec.gates if gate.name == feed.of)
     return Interval()

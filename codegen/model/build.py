@@ -5,34 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace as replace_fields
 
-from miras_dsl.codegen.passes.affine_state import Linear
-from miras_dsl.codegen.passes.autodiff import gradient, pull_back
-from miras_dsl.codegen.passes.inline_maps import is_product
-from miras_dsl.ir import ONE, ZERO, Axes, Input, Node, inputs_of, ordered, pointwise, replace
-from miras_dsl.scalar.functions import SLOTS
-from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Ref, Write, walk
+from miras_dsl.codegen.passes.affine_state import AffineUpdate
+from miras_dsl.codegen.passes.autodiff import gradient, vjp
+from miras_dsl.codegen.passes.inline_maps import has_logarithm
+from miras_dsl.ir import ONE, ZERO, Axes, Input, Node, elementwise, inputs_of, ordered, substitute
+from miras_dsl.scalar.functions import OPERANDS
+from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Ref, Write, iter_nodes
 
 from .lower import lower, size_of
-from .types import Feed, MemoryModel, Weight
+from .types import MemoryInput, MemoryModel, StateTensor
 
 POSITION = "position"
 """The program input that counts a token's place in its block, from 1."""
 WORDS = frozenset({
-    "chunked", "cu_seqlens", "feeds", "one", "recurrent", "size", "state", "tiles", "torch",
+    "cu_seqlens", "feeds", "one", "ops", "recurrent", "runner", "size", "state", "torch",
     "valid", "y", "zero",
 })  # fmt: skip
 """Words that generated functions have for things of their own."""
 
 
-def model_of(spec: MemorySpec) -> MemoryModel:
+def build_model(spec: MemorySpec) -> MemoryModel:
     """The memory's formulas as nodes; weights stand as inputs of kind ``point``.
 
     A token with several pairs takes one step for each of them, so the formulas are those of one pair.
     """
-    spec = one_pair(spec)
+    spec = per_pair(spec)
 
     def name(ref: Ref) -> Node:
-        return stand_in(ref, spec)
+        return program_input(ref, spec)
 
     points = {s.name: Input(s.name, ordered(s.axes), "point") for s in spec.states}
     gradients: dict[str, Node] = {state: ZERO for state in points}
@@ -43,17 +43,17 @@ def model_of(spec: MemorySpec) -> MemoryModel:
                 shares = {w: gradient(loss, points[w]) for w in points}
             case Write():
                 answer, error = lower(term.answer, name), lower(term.error, name)
-                found = pull_back({answer: error}, points.values())
+                found = vjp({answer: error}, points.values())
                 shares = {w: found[points[w]] for w in points}
         for w in points:
-            rate = lower(term.rate, lambda ref, w=w: stand_in(ref, spec, w))
+            rate = lower(term.rate, lambda ref, w=w: program_input(ref, spec, w))
             gradients[w] = gradients[w] + rate * shares[w]
     gradients = _windowed(spec, gradients, name)
     return MemoryModel(
         name=spec.name,
         spec=spec,
-        feeds=tuple(feeds_of(spec).values()),
-        weights=tuple(Weight(s.name, s.name, ordered(s.axes), s.init) for s in spec.states),
+        feeds=tuple(memory_inputs(spec).values()),
+        weights=tuple(StateTensor(s.name, s.name, ordered(s.axes), s.init) for s in spec.states),
         gradients=tuple(gradients.items()),
         answer=lower(spec.read, name),
         retention=spec.retention,
@@ -63,7 +63,7 @@ def model_of(spec: MemorySpec) -> MemoryModel:
     )
 
 
-def tails_of(spec: MemorySpec) -> tuple[str, ...]:
+def window_inputs(spec: MemorySpec) -> tuple[str, ...]:
     """The tokens and gates whose past a memory with a window learns from again."""
     if spec.algorithm.window is None:
         return ()
@@ -77,10 +77,12 @@ def tails_of(spec: MemorySpec) -> tuple[str, ...]:
     used = {
         r.name
         for f in formulas
-        for r in walk(f)
+        for r in iter_nodes(f)
         if isinstance(r, Ref) and r.kind in ("token", "gate")
     }
-    return tuple(name for name, feed in feeds_of(spec).items() if feed.of in used and not feed.log)
+    return tuple(
+        name for name, feed in memory_inputs(spec).items() if feed.of in used and not feed.log
+    )
 
 
 def _windowed(
@@ -91,7 +93,7 @@ def _windowed(
     if spec.algorithm.window is None:
         return gradients
     width, formula = spec.algorithm.window
-    discount, feeds = lower(formula, name), feeds_of(spec)
+    discount, feeds = lower(formula, name), memory_inputs(spec)
     factor: Node = ONE
     total = dict(gradients)
     for age in range(1, width):
@@ -101,15 +103,15 @@ def _windowed(
             Input(leaf, feeds[leaf].axes, "token"): Input(
                 f"{leaf}_past{age}", feeds[leaf].axes, "token"
             )
-            for leaf in tails_of(spec)
+            for leaf in window_inputs(spec)
         }
         for weight, gradient_ in gradients.items():
-            (moved,) = replace([gradient_], exchange)
+            (moved,) = substitute([gradient_], exchange)
             total[weight] = total[weight] + moved * there
     return total
 
 
-def one_pair(spec: MemorySpec) -> MemorySpec:
+def per_pair(spec: MemorySpec) -> MemorySpec:
     """The spec with formulas for a single pair: the `pair` axis is gone."""
     if spec.algorithm.pairs == 1:
         return spec
@@ -161,7 +163,7 @@ def one_pair(spec: MemorySpec) -> MemorySpec:
     )
 
 
-def stand_in(ref: Ref, spec: MemorySpec, weight: str | None = None) -> Node:
+def program_input(ref: Ref, spec: MemorySpec, weight: str | None = None) -> Node:
     """What a name of a formula is in a program; ``weight`` says whose row a gate per row steers."""
     match ref.kind:
         case "token":
@@ -211,12 +213,12 @@ def axes_of(spec: MemorySpec, weight: str) -> Axes:
     return next(s.axes for s in spec.states if s.name == weight)
 
 
-def feeds_of(spec: MemorySpec) -> dict[str, Feed]:
+def memory_inputs(spec: MemorySpec) -> dict[str, MemoryInput]:
     """Every input that programs of this memory may have, by name."""
-    feeds: dict[str, Feed] = {}
+    feeds: dict[str, MemoryInput] = {}
     for token in spec.tokens:
         name = input_name(token.name, spec)
-        feeds[name] = Feed(name, token.name, "token", token.axes)
+        feeds[name] = MemoryInput(name, token.name, "token", token.axes)
     for gate in spec.gates:
         kind = "position" if "position" in gate.axes else "gate"
         own = input_name(gate.name, spec)
@@ -225,14 +227,14 @@ def feeds_of(spec: MemorySpec) -> dict[str, Feed]:
                 for log in (False, True):
                     name = f"{'log_' if log else ''}{own}_{state.name}"
                     axes = tuple(row_axis(spec, state.name) if a == "row" else a for a in gate.axes)
-                    feeds[name] = Feed(name, gate.name, kind, axes, state.name, log)
+                    feeds[name] = MemoryInput(name, gate.name, kind, axes, state.name, log)
             continue
         for log in (False, True):
             name = f"log_{own}" if log else own
-            feeds[name] = Feed(name, gate.name, kind, gate.axes, None, log)
+            feeds[name] = MemoryInput(name, gate.name, kind, gate.axes, None, log)
     for constant, axes, _ in spec.network.params:
         name = input_name(constant, spec)
-        feeds[name] = Feed(name, constant, "constant", axes)
+        feeds[name] = MemoryInput(name, constant, "constant", axes)
     return feeds
 
 
@@ -241,32 +243,34 @@ def signed_gates(spec: MemorySpec) -> set[str]:
     return {gate.name for gate in spec.gates if gate.range.low < 0}
 
 
-def with_logarithms(linear: Mapping[Input, Linear], spec: MemorySpec) -> dict[Input, Linear]:
+def with_logarithms(
+    linear: Mapping[Input, AffineUpdate], spec: MemorySpec
+) -> dict[Input, AffineUpdate]:
     """Every state's factor of itself with its gates written as e^log, the form that chains; the same
     gates are written so where they multiply another state.
 
     A factor stays as it is where it has no logarithm: it is no product, or a gate in it may be negative.
     """
-    feeds, signed = feeds_of(spec), signed_gates(spec)
+    feeds, signed = memory_inputs(spec), signed_gates(spec)
 
     def chained(node: Node, only: set[str] | None) -> Node:
         gates = [feeds[x.name] for x in inputs_of([node]) if x.name in feeds]
         gates = [g for g in gates if g.kind in ("gate", "position") and not g.log]
-        if not is_product(node) or any(g.of in signed for g in gates):
+        if not has_logarithm(node) or any(g.of in signed for g in gates):
             return node
         exchange: dict[Node, Node] = {
             Input(g.name, g.axes, "token"): exp(gate_input(g.of, spec, g.weight, log=True))
             for g in gates
             if only is None or g.of in only
         }
-        return replace([node], exchange)[0] if exchange else node
+        return substitute([node], exchange)[0] if exchange else node
 
     own = {s: chained(c, None) for s, form in linear.items() for t, c in form.keep if t is s}
     logs = {
         feeds[x.name].of for x in inputs_of(own.values()) if x.name in feeds and feeds[x.name].log
     }
     return {
-        s: Linear(
+        s: AffineUpdate(
             tuple((t, own[s] if t is s else chained(c, logs)) for t, c in form.keep), form.writes
         )
         for s, form in linear.items()
@@ -277,13 +281,16 @@ def exp(x: Node) -> Node:
     """e^x."""
     import sympy as sp
 
-    return pointwise(sp.exp(SLOTS[0]), x)
+    return elementwise(sp.exp(OPERANDS[0]), x)
 
 
 def used_by_gates(spec: MemorySpec) -> set[str]:
     """Names of gates that only other gates read."""
     return {
-        r.name for g in spec.gates for r in walk(g.expr) if isinstance(r, Ref) and r.kind == "gate"
+        r.name
+        for g in spec.gates
+        for r in iter_nodes(g.expr)
+        if isinstance(r, Ref) and r.kind == "gate"
     }
 
 

@@ -10,25 +10,25 @@ import sympy as sp
 from miras_dsl.ir import (
     Axes,
     Axis,
-    Extent,
+    AxisSize,
     Input,
     Map,
     Node,
     Number,
     Reduce,
+    broadcast,
     contract,
-    mean,
-    pointwise,
+    elementwise,
+    reduce_mean,
+    reduce_sum,
     rename,
-    spread,
-    total,
 )
 from miras_dsl.scalar import functions as scalars
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.spec import Apply, Expr, Ref
 from miras_dsl.spec import Number as Numeral
 
-X, Y, Z = SLOTS[:3]
+X, Y, Z = OPERANDS[:3]
 EPSILON = sp.Float("1e-6")
 
 POINTWISE: Mapping[str, sp.Expr] = {
@@ -39,8 +39,8 @@ POINTWISE: Mapping[str, sp.Expr] = {
     "neg": -X,
     "abs": scalars.absolute(X),
     "sign": sp.tanh(10 * X),
-    "exact_sign": scalars.signum(X),
-    "sqrt": scalars.root(X),
+    "exact_sign": scalars.sign(X),
+    "sqrt": scalars.sqrt(X),
     "exp": sp.exp(X),
     "sin": sp.sin(X),
     "cos": sp.cos(X),
@@ -50,20 +50,20 @@ POINTWISE: Mapping[str, sp.Expr] = {
     "erf": scalars.erf(X),
     "sigmoid": scalars.sigmoid(X),
     "softplus": scalars.softplus(X),
-    "relu": scalars.larger(X, sp.Integer(0)),
+    "relu": scalars.maximum(X, sp.Integer(0)),
     "silu": X * scalars.sigmoid(X),
     "gelu": X * (1 + scalars.erf(X / sp.sqrt(2))) / 2,
     "gelu_tanh": X
     * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (X + sp.Rational(44715, 1000000) * X**3)))
     / 2,
-    "max": scalars.larger(X, Y),
-    "min": scalars.smaller(X, Y),
+    "max": scalars.maximum(X, Y),
+    "min": scalars.minimum(X, Y),
     "where": scalars.where(X, Y, Z),
-    "lt": scalars.above(Y - X),
-    "le": scalars.step(Y - X),
-    "gt": scalars.above(X - Y),
-    "ge": scalars.step(X - Y),
-    "eq": 1 - scalars.absolute(scalars.signum(X - Y)),
+    "lt": scalars.gt0(Y - X),
+    "le": scalars.ge0(Y - X),
+    "gt": scalars.gt0(X - Y),
+    "ge": scalars.ge0(X - Y),
+    "eq": 1 - scalars.absolute(scalars.sign(X - Y)),
     "and": X * Y,
     "or": X + Y - X * Y,
     "not": 1 - X,
@@ -110,20 +110,20 @@ def _one(expr: Expr, args: list[Node], name: Callable[[Ref], Node]) -> Node:
         case Apply("pow", _):
             return _power(args[0], args[1])
         case Apply(op, _) if op in POINTWISE:
-            return pointwise(POINTWISE[op], *args)
+            return elementwise(POINTWISE[op], *args)
         case Apply("outer", _):
             return args[0] * args[1]
         case Apply("contract", _):
             return contract(args[0], args[1], over(expr))
         case Apply("sum", _):
-            return total(args[0], over(expr))
+            return reduce_sum(args[0], over(expr))
         case Apply("mean", _):
-            return mean(args[0], over(expr))
+            return reduce_mean(args[0], over(expr))
         case Apply("norm", _):
             return norm(args[0], over(expr), expr.option("p", sp.Integer(2)))
         case Apply("normalize", _):
-            return args[0] * pointwise(
-                1 / scalars.larger(X, EPSILON), norm(args[0], over(expr), sp.Integer(2))
+            return args[0] * elementwise(
+                1 / scalars.maximum(X, EPSILON), norm(args[0], over(expr), sp.Integer(2))
             )
         case Apply("retag", _):
             return rename(args[0], dict(expr.option("axes", ())))  # type: ignore[arg-type]
@@ -144,14 +144,14 @@ def over(expr: Apply) -> Axes:
 
 
 def _inner(node: Node) -> tuple[sp.Expr, tuple[Node, ...]]:
-    return (node.formula, node.args) if isinstance(node, Map) else (SLOTS[0], (node,))
+    return (node.formula, node.args) if isinstance(node, Map) else (OPERANDS[0], (node,))
 
 
 def _log(x: Node) -> Node:
     if isinstance(x, Number):
         return Number(sp.log(x.value))
     formula, args = _inner(x)
-    return pointwise(scalars.log(formula), *args)
+    return elementwise(scalars.log(formula), *args)
 
 
 def _power(x: Node, p: Node) -> Node:
@@ -159,30 +159,32 @@ def _power(x: Node, p: Node) -> Node:
         formula, args = _inner(x)
         if isinstance(x, Number):
             return Number(x.value**p.value)
-        return pointwise(scalars.power(formula, p.value), *args)
+        return elementwise(scalars.power(formula, p.value), *args)
     formula, args = _inner(x)
     if isinstance(formula, scalars.absolute):
         base = formula.args[0]
-        moved = base.xreplace({slot: SLOTS[n + 1] for n, slot in enumerate(SLOTS[: len(args)])})
-        return pointwise(scalars.apow(moved, SLOTS[0]), p, *args)
-    return pointwise(sp.exp(Y * sp.log(X)), x, p)
+        moved = base.xreplace(
+            {slot: OPERANDS[n + 1] for n, slot in enumerate(OPERANDS[: len(args)])}
+        )
+        return elementwise(scalars.abs_pow(moved, OPERANDS[0]), p, *args)
+    return elementwise(sp.exp(Y * sp.log(X)), x, p)
 
 
 def norm(x: Node, axes: Axes, p: object) -> Node:
     """The p-norm over axes."""
     exponent = p if isinstance(p, sp.Expr) else sp.Integer(p) if isinstance(p, int) else sp.Float(p)
     if exponent == 2:
-        return pointwise(scalars.root(X), total(x * x, axes))
-    powers = total(pointwise(scalars.apow(X, exponent), x), axes)
-    return pointwise(scalars.apow(X, 1 / exponent), powers)
+        return elementwise(scalars.sqrt(X), reduce_sum(x * x, axes))
+    powers = reduce_sum(elementwise(scalars.abs_pow(X, exponent), x), axes)
+    return elementwise(scalars.abs_pow(X, 1 / exponent), powers)
 
 
 def layer_norm(args: list[Node], axes: Axes) -> Node:
     """(x - mean) / sqrt(variance + 1e-6), times a weight plus a shift when given."""
     x = args[0]
-    centred = x - spread(mean(x, axes), axes)
-    variance = mean(centred * centred, axes)
-    result = centred * pointwise(scalars.inverse_root(X + EPSILON), variance)
+    centred = x - broadcast(reduce_mean(x, axes), axes)
+    variance = reduce_mean(centred * centred, axes)
+    result = centred * elementwise(scalars.rsqrt(X + EPSILON), variance)
     if len(args) > 1:
         result = result * args[1]
     return result + args[2] if len(args) > 2 else result
@@ -190,8 +192,8 @@ def layer_norm(args: list[Node], axes: Axes) -> Node:
 
 def softmax(x: Node, axes: Axes) -> Node:
     """Softmax over axes."""
-    shifted = pointwise(sp.exp(X - Y), x, Reduce("max", x, axes))
-    return pointwise(X / Y, shifted, total(shifted, axes))
+    shifted = elementwise(sp.exp(X - Y), x, Reduce("max", x, axes))
+    return elementwise(X / Y, shifted, reduce_sum(shifted, axes))
 
 
 QUINTIC = tuple(sp.Float(x) for x in ("3.4445", "-4.7750", "2.0315"))
@@ -205,14 +207,14 @@ def orthogonal(x: Node, steps: object) -> Node:
     row, column = x.axes
     twin = f"{row}~"
     length = norm(x, x.axes, sp.Integer(2))
-    x = x * pointwise(1 / scalars.larger(X, EPSILON), length)
+    x = x * elementwise(1 / scalars.maximum(X, EPSILON), length)
     first, second, third = QUINTIC
     for _ in range(int(str(steps))):
         gram = contract(x, rename(x, {row: twin}), (column,))
         square = contract(gram, rename(gram, {row: twin, twin: f"{twin}~"}), (twin,))
         square = rename(square, {f"{twin}~": twin})
-        mixed = pointwise(second * X + third * Y, gram, square)
-        x = pointwise(first * X, x) + contract(mixed, rename(x, {row: twin}), (twin,))
+        mixed = elementwise(second * X + third * Y, gram, square)
+        x = elementwise(first * X, x) + contract(mixed, rename(x, {row: twin}), (twin,))
     return x
 
 
@@ -220,7 +222,7 @@ def size_of(parameter: str, sizes: Mapping[Axis, sp.Expr]) -> Node:
     """A size parameter as a number: the extent of the axis that it sizes."""
     for axis, size in sizes.items():
         if size == sp.Symbol(parameter, positive=True, integer=True) or str(size) == parameter:
-            return Extent(axis)
+            return AxisSize(axis)
     raise AssertionError(f"no axis has size {parameter}")
 
 

@@ -11,7 +11,7 @@ from miras_dsl.spec import Algorithm, MemorySpec, Retention
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class MemoryInput:
     """One input of a memory's programs, and which token or gate of the spec it is.
 
     name    identifier in programs and generated code: `query`, `eta`, `log_alpha`, `log_alpha_W1`
@@ -32,7 +32,7 @@ class Feed:
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class StateTensor:
     """A tensor that the memory carries from token to token.
 
     name  as in a state dictionary: `W`, `S.W` (momentum of W), `W.anchor`, `W.1` (a trajectory)
@@ -58,8 +58,8 @@ class MemoryModel:
 
     name: str
     spec: MemorySpec
-    feeds: tuple[Feed, ...]
-    weights: tuple[Weight, ...]
+    feeds: tuple[MemoryInput, ...]
+    weights: tuple[StateTensor, ...]
     gradients: tuple[tuple[str, Node], ...]
     answer: Node
     retention: Retention

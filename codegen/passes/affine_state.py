@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from miras_dsl.ir import ONE, ZERO, Axes, Input, Map, Node, Number, formula, inputs_of, spread
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.ir import ONE, ZERO, Axes, Input, Map, Node, Number, broadcast, formula, inputs_of
+from miras_dsl.scalar.functions import OPERANDS
 
-from .size_limits import expandable
+from .size_limits import can_expand
 
 
-class Obstacle(Exception):
+class NotChunkable(Exception):
     """Why a rule has no chunk form; the sentence is shown to the user."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outer:
+class RankOneWrite:
     """``scale · u xᵀ``: u on the row axis, x on the column axis (None for a vector state)."""
 
     u: Node
@@ -27,18 +27,18 @@ class Outer:
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class AffineUpdate:
     """``Σ keep[S] ⊙ S + Σ writes``: a state as an affine formula of the states before it."""
 
     keep: tuple[tuple[Input, Node], ...]
-    writes: tuple[Outer, ...]
+    writes: tuple[RankOneWrite, ...]
 
-    def scaled(self, factor: Node, axes: Axes) -> Linear:
+    def scaled(self, factor: Node, axes: Axes) -> AffineUpdate:
         """This formula times a number, a row gate or a column gate."""
         keep = tuple((state, coefficient * factor) for state, coefficient in self.keep)
-        return Linear(keep, tuple(_scale(write, factor, axes) for write in self.writes))
+        return AffineUpdate(keep, tuple(_scale(write, factor, axes) for write in self.writes))
 
-    def plus(self, other: Linear) -> Linear:
+    def plus(self, other: AffineUpdate) -> AffineUpdate:
         """The sum of two formulas; equal outer products are merged."""
         keep = dict(self.keep)
         for state, coefficient in other.keep:
@@ -46,7 +46,9 @@ class Linear:
         writes = {(w.u, w.x): w.scale for w in self.writes}
         for w in other.writes:
             writes[w.u, w.x] = writes[w.u, w.x] + w.scale if (w.u, w.x) in writes else w.scale
-        return Linear(tuple(keep.items()), tuple(Outer(u, x, s) for (u, x), s in writes.items()))
+        return AffineUpdate(
+            tuple(keep.items()), tuple(RankOneWrite(u, x, s) for (u, x), s in writes.items())
+        )
 
     def as_node(self) -> Node:
         """The formula as a node again."""
@@ -59,49 +61,51 @@ class Linear:
         return result
 
 
-NOTHING = Linear((), ())
+EMPTY = AffineUpdate((), ())
 
 
-def collect(node: Node, axes: Axes, states: frozenset[Input]) -> Linear:
+def to_affine_state(node: Node, axes: Axes, states: frozenset[Input]) -> AffineUpdate:
     """``node``, shaped ``axes``, as an affine formula of ``states``.
 
     Raises Obstacle when it is not one, with the reason in words of the language.
     """
     if isinstance(node, Number) and node.value == 0:
-        return NOTHING
+        return EMPTY
     if isinstance(node, Input) and node in states:
-        return Linear(((node, ONE),), ())
+        return AffineUpdate(((node, ONE),), ())
     if len(axes) == 1 and not states & set(inputs_of([node])):
-        return Linear((), (_pulled(Outer(spread(node, axes), None, ONE)),))
+        return AffineUpdate(
+            (), (_factor_out_scalars(RankOneWrite(broadcast(node, axes), None, ONE)),)
+        )
     if not isinstance(node, Map):
         if len(axes) == 1:
-            return Linear((), (Outer(spread(node, axes), None, ONE),))
-        raise Obstacle("the new state is not a sum of kept states and products u xᵀ")
-    nodes = dict(zip(SLOTS, node.args, strict=False))
+            return AffineUpdate((), (RankOneWrite(broadcast(node, axes), None, ONE),))
+        raise NotChunkable("the new state is not a sum of kept states and products u xᵀ")
+    nodes = dict(zip(OPERANDS, node.args, strict=False))
     whole = {
-        slot: collect(arg, axes, states)
+        slot: to_affine_state(arg, axes, states)
         for slot, arg in nodes.items()
-        if _is_whole(arg, axes, states)
+        if _is_state_shaped(arg, axes, states)
     }
     if len(axes) == 1:
         whole = {slot: inner for slot, inner in whole.items() if inner.keep}
-    if whole and not expandable(node.formula):
-        raise Obstacle("the update is too long a formula to be taken apart")
-    result = NOTHING
+    if whole and not can_expand(node.formula):
+        raise NotChunkable("the update is too long a formula to be taken apart")
+    result = EMPTY
     for term in sp.Add.make_args(sp.expand(node.formula) if whole else node.formula):
         factors = sp.Mul.make_args(term)
         inside = [slot for slot in whole if slot in term.free_symbols]
         if not inside:
-            result = result.plus(Linear((), (_outer(term, nodes, axes),)))
+            result = result.plus(AffineUpdate((), (_outer(term, nodes, axes),)))
             continue
         rest = [factor for factor in factors if factor != inside[0]]
         others = sp.Mul(*rest).free_symbols
         bent = inside[0] in others or states & set(inputs_of(nodes[slot] for slot in others))
         if len(inside) > 1 or len(rest) == len(factors) or bent:
             if len(axes) == 1:
-                result = result.plus(Linear((), (_outer(term, nodes, axes),)))
+                result = result.plus(AffineUpdate((), (_outer(term, nodes, axes),)))
                 continue
-            raise Obstacle("the new state is not linear in the old one")
+            raise NotChunkable("the new state is not linear in the old one")
         inner = whole[inside[0]]
         for factor in _by_axis(rest, nodes, axes).values():
             inner = inner.scaled(factor, axes)
@@ -109,7 +113,7 @@ def collect(node: Node, axes: Axes, states: frozenset[Input]) -> Linear:
     return result
 
 
-def _is_whole(node: Node, axes: Axes, states: frozenset[Input]) -> bool:
+def _is_state_shaped(node: Node, axes: Axes, states: frozenset[Input]) -> bool:
     """Whether ``node`` is shaped like the state and must be collected itself."""
     if set(node.axes) != set(axes):
         return False
@@ -124,41 +128,43 @@ def _by_axis(
     for factor in factors:
         held = {axis for slot in factor.free_symbols for axis in nodes[slot].axes}
         if not held <= set(axes) or len(held) > 1:
-            raise Obstacle("a factor of the update mixes rows and columns of the state")
+            raise NotChunkable("a factor of the update mixes rows and columns of the state")
         groups.setdefault(tuple(held), []).append(factor)
     return {held: formula(sp.Mul(*group), nodes) for held, group in groups.items()}
 
 
-def _outer(term: sp.Expr, nodes: Mapping[sp.Symbol, Node], axes: Axes) -> Outer:
+def _outer(term: sp.Expr, nodes: Mapping[sp.Symbol, Node], axes: Axes) -> RankOneWrite:
     """A product of vectors as ``scale · u xᵀ``; for a vector state, any vector as ``u``."""
     if len(axes) == 1:
-        return _pulled(Outer(spread(formula(term, nodes), axes), None, ONE))
+        return _factor_out_scalars(RankOneWrite(broadcast(formula(term, nodes), axes), None, ONE))
     parts = _by_axis(sp.Mul.make_args(term), nodes, axes)
     row, column = (parts.get((axis,)) for axis in axes)
     if row is None or column is None:
-        raise Obstacle("the update adds the same vector to every row or column of the state")
+        raise NotChunkable("the update adds the same vector to every row or column of the state")
     scale = parts.get((), ONE)
-    if _asks(scale):
+    if _reads_state(scale):
         row, scale = row * scale, ONE
-    return _pulled(Outer(row, column, scale))
+    return _factor_out_scalars(RankOneWrite(row, column, scale))
 
 
-def _asks(node: Node) -> bool:
+def _reads_state(node: Node) -> bool:
     """Whether a node depends on a state: then it belongs to the row that is solved for."""
     return any(x.kind == "state" for x in inputs_of([node]))
 
 
-def _pulled(write: Outer) -> Outer:
+def _factor_out_scalars(write: RankOneWrite) -> RankOneWrite:
     """The same write with per-token numbers that multiply u or x moved into the scale."""
     scale, sides = write.scale, []
     for side in (write.u, write.x):
         while isinstance(side, Map):
-            nodes = dict(zip(SLOTS, side.args, strict=False))
+            nodes = dict(zip(OPERANDS, side.args, strict=False))
             factors = sp.Mul.make_args(side.formula)
             free = [
                 factor
                 for factor in factors
-                if not any(nodes[slot].axes or _asks(nodes[slot]) for slot in factor.free_symbols)
+                if not any(
+                    nodes[slot].axes or _reads_state(nodes[slot]) for slot in factor.free_symbols
+                )
             ]
             bound = [f for f in factors if f not in free]
             if not free or not bound:
@@ -166,12 +172,12 @@ def _pulled(write: Outer) -> Outer:
             scale = scale * formula(sp.Mul(*free), nodes)
             side = formula(sp.Mul(*bound), nodes)
         sides.append(side)
-    return Outer(sides[0], sides[1], scale)
+    return RankOneWrite(sides[0], sides[1], scale)
 
 
-def _scale(write: Outer, factor: Node, axes: Axes) -> Outer:
+def _scale(write: RankOneWrite, factor: Node, axes: Axes) -> RankOneWrite:
     if not factor.axes:
-        return Outer(write.u, write.x, write.scale * factor)
+        return RankOneWrite(write.u, write.x, write.scale * factor)
     if write.x is None or factor.axes == (axes[0],):
-        return Outer(write.u * factor, write.x, write.scale)
-    return Outer(write.u, write.x * factor, write.scale)
+        return RankOneWrite(write.u * factor, write.x, write.scale)
+    return RankOneWrite(write.u, write.x * factor, write.scale)

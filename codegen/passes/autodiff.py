@@ -12,10 +12,12 @@ from typing import assert_never
 from miras_dsl.ir import (
     ONE,
     ZERO,
+    AxisSize,
+    Broadcast,
     Contract,
     Cumsum,
     Decay,
-    Extent,
+    ForwardSubstitution,
     GatedApply,
     GatedContract,
     I,
@@ -23,34 +25,32 @@ from miras_dsl.ir import (
     Inverse,
     J,
     L,
-    Last,
     M,
     Map,
     Mask,
     Node,
     Number,
+    PlaceLast,
     Program,
-    Put,
     Reduce,
     Rename,
     Shift,
-    Spread,
-    Substitute,
+    TakeLast,
+    broadcast,
     contract,
+    elementwise,
     inputs_of,
     is_zero,
     ordered,
-    pointwise,
     postorder,
+    reduce_sum,
     rename,
-    replace,
-    spread,
-    total,
+    substitute,
 )
-from miras_dsl.scalar.functions import SLOTS, derivative
+from miras_dsl.scalar.functions import OPERANDS, derivative
 
 
-def pull_back(cotangents: Mapping[Node, Node], wrt: Iterable[Node]) -> dict[Node, Node]:
+def vjp(cotangents: Mapping[Node, Node], wrt: Iterable[Node]) -> dict[Node, Node]:
     """The cotangents of ``wrt``, given those of some results; 0 where nothing depends on it."""
     adjoint: dict[Node, Node] = {}
     for node, cotangent in cotangents.items():
@@ -64,7 +64,7 @@ def pull_back(cotangents: Mapping[Node, Node], wrt: Iterable[Node]) -> dict[Node
     for node in reversed(order):
         if node not in adjoint or node not in needed or is_zero(adjoint[node]):
             continue
-        for operand, share in shares(node, spread(adjoint[node], node.axes)):
+        for operand, share in vjp_rule(node, broadcast(adjoint[node], node.axes)):
             if operand in needed and not is_zero(share):
                 adjoint[operand] = adjoint[operand] + share if operand in adjoint else share
     return {node: adjoint.get(node, ZERO) for node in wanted}
@@ -72,45 +72,45 @@ def pull_back(cotangents: Mapping[Node, Node], wrt: Iterable[Node]) -> dict[Node
 
 def gradient(loss: Node, wrt: Node) -> Node:
     """``d loss / d wrt`` of a scalar."""
-    return pull_back({loss: ONE}, [wrt])[wrt]
+    return vjp({loss: ONE}, [wrt])[wrt]
 
 
-def shares(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
+def vjp_rule(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
     """Yield ``(operand, its share)`` of the cotangent ``g`` of ``node``."""
     match node:
-        case Input() | Number() | Extent():
+        case Input() | Number() | AxisSize():
             return
         case Map(formula, args):
-            for slot, arg in zip(SLOTS, args, strict=False):
+            for slot, arg in zip(OPERANDS, args, strict=False):
                 slope = derivative(formula, slot)
                 if slope != 0:
-                    product = pointwise(slope * SLOTS[len(args)], *args, g)
-                    yield arg, total(product, set(node.axes) - set(arg.axes))
+                    product = elementwise(slope * OPERANDS[len(args)], *args, g)
+                    yield arg, reduce_sum(product, set(node.axes) - set(arg.axes))
         case Contract(left, right, _):
             yield left, contract(g, right, set(ordered(g.axes + right.axes)) - set(left.axes))
             yield right, contract(g, left, set(ordered(g.axes + left.axes)) - set(right.axes))
         case Reduce("sum", x, over):
-            yield x, spread(g, over)
+            yield x, broadcast(g, over)
         case Reduce(_, x, _):
             yield x, ZERO
-        case Spread(x, along):
-            yield x, total(g, along)
+        case Broadcast(x, along):
+            yield x, reduce_sum(g, along)
         case Rename(x, names):
             yield x, rename(g, {new: old for old, new in names})
         case Cumsum(x, axis, reverse):
             yield x, Cumsum(g, axis, not reverse)
         case Shift(x, axis, by):
             yield x, Shift(g, axis, -by)
-        case Last(x, axis):
-            yield x, Put(g, axis)
-        case Put(x, axis):
-            yield x, Last(g, axis)
+        case TakeLast(x, axis):
+            yield x, PlaceLast(g, axis)
+        case PlaceLast(x, axis):
+            yield x, TakeLast(g, axis)
         case Mask(x, row, col, strict):
-            yield x, total(Mask(g, row, col, strict), set(node.axes) - set(x.axes))
+            yield x, reduce_sum(Mask(g, row, col, strict), set(node.axes) - set(x.axes))
         case Decay(a, b, _, _, _):
             moved = node * g
-            yield a, total(moved, set(node.axes) - set(a.axes))
-            yield b, -total(moved, set(node.axes) - set(b.axes))
+            yield a, reduce_sum(moved, set(node.axes) - set(a.axes))
+            yield b, -reduce_sum(moved, set(node.axes) - set(b.axes))
         case GatedContract(x, y, a, b, over, row, col, strict):
             dx = GatedApply(g, y, a, b, over, row, col, strict, col)
             dy = GatedApply(g, x, a, b, over, row, col, strict, row)
@@ -127,13 +127,13 @@ def shares(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
             first = contract(rename(node, {row: L, col: row}), rename(g, {row: L, col: M}), (L,))
             second = contract(first, rename(node, {row: col, col: M}), (M,))
             yield x, Mask(-second, row, col, True)
-        case Substitute():
+        case ForwardSubstitution():
             yield from _substitution(node, g)
         case _:
             assert_never(node)
 
 
-def _substitution(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
+def _substitution(node: ForwardSubstitution, g: Node) -> Iterator[tuple[Node, Node]]:
     """The adjoint of a substitution is the transposed substitution through the body's derivative."""
     if node.reverse:
         raise AssertionError("a reverse substitution is made by this pass, not read by it")
@@ -149,14 +149,14 @@ def _substitution(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
 
     hole = Input("t", node.body.axes, "hole")
     rows = dict(node.rows)
-    slopes = pull_back({node.body: hole}, [node.r, *rows])
+    slopes = vjp({node.body: hole}, [node.r, *rows])
     kept_r = Input("kept", node.r.axes, "hole")
-    (body,) = replace([slopes[node.r]], {node.r: kept_r})
+    (body,) = substitute([slopes[node.r]], {node.r: kept_r})
     through = g
     if not is_zero(body):
         read = set(inputs_of([body]))
         holes = tuple((h, row) for h, row in ((kept_r, rows_r), *node.rows) if h in read)
-        dr = Substitute(a, g, spread(body, node.r.axes), hole, holes, gates, True)
+        dr = ForwardSubstitution(a, g, broadcast(body, node.r.axes), hole, holes, gates, True)
         if gates is None:
             back = rename(contract(a, dr, (I,)), {J: I})
             da = contract(dr, earlier, set(node.body.axes))
@@ -171,12 +171,12 @@ def _substitution(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
         through = g + back
     lifted = {node.r: rows_r, hole: through, **rows}
     for h, row in node.rows:
-        (share,) = replace([slopes[h]], lifted)
+        (share,) = substitute([slopes[h]], lifted)
         yield (
             row,
             share
             if is_zero(share)
-            else total(spread(share, row.axes), set(share.axes) - set(row.axes)),
+            else reduce_sum(broadcast(share, row.axes), set(share.axes) - set(row.axes)),
         )
 
 
@@ -200,8 +200,8 @@ def adjoint(program: Program, constant: frozenset[str] = frozenset()) -> Program
         inputs.append(cotangent)
         cotangents[node] = cotangents[node] + cotangent if node in cotangents else cotangent
     wanted = [x for x in program.inputs if x.name not in constant]
-    found = pull_back(cotangents, wanted)
-    results = replace([spread(found[x], x.axes) for x in wanted], states)
+    found = vjp(cotangents, wanted)
+    results = substitute([broadcast(found[x], x.axes) for x in wanted], states)
     rewritten = tuple(states.get(x, x) for x in program.inputs)
     return Program(
         inputs=(*rewritten, *inputs),

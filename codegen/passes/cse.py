@@ -11,44 +11,48 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import sympy as sp
 
-from miras_dsl.ir import Extent, Map, Node, Program, formula, postorder, rebuild
-from miras_dsl.scalar.functions import SLOTS
-from miras_dsl.scalar.monotone_inverse import inverted
+from miras_dsl.ir import AxisSize, Map, Node, Program, formula, postorder, with_operands
+from miras_dsl.scalar.functions import OPERANDS
+from miras_dsl.scalar.monotone_inverse import monotone_inverse
 
 Worth = Callable[[sp.Expr], bool]
 """Whether a repeated term, over symbols for its operands, is worth a node."""
 
 
-def functions(term: sp.Expr) -> bool:
+def is_call(term: sp.Expr) -> bool:
     """Functions only: what a compiler of arithmetic does not see through."""
     return isinstance(term, sp.Function)
 
 
-def work(term: sp.Expr) -> bool:
+def is_work(term: sp.Expr) -> bool:
     """Any work but a change of sign or scale, which is as short as a name."""
     return not sp.Mul(*(part for part in sp.Mul.make_args(term) if not part.is_number)).is_Symbol
 
 
-def shared_program(program: Program, worth: Worth, parts: Iterable[Sequence[Node]] = ()) -> Program:
+def eliminate_in_program(
+    program: Program, worth: Worth, parts: Iterable[Sequence[Node]] = ()
+) -> Program:
     """A program with its repeated terms shared; within each of some parts, or as a whole."""
     names, roots = zip(*program.results, strict=True)
-    results = tuple(zip(names, shared(roots, worth, parts), strict=True))
+    results = tuple(zip(names, eliminate_common_subexpressions(roots, worth, parts), strict=True))
     return Program(program.inputs, results, program.carried, program.reverse)
 
 
-def shared(roots: Sequence[Node], worth: Worth, parts: Iterable[Sequence[Node]] = ()) -> list[Node]:
+def eliminate_common_subexpressions(
+    roots: Sequence[Node], worth: Worth, parts: Iterable[Sequence[Node]] = ()
+) -> list[Node]:
     """The roots with repeated terms shared; within each of some parts, or among them all."""
     order = postorder(roots)
     symbols = {node: sp.Symbol(f"n{at}", real=True) for at, node in enumerate(order)}
     nodes = {symbol: node for node, symbol in symbols.items()}
-    sizes = {symbols[node] for node in order if isinstance(node, Extent)}
+    sizes = {symbols[node] for node in order if isinstance(node, AxisSize)}
     fresh = (sp.Symbol(f"s{at}", real=True) for at in range(10**6))
     terms: dict[sp.Symbol, sp.Expr] = {}
     reduced: dict[Node, sp.Expr] = {}
     for part in list(parts) or [order]:
-        maps = [n for n in part if isinstance(n, Map) and not n.formula.has(inverted)]
+        maps = [n for n in part if isinstance(n, Map) and not n.formula.has(monotone_inverse)]
         written = [
-            n.formula.xreplace({s: symbols[a] for s, a in zip(SLOTS, n.args, strict=False)})
+            n.formula.xreplace({s: symbols[a] for s, a in zip(OPERANDS, n.args, strict=False)})
             for n in maps
         ]
         found, rest = _repeated(written, lambda t: bool(t.free_symbols - sizes) and worth(t), fresh)
@@ -69,7 +73,7 @@ def shared(roots: Sequence[Node], worth: Worth, parts: Iterable[Sequence[Node]] 
         if node in reduced:
             made[node] = node_of(reduced[node], node.operands)
         else:
-            made[node] = rebuild(node, made) if node.operands else node
+            made[node] = with_operands(node, made) if node.operands else node
     return [made[root] for root in roots]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sympy as sp
 
 from miras_dsl.ir import Map, Node, Number, formula, postorder
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 
-from .size_limits import expandable, writable
+from .size_limits import can_expand, can_inline
 
 
-def flatten(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
+def inline(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
     """A tower of maps as one sympy formula over `SLOTS` and its operands; ``keep`` is never opened."""
     args: list[Node] = []
     symbols: dict[Node, sp.Symbol] = {}
@@ -20,7 +20,7 @@ def flatten(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
             return part.value
         if isinstance(part, Map) and part is not keep:
             return part.formula.xreplace(
-                {s: visit(a) for s, a in zip(SLOTS, part.args, strict=False)}
+                {s: visit(a) for s, a in zip(OPERANDS, part.args, strict=False)}
             )
         if part not in symbols:
             symbols[part] = sp.Symbol(f"_{len(args)}", real=True)
@@ -28,35 +28,35 @@ def flatten(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
         return symbols[part]
 
     whole = visit(node)
-    return whole.xreplace({symbol: SLOTS[args.index(n)] for n, symbol in symbols.items()}), args
+    return whole.xreplace({symbol: OPERANDS[args.index(n)] for n, symbol in symbols.items()}), args
 
 
-def affine_in(node: Node, unknown: Node) -> tuple[Node, Node] | None:
+def affine_coefficients(node: Node, unknown: Node) -> tuple[Node, Node] | None:
     """``(c, d)`` with ``node = c · unknown + d`` elementwise, or None when it is not of this form (or
     too long to tell)."""
-    if not writable(node):
+    if not can_inline(node):
         return None
-    whole, args = flatten(node, unknown)
+    whole, args = inline(node, unknown)
     if unknown not in args:
         return None
-    slot = SLOTS[args.index(unknown)]
+    slot = OPERANDS[args.index(unknown)]
     others = [arg for arg in args if arg is not unknown]
     if any(unknown in postorder([arg]) for arg in others):
         return None
     slope = whole.diff(slot)
-    if not (expandable(slope) and expandable(whole)):
+    if not (can_expand(slope) and can_expand(whole)):
         return None
     slope = sp.expand(slope)
     # A step has slope 0 almost everywhere and is not affine: the rest must be free of the unknown too.
     if slot in slope.free_symbols or slot in sp.expand(whole - slope * slot).free_symbols:
         return None
-    nodes = dict(zip(SLOTS, args, strict=False))
+    nodes = dict(zip(OPERANDS, args, strict=False))
     return formula(slope, nodes), formula(whole.xreplace({slot: sp.Integer(0)}), nodes)
 
 
-def is_product(node: Node) -> bool:
+def has_logarithm(node: Node) -> bool:
     """Whether a factor is a product of gates, exponentials and numbers: one that has a logarithm."""
-    whole, _ = flatten(node)
+    whole, _ = inline(node)
     return all(
         factor.is_Symbol or factor.is_number or isinstance(factor, sp.exp)
         for factor in sp.Mul.make_args(whole)

@@ -7,22 +7,22 @@ from math import comb, prod
 
 import sympy as sp
 
-from miras_dsl.codegen.errors import Refused
+from miras_dsl.codegen.errors import DerivationError
 from miras_dsl.ir import Map, Node, postorder
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 
 MOST_PARTS = 20_000
 MOST_TERMS = 2_000
 
 
-class TooLarge(Refused):
+class TooLarge(DerivationError):
     """A formula that derivation would blow up."""
 
     code = "M0007"
     help = "name parts of the formula as gates or tokens, or write a shorter one"
 
 
-def bounded(nodes: Iterable[Node]) -> None:
+def check_size(nodes: Iterable[Node]) -> None:
     """Raise TooLarge when these formulas have more than `MOST_PARTS` operations between them."""
     parts = 0
     for node in postorder(nodes):
@@ -31,12 +31,12 @@ def bounded(nodes: Iterable[Node]) -> None:
             raise TooLarge(f"what is derived has more than {MOST_PARTS} parts")
 
 
-def expandable(expr: sp.Expr) -> bool:
+def can_expand(expr: sp.Expr) -> bool:
     """Whether a formula multiplied out has at most `MOST_TERMS` terms."""
     return _terms(expr) <= MOST_TERMS
 
 
-def writable(node: Node) -> bool:
+def can_inline(node: Node) -> bool:
     """Whether a tower of maps written out as one formula has at most `MOST_PARTS` / 4 operations."""
     sizes: dict[Node, int] = {}
     for part in postorder([node]):
@@ -44,7 +44,7 @@ def writable(node: Node) -> bool:
             own = _operations(part.formula)
             sizes[part] = own + sum(
                 part.formula.count(slot) * sizes.get(arg, 1)
-                for slot, arg in zip(SLOTS, part.args, strict=False)
+                for slot, arg in zip(OPERANDS, part.args, strict=False)
                 if sizes.get(arg, 1) > 1
             )
     return sizes.get(node, 1) <= MOST_PARTS // 4

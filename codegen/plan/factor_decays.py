@@ -16,15 +16,15 @@ from math import inf, isinf, isnan, log
 import sympy as sp
 
 from miras_dsl.codegen.derive.transitions import VALID
-from miras_dsl.codegen.model.types import Feed
+from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.ir import (
+    Broadcast,
     Cumsum,
     Decay,
     GatedApply,
     GatedContract,
     I,
     Input,
-    Last,
     Map,
     Mask,
     Node,
@@ -33,18 +33,18 @@ from miras_dsl.ir import (
     Reduce,
     Rename,
     Shift,
-    Spread,
+    TakeLast,
     contract,
-    pointwise,
+    elementwise,
     postorder,
-    rebuild,
     rename,
+    with_operands,
 )
 from miras_dsl.ir import formula as as_node
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.spec import Interval, MemorySpec
 
-from .log_precision import logarithms
+from .log_precision import log_decay_nodes
 
 LIMIT = 60.0
 """Exponents up to this one leave float32 room for what they multiply: e^60 is 1e26 of 3e38."""
@@ -53,14 +53,14 @@ ANYWHERE = Interval()
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class DecayRange:
     """The decays of one input of logarithms, over a chunk.
 
     feed    the input, and the weight whose rows it steers if it steers one
     reach   the largest size of a sum of its logarithms, inf if nothing bounds it
     """
 
-    feed: Feed
+    feed: MemoryInput
     reach: float
 
     @property
@@ -76,38 +76,38 @@ class Span:
         return f"decays by {of} stay within e^{self.reach:.3g} over a chunk: {how}"
 
 
-def logarithms_of(spec: MemorySpec, feeds: Iterable[Feed]) -> dict[str, Interval]:
+def logarithms_of(spec: MemorySpec, feeds: Iterable[MemoryInput]) -> dict[str, Interval]:
     """Where each input of logarithms lies, by name, from the range of its gate."""
     gates = {gate.name: gate.range for gate in spec.gates}
     return {feed.name: _log(gates[feed.of]) for feed in feeds if feed.log and feed.of in gates}
 
 
-def spans(
-    program: Program, spec: MemorySpec, feeds: Iterable[Feed], tokens: int
-) -> tuple[Span, ...]:
+def decay_ranges(
+    program: Program, spec: MemorySpec, feeds: Iterable[MemoryInput], tokens: int
+) -> tuple[DecayRange, ...]:
     """The decays that products of this program hold, each with its reach over ``tokens`` tokens."""
     given = {feed.name: feed for feed in feeds}
     known = logarithms_of(spec, given.values())
     found: dict[str, float] = {}
     for node in postorder(root for _, root in program.results):
         if isinstance(node, GatedContract | GatedApply):
-            reach = _reach(node.a, node.b, known, tokens)
+            reach = max_abs_exponent(node.a, node.b, known, tokens)
             for x in postorder([node.a, node.b]):
                 if isinstance(x, Input) and x.name in known:
                     found[x.name] = max(found.get(x.name, 0.0), reach)
-    return tuple(Span(given[name], reach) for name, reach in found.items())
+    return tuple(DecayRange(given[name], reach) for name, reach in found.items())
 
 
-def factored(program: Program, known: Mapping[str, Interval], tokens: int) -> Program:
+def factor_decay_products(program: Program, known: Mapping[str, Interval], tokens: int) -> Program:
     """The program with every product whose decays stay near 1 as a product of scaled operands.
 
     known  where each input of logarithms lies
     """
     order = postorder(root for _, root in program.results)
-    logs = logarithms(order, ())
+    logs = log_decay_nodes(order, ())
     made: dict[Node, Node] = {}
     for node in order:
-        here = rebuild(node, made) if node.operands else node
+        here = with_operands(node, made) if node.operands else node
         match here:
             case GatedContract(x, y, a, b, over, row, col, strict) if _near(a, b, known, tokens):
                 score = contract(x * _grown(a), y * _undone(b), (over,))
@@ -115,7 +115,7 @@ def factored(program: Program, known: Mapping[str, Interval], tokens: int) -> Pr
             case GatedApply(m, y, a, b, _, row, col, strict, over) if _near(a, b, known, tokens):
                 inner, outer = (_undone(b), _grown(a)) if over == col else (_grown(a), _undone(b))
                 here = contract(_lower(m, row, col, strict), y * inner, (over,)) * outer
-            case Map(formula, (Map() as x,)) if formula == sp.exp(SLOTS[0]) and x in logs:
+            case Map(formula, (Map() as x,)) if formula == sp.exp(OPERANDS[0]) and x in logs:
                 here = _parted(here, x, known, tokens)
             case Map(formula, args) if not isinstance(formula, sp.exp):
                 here = _shared(formula, args, logs, known, tokens)
@@ -132,7 +132,7 @@ def _shared(
     tokens: int,
 ) -> Node:
     """A map whose exponentials of logarithms are nodes: computed once, whoever uses them."""
-    nodes = dict(zip(SLOTS, args, strict=False))
+    nodes = dict(zip(OPERANDS, args, strict=False))
     held: dict[sp.Basic, Node] = {**nodes}
     exchange: dict[sp.Basic, sp.Symbol] = {}
     for part in sorted(formula.atoms(sp.exp), key=str):
@@ -141,19 +141,19 @@ def _shared(
             exponent = held.get(part.args[0])
             if isinstance(exponent, Map):
                 made = _parted(made, exponent, known, tokens)
-            exchange[part] = SLOTS[len(nodes)]
+            exchange[part] = OPERANDS[len(nodes)]
             nodes[exchange[part]] = made
     changed = formula.xreplace(exchange)
     assert isinstance(changed, sp.Expr)
-    return pointwise(changed, *nodes.values())
+    return elementwise(changed, *nodes.values())
 
 
 def _parted(whole: Node, exponent: Map, known: Mapping[str, Interval], tokens: int) -> Node:
     """`e^(x - y)` as a product, where both stay small and x is one for the whole chunk."""
     match exponent.formula, exponent.args:
-        case formula, (x, y) if formula == SLOTS[0] - SLOTS[1]:
+        case formula, (x, y) if formula == OPERANDS[0] - OPERANDS[1]:
             pass
-        case formula, (y, x) if formula == SLOTS[1] - SLOTS[0]:
+        case formula, (y, x) if formula == OPERANDS[1] - OPERANDS[0]:
             pass
         case _:
             return whole
@@ -162,22 +162,22 @@ def _parted(whole: Node, exponent: Map, known: Mapping[str, Interval], tokens: i
 
 
 def _near(a: Node, b: Node, known: Mapping[str, Interval], tokens: int) -> bool:
-    return _reach(a, b, known, tokens) < LIMIT
+    return max_abs_exponent(a, b, known, tokens) < LIMIT
 
 
 def _grown(a: Node) -> Node:
-    return _exponential(sp.exp(SLOTS[0]), a)
+    return _exponential(sp.exp(OPERANDS[0]), a)
 
 
 def _undone(b: Node) -> Node:
-    return _exponential(sp.exp(-SLOTS[0]), b)
+    return _exponential(sp.exp(-OPERANDS[0]), b)
 
 
 def _exponential(formula: sp.Expr, x: Node) -> Node:
     """Names of axes go outside: one array, however its tokens are called."""
     if isinstance(x, Rename):
         return rename(_exponential(formula, x.x), dict(x.names))
-    return pointwise(formula, x)
+    return elementwise(formula, x)
 
 
 def _lower(x: Node, row: str, col: str, strict: bool) -> Node:
@@ -191,17 +191,17 @@ def _is_lower(x: Node, row: str, col: str, strict: bool) -> bool:
             return (r, c) == (row, col) and (s or not strict)
         case GatedContract(_, _, _, _, _, r, c, s):
             return (r, c) == (row, col) and (s or not strict)
-        case Spread(inner):
+        case Broadcast(inner):
             return _is_lower(inner, row, col, strict)
         case Map(formula, args):
             factors = sp.Mul.make_args(formula)
-            held = zip(SLOTS, args, strict=False)
+            held = zip(OPERANDS, args, strict=False)
             return any(slot in factors and _is_lower(arg, row, col, strict) for slot, arg in held)
         case _:
             return False
 
 
-def _reach(a: Node, b: Node, known: Mapping[str, Interval], tokens: int) -> float:
+def max_abs_exponent(a: Node, b: Node, known: Mapping[str, Interval], tokens: int) -> float:
     """The largest size of ``a``, of ``b``, and of their difference above the triangle."""
     lows, highs = zip(*(_ends(x, known, tokens) for x in (a, b)), strict=True)
     return max(highs[0] - lows[1], *(abs(end) for end in (*lows, *highs)))
@@ -216,7 +216,7 @@ def _ends(root: Node, known: Mapping[str, Interval], tokens: int) -> tuple[float
                 found[node] = Interval(float(value), float(value))
             case Input(name) if name in known:
                 found[node] = known[name]
-            case Spread(x) | Rename(x) | Last(x):
+            case Broadcast(x) | Rename(x) | TakeLast(x):
                 found[node] = found[x]
             case Shift(x):
                 found[node] = _with_zero(found[x], 1)
@@ -235,7 +235,7 @@ def _with_zero(x: Interval, times: int) -> Interval:
 
 def _linear(formula: sp.Expr, args: tuple[Node, ...], found: Mapping[Node, Interval]) -> Interval:
     """A sum of terms, each a number times an operand, which `VALID` may multiply."""
-    nodes: dict[sp.Basic, Node] = dict(zip(SLOTS, args, strict=False))
+    nodes: dict[sp.Basic, Node] = dict(zip(OPERANDS, args, strict=False))
     low = high = 0.0
     for term in sp.Add.make_args(sp.expand(formula)):
         number, rest = term.as_coeff_Mul()

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import sympy as sp
 
 from miras_dsl.codegen.derive.transitions import VALID
-from miras_dsl.ir import Cumsum, Input, Last, Map, Node, Reduce, Rename, Shift, Spread
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.ir import Broadcast, Cumsum, Input, Map, Node, Reduce, Rename, Shift, TakeLast
+from miras_dsl.scalar.functions import OPERANDS
 
 
-def logarithms(nodes: Iterable[Node], given: Iterable[Node]) -> set[Node]:
+def log_decay_nodes(nodes: Iterable[Node], given: Iterable[Node]) -> set[Node]:
     """The nodes that are sums of logarithms of decays; they are kept in double precision.
 
     A decay of many tokens is a difference of two long sums: in single precision it would lose all
@@ -23,7 +23,7 @@ def logarithms(nodes: Iterable[Node], given: Iterable[Node]) -> set[Node]:
         match node:
             case Input(name, _, "token") if name.startswith("log_"):
                 found.add(node)
-            case Cumsum(x) | Spread(x) | Rename(x) | Shift(x) | Last(x) if x in found:
+            case Cumsum(x) | Broadcast(x) | Rename(x) | Shift(x) | TakeLast(x) if x in found:
                 found.add(node)
             case Reduce("sum", x, _) if x in found:
                 found.add(node)
@@ -36,7 +36,7 @@ def logarithms(nodes: Iterable[Node], given: Iterable[Node]) -> set[Node]:
 
 def _is_sum(formula: sp.Expr, args: tuple[Node, ...], found: set[Node]) -> bool:
     """Whether a formula adds logarithms and numbers, each of them perhaps at real tokens only."""
-    slots = SLOTS[: len(args)]
+    slots = OPERANDS[: len(args)]
     if not args or not all(arg in found or arg is VALID for arg in args):
         return False
     if not formula.is_polynomial(*slots):

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping
 
 import sympy as sp
 
-from miras_dsl.ir import Contract, Input, Map, Node, Program, Reduce, Spread, is_zero, postorder
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.ir import Broadcast, Contract, Input, Map, Node, Program, Reduce, is_zero, postorder
+from miras_dsl.scalar.functions import OPERANDS
 
 ZERO_LANES, TAME_LANES, WILD_LANES = 0, 1, 2
 """What the lanes beyond an axis' size hold: zeros; finite numbers; anything, NaN too."""
 
-Lanes = dict[tuple[Node, str], int]
+PaddingTable = dict[tuple[Node, str], int]
 
 
-def lanes(programs: Iterable[Program]) -> Lanes:
+def padding_values(programs: Iterable[Program]) -> PaddingTable:
     """What each node holds in its padded lanes, along each of its axes.
 
     Inputs are loaded with zeros there, and formulas may turn those into anything.  Carried states
@@ -27,7 +27,7 @@ def lanes(programs: Iterable[Program]) -> Lanes:
     programs = list(programs)
     carried: dict[tuple[str, str], int] = {}
     while True:
-        known: Lanes = {}
+        known: PaddingTable = {}
         for program in programs:
             for node in postorder(node for _, node in program.results):
                 for axis in node.axes:
@@ -50,14 +50,16 @@ def _flat(node: Node) -> int:
     return ZERO_LANES if is_zero(node) else TAME_LANES
 
 
-def _lane(node: Node, axis: str, known: Lanes, carried: Mapping[tuple[str, str], int]) -> int:
+def _lane(
+    node: Node, axis: str, known: PaddingTable, carried: Mapping[tuple[str, str], int]
+) -> int:
     def of(operand: Node) -> int:
         return known[operand, axis] if axis in operand.axes else TAME_LANES
 
     match node:
         case Input(name, _, _):
             return carried.get((name, axis), ZERO_LANES)
-        case Spread(x, along):
+        case Broadcast(x, along):
             return TAME_LANES if axis in along else of(x)
         case Contract(left, right, _):
             pair = {of(left), of(right)}
@@ -69,7 +71,9 @@ def _lane(node: Node, axis: str, known: Lanes, carried: Mapping[tuple[str, str],
             if WILD_LANES in here or not _total(formula):
                 return WILD_LANES
             zeros = {
-                s: sp.Integer(0) for s, lane in zip(SLOTS, here, strict=False) if lane == ZERO_LANES
+                s: sp.Integer(0)
+                for s, lane in zip(OPERANDS, here, strict=False)
+                if lane == ZERO_LANES
             }
             return ZERO_LANES if formula.xreplace(zeros) == 0 else TAME_LANES
         case _:

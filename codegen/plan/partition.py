@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from miras_dsl.ir import Extent, Input, Node, Number, Program, Rename, postorder
+from miras_dsl.ir import AxisSize, Input, Node, Number, Program, Rename, postorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,15 @@ class Schedule:
     after: Part | None
 
 
-def same_order(node: Rename) -> bool:
+def keeps_storage(node: Rename) -> bool:
     """Whether new names leave the array as it is stored."""
     names = dict(node.names)
     return tuple(names.get(axis, axis) for axis in node.x.axes) == node.axes
 
 
-def source(node: Node) -> Node:
+def stored_as(node: Node) -> Node:
     """The node whose array this is: names alone make no new one."""
-    while isinstance(node, Rename) and same_order(node):
+    while isinstance(node, Rename) and keeps_storage(node):
         node = node.x
     return node
 
@@ -51,19 +51,21 @@ def source(node: Node) -> Node:
 def schedule(program: Program) -> Schedule:
     """Cut a program into its parts."""
     place = program.parts()
-    results = [source(node) for _, node in program.results]
-    next_states = list(dict.fromkeys(source(program.result(name)) for _, name in program.carried))
-    order = [n for n in postorder(results) if source(n) is n]
+    results = [stored_as(node) for _, node in program.results]
+    next_states = list(
+        dict.fromkeys(stored_as(program.result(name)) for _, name in program.carried)
+    )
+    order = [n for n in postorder(results) if stored_as(n) is n]
     home = {n: _home(n, place) for n in order}
 
     def part(name: str) -> Part | None:
         mine = [n for n in order if home[n] == name]
-        read = [source(o) for n in mine for o in n.operands]
+        read = [stored_as(o) for n in mine for o in n.operands]
         if name == "loop":
             read += [n for n in next_states if home[n] != "loop"]
-        takes = [n for n in read if home[n] != name and not isinstance(n, Number | Extent)]
+        takes = [n for n in read if home[n] != name and not isinstance(n, Number | AxisSize)]
         used = {
-            source(o) for n in order if home[n] not in (name, "leaf") for o in n.operands
+            stored_as(o) for n in order if home[n] not in (name, "leaf") for o in n.operands
         } | set(results)
         if name == "before":
             used |= set(next_states)
@@ -80,4 +82,4 @@ def schedule(program: Program) -> Schedule:
 
 
 def _home(node: Node, place: dict[Node, str]) -> str:
-    return "leaf" if isinstance(node, Input | Number | Extent) else place[node]
+    return "leaf" if isinstance(node, Input | Number | AxisSize) else place[node]

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from miras_dsl.ir import Contract, Map, Node, Reduce, Rename, Spread, is_token_axis
-from miras_dsl.scalar.functions import inverse_root
+from miras_dsl.ir import Broadcast, Contract, Map, Node, Reduce, Rename, is_token_axis
+from miras_dsl.scalar.functions import rsqrt
 
 
-def normalised(nodes: Iterable[Node]) -> set[Node]:
+def fp64_products(nodes: Iterable[Node]) -> set[Node]:
     """The contractions over channels that a reciprocal root is taken of, through any maps."""
     todo = [
         arg
         for node in nodes
-        if isinstance(node, Map) and node.formula.has(inverse_root)
+        if isinstance(node, Map) and node.formula.has(rsqrt)
         for arg in node.args
     ]
     seen: set[Node] = set()
@@ -25,7 +25,7 @@ def normalised(nodes: Iterable[Node]) -> set[Node]:
         node = todo.pop()
         if node not in seen:
             seen.add(node)
-            todo += node.operands if isinstance(node, Map | Reduce | Spread | Rename) else ()
+            todo += node.operands if isinstance(node, Map | Reduce | Broadcast | Rename) else ()
     return {
         node
         for node in seen

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from miras_dsl.ir import Node, Program, Substitute, postorder
+from miras_dsl.ir import ForwardSubstitution, Node, Program, postorder
 
 
 @dataclass(frozen=True, slots=True)
-class Depth:
+class SequentialDepth:
     """The dependent steps of one walk over a sequence.
 
     walks  runs of the loop part, or of one token where a rule has no chunk form
@@ -29,20 +29,20 @@ def chunk_of_steps(most: int, steps: int) -> int:
     return min(most, max(16, 1 << max(0, steps - 1).bit_length()))
 
 
-def depth_of(program: Program | None, chunk: int, tokens: int) -> Depth:
+def sequential_depth(program: Program | None, chunk: int, tokens: int) -> SequentialDepth:
     """The depth of a program over ``tokens`` (steps, where a token takes several).
 
     program  a chunk form or its adjoint; None runs token by token
     """
     if program is None:
-        return Depth(tokens, 0)
+        return SequentialDepth(tokens, 0)
     chunks = -(-tokens // chunk)
     parts = program.parts()
     beside, inside = (
         _chained(program, [n for n, part in parts.items() if (part == "loop") == looped])
         for looped in (False, True)
     )
-    return Depth(chunks, chunk * (beside + inside * chunks))
+    return SequentialDepth(chunks, chunk * (beside + inside * chunks))
 
 
 def _chained(program: Program, nodes: list[Node]) -> int:
@@ -51,5 +51,5 @@ def _chained(program: Program, nodes: list[Node]) -> int:
     length: dict[Node, int] = {}
     for node in postorder(n for _, n in program.results):
         before = max((length[operand] for operand in node.operands), default=0)
-        length[node] = before + (isinstance(node, Substitute) and node in chosen)
+        length[node] = before + (isinstance(node, ForwardSubstitution) and node in chosen)
     return max((length[node] for node in chosen), default=0)

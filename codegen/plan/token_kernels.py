@@ -15,10 +15,11 @@ import sympy as sp
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.model.build import POSITION
 from miras_dsl.codegen.passes.autodiff import adjoint
-from miras_dsl.codegen.passes.cse import functions, shared_program
+from miras_dsl.codegen.passes.cse import eliminate_in_program, is_call
 from miras_dsl.ir import (
+    AxisSize,
+    Broadcast,
     Contract,
-    Extent,
     Input,
     Map,
     Node,
@@ -26,20 +27,19 @@ from miras_dsl.ir import (
     Program,
     Reduce,
     Rename,
-    Spread,
+    broadcast,
     inputs_of,
     is_zero,
     postorder,
-    spread,
 )
-from miras_dsl.scalar.functions import SLOTS
-from miras_dsl.scalar.monotone_inverse import inverted
+from miras_dsl.scalar.functions import OPERANDS
+from miras_dsl.scalar.monotone_inverse import monotone_inverse
 
 AXES = frozenset({"value", "key"})
 """The axes of a tile: its rows and its columns."""
 
 
-Turn = tuple[Program, Program]
+EdgePrograms = tuple[Program, Program]
 """A change of the states beside the step, and its adjoint."""
 
 
@@ -70,8 +70,8 @@ class RecurrentPlan:
     step: Program
     walk: Program
     back: Program
-    refresh: Turn | None
-    close: Turn | None
+    refresh: EdgePrograms | None
+    close: EdgePrograms | None
     block: int
     micro: int
     position: bool
@@ -80,7 +80,7 @@ class RecurrentPlan:
     partial: frozenset[str]
 
 
-def obstacle(rule: UpdateRule) -> str:
+def unsupported_reason(rule: UpdateRule) -> str:
     """Why a rule has no kernels of this kind; empty when it has."""
     results = (*rule.program.results, *rule.refresh, *rule.close)
     nodes = postorder([node for _, node in results])
@@ -90,19 +90,21 @@ def obstacle(rule: UpdateRule) -> str:
             return f"it has the axis {min(beyond)}, and a tile has only value and key"
         if isinstance(node, Rename):
             return "it moves a vector from one axis to another"
-        if isinstance(node, Map) and node.formula.has(inverted):
+        if isinstance(node, Map) and node.formula.has(monotone_inverse):
             return "its link is found by Newton steps"
-        if not isinstance(node, Input | Number | Extent | Map | Contract | Reduce | Spread):
+        if not isinstance(node, Input | Number | AxisSize | Map | Contract | Reduce | Broadcast):
             return f"one token needs a {type(node).__name__}, which acts on chunks"
     return ""
 
 
 def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
     """Plan the kernels of a rule.  ValueError, with the reason, where `obstacle` finds one."""
-    reason = obstacle(rule)
+    reason = unsupported_reason(rule)
     if reason:
         raise ValueError(f"{rule.name} has no token-by-token kernel: {reason}")
-    results = tuple((n, spread(r, ("value",)) if n == "y" else r) for n, r in rule.program.results)
+    results = tuple(
+        (n, broadcast(r, ("value",)) if n == "y" else r) for n, r in rule.program.results
+    )
     step = Program(rule.program.inputs, results, rule.program.carried)
     back = _derived(step)
     refresh, close = _turn(rule, rule.refresh), _turn(rule, rule.close)
@@ -117,16 +119,16 @@ def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
         why = why or _coupling(forward)
     if not why:
         why, partial = _shares(rule, [reverse for _, reverse in programs])
-    step, back = (shared_program(p, functions) for p in (step, back))
+    step, back = (eliminate_in_program(p, is_call) for p in (step, back))
     return RecurrentPlan(
         rule=rule,
         tokens=tuple(tokens),
         constants=tuple(x for x in inputs if x.kind == "constant"),
         states=rule.states,
         step=step,
-        walk=shared_program(
+        walk=eliminate_in_program(
             Program(step.inputs, tuple(r for r in step.results if r[0] != "y"), step.carried),
-            functions,
+            is_call,
         ),
         back=back,
         refresh=_each_shared(refresh),
@@ -140,7 +142,7 @@ def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
     )
 
 
-def _turn(rule: UpdateRule, changes: tuple[tuple[str, Node], ...]) -> Turn | None:
+def _turn(rule: UpdateRule, changes: tuple[tuple[str, Node], ...]) -> EdgePrograms | None:
     """What the states become where a block begins or ends, and the adjoint of that."""
     if not changes:
         return None
@@ -151,9 +153,9 @@ def _turn(rule: UpdateRule, changes: tuple[tuple[str, Node], ...]) -> Turn | Non
     return program, _derived(program)
 
 
-def _each_shared(turn: Turn | None) -> Turn | None:
+def _each_shared(turn: EdgePrograms | None) -> EdgePrograms | None:
     """A turn whose programs share what they repeat."""
-    return turn and (shared_program(turn[0], functions), shared_program(turn[1], functions))
+    return turn and (eliminate_in_program(turn[0], is_call), eliminate_in_program(turn[1], is_call))
 
 
 def _derived(program: Program) -> Program:
@@ -194,10 +196,10 @@ def _shares(rule: UpdateRule, programs: Iterable[Program]) -> tuple[str, frozens
                     partial[node] = partial[x] or "value" in over
                     if partial[x] and kind != "sum":
                         return "the gradient takes a maximum of sums over values", frozenset()
-                case Spread(x, _):
+                case Broadcast(x, _):
                     partial[node] = partial[x]
                 case Map(formula, args):
-                    used = {s for s, a in zip(SLOTS, args, strict=False) if partial[a]}
+                    used = {s for s, a in zip(OPERANDS, args, strict=False) if partial[a]}
                     if used and not _linear(formula, used):
                         return "the gradient is not linear in a sum over values", frozenset()
                     partial[node] = bool(used)

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TypeVar
 
 from miras_dsl.check.formula.axis_sizes import CLAUSES, free_name
-from miras_dsl.check.library.definition import called, definition
+from miras_dsl.check.library.definition import check_definition, references
 from miras_dsl.check.library.load import Library, standard
-from miras_dsl.check.lints.stability import concerns
+from miras_dsl.check.lints.stability import lint
 from miras_dsl.diagnostics import Diagnostic, Findings, Label, Problem, SpecErrors, problem
 from miras_dsl.source import Source, Span
 from miras_dsl.spec import FileSpec, LayerSpec, MemorySpec, ModelSpec
@@ -51,8 +51,8 @@ def check(file: syntax.File) -> FileSpec:
                 else:
                     memories[name] = made
             case syntax.Definition():
-                used = any((item.kind, item.name) in called(i) for i in file.items)
-                _try(findings, partial(definition, item, used))
+                used = any((item.kind, item.name) in references(i) for i in file.items)
+                _try(findings, partial(check_definition, item, used))
             case _:
                 pass
 
@@ -91,7 +91,7 @@ def check(file: syntax.File) -> FileSpec:
 
 def warnings(spec: FileSpec) -> tuple[Diagnostic, ...]:
     """What has a meaning, but perhaps not a good one: steps that may diverge, unused gates …"""
-    found = [d for made in spec.memories.values() for d in concerns(made)]
+    found = [d for made in spec.memories.values() for d in lint(made)]
     return tuple(sorted(dict.fromkeys(found), key=lambda d: (d.at.span.start, d.code)))
 
 

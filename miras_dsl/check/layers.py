@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from miras_dsl.check.formula.builtins import FUNCTIONS
-from miras_dsl.check.formula.elaborate import Scope, whole
+from miras_dsl.check.formula.elaborate import Scope, integer_literal
 from miras_dsl.diagnostics import Label, Problem, did_you_mean, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import Block, Chain, LayerSpec, MemorySpec, Mixing, ModelSpec, Together, Use
@@ -250,7 +250,7 @@ def _whole(node: syntax.Formula | None, span: Span, what: str, high: int) -> int
             "M0213", f"{what} needs a number", span, "no number", help="write `heads = 4`"
         )
     scope = Scope("a layer", {}, {}, _no_axes, FUNCTIONS, features=False)
-    return whole(node, scope, what, 1, high)
+    return integer_literal(node, scope, what, 1, high)
 
 
 def _no_axes(node: syntax.Formula, scope: Scope) -> str:

@@ -8,18 +8,23 @@ from typing import TypeVar
 
 import sympy as sp
 
-from miras_dsl.check.clauses.algorithm import Chosen, algorithm, chosen, rated
+from miras_dsl.check.clauses.algorithm import (
+    ResolvedAlgorithm,
+    algorithm,
+    resolve_algorithm,
+    with_rates,
+)
 from miras_dsl.check.clauses.architecture import Architecture, architecture
 from miras_dsl.check.clauses.bias import terms
 from miras_dsl.check.clauses.order import order
 from miras_dsl.check.clauses.retention import acting_once, decay_range, retention, weight_axes
-from miras_dsl.check.clauses.tokens_and_gates import Bindings, definitions, resolve_bindings
+from miras_dsl.check.clauses.tokens_and_gates import Bindings, binding_definitions, resolve_bindings
 from miras_dsl.check.clauses.weights import own_names
 from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.builtins import FUNCTIONS
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
-from miras_dsl.check.formula.expansion_limit import Measure, measure
-from miras_dsl.check.formula.hoist_projections import Moved
+from miras_dsl.check.formula.expansion_limit import ExpandedSize, expanded_size
+from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.intervals import interval
 from miras_dsl.check.formula.shapes import shown, to_axes
 from miras_dsl.check.library.load import Library
@@ -36,7 +41,7 @@ from miras_dsl.spec import (
     Retention,
     Term,
     Token,
-    walk,
+    iter_nodes,
 )
 from miras_dsl.syntax import tree as syntax
 
@@ -88,11 +93,11 @@ def _memory(
         raise Problem(None)
     if len(built.states) == 1:
         sizes.single_row = built.states[0].axes[0]
-    written = definitions(clauses.get("tokens"), "token") + definitions(
+    written = binding_definitions(clauses.get("tokens"), "token") + binding_definitions(
         clauses.get("gates"), "gate"
     )
     bound = resolve_bindings(written, sizes, replace(scope, place="a token"), findings)
-    moved = Moved(pairs)
+    moved = Hoisted(pairs)
     network = lambda argument, span: built.apply(argument, sizes.sizes, span)  # noqa: E731
     states: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
     names = {**base, **bound.entries(pairs=False), **states}
@@ -112,9 +117,9 @@ def _memory(
     )
     written_terms: tuple[syntax.Term, ...] = clauses["bias"].content  # type: ignore[assignment]
     named = [t.name for t in written_terms if t.name]
-    choice: Chosen | None = _try(
+    choice: ResolvedAlgorithm | None = _try(
         findings,
-        lambda: chosen(clauses["algorithm"], library, bare, moved, named),
+        lambda: resolve_algorithm(clauses["algorithm"], library, bare, moved, named),
         place["algorithm"],
     )
     kept = _try(
@@ -141,7 +146,7 @@ def _memory(
     )
     if findings or kept is None or learned is None or reading is None or choice is None:
         raise Problem(None)
-    losses = rated(losses, choice)
+    losses = with_rates(losses, choice)
     _at_chunk(kept, learned.anchored is not None, clauses)
     steps = order(clauses["order"], losses, kept)
     assert built.network is not None
@@ -190,9 +195,13 @@ def _try(findings: Findings, part: Callable[[], T], clause: Span) -> T | None:
 
 
 def _read(
-    clause: syntax.Clause | None, scope: Scope, built: Architecture, bound: Bindings, moved: Moved,
+    clause: syntax.Clause | None,
+    scope: Scope,
+    built: Architecture,
+    bound: Bindings,
+    moved: Hoisted,
     sizes: AxisSizes,
-) -> Expr:  # fmt: skip
+) -> Expr:
     assert built.network is not None
     if clause is None:
         query = bound.tokens["query"]
@@ -204,7 +213,7 @@ def _read(
     node: syntax.Formula = clause.content  # type: ignore[assignment]
     expr = moved.out(elaborate(node, replace(scope, place="a read")))
     paired = {n for n, item in (bound.tokens | bound.gates).items() if "pair" in item.axes}
-    for part in walk(expr):
+    for part in iter_nodes(expr):
         if isinstance(part, Ref) and part.name in paired and part.kind in ("token", "gate"):
             raise problem(
                 "M0203",
@@ -250,7 +259,11 @@ def _with_ranges(gates: list[Gate]) -> list[Gate]:
 
 
 def _tokens(
-    bound: Bindings, moved: Moved, written: list, used: list[Expr], gates: tuple[Gate, ...]
+    bound: Bindings,
+    moved: Hoisted,
+    written: list,
+    used: list[Expr],
+    gates: tuple[Gate, ...],
 ) -> tuple[Token, ...]:
     """Declared tokens, and of query, key and value those that are used."""
     declared = {d.name for d in written if d.kind == "token"}
@@ -258,7 +271,9 @@ def _tokens(
         *used,
         *(t.expr for t in (*bound.tokens.values(), *moved.tokens) if t.expr is not None),
     ]
-    named = {n.name for e in formulas for n in walk(e) if isinstance(n, Ref) and n.kind == "token"}
+    named = {
+        n.name for e in formulas for n in iter_nodes(e) if isinstance(n, Ref) and n.kind == "token"
+    }
     return tuple(t for n, t in bound.tokens.items() if n in declared | named) + tuple(moved.tokens)
 
 
@@ -267,7 +282,11 @@ def _sizes_used(sizes: AxisSizes, tokens: tuple[Token, ...], gates: tuple[Gate, 
     yield from sizes.sizes.items()
     formulas = [t.expr for t in tokens if t.expr is not None] + [g.expr for g in gates]
     seen = {
-        a for e in formulas for n in walk(e) for a in n.axes if a[:1] == "f" and a[1:].isdigit()
+        a
+        for e in formulas
+        for n in iter_nodes(e)
+        for a in n.axes
+        if a[:1] == "f" and a[1:].isdigit()
     }
     for axis in sorted(seen):
         yield axis, sp.Integer(int(axis[1:]))
@@ -275,8 +294,8 @@ def _sizes_used(sizes: AxisSizes, tokens: tuple[Token, ...], gates: tuple[Gate, 
 
 def _limit(formulas: list[Expr], item: syntax.Memory) -> None:
     """Refuse formulas that the library has blown up; parts that are shared count each time."""
-    known: dict[int, Measure] = {}
-    total = sum(measure(f, item.name_span, known).parts for f in formulas)
+    known: dict[int, ExpandedSize] = {}
+    total = sum(expanded_size(f, item.name_span, known).parts for f in formulas)
     if total > MAX_EXPANDED:
         raise problem(
             "M0003",

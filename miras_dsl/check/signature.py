@@ -9,7 +9,7 @@ import sympy as sp
 from miras_dsl.check.clauses.architecture import is_vector
 from miras_dsl.check.formula.axis_sizes import CLAUSES, AxisSizes
 from miras_dsl.check.formula.builtins import FUNCTIONS
-from miras_dsl.check.formula.elaborate import Scope, whole
+from miras_dsl.check.formula.elaborate import Scope, integer_literal
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Findings, Label, Problem, problem
 from miras_dsl.syntax import tree as syntax
@@ -52,7 +52,7 @@ def sizes_of(
         default = (
             None
             if param.default is None
-            else whole(param.default, scope, f"the default of `{param.name}`")
+            else integer_literal(param.default, scope, f"the default of `{param.name}`")
         )
         sizes.params[param.name] = given.get(param.name, default)
     free = [n for n, default in sizes.params.items() if default is None]
@@ -82,5 +82,5 @@ def sizes_of(
 def pairs_of(clause: syntax.Clause, scope: Scope) -> int:
     for part in clause.content:  # type: ignore[union-attr]
         if isinstance(part, syntax.Call) and part.name == "pairs" and part.arguments:
-            return whole(part.arguments[0].value, scope, "the number of pairs", 1, 64)
+            return integer_literal(part.arguments[0].value, scope, "the number of pairs", 1, 64)
     return 1

@@ -21,9 +21,9 @@ import miras_dsl as miras
 from miras_dsl.stages import Stage
 
 from .check import check
-from .exit_status import told, warn
+from .exit_status import reporting_failures, warn
 from .options import AsJson, Spec
-from .output_file import found
+from .output_file import resolve_input
 from .train import train
 
 app = typer.Typer(
@@ -77,13 +77,13 @@ def new(
 
     Example: [bold]miras new robust.mem[/bold]
     """
-    from .scaffold import template, typed
+    from .scaffold import memory_name, spec_template
 
-    with told() as out:
-        place = found(path, force=force)
-        place.write(template(path.name))
+    with reporting_failures() as out:
+        place = resolve_input(path, force=force)
+        place.write(spec_template(path.name))
         if not place.standard:
-            out.print(Text(f"wrote {path}; next: miras check {typed(path)}"))
+            out.print(Text(f"wrote {path}; next: miras check {memory_name(path)}"))
         if miras.shipped(str(path)) is not None:
             out.print(
                 Text(f"here `{path}` now means this file and no longer the shipped memory {path}")
@@ -106,7 +106,7 @@ def explain(
     Examples: [bold]miras explain robust.mem[/bold]; [bold]miras explain yaad --stage chunk[/bold];
     [bold]miras explain robust.mem --format latex[/bold]; [bold]miras explain M0101[/bold]
     """
-    with told(form is Format.json) as out:
+    with reporting_failures(form is Format.json) as out:
         if miras.is_code(what):
             try:
                 page = miras.explain(what)
@@ -118,10 +118,10 @@ def explain(
             return
         meant = miras.parse(what)
         from miras_dsl.check import warnings
-        from miras_dsl.codegen.explain import report
+        from miras_dsl.codegen.explain import explain
 
         warn(warnings(meant), form is Format.json)
-        print(report(meant, stage=stage, form=form.value))
+        print(explain(meant, stage=stage, form=form.value))
 
 
 @app.command("compile")
@@ -139,8 +139,8 @@ def compile_(
 
     Example: [bold]miras compile robust.mem -o robust.py[/bold]
     """
-    with told(as_json) as out:
-        place = None if output is None else found(output, spec=spec, force=force)
+    with reporting_failures(as_json) as out:
+        place = None if output is None else resolve_input(output, spec=spec, force=force)
         rendered = miras.compile(spec)
         from miras_dsl.check import warnings
         from miras_dsl.spec import FileSpec

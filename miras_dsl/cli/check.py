@@ -16,10 +16,10 @@ from rich.text import Text
 import miras_dsl as miras
 from miras_dsl.dtypes import Dtype
 
-from .exit_status import WRONG, told, warn
+from .exit_status import WRONG, reporting_failures, warn
 from .options import AsJson, Spec
-from .output_file import found
-from .scaffold import typed
+from .output_file import resolve_input
+from .scaffold import memory_name
 
 if TYPE_CHECKING:
     from miras_dsl.runtime.judge.certificate import Certificate
@@ -51,29 +51,29 @@ def check(
     Examples: [bold]miras check robust.mem[/bold];
     [bold]miras check yaad --only Yaad -o yaad.json[/bold]
     """
-    with told(as_json) as out:
+    with reporting_failures(as_json) as out:
         source = miras.find(spec)
-        place = None if output is None else found(output, spec=spec, certificate=True)
+        place = None if output is None else resolve_input(output, spec=spec, certificate=True)
         # A wrong spec is told before torch is imported, which takes longer than all of this.
         meant = miras.parse(source)
         from miras_dsl.check import warnings
-        from miras_dsl.check.lints.stability import concerns
+        from miras_dsl.check.lints.stability import lint
 
         warn(warnings(meant), as_json)
-        from miras_dsl.runtime.load.certify_file import prove
+        from miras_dsl.runtime.load.certify_file import certify_file
 
         with _progress(out, f"checking {source.name} …") as tell:
 
             def about(name: str) -> None:
                 tell(f"checking {name} of {source.name} …")
 
-            proofs = prove(meant, only=only or (), dtype=dtype, device=device, tell=about)
+            proofs = certify_file(meant, only=only or (), dtype=dtype, device=device, tell=about)
         plain = {title: json.loads(proof.to_json()) for title, proof in proofs.items()}
         if place is not None:
             place.write(json.dumps(plain, indent=2) + "\n")
         if as_json:
             for title, proof in proofs.items():
-                found_here = dict.fromkeys(concerns(meant.memories[proof.spec]))
+                found_here = dict.fromkeys(lint(meant.memories[proof.spec]))
                 plain[title]["warnings"] = [concern.to_json() for concern in found_here]
             print(json.dumps(plain, indent=2))
         for proof in proofs.values():
@@ -112,7 +112,7 @@ def _progress(out: Console, first: str) -> Iterator[Callable[[str], None]]:
 
 def _next(spec: str, proof: Certificate) -> str:
     """What to do about a certificate that is not green, in one line."""
-    said = typed(spec)
+    said = memory_name(spec)
     if (worst := proof.worst) is None:
         count = len(proof.missing)
         return f"next: {count} comparisons of {proof.spec} were not made; please report it"

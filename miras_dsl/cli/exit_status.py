@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from miras_dsl.exceptions import SpecWarning, Unusable
+from miras_dsl.exceptions import EnvironmentFailure, SpecWarning
 
 if TYPE_CHECKING:
     from miras_dsl.diagnostics import Diagnostic
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WRONG, UNUSABLE, FAULT, STOPPED, UNREAD = 1, 3, 70, 130, 141
 
 
-class told:
+class reporting_failures:
     """Turns failures into a message on stderr (or JSON on stdout) and an exit status.
 
     A `with` around a command; what it gives is the console of the command's own words.
@@ -72,7 +72,7 @@ class told:
                 else:
                     self.errors.print(Text(str(error)))
                 return WRONG
-            case Unusable():
+            case EnvironmentFailure():
                 self._complain(str(error))
                 return error.status
             case BrokenPipeError():

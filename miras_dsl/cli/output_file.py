@@ -11,14 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from miras_dsl.exceptions import Misused, Unusable
+from miras_dsl.exceptions import EnvironmentFailure, UsageError
 
 CERTIFICATE = "miras-certificate-"
 """What the schema of every certificate begins with."""
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class OutputFile:
     """A place to write to; `found` has looked at what is there.
 
     path     as it was given
@@ -37,7 +37,7 @@ class Output:
         return False
 
     def write(self, text: str) -> None:
-        """Write all of a regular file or nothing; links are followed.  Raises Unusable."""
+        """Write all of a regular file or nothing; links are followed.  Raises EnvironmentFailure."""
         try:
             if self.standard:
                 sys.stdout.write(text)
@@ -47,38 +47,38 @@ class Output:
             else:
                 _replace(self.path.resolve(), text)
         except OSError as error:
-            raise Unusable(f"{self.path} cannot be written: {error.strerror}") from error
+            raise EnvironmentFailure(f"{self.path} cannot be written: {error.strerror}") from error
 
 
-def found(
+def resolve_input(
     path: Path, *, spec: str | None = None, force: bool = False, certificate: bool = False
-) -> Output:
+) -> OutputFile:
     """Look at what ``path`` names, before any work is done for it.
 
     spec         the file that is read, which is never written to
     force        a file that exists may be overwritten
     certificate  … if it is an earlier certificate
 
-    Raises Misused and Unusable.
+    Raises UsageError and EnvironmentFailure.
     """
     try:
         there = path.stat()
     except FileNotFoundError:
-        return Output(path, regular=True)
+        return OutputFile(path, regular=True)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise Unusable(f"{path} cannot be written: {reason}") from error
+        raise EnvironmentFailure(f"{path} cannot be written: {reason}") from error
     if stat.S_ISDIR(there.st_mode):
-        raise Unusable(f"{path} is a folder; name a file in it")
-    output = Output(path, stat.S_ISREG(there.st_mode))
+        raise EnvironmentFailure(f"{path} is a folder; name a file in it")
+    output = OutputFile(path, stat.S_ISREG(there.st_mode))
     if not output.regular or output.standard:
         return output
     if spec is not None and os.path.exists(spec) and os.path.samefile(path, spec):
-        raise Misused(f"{path} is the spec itself; choose another name to write to")
+        raise UsageError(f"{path} is the spec itself; choose another name to write to")
     if certificate and not _is_certificate(path):
-        raise Unusable(f"{path} exists and is no certificate; choose another name")
+        raise EnvironmentFailure(f"{path} exists and is no certificate; choose another name")
     if not (certificate or force):
-        raise Unusable(f"{path} exists; choose another name, or --force")
+        raise EnvironmentFailure(f"{path} exists; choose another name, or --force")
     return output
 
 

@@ -40,7 +40,7 @@ model {name}Model(width = 128, vocab = 256) = repeat 2 {{ {name}Layer ; swiglu }
 """
 
 
-def template(name: str) -> str:
+def spec_template(name: str) -> str:
     """A commented file that defines a memory called after ``name`` (a file's name or any words)."""
     file = name.rsplit("/", 1)[-1]
     words = [w for w in re.split(r"[^A-Za-z0-9]+", file.removesuffix(".mem")) if w]
@@ -48,10 +48,10 @@ def template(name: str) -> str:
     if not memory or not memory[0].isalpha():
         memory = "Memory" + memory
     shown = "".join(c for c in file if c.isprintable()) or "memory.mem"
-    return TEXT.format(name=memory, file=typed(shown))
+    return TEXT.format(name=memory, file=memory_name(shown))
 
 
-def typed(name: str | PathLike[str]) -> str:
+def memory_name(name: str | PathLike[str]) -> str:
     """A file's name as it is typed after a command of ours."""
     quoted = shlex.quote(fspath(name))
     return f"-- {quoted}" if quoted.startswith("-") else quoted

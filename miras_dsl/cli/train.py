@@ -11,7 +11,7 @@ from rich.text import Text
 
 import miras_dsl as miras
 
-from .exit_status import told, warn
+from .exit_status import reporting_failures, warn
 from .options import AsJson, Spec
 
 
@@ -50,16 +50,16 @@ def train(
     """
     if steps is not None and minutes is not None:
         raise typer.BadParameter("give --steps or --minutes, not both", param_hint="--minutes")
-    with told(as_json) as out:
+    with reporting_failures(as_json) as out:
         source = miras.find(spec)
         meant = miras.parse(source)
         from miras_dsl.check import warnings
 
         concerns = warnings(meant)
         warn(concerns, as_json)
-        from miras_dsl.runtime.train.job import Wishes, run
+        from miras_dsl.runtime.train.job import RunOptions, run
 
-        wishes = Wishes(text, steps, minutes, width, layers, batch, length, rate, seed, keep)
+        wishes = RunOptions(text, steps, minutes, width, layers, batch, length, rate, seed, keep)
         folder = output or Path("runs") / Path(source.name).stem
         outcome = run(source, wishes, folder, resume=resume, console=out)
         if as_json:

@@ -6,43 +6,43 @@ from collections.abc import Iterable, Mapping
 
 import sympy as sp
 
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 
 from .nodes import (
     ZERO,
     Axes,
     Axis,
+    AxisSize,
+    Broadcast,
     Contract,
-    Extent,
     Map,
     Node,
     Reduce,
     Rename,
-    Spread,
     _is_zero,
+    broadcast,
+    elementwise,
     ordered,
-    pointwise,
-    spread,
 )
 
 
-def total(x: Node, over: Iterable[Axis]) -> Node:
+def reduce_sum(x: Node, over: Iterable[Axis]) -> Node:
     """The sum of ``x`` over axes; an axis that ``x`` lacks multiplies by its size."""
     axes = ordered(over)
     if _is_zero(x) or not axes:
         return x
-    if isinstance(x, Spread):
+    if isinstance(x, Broadcast):
         kept = tuple(a for a in x.along if a not in axes)
-        result = total(x.x, [a for a in axes if a in x.x.axes])
+        result = reduce_sum(x.x, [a for a in axes if a in x.x.axes])
         for axis in axes:
             if axis in x.along:
-                result = result * Extent(axis)
-        return spread(result, kept)
+                result = result * AxisSize(axis)
+        return broadcast(result, kept)
     inside = ordered(set(axes) & set(x.axes))
     result = _sum(x, inside) if inside else x
     for axis in axes:
         if axis not in x.axes:
-            result = result * Extent(axis)
+            result = result * AxisSize(axis)
     return result
 
 
@@ -53,27 +53,27 @@ def _sum(x: Node, over: Axes) -> Node:
         return Reduce("sum", x, over)
     number, factors = x.formula.as_coeff_Mul()
     slots = factors.args if isinstance(factors, sp.Mul) else (factors,)
-    nodes = dict(zip(SLOTS, x.args, strict=False))
+    nodes = dict(zip(OPERANDS, x.args, strict=False))
     if not all(slot in nodes for slot in slots):
         return Reduce("sum", x, over)
     inside = [nodes[slot] for slot in slots if set(nodes[slot].axes) & set(over)]
     outside = [nodes[slot] for slot in slots if not set(nodes[slot].axes) & set(over)]
     *first, last = inside
     if first:
-        left = pointwise(sp.Mul(*SLOTS[: len(first)]), *first)
+        left = elementwise(sp.Mul(*OPERANDS[: len(first)]), *first)
         summed = contract(left, last, over)
     else:
-        summed = total(last, over) if last is not x else Reduce("sum", x, over)
+        summed = reduce_sum(last, over) if last is not x else Reduce("sum", x, over)
     for factor in outside:
         summed = summed * factor
-    return pointwise(number * SLOTS[0], summed)
+    return elementwise(number * OPERANDS[0], summed)
 
 
-def mean(x: Node, over: Axes) -> Node:
+def reduce_mean(x: Node, over: Axes) -> Node:
     """The mean over axes."""
-    result = total(x, over)
+    result = reduce_sum(x, over)
     for axis in over:
-        result = pointwise(SLOTS[0] / SLOTS[1], result, Extent(axis))
+        result = elementwise(OPERANDS[0] / OPERANDS[1], result, AxisSize(axis))
     return result
 
 
@@ -81,15 +81,15 @@ def contract(left: Node, right: Node, over: Iterable[Axis]) -> Node:
     """Sum of products over ``over``; an axis that only one operand has is summed there first."""
     if _is_zero(left) or _is_zero(right):
         return ZERO
-    if isinstance(left, Spread) and set(left.along) <= set(right.axes):
+    if isinstance(left, Broadcast) and set(left.along) <= set(right.axes):
         left = left.x
-    if isinstance(right, Spread) and set(right.along) <= set(left.axes):
+    if isinstance(right, Broadcast) and set(right.along) <= set(left.axes):
         right = right.x
     axes = set(over)
     has = set(left.axes)
     shared = axes & has & set(right.axes)
-    left = total(left, axes & has - shared)
-    right = total(right, axes - has)
+    left = reduce_sum(left, axes & has - shared)
+    right = reduce_sum(right, axes - has)
     return Contract(left, right, ordered(shared)) if shared else left * right
 
 

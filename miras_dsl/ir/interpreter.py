@@ -10,31 +10,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miras_dsl.scalar.functions import SLOTS
-from miras_dsl.scalar.numpy_values import scalar
+from miras_dsl.scalar.functions import OPERANDS
+from miras_dsl.scalar.numpy_values import eval_scalar
 
 from . import (
     Axes,
     Axis,
+    AxisSize,
+    Broadcast,
     Contract,
     Cumsum,
     Decay,
-    Extent,
+    ForwardSubstitution,
     GatedApply,
     GatedContract,
     Input,
     Inverse,
-    Last,
     Map,
     Mask,
     Node,
     Number,
-    Put,
+    PlaceLast,
     Reduce,
     Rename,
     Shift,
-    Spread,
-    Substitute,
+    TakeLast,
     ordered,
     postorder,
 )
@@ -148,20 +148,20 @@ def _one(
         case Input():
             return np.asarray(values[node], np.float64)
         case Number(value):
-            return scalar(value, {}, {})
-        case Extent(axis):
+            return eval_scalar(value, {}, {})
+        case AxisSize(axis):
             return np.asarray(float(sizes[axis]))
         case Map(formula, args):
             axes = node.axes
-            env = {s: align(done[x], x.axes, axes) for s, x in zip(SLOTS, args, strict=False)}
-            return scalar(formula, env, {})
+            env = {s: align(done[x], x.axes, axes) for s, x in zip(OPERANDS, args, strict=False)}
+            return eval_scalar(formula, env, {})
         case Contract(left, right):
             return _product(left, right, node.axes, operand(left), operand(right))
         case Reduce(kind, x, over):
             first = done[x].ndim - len(x.axes)
             places = tuple(first + x.axes.index(axis) for axis in over)
             return done[x].sum(places) if kind == "sum" else done[x].max(places)
-        case Spread(x):
+        case Broadcast(x):
             out = align(done[x], x.axes, node.axes)
             batch = out.shape[: out.ndim - len(node.axes)]
             return np.broadcast_to(out, batch + tuple(sizes[axis] for axis in node.axes))
@@ -183,9 +183,9 @@ def _one(
             index[at] = slice(0, by) if by > 0 else slice(by, None)
             moved[tuple(index)] = 0.0
             return moved
-        case Last(x, axis):
+        case TakeLast(x, axis):
             return np.take(done[x], -1, done[x].ndim - len(x.axes) + x.axes.index(axis))
-        case Put(x, axis):
+        case PlaceLast(x, axis):
             out = align(done[x], x.axes, node.axes)
             at = out.ndim - len(node.axes) + node.axes.index(axis)
             shape = list(out.shape)
@@ -216,13 +216,15 @@ def _one(
             )
             inverse = np.linalg.inv(np.eye(a.shape[-1]) + a)
             return inverse if x.axes.index(row) < x.axes.index(col) else inverse.swapaxes(-1, -2)
-        case Substitute():
+        case ForwardSubstitution():
             return _substitute(node, done, sizes)
         case _:
             raise AssertionError(f"no meaning for {type(node).__name__}")
 
 
-def _substitute(node: Substitute, done: Mapping[Node, Array], sizes: Mapping[Axis, int]) -> Array:
+def _substitute(
+    node: ForwardSubstitution, done: Mapping[Node, Array], sizes: Mapping[Axis, int]
+) -> Array:
     p, a = done[node.p], done[node.a]
     width = len(node.p.axes) - 1
     size = p.shape[p.ndim - len(node.p.axes)]

@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import sympy as sp
 
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 
 Axis = str
 Axes = tuple[Axis, ...]
@@ -45,13 +45,13 @@ class _Interned(type):
         return _Interned._table.setdefault(key, made)
 
 
-class _Memo:
+class _Cached:
     """Holds what `_once` has computed."""
 
     __slots__ = ("_axes",)
 
 
-def _once(compute: Callable[[Any], Axes]) -> property:
+def _cached(compute: Callable[[Any], Axes]) -> property:
     """A property computed at its first use: operands are shared, so a formula that recomputed its
     axes from theirs would take exponential time."""
 
@@ -66,10 +66,10 @@ def _once(compute: Callable[[Any], Axes]) -> property:
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Node(_Memo, metaclass=_Interned):
+class Node(_Cached, metaclass=_Interned):
     """A tensor.  `axes` is computed from the operands and always in stored order."""
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         raise AssertionError("every node class computes its axes")
 
@@ -84,16 +84,16 @@ class Node(_Memo, metaclass=_Interned):
         return f"<{type(self).__name__}{name} [{', '.join(self.axes)}]>"
 
     def __add__(self, other: Node | float) -> Node:
-        return pointwise(SLOTS[0] + SLOTS[1], self, constant(other))
+        return elementwise(OPERANDS[0] + OPERANDS[1], self, constant(other))
 
     def __sub__(self, other: Node | float) -> Node:
-        return pointwise(SLOTS[0] - SLOTS[1], self, constant(other))
+        return elementwise(OPERANDS[0] - OPERANDS[1], self, constant(other))
 
     def __mul__(self, other: Node | float) -> Node:
-        return pointwise(SLOTS[0] * SLOTS[1], self, constant(other))
+        return elementwise(OPERANDS[0] * OPERANDS[1], self, constant(other))
 
     def __neg__(self) -> Node:
-        return pointwise(-SLOTS[0], self)
+        return elementwise(-OPERANDS[0], self)
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
@@ -108,7 +108,7 @@ class Input(Node):
     shape: Axes
     kind: str
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered(self.shape)
 
@@ -119,18 +119,18 @@ class Number(Node):
 
     value: sp.Expr
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ()
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Extent(Node):
+class AxisSize(Node):
     """The size of an axis, as a number."""
 
     axis: Axis
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ()
 
@@ -142,7 +142,7 @@ class Map(Node):
     formula: sp.Expr
     args: tuple[Node, ...]
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered(axis for arg in self.args for axis in arg.axes)
 
@@ -159,7 +159,7 @@ class Contract(Node):
     right: Node
     over: Axes
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered(set(self.left.axes + self.right.axes) - set(self.over))
 
@@ -176,7 +176,7 @@ class Reduce(Node):
     x: Node
     over: Axes
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered(set(self.x.axes) - set(self.over))
 
@@ -186,13 +186,13 @@ class Reduce(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Spread(Node):
+class Broadcast(Node):
     """``x`` repeated along further axes."""
 
     x: Node
     along: Axes
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered(self.x.axes + self.along)
 
@@ -208,7 +208,7 @@ class Rename(Node):
     x: Node
     names: tuple[tuple[Axis, Axis], ...]
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered(dict(self.names).get(axis, axis) for axis in self.x.axes)
 
@@ -225,7 +225,7 @@ class Cumsum(Node):
     axis: Axis
     reverse: bool = False
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return self.x.axes
 
@@ -242,7 +242,7 @@ class Shift(Node):
     axis: Axis
     by: int
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return self.x.axes
 
@@ -252,13 +252,13 @@ class Shift(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Last(Node):
+class TakeLast(Node):
     """The last row of ``x`` along an axis."""
 
     x: Node
     axis: Axis
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered(set(self.x.axes) - {self.axis})
 
@@ -268,13 +268,13 @@ class Last(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Put(Node):
+class PlaceLast(Node):
     """``x`` as the last row along a new axis, zero elsewhere: the adjoint of `Last`."""
 
     x: Node
     axis: Axis
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered((*self.x.axes, self.axis))
 
@@ -292,7 +292,7 @@ class Mask(Node):
     col: Axis
     strict: bool
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered((*self.x.axes, self.row, self.col))
 
@@ -314,7 +314,7 @@ class Decay(Node):
     col: Axis
     strict: bool
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered((*self.a.axes, *self.b.axes))
 
@@ -336,7 +336,7 @@ class GatedContract(Node):
     col: Axis
     strict: bool
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered((set(self.x.axes) | set(self.y.axes)) - {self.over})
 
@@ -363,7 +363,7 @@ class GatedApply(Node):
     strict: bool
     over: Axis
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered((set(self.m.axes) | set(self.y.axes)) - {self.over})
 
@@ -380,7 +380,7 @@ class Inverse(Node):
     row: Axis
     col: Axis
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return self.x.axes
 
@@ -390,7 +390,7 @@ class Inverse(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Substitute(Node):
+class ForwardSubstitution(Node):
     """Rows that depend on the rows before them.
 
         forward   r_i = p_i + sum_{j<i} A[i, j] G_ij g_j     g_i = body(r_i, rows_i)
@@ -409,7 +409,7 @@ class Substitute(Node):
     gates: tuple[Node, Node] | None = None
     reverse: bool = False
 
-    @_once
+    @_cached
     def axes(self) -> Axes:
         return ordered((I, *self.body.axes))
 
@@ -430,54 +430,54 @@ def constant(value: Node | float | sp.Expr) -> Node:
 ZERO, ONE = Number(sp.Integer(0)), Number(sp.Integer(1))
 
 
-_HELD = tuple(sp.Symbol(f"_{n}", real=True) for n in range(len(SLOTS)))
+_HELD = tuple(sp.Symbol(f"_{n}", real=True) for n in range(len(OPERANDS)))
 """Stand-ins while operands are renumbered."""
 
 
-def pointwise(formula: sp.Expr, *args: Node) -> Node:
+def elementwise(formula: sp.Expr, *args: Node) -> Node:
     """``Map(formula, args)`` in normal form: numbers folded in, equal operands shared, unused ones
     dropped (spread along, if they alone carried an axis)."""
     wanted = ordered(axis for arg in args for axis in arg.axes)
     if _is_normal(formula, args):
-        return spread(args[0] if formula == SLOTS[0] else Map(formula, args), wanted)
+        return broadcast(args[0] if formula == OPERANDS[0] else Map(formula, args), wanted)
     substitution: dict[sp.Symbol, sp.Expr] = {}
     kept: list[Node] = []
-    for slot, arg in zip(SLOTS, args, strict=False):
+    for slot, arg in zip(OPERANDS, args, strict=False):
         if isinstance(arg, Number):
             substitution[slot] = arg.value
             continue
         # What is repeated along an axis is the same with and without it.
-        arg = arg.x if isinstance(arg, Spread) else arg
+        arg = arg.x if isinstance(arg, Broadcast) else arg
         if arg not in kept:
             kept.append(arg)
         substitution[slot] = _HELD[kept.index(arg)]
     formula = formula.xreplace(substitution)
     free = formula.free_symbols
     used = [n for n in range(len(kept)) if _HELD[n] in free]
-    formula = formula.xreplace({_HELD[n]: SLOTS[at] for at, n in enumerate(used)})
+    formula = formula.xreplace({_HELD[n]: OPERANDS[at] for at, n in enumerate(used)})
     chosen = tuple(kept[n] for n in used)
     made: Node
     if not chosen:
         made = Number(formula)
-    elif formula == SLOTS[0]:
+    elif formula == OPERANDS[0]:
         made = chosen[0]
     else:
         made = Map(formula, chosen)
-    return spread(made, wanted)
+    return broadcast(made, wanted)
 
 
 def _is_normal(formula: sp.Expr, args: tuple[Node, ...]) -> bool:
     """Whether a formula uses every operand, and each is there once and not a number or repeated."""
-    if not args or any(isinstance(arg, Number | Spread) for arg in args):
+    if not args or any(isinstance(arg, Number | Broadcast) for arg in args):
         return False
-    return len(set(args)) == len(args) and formula.free_symbols == set(SLOTS[: len(args)])
+    return len(set(args)) == len(args) and formula.free_symbols == set(OPERANDS[: len(args)])
 
 
 def formula(expr: sp.Expr, nodes: Mapping[sp.Symbol, Node]) -> Node:
     """A sympy formula over some of the symbols of ``nodes``, on the nodes that it uses and no other."""
     used = [slot for slot in nodes if slot in expr.free_symbols]
-    renamed = expr.xreplace(dict(zip(used, SLOTS, strict=False)))
-    return pointwise(renamed, *(nodes[slot] for slot in used))
+    renamed = expr.xreplace(dict(zip(used, OPERANDS, strict=False)))
+    return elementwise(renamed, *(nodes[slot] for slot in used))
 
 
 def _is_zero(node: Node) -> bool:
@@ -489,7 +489,7 @@ def is_zero(node: Node) -> bool:
     return _is_zero(node)
 
 
-def spread(x: Node, along: Iterable[Axis]) -> Node:
+def broadcast(x: Node, along: Iterable[Axis]) -> Node:
     """``x`` repeated along those of the axes that it does not have; a number has every axis already."""
     missing = ordered(set(along) - set(x.axes))
-    return Spread(x, missing) if missing and not isinstance(x, Number) else x
+    return Broadcast(x, missing) if missing and not isinstance(x, Number) else x

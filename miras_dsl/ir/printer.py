@@ -16,7 +16,7 @@ from sympy.printing.latex import LatexPrinter
 from sympy.printing.str import StrPrinter
 
 from miras_dsl import ir
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 
 from . import Axes, Axis, Node, Program, postorder
 
@@ -105,7 +105,7 @@ class _Text(StrPrinter):
 
 
 @dataclass(slots=True)
-class Writer:
+class Printer:
     """Spells nodes; the ones in ``names`` by their name."""
 
     style: Style
@@ -125,7 +125,9 @@ class Writer:
     def _formula(self, node: Node, top: bool = False) -> sp.Expr:
         """Nested elementwise formulas as one, so that sympy places the brackets."""
         if isinstance(node, ir.Map) and (top or node not in self.names):
-            inner = {slot: self._formula(arg) for slot, arg in zip(SLOTS, node.args, strict=False)}
+            inner = {
+                slot: self._formula(arg) for slot, arg in zip(OPERANDS, node.args, strict=False)
+            }
             return cast(sp.Expr, node.formula.xreplace(inner))
         if isinstance(node, ir.Number):
             return node.value
@@ -146,7 +148,7 @@ class Writer:
         match node:
             case ir.Input(name, _, kind):
                 return s.name(f"{name}_0" if kind == "saved" else name)
-            case ir.Extent(axis):
+            case ir.AxisSize(axis):
                 return f"|{s.axis(axis)}|"
             case ir.Contract(left, right, over):
                 return s.sum(over, s.product(atom(left), atom(right)))
@@ -154,7 +156,7 @@ class Writer:
                 return s.sum(over, atom(x))
             case ir.Reduce(kind, x, over):
                 return s.call(kind, over, self.text(x))
-            case ir.Spread(x, _):
+            case ir.Broadcast(x, _):
                 return self._spelled(x, False) if not isinstance(x, ir.Map) else atom(x)
             case ir.Rename(x, names):
                 moved = ",".join(f"{s.axis(a)}→{s.axis(b)}" for a, b in names)
@@ -164,9 +166,9 @@ class Writer:
                 return s.call("cumsum_from_end" if reverse else "cumsum", (axis,), self.text(x))
             case ir.Shift(x, axis, by):
                 return s.call("before" if by > 0 else "following", (axis,), self.text(x))
-            case ir.Last(x, axis):
+            case ir.TakeLast(x, axis):
                 return s.call("last", (axis,), self.text(x))
-            case ir.Put(x, axis):
+            case ir.PlaceLast(x, axis):
                 return s.call("put_last", (axis,), self.text(x))
             case ir.Mask(x, row, col, strict):
                 return f"{atom(x)} {s.where(row, col, strict)}"
@@ -180,15 +182,15 @@ class Writer:
                 return f"{s.sum((over,), decayed)} {s.where(row, col, strict)}"
             case ir.Inverse(x, row, col):
                 return s.call("inverse", (row, col), f"1 + {atom(x)}")
-            case ir.Substitute():
+            case ir.ForwardSubstitution():
                 return self._rows(node)
             case _:
                 raise AssertionError(f"{type(node).__name__} has no spelling")
 
-    def _rows(self, node: ir.Substitute) -> str:
+    def _rows(self, node: ir.ForwardSubstitution) -> str:
         """A substitution, with its body over the row's own right-hand side."""
         holes: Mapping[Node, str] = {hole: self._atom(row) for hole, row in node.rows}
-        body = Writer(self.style, {**self.names, **holes, node.r: self.style.name("r")})
+        body = Printer(self.style, {**self.names, **holes, node.r: self.style.name("r")})
         order = "reverse_rows" if node.reverse else "rows"
         earlier = self.style.product(self._atom(node.a), self.style.name("g"))
         right = f"{self._atom(node.p)} + {self.style.sum(('#j',), earlier)}"
@@ -198,7 +200,7 @@ class Writer:
         )
 
 
-def lines(program: Program, style: Style = TEXT) -> list[tuple[str, str, str]]:
+def program_lines(program: Program, style: Style = TEXT) -> list[tuple[str, str, str]]:
     """A program as (part, name, formula), in an order in which it can be computed."""
     order = postorder(node for _, node in program.results)
     parts = program.parts()
@@ -210,12 +212,14 @@ def lines(program: Program, style: Style = TEXT) -> list[tuple[str, str, str]]:
     next_states = {name for _, name in program.carried}
     primed = {n: style.name(f"{n}'" if n in next_states else n) for n, _ in program.results}
     results = {node: primed[name] for name, node in program.results}
-    writer, count = Writer(style), 0
+    writer, count = Printer(style), 0
     written: list[tuple[str, str, str]] = []
     for node in order:
-        if isinstance(node, ir.Input | ir.Number | ir.Extent | ir.Spread | ir.Rename):
+        if isinstance(node, ir.Input | ir.Number | ir.AxisSize | ir.Broadcast | ir.Rename):
             continue
-        lengthy = isinstance(node, ir.Inverse | ir.Substitute) or len(writer.text(node)) > LONG
+        lengthy = (
+            isinstance(node, ir.Inverse | ir.ForwardSubstitution) or len(writer.text(node)) > LONG
+        )
         if not (node in results or uses.get(node, 0) > 1 or lengthy):
             continue
         if node not in results:
@@ -229,9 +233,9 @@ def lines(program: Program, style: Style = TEXT) -> list[tuple[str, str, str]]:
     return written
 
 
-def show(program: Program, style: Style = TEXT) -> str:
+def print_program(program: Program, style: Style = TEXT) -> str:
     """A program with its three parts under headings, one formula a line."""
-    found = lines(program, style)
+    found = program_lines(program, style)
     if style.latex:
         body = " \\\\\n".join(f"  {name} &= {formula}" for _, name, formula in found)
         return f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}"

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from .builders import contract, rename, total
+from .builders import contract, reduce_sum, rename
 from .nodes import (
+    Broadcast,
     Contract,
     Cumsum,
     Decay,
+    ForwardSubstitution,
     GatedApply,
     GatedContract,
     Input,
     Inverse,
-    Last,
     Map,
     Mask,
     Node,
-    Put,
+    PlaceLast,
     Reduce,
     Rename,
     Shift,
-    Spread,
-    Substitute,
-    pointwise,
-    spread,
+    TakeLast,
+    broadcast,
+    elementwise,
 )
 
 
@@ -49,31 +49,31 @@ def postorder(roots: Iterable[Node]) -> list[Node]:
     return order
 
 
-def rebuild(node: Node, operand: Mapping[Node, Node]) -> Node:
+def with_operands(node: Node, operand: Mapping[Node, Node]) -> Node:
     """``node`` with its operands exchanged, in normal form again."""
     if all(operand[o] is o for o in node.operands):
         return node
     match node:
         case Map(formula, args):
-            return pointwise(formula, *(operand[a] for a in args))
+            return elementwise(formula, *(operand[a] for a in args))
         case Contract(left, right, over):
             return contract(operand[left], operand[right], over)
         case Reduce("sum", x, over):
-            return total(operand[x], over)
+            return reduce_sum(operand[x], over)
         case Reduce(kind, x, over):
             return Reduce(kind, operand[x], over)
-        case Spread(x, along):
-            return spread(operand[x], along)
+        case Broadcast(x, along):
+            return broadcast(operand[x], along)
         case Rename(x, names):
             return rename(operand[x], dict(names))
         case Cumsum(x, axis, reverse):
             return Cumsum(operand[x], axis, reverse)
         case Shift(x, axis, by):
             return Shift(operand[x], axis, by)
-        case Last(x, axis):
-            return Last(operand[x], axis)
-        case Put(x, axis):
-            return Put(operand[x], axis)
+        case TakeLast(x, axis):
+            return TakeLast(operand[x], axis)
+        case PlaceLast(x, axis):
+            return PlaceLast(operand[x], axis)
         case Mask(x, row, col, strict):
             return Mask(operand[x], row, col, strict)
         case Decay(a, b, row, col, strict):
@@ -88,21 +88,27 @@ def rebuild(node: Node, operand: Mapping[Node, Node]) -> Node:
             )
         case Inverse(x, row, col):
             return Inverse(operand[x], row, col)
-        case Substitute(a, p, body, r, rows, gates, reverse):
+        case ForwardSubstitution(a, p, body, r, rows, gates, reverse):
             new_rows = tuple((hole, operand[row]) for hole, row in rows)
             new_gates = (operand[gates[0]], operand[gates[1]]) if gates else None
-            return Substitute(operand[a], operand[p], body, r, new_rows, new_gates, reverse)
+            return ForwardSubstitution(
+                operand[a], operand[p], body, r, new_rows, new_gates, reverse
+            )
         case _:
             raise AssertionError(f"{type(node).__name__} has no operands to exchange")
 
 
-def replace(roots: Iterable[Node], exchange: Mapping[Node, Node]) -> list[Node]:
+def substitute(roots: Iterable[Node], exchange: Mapping[Node, Node]) -> list[Node]:
     """The roots with some nodes exchanged for others, everywhere."""
     roots = list(roots)
     made: dict[Node, Node] = {}
     for node in postorder(roots):
         made[node] = (
-            exchange[node] if node in exchange else rebuild(node, made) if node.operands else node
+            exchange[node]
+            if node in exchange
+            else with_operands(node, made)
+            if node.operands
+            else node
         )
     return [made[root] for root in roots]
 

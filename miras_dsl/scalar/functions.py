@@ -12,7 +12,7 @@ from functools import lru_cache
 import sympy as sp
 from sympy.core.function import ArgumentIndexError
 
-SLOTS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(1024))
+OPERANDS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(1024))
 """The symbols that stand for the operands of a pointwise map, in order."""
 
 
@@ -71,10 +71,10 @@ class asinh(_Real):
         return sp.asinh(x)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return inverse_root(1 + self.args[0] ** 2)
+        return rsqrt(1 + self.args[0] ** 2)
 
 
-class step(sp.Function):
+class ge0(sp.Function):
     """1 where x >= 0, else 0; its derivative is 0."""
 
     nargs = 1
@@ -88,7 +88,7 @@ class step(sp.Function):
         return sp.Integer(0)
 
 
-class above(sp.Function):
+class gt0(sp.Function):
     """1 where x > 0, else 0; its derivative is 0."""
 
     nargs = 1
@@ -102,7 +102,7 @@ class above(sp.Function):
         return sp.Integer(0)
 
 
-class signum(sp.Function):
+class sign(sp.Function):
     """-1, 0 or 1; its derivative is 0."""
 
     nargs = 1
@@ -137,7 +137,7 @@ class where(sp.Function):
         raise ArgumentIndexError(self, argindex)
 
 
-class apow(sp.Function):
+class abs_pow(sp.Function):
     """``|x|^p`` for a constant p, 0 at x = 0 when p > 0 (and by convention also when p < 0)."""
 
     nargs = 2
@@ -156,11 +156,11 @@ class apow(sp.Function):
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         x, p = self.args
         if argindex == 1:
-            return p * spow(x, p - 1)
-        return self * where(signum(x), sp.log(absolute(x)), 0)
+            return p * signed_pow(x, p - 1)
+        return self * where(sign(x), sp.log(absolute(x)), 0)
 
 
-class spow(sp.Function):
+class signed_pow(sp.Function):
     """``sign(x) |x|^p`` for a constant p, 0 at x = 0."""
 
     nargs = 2
@@ -169,7 +169,7 @@ class spow(sp.Function):
     @classmethod
     def eval(cls, x: sp.Expr, p: sp.Expr) -> sp.Expr | None:
         if p == 0:
-            return signum(x)
+            return sign(x)
         return x**p if p.is_Integer and p > 0 and p % 2 == 1 else None
 
     def _eval_evalf(self, prec: int) -> sp.Expr:
@@ -179,11 +179,11 @@ class spow(sp.Function):
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         x, p = self.args
         if argindex == 1:
-            return p * apow(x, p - 1)
-        return self * where(signum(x), sp.log(absolute(x)), 0)
+            return p * abs_pow(x, p - 1)
+        return self * where(sign(x), sp.log(absolute(x)), 0)
 
 
-class fractional(sp.Function):
+class pow_nonneg(sp.Function):
     """``x^p`` for a constant p that is no whole number: 0 at 0, and no number for x < 0.
 
     sympy would make ``|x|^3`` of ``(x^2)^(3/2)``, with an absolute value that has no second derivative.
@@ -197,7 +197,7 @@ class fractional(sp.Function):
         if x.is_positive or p.is_integer:
             return x**p
         if isinstance(x, sp.Pow) and x.exp.is_even:
-            return apow(x.base, x.exp * p)
+            return abs_pow(x.base, x.exp * p)
         return None
 
     def _eval_evalf(self, prec: int) -> sp.Expr:
@@ -207,8 +207,8 @@ class fractional(sp.Function):
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         x, p = self.args
         if argindex == 1:
-            return p * fractional(x, p - 1)
-        return self * where(signum(x), sp.log(absolute(x)), 0)
+            return p * pow_nonneg(x, p - 1)
+        return self * where(sign(x), sp.log(absolute(x)), 0)
 
 
 class absolute(_Real):
@@ -219,10 +219,10 @@ class absolute(_Real):
         return sp.Abs(x)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return signum(self.args[0])
+        return sign(self.args[0])
 
 
-class root(_Real):
+class sqrt(_Real):
     """The square root of x, 0 for x <= 0 with derivative 0 there, so that a norm may be 0."""
 
     @classmethod
@@ -230,10 +230,10 @@ class root(_Real):
         return sp.sqrt(x) if x > 0 else sp.Integer(0)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return inverse_root(self.args[0]) / 2
+        return rsqrt(self.args[0]) / 2
 
 
-class inverse_root(_Real):
+class rsqrt(_Real):
     """1 / sqrt(x) for x > 0, else 0."""
 
     @classmethod
@@ -241,7 +241,7 @@ class inverse_root(_Real):
         return 1 / sp.sqrt(x) if x > 0 else sp.Integer(0)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return -(inverse_root(self.args[0]) ** 3) / 2
+        return -(rsqrt(self.args[0]) ** 3) / 2
 
 
 class erf(sp.Function):
@@ -255,14 +255,14 @@ class erf(sp.Function):
         return 2 * sp.exp(-(x**2)) / sp.sqrt(sp.pi)
 
 
-def larger(a: sp.Expr, b: sp.Expr) -> sp.Expr:
+def maximum(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     """The larger of two numbers; at a tie the derivative goes to ``a``."""
-    return where(step(a - b), a, b)
+    return where(ge0(a - b), a, b)
 
 
-def smaller(a: sp.Expr, b: sp.Expr) -> sp.Expr:
+def minimum(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     """The smaller of two numbers; at a tie the derivative goes to ``a``."""
-    return where(step(b - a), a, b)
+    return where(ge0(b - a), a, b)
 
 
 def log(x: sp.Expr) -> sp.Expr:
@@ -279,15 +279,15 @@ def log(x: sp.Expr) -> sp.Expr:
 def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
     """``x^p`` for a constant p; ``|y|^p``, also as ``(y^2)^(p/2)``, keeps a derivative at 0."""
     if isinstance(x, absolute):
-        return apow(x.args[0], p)
+        return abs_pow(x.args[0], p)
     if p == sp.Rational(1, 2):
-        return root(x)
-    return fractional(x, p) if p.is_integer is False else x**p
+        return sqrt(x)
+    return pow_nonneg(x, p) if p.is_integer is False else x**p
 
 
 FUNCTIONS = (
-    sigmoid, softplus, logcosh, step, above, signum, where, apow, spow, fractional, absolute, root,
-    inverse_root,
+    sigmoid, softplus, logcosh, ge0, gt0, sign, where, abs_pow, signed_pow, pow_nonneg, absolute, sqrt,
+    rsqrt,
     erf, asinh, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
 )  # fmt: skip
 """Every function that may stand in a scalar formula; printers and tests go through this list."""

@@ -17,7 +17,7 @@ NEAR = sp.Float("1e-6")
 """How close to a jump an answer lies that is the place of the jump, in parts of its own size."""
 
 
-class inverted(sp.Function):
+class monotone_inverse(sp.Function):
     """``inverted(a, f, low, high)``: the w between low and high with f(w) = a, for an increasing
     formula f of `UNKNOWN`; the derivative with respect to a is 1 / f'(w)."""
 
@@ -34,18 +34,18 @@ class inverted(sp.Function):
         a, f, _, _ = self.args
         here = {UNKNOWN: self}
         result = (a.diff(s) - f.diff(s).xreplace(here)) / f.diff(UNKNOWN).xreplace(here)
-        for place in jumps(f):
+        for place in discontinuities(f):
             steep = place.diff(UNKNOWN)
             moved = (-place.diff(s) / steep).xreplace(here)
             apart = (scalars.absolute(place) - NEAR * scalars.absolute(UNKNOWN * steep)).xreplace(
                 here
             )
-            result = scalars.where(scalars.above(apart), result, moved)
+            result = scalars.where(scalars.gt0(apart), result, moved)
         return result
 
 
-def jumps(f: sp.Expr) -> list[sp.Expr]:
+def discontinuities(f: sp.Expr) -> list[sp.Expr]:
     """Formulas of `UNKNOWN` that are 0 where ``f`` may jump."""
-    found = f.atoms(scalars.signum, scalars.step, scalars.above)
+    found = f.atoms(scalars.sign, scalars.ge0, scalars.gt0)
     places = {atom.args[0] for atom in found if atom.has(UNKNOWN)}
     return sorted(places, key=sp.default_sort_key)

@@ -9,7 +9,7 @@ import numpy as np
 import sympy as sp
 
 from . import functions as scalars
-from .monotone_inverse import UNKNOWN, inverted
+from .monotone_inverse import UNKNOWN, monotone_inverse
 
 Array = np.ndarray
 
@@ -36,20 +36,20 @@ NUMPY = {
     scalars.sigmoid: lambda x: np.exp(np.minimum(x, 0.0)) / (1 + np.exp(-np.abs(x))),
     scalars.softplus: lambda x: np.logaddexp(0.0, x),
     scalars.logcosh: _logcosh,
-    scalars.step: lambda x: (x >= 0) * 1.0,
-    scalars.above: lambda x: (x > 0) * 1.0,
-    scalars.signum: np.sign,
+    scalars.ge0: lambda x: (x >= 0) * 1.0,
+    scalars.gt0: lambda x: (x > 0) * 1.0,
+    scalars.sign: np.sign,
     scalars.absolute: np.abs,
-    scalars.root: lambda x: np.sqrt(np.maximum(x, 0.0)),
-    scalars.inverse_root: lambda x: np.where(x > 0, 1 / np.sqrt(np.where(x > 0, x, 1.0)), 0.0),
+    scalars.sqrt: lambda x: np.sqrt(np.maximum(x, 0.0)),
+    scalars.rsqrt: lambda x: np.where(x > 0, 1 / np.sqrt(np.where(x > 0, x, 1.0)), 0.0),
     scalars.where: lambda c, a, b: np.where(c != 0, a, b),
-    scalars.fractional: lambda x, p: np.where(x != 0, np.where(x != 0, x, 1.0) ** p, 0.0),
-    scalars.apow: lambda x, p: np.where(x != 0, np.abs(np.where(x != 0, x, 1.0)) ** p, 0.0),
-    scalars.spow: lambda x, p: np.sign(x) * np.abs(np.where(x != 0, x, 1.0)) ** p,
+    scalars.pow_nonneg: lambda x, p: np.where(x != 0, np.where(x != 0, x, 1.0) ** p, 0.0),
+    scalars.abs_pow: lambda x, p: np.where(x != 0, np.abs(np.where(x != 0, x, 1.0)) ** p, 0.0),
+    scalars.signed_pow: lambda x, p: np.sign(x) * np.abs(np.where(x != 0, x, 1.0)) ** p,
 }
 
 
-def scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
+def eval_scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
     """A sympy formula on arrays; every subexpression once."""
     if expr in done:
         return done[expr]
@@ -58,9 +58,9 @@ def scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Ar
     if isinstance(expr, (sp.Number, sp.NumberSymbol)):
         value = np.asarray(float(expr))
     else:
-        if isinstance(expr, inverted):
-            return done.setdefault(expr, _inverted(expr, env, done))
-        args = [scalar(arg, env, done) for arg in expr.args]
+        if isinstance(expr, monotone_inverse):
+            return done.setdefault(expr, _monotone_inverse(expr, env, done))
+        args = [eval_scalar(arg, env, done) for arg in expr.args]
         match expr:
             case sp.Add():
                 value = sum(args[1:], start=args[0])
@@ -76,28 +76,30 @@ def scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Ar
     return value
 
 
-def _inverted(expr: inverted, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
+def _monotone_inverse(
+    expr: monotone_inverse, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]
+) -> Array:
     """Bisection, which knows nothing of derivatives: the wanted value is crossed, if only by a jump."""
     a, f, *ends = expr.args
-    wanted, (low, high) = scalar(a, env, done), (_end(end, env, done) for end in ends)
+    wanted, (low, high) = eval_scalar(a, env, done), (_end(end, env, done) for end in ends)
     shape = np.shape(
-        wanted + scalar(f, {**env, UNKNOWN: stretched(np.asarray(0.0), low, high)}, {})
+        wanted + eval_scalar(f, {**env, UNKNOWN: stretch(np.asarray(0.0), low, high)}, {})
     )
     left, right = np.full(shape, -700.0), np.full(shape, 700.0)
     for _ in range(120):
         middle = (left + right) / 2
         with np.errstate(all="ignore"):
-            found = scalar(f, {**env, UNKNOWN: stretched(middle, low, high)}, {})
+            found = eval_scalar(f, {**env, UNKNOWN: stretch(middle, low, high)}, {})
         above = np.where(np.isfinite(found), found > wanted, middle > 0)
         left, right = np.where(above, left, middle), np.where(above, middle, right)
-    return stretched((left + right) / 2, low, high)
+    return stretch((left + right) / 2, low, high)
 
 
 def _end(end: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
-    return np.asarray(float(end)) if end.is_infinite else scalar(end, env, done)
+    return np.asarray(float(end)) if end.is_infinite else eval_scalar(end, env, done)
 
 
-def stretched(t: Array, low: Array, high: Array) -> Array:
+def stretch(t: Array, low: Array, high: Array) -> Array:
     """The whole line onto ``low < w < high``, with many points near every end and near 0."""
     with np.errstate(all="ignore"):
         one, other = np.isfinite(low), np.isfinite(high)

@@ -17,7 +17,7 @@ TURNED = (
     "nothing is transposed: `@` sums the axis that both sides name, as in `value @ W` and `W @ key`"
 )
 
-SLIPS: tuple[tuple[str, str, str], ...] = (
+HABITS: tuple[tuple[str, str, str], ...] = (
     # before the place, from the place on, help
     (r"/$", r"/", COMMENT),
     (r"", r"//|/\*|--", COMMENT),
@@ -58,12 +58,12 @@ SLIPS: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 
-def slip(text: str, start: int) -> str:
+def hint_for(text: str, start: int) -> str:
     """What to write instead of what stands at ``start``; empty where no habit explains it."""
     line = text.rfind("\n", 0, start) + 1
     before = text[max(line, start - NEAR) : start]
     after = text[start : start + NEAR].split("\n", 1)[0]
-    for left, right, help in SLIPS:
+    for left, right, help in HABITS:
         if re.search(left, before) and re.match(right, after):
             return help
     return ""

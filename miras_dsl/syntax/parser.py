@@ -14,9 +14,9 @@ from miras_dsl.diagnostics import Findings, Problem, SpecErrors, problem
 from miras_dsl.source import Source
 
 from . import tree as syntax
-from .habit_hints import slip
-from .prelex import LATER, Piece, Places, pieces
-from .tree_builder import Builder
+from .habit_hints import hint_for
+from .prelex import LATER, Chunk, SourceMap, split_definitions
+from .tree_builder import TreeBuilder
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -41,14 +41,14 @@ SIGNS = {
 def parse(source: Source) -> syntax.File:
     """The tree of a text; raises SpecErrors with every mistake of writing."""
     findings = Findings()
-    places = Places(source)
+    places = SourceMap(source)
     try:
-        parts = pieces(source, places, findings)
+        parts = split_definitions(source, places, findings)
     except Problem as stop:
         findings.add(stop)
         raise SpecErrors(findings.found) from None
     items: list[syntax.Item] = []
-    build = Builder(places)
+    build = TreeBuilder(places)
     for part in parts:
         try:
             items.append(_item(part, places, build))
@@ -70,7 +70,7 @@ def grammar() -> Lark:
     )
 
 
-def _item(part: Piece, places: Places, build: Builder) -> syntax.Item:
+def _item(part: Chunk, places: SourceMap, build: TreeBuilder) -> syntax.Item:
     from lark.exceptions import UnexpectedInput as Unexpected
     from lark.exceptions import VisitError
 
@@ -95,7 +95,7 @@ def _item(part: Piece, places: Places, build: Builder) -> syntax.Item:
         raise
 
 
-def _syntax_problem(error: UnexpectedInput, part: Piece, places: Places) -> Problem:
+def _syntax_problem(error: UnexpectedInput, part: Chunk, places: SourceMap) -> Problem:
     from lark.exceptions import UnexpectedToken
 
     if not isinstance(error, UnexpectedToken):
@@ -117,7 +117,7 @@ def _syntax_problem(error: UnexpectedInput, part: Piece, places: Places) -> Prob
     shown = word if len(word) <= 40 else word[:37] + "…"
     keyword = token.type not in SIGNS and word.isidentifier()
     what = f"the word `{shown}` cannot stand here" if keyword else f"`{shown}` does not fit here"
-    help = _hint(word, accepted) or slip(places.source.text, start)
+    help = _hint(word, accepted) or hint_for(places.source.text, start)
     if not help and word == "," and "RBRACE" in accepted:
         help = "definitions in braces follow one another without commas, on one line or on several"
     return problem("M0101", what, places.span(start, start + len(word)), wanted, help=help)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from miras_dsl.diagnostics import Findings, Label, Problem, problem
 from miras_dsl.source import Source, Span
 
-from .habit_hints import slip
+from .habit_hints import hint_for
 
 MAX_CHARACTERS = 1 << 20
 MAX_NESTING = 64
@@ -32,7 +32,7 @@ CLOSES = {"(": ")", "[": "]", "{": "}"}
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """The text of one definition: characters ``start`` to ``end``, and its documentation."""
 
     word: str
@@ -41,7 +41,7 @@ class Piece:
     doc: str
 
 
-class Places:
+class SourceMap:
     """Spans from character positions of one source."""
 
     def __init__(self, source: Source):
@@ -54,7 +54,7 @@ class Places:
         return Span(self.source, start, end, line, start - self.starts[line - 1] + 1)
 
 
-def pieces(source: Source, places: Places, findings: Findings) -> list[Piece]:
+def split_definitions(source: Source, places: SourceMap, findings: Findings) -> list[Chunk]:
     """The definitions of a text, in order.
 
     Raises Problem where nothing sensible can follow (size, nesting, a strange character); brackets
@@ -93,7 +93,7 @@ def pieces(source: Source, places: Places, findings: Findings) -> list[Piece]:
                 f"a definition must begin here, not `{_short(word)}`",
                 places.span(start, match.end()),
                 "unexpected",
-                help=slip(text, start)
+                help=hint_for(text, start)
                 or "a file is made of `memory`, `layer` and `model` definitions, and of `bias`, "
                 "`retention`, `algorithm` and `architecture` definitions of your own",
             )
@@ -121,17 +121,17 @@ def pieces(source: Source, places: Places, findings: Findings) -> list[Piece]:
         return []
     ends = [start for _, start in found[1:]] + [last_end]
     return [
-        Piece(word, start, end, _doc(text, start))
+        Chunk(word, start, end, _doc(text, start))
         for (word, start), end in zip(found, ends, strict=True)
     ]
 
 
-def _begins(text: str, start: int, word: str, places: Places) -> bool:
+def _begins(text: str, start: int, word: str, places: SourceMap) -> bool:
     line = places.starts[bisect_right(places.starts, start) - 1]
     return (word in ITEMS or word in LATER) and not text[line:start].strip()
 
 
-def _limits(kind: str, word: str, start: int, words: int, places: Places) -> None:
+def _limits(kind: str, word: str, start: int, words: int, places: SourceMap) -> None:
     if words > MAX_WORDS:
         raise problem(
             "M0003",
@@ -146,7 +146,7 @@ def _limits(kind: str, word: str, start: int, words: int, places: Places) -> Non
             f"{_character(word)} has no meaning in this language",
             places.span(start, start + 1),
             "this character",
-            help=slip(places.source.text, start)
+            help=hint_for(places.source.text, start)
             or "names are made of a-z, digits and `_`; text of any kind may stand after `#`",
         )
     if kind == "name" and len(word) > MAX_NAME:
@@ -166,7 +166,7 @@ def _short(word: str) -> str:
     return word if len(word) <= 40 else word[:37] + "…"
 
 
-def _unclosed(opened: tuple[str, int], places: Places) -> Problem:
+def _unclosed(opened: tuple[str, int], places: SourceMap) -> Problem:
     sign, start = opened
     return problem(
         "M0103",
@@ -177,7 +177,7 @@ def _unclosed(opened: tuple[str, int], places: Places) -> Problem:
     )
 
 
-def _unmatched(word: str, start: int, opened: list[tuple[str, int]], places: Places) -> Problem:
+def _unmatched(word: str, start: int, opened: list[tuple[str, int]], places: SourceMap) -> Problem:
     at = places.span(start, start + 1)
     if not opened:
         return problem("M0103", f"this `{word}` closes nothing", at, "nothing is open here")

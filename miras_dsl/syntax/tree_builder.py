@@ -12,24 +12,24 @@ from miras_dsl.diagnostics import problem
 from miras_dsl.source import Span
 
 from . import tree as s
-from .prelex import MAX_NESTING, MAX_NODES, Piece, Places
+from .prelex import MAX_NESTING, MAX_NODES, Chunk, SourceMap
 
 MAX_DIGITS = 19
 MAX_DECIMAL_EXPONENT = 300
 FORMS = ("decay", "bregman", "penalty", "link", "at")
 
 
-class Builder(Transformer_NonRecursive):
+class TreeBuilder(Transformer_NonRecursive):
     """One method per rule of the grammar; counts nodes over the whole file."""
 
-    def __init__(self, places: Places):
+    def __init__(self, places: SourceMap):
         super().__init__(visit_tokens=False)
         self.places = places
         self.offset = 0
         self.nodes = 0
         self.doc = ""
 
-    def item(self, tree: Tree[Any], piece: Piece) -> s.Item:
+    def item(self, tree: Tree[Any], piece: Chunk) -> s.Item:
         """The definition that ``tree`` holds, whose text is ``piece``."""
         self.offset, self.doc = piece.start, piece.doc
         return self.transform(tree)
@@ -250,7 +250,7 @@ class Builder(Transformer_NonRecursive):
 
 
 # every method takes the place of its rule beside its children
-v_args(meta=True)(Builder)
+v_args(meta=True)(TreeBuilder)
 
 
 def _is_params(part: Any) -> bool:

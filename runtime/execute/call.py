@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.ops.tensor_ops import Size
+from miras_dsl.runtime.ops.tensor_ops import Sizes
 
-from .packed import Bounds, Packed, bounds_of
-from .program_table import Feed, Memory
-from .window import aged
+from .packed import CuSeqlens, Packed, parse_cu_seqlens
+from .program_table import MemoryInput, MemoryTable
+from .window import lagged
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class MemoryCall:
     """One call of a memory, whose tensors fit each other.
 
     feeds  tokens and gates [B, T, H, *axes] (a token of several steps may have one for each, before
@@ -29,10 +29,10 @@ class Call:
     dtype  the type of the computation, out: of the answers
     """
 
-    memory: Memory
+    memory: MemoryTable
     feeds: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
-    bounds: Bounds | None
+    bounds: CuSeqlens | None
     batch: int
     tokens: int
     heads: int
@@ -57,9 +57,9 @@ class Call:
         shape = (self.batch, self.tokens, self.heads, *sizes)
         return torch.zeros(shape, dtype=self.out, device=self.device), dict(self.state)
 
-    def size(self, **more: int) -> Size:
+    def size(self, **more: int) -> Sizes:
         """What generated code is told of sizes, type and device."""
-        return Size({**more, **self.sizes}, self.dtype, self.device)
+        return Sizes({**more, **self.sizes}, self.dtype, self.device)
 
     def carried(self) -> dict[str, Tensor]:
         """The states, in the type of the computation."""
@@ -74,9 +74,12 @@ class Call:
         }
 
 
-def checked(
-    memory: Memory, feeds: Mapping[str, Tensor], state: Mapping[str, Tensor], cu_seqlens: Packed
-) -> Call:
+def validate(
+    memory: MemoryTable,
+    feeds: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    cu_seqlens: Packed,
+) -> MemoryCall:
     """The call with these inputs.
 
     Raises ValueError, with the tensor's name and a way out, where something does not fit.
@@ -89,7 +92,7 @@ def checked(
     if lead.dim() < 3:
         raise ValueError(f"{memory.name}: {first} is {list(lead.shape)}, not [B, T, H, …]")
     batch, tokens, heads = lead.shape[:3]
-    bounds = bounds_of(lead, cu_seqlens)
+    bounds = parse_cu_seqlens(lead, cu_seqlens)
     sizes: dict[str, int] = {}
     for feed in memory.feeds:
         x = feeds[feed.name]
@@ -116,12 +119,12 @@ def checked(
         _require_positions(memory, _state(memory, state, "position", sequences), sequences)
     kinds = [feeds[f.name].dtype for f in memory.feeds] + [state[n].dtype for n, *_ in wanted]
     dtype = torch.float64 if torch.float64 in kinds else torch.float32
-    return Call(
+    return MemoryCall(
         memory, feeds, state, bounds, batch, tokens, heads, sizes, dtype, lead.dtype, lead.device
     )
 
 
-def _state(memory: Memory, state: Mapping[str, Tensor], name: str, sequences: int) -> Tensor:
+def _state(memory: MemoryTable, state: Mapping[str, Tensor], name: str, sequences: int) -> Tensor:
     if name not in state:
         raise ValueError(
             f"{memory.name}: the state has no {name}; a layer's initial_state({sequences}) has all"
@@ -130,7 +133,7 @@ def _state(memory: Memory, state: Mapping[str, Tensor], name: str, sequences: in
 
 
 def _require_numbers(
-    memory: Memory, name: str, x: Tensor, first: str, device: torch.device
+    memory: MemoryTable, name: str, x: Tensor, first: str, device: torch.device
 ) -> None:
     if not x.is_floating_point():
         raise ValueError(
@@ -143,7 +146,7 @@ def _require_numbers(
 
 
 def _require(
-    memory: Memory,
+    memory: MemoryTable,
     name: str,
     x: Tensor,
     lead: tuple[int, ...],
@@ -165,7 +168,7 @@ def _require(
             )
 
 
-def _require_positions(memory: Memory, x: Tensor, sequences: int) -> None:
+def _require_positions(memory: MemoryTable, x: Tensor, sequences: int) -> None:
     whole = not (x.is_floating_point() or x.is_complex())
     if tuple(x.shape) != (sequences,) or not whole or bool(((x < 0) | (x >= memory.block)).any()):
         raise ValueError(
@@ -174,7 +177,7 @@ def _require_positions(memory: Memory, x: Tensor, sequences: int) -> None:
         )
 
 
-def by_token(call: Call, exactly: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def per_token(call: MemoryCall, exactly: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Inputs of every step, [B, T * micro, H, *axes] by name, and the window's tails after the call.
 
     Gates that are given for each place of a block are spread to the tokens that stand there, and
@@ -192,7 +195,7 @@ def by_token(call: Call, exactly: bool) -> tuple[dict[str, Tensor], dict[str, Te
             x = x.to(torch.float64 if feed.log else call.dtype)
         if feed.kind == "position":
             x = x[:, standing].movedim(0, 2)
-        made[feed.name] = micro_steps(memory, feed, x)
+        made[feed.name] = expand_steps(memory, feed, x)
     if not memory.window:
         return made, {}
     before = {name: call.state[f"window.{name}"] for name in memory.tails}
@@ -201,11 +204,11 @@ def by_token(call: Call, exactly: bool) -> tuple[dict[str, Tensor], dict[str, Te
     if memory.resets:
         after = position_after(call)["position"]
         since = (_standing(call), torch.where(after == 0, memory.block, after))
-    past, kept = aged(leaves, before, memory.window, call.bounds, since)
+    past, kept = lagged(leaves, before, memory.window, call.bounds, since)
     return made | past, {f"window.{name}": tail.to(call.dtype) for name, tail in kept.items()}
 
 
-def _standing(call: Call) -> Tensor:
+def _standing(call: MemoryCall) -> Tensor:
     """[B, T]: the place in its block where each token stands, from 0."""
     start = call.state["position"]
     count = torch.arange(call.tokens, device=call.device)[None]
@@ -216,7 +219,7 @@ def _standing(call: Call) -> Tensor:
     return (first[None] + count) % call.memory.block
 
 
-def position_after(call: Call) -> dict[str, Tensor]:
+def position_after(call: MemoryCall) -> dict[str, Tensor]:
     """Where in its block each sequence stands after the call."""
     if not call.memory.block:
         return {}
@@ -225,7 +228,7 @@ def position_after(call: Call) -> dict[str, Tensor]:
     return {"position": (before + taken) % call.memory.block}
 
 
-def micro_steps(memory: Memory, feed: Feed, x: Tensor) -> Tensor:
+def expand_steps(memory: MemoryTable, feed: MemoryInput, x: Tensor) -> Tensor:
     """[B, T, H, (pair,) *axes] -> [B, T * micro, H, *axes]: the steps of a token one after the other."""
     if memory.micro == 1:
         return x

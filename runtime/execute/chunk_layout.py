@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ChunkLayout:
     """The cut of one call.
 
     index    [sequences, chunks * chunk], the token that lies there; None when tokens lie there in
@@ -116,7 +116,7 @@ def chunk_layout(
     lengths: tuple[int, ...],
     offsets: tuple[int, ...],
     device: torch.device,
-) -> Layout:
+) -> ChunkLayout:
     """Cut sequences of so many tokens (steps, if a token takes several) into chunks.
 
     batch, tokens  of the tensors, [batch, tokens, heads]; offsets: places before each sequence
@@ -137,6 +137,6 @@ def chunk_layout(
         back = torch.empty(batch * tokens, dtype=torch.int64, device=device)
         everywhere = torch.arange(len(lengths) * total, device=device).unflatten(0, (-1, total))
         back[index[inside]] = everywhere[inside]
-    return Layout(
+    return ChunkLayout(
         batch, tokens, heads, chunk, chunks, index, inside, back, lengths, offsets, device
     )

@@ -9,28 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.ops.tensor_ops import Size
+from miras_dsl.runtime.ops.tensor_ops import Sizes
 
-from .chunk_layout import Layout
-from .program_table import Memory, Turn, Values, Walk
+from .chunk_layout import ChunkLayout
+from .program_table import BlockEdge, MemoryTable, ScanProgram, Values
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class ScanContext:
     """All that a walk needs of a call beside its tensors: kept until the walk back, it holds no graph."""
 
-    layout: Layout
-    size: Size
+    layout: ChunkLayout
+    size: Sizes
 
 
-def pick(x: Any, n: int) -> Any:
+def chunk_slice(x: Any, n: int) -> Any:
     """The slice of a stacked value that belongs to chunk n; values of constants have one for all, and
     a formula of sizes is a number."""
     return x[n if x.shape[0] > 1 else 0] if isinstance(x, Tensor) and x.dim() else x
 
 
 @dataclass(slots=True)
-class Walked:
+class ScanResult:
     """What a walk leaves: results and entry states stacked over chunks, states before blocks closed,
     the last states, and cotangents of gates at the edges of blocks [(chunk, place, by name)]."""
 
@@ -41,14 +41,14 @@ class Walked:
     edges: list[tuple[int, int, Values]]
 
 
-def walk(
-    memory: Memory,
-    program: Walk,
+def scan_chunks(
+    memory: MemoryTable,
+    program: ScanProgram,
     values: Values,
     states: dict[str, Tensor],
-    ground: Ground,
+    ground: ScanContext,
     reverse: bool,
-) -> Walked:
+) -> ScanResult:
     """Run a program over all chunks."""
     layout, size = ground.layout, ground.size
     values = {"zero": 0.0, "one": 1.0, **values}
@@ -61,14 +61,18 @@ def walk(
     outs: list[Values] = []
     for n in reversed(range(layout.chunks)) if reverse else range(layout.chunks):
         if reverse and memory.close:
-            before = {s.word: pick(values[f"open_{s.word}"], n) for s in memory.states}
+            before = {s.word: chunk_slice(values[f"open_{s.word}"], n) for s in memory.states}
             edge = Edge(n, -1, layout.ends(n))
-            states, gates = _turned_back(memory, memory.close, values, before, states, edge, size)
+            states, gates = apply_block_edge_adjoint(
+                memory, memory.close, values, before, states, edge, size
+            )
             edges.append((n, -1, gates))
         if not reverse and memory.refresh:
             edge = Edge(n, 0, layout.begins(n))
-            states = _turned(memory, memory.refresh, values, states, edge, size)
-        local = {name: pick(values[name], n) for name in program.loop.takes if name in values}
+            states = apply_block_edge(memory, memory.refresh, values, states, edge, size)
+        local = {
+            name: chunk_slice(values[name], n) for name in program.loop.takes if name in values
+        }
         local |= {word: states[state] for state, word in words.items()}
         made = program.loop(local, size)
         for state in words:
@@ -77,7 +81,7 @@ def walk(
         known = local | made
         states = {
             state: _as_tensor(
-                known[after] if after in known else pick(values[after], n), states[state]
+                known[after] if after in known else chunk_slice(values[after], n), states[state]
             )
             for state, _, after in program.states
         }
@@ -85,11 +89,13 @@ def walk(
             for state in words:
                 opened[state].append(states[state])
             edge = Edge(n, -1, layout.ends(n))
-            states = _turned(memory, memory.close, values, states, edge, size)
+            states = apply_block_edge(memory, memory.close, values, states, edge, size)
         if reverse and memory.refresh:
-            before = {s.word: pick(values[s.word], n) for s in memory.states}
+            before = {s.word: chunk_slice(values[s.word], n) for s in memory.states}
             edge = Edge(n, 0, layout.begins(n))
-            states, gates = _turned_back(memory, memory.refresh, values, before, states, edge, size)
+            states, gates = apply_block_edge_adjoint(
+                memory, memory.refresh, values, before, states, edge, size
+            )
             edges.append((n, 0, gates))
     order = slice(None, None, -1) if reverse else slice(None)
     stacked = {state: torch.stack(found[order]) for state, found in entries.items()}
@@ -105,7 +111,7 @@ def walk(
         values |= program.after(values, size)
     results = {result: values[name] for result, name in program.results}
     kept = {state: torch.stack(found) for state, found in opened.items() if found}
-    return Walked(results, stacked, kept, states, edges)
+    return ScanResult(results, stacked, kept, states, edges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +123,13 @@ class Edge:
     rows: Tensor | bool
 
 
-def _turned(
-    memory: Memory, turn: Turn, values: Values, states: dict[str, Tensor], edge: Edge, size: Size
+def apply_block_edge(
+    memory: MemoryTable,
+    turn: BlockEdge,
+    values: Values,
+    states: dict[str, Tensor],
+    edge: Edge,
+    size: Sizes,
 ) -> dict[str, Tensor]:
     """The states on the other side of a block's edge."""
     if edge.rows is False:
@@ -128,14 +139,14 @@ def _turned(
     return states | {name: _chosen(edge.rows, new, states[name]) for name, new in made.items()}
 
 
-def _turned_back(
-    memory: Memory,
-    turn: Turn,
+def apply_block_edge_adjoint(
+    memory: MemoryTable,
+    turn: BlockEdge,
     values: Values,
     before: Mapping[str, Tensor],
     states: dict[str, Tensor],
     edge: Edge,
-    size: Size,
+    size: Sizes,
 ) -> tuple[dict[str, Tensor], Values]:
     """The cotangents on the near side of an edge, and those of gates at the edge's token."""
     if edge.rows is False:
@@ -152,15 +163,15 @@ def _turned_back(
     return back, gates
 
 
-def _fed(memory: Memory, values: Values, edge: Edge) -> Values:
+def _fed(memory: MemoryTable, values: Values, edge: Edge) -> Values:
     """Constants, and what the token at an edge is fed."""
     fed: Values = {}
     for feed in memory.feeds:
         if feed.name in values:
-            here = pick(values[feed.name], edge.chunk)
+            here = chunk_slice(values[feed.name], edge.chunk)
             fed[feed.name] = here if feed.kind == "constant" else here[:, edge.place]
     if "position" in values:
-        fed["position"] = pick(values["position"], edge.chunk)[:, edge.place]
+        fed["position"] = chunk_slice(values["position"], edge.chunk)[:, edge.place]
     return fed
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def once(
+def forbid_double_backward(
     gradients: Sequence[Tensor | None], origins: Iterable[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
     """The same gradients; to be called where a backward pass returns.

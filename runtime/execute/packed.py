@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class CuSeqlens:
     """Where each sequence begins, and where the last one ends: checked, as numbers and as a tensor.
 
     ends    [N + 1] numbers; having them here once saves a GPU from being asked again and again
@@ -31,11 +31,11 @@ class Bounds:
         return tuple(end - start for start, end in pairwise(self.ends))
 
 
-Packed = Tensor | Bounds | Sequence[int] | None
+Packed = Tensor | CuSeqlens | Sequence[int] | None
 """What `cu_seqlens` may be: whole numbers [N + 1], checked bounds, None for a sequence in each row."""
 
 
-def bounds_of(x: Tensor, cu_seqlens: Packed) -> Bounds | None:
+def parse_cu_seqlens(x: Tensor, cu_seqlens: Packed) -> CuSeqlens | None:
     """The bounds of the sequences in ``x`` [B, T, …]; None where each row is one sequence.
 
     Raises ValueError for bounds that do not fit ``x``.  Costs one wait for a GPU if they lie there.
@@ -45,9 +45,9 @@ def bounds_of(x: Tensor, cu_seqlens: Packed) -> Bounds | None:
     if isinstance(cu_seqlens, list | tuple):
         cu_seqlens = torch.tensor(cu_seqlens)
     batch, tokens = x.shape[:2]
-    if isinstance(cu_seqlens, Bounds):
+    if isinstance(cu_seqlens, CuSeqlens):
         if (batch, tokens) == (1, cu_seqlens.ends[-1]):
-            return Bounds(cu_seqlens.ends, cu_seqlens.tensor.to(x.device))
+            return CuSeqlens(cu_seqlens.ends, cu_seqlens.tensor.to(x.device))
         ends, tensor = list(cu_seqlens.ends), cu_seqlens.tensor
     elif cu_seqlens.dim() == 1 and not (cu_seqlens.is_floating_point() or cu_seqlens.is_complex()):
         ends, tensor = cu_seqlens.tolist(), cu_seqlens
@@ -61,7 +61,7 @@ def bounds_of(x: Tensor, cu_seqlens: Packed) -> Bounds | None:
             f"in one row; here it is {shown} for {batch} rows of {tokens} tokens.  Join sequences of "
             "2 and 3 tokens to x [1, 5, …] and give torch.tensor([0, 2, 5])"
         )
-    return Bounds(tuple(ends), tensor.to(x.device, torch.int64))
+    return CuSeqlens(tuple(ends), tensor.to(x.device, torch.int64))
 
 
 def require(x: Tensor, lead: str, width: int) -> None:
@@ -71,7 +71,7 @@ def require(x: Tensor, lead: str, width: int) -> None:
         raise ValueError(f"x is {list(x.shape)}, not [{lead}, {width}]{one}")
 
 
-def rows(x: Tensor, cu_seqlens: Packed) -> int:
+def batch_rows(x: Tensor, cu_seqlens: Packed) -> int:
     """The number of sequences in ``x`` [B, T, …]: the rows of a state."""
-    bounds = bounds_of(x, cu_seqlens)
+    bounds = parse_cu_seqlens(x, cu_seqlens)
     return x.shape[0] if bounds is None else len(bounds)

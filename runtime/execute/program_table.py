@@ -10,7 +10,7 @@ Values = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class MemoryInput:
     """An input: kind token, gate, constant or position; axes after batch, time and head.
 
     ``log`` says that it is the logarithm of a decay, which is summed in double precision.
@@ -23,7 +23,7 @@ class Feed:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class StateTensor:
     """A carried tensor: its name in a state dictionary and as an argument."""
 
     name: str
@@ -32,7 +32,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Region:
     """A generated function with the names of its arguments and results."""
 
     function: Callable[..., tuple[Any, ...]]
@@ -45,26 +45,26 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class ScanProgram:
     """A program in three parts; see `miras_dsl.codegen.schedule`."""
 
-    before: Part | None
-    loop: Part
-    after: Part | None
+    before: Region | None
+    loop: Region
+    after: Region | None
     states: tuple[tuple[str, str, str], ...]
     results: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class BlockEdge:
     """A change of states at the edge of a block: new values by state name, and cotangents back."""
 
-    forward: Part
-    backward: Part
+    forward: Region
+    backward: Region
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryTable:
     """All that the runtime knows about a generated memory.
 
     chunk    steps of a chunk: those of a block where there are blocks, else free
@@ -79,18 +79,18 @@ class Memory:
     """
 
     name: str
-    feeds: tuple[Feed, ...]
-    states: tuple[State, ...]
+    feeds: tuple[MemoryInput, ...]
+    states: tuple[StateTensor, ...]
     answer: tuple[str, ...]
     chunk: int
     block: int
     micro: int
     once: tuple[str, ...]
-    token: Part
-    forward: Walk | None
-    backward: Walk | None
-    refresh: Turn | None
-    close: Turn | None
+    token: Region
+    forward: ScanProgram | None
+    backward: ScanProgram | None
+    refresh: BlockEdge | None
+    close: BlockEdge | None
     valid: str
     window: int = 0
     tails: tuple[str, ...] = ()

@@ -12,13 +12,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.ops.tensor_ops import Size
+from miras_dsl.runtime.ops.tensor_ops import Sizes
 
-from .call import Call, by_token, position_after
-from .program_table import Memory, Turn
+from .call import MemoryCall, per_token, position_after
+from .program_table import BlockEdge, MemoryTable
 
 
-def run_stepwise(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
+def run_token_loop(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
     """The answers and the state after a call, one token after the other."""
     if call.bounds is None:
         return _sequences(call)
@@ -34,10 +34,10 @@ def run_stepwise(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
     return torch.cat(answers, 1), {name: torch.cat([s[name] for s in states]) for name in states[0]}
 
 
-def _sequences(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
+def _sequences(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
     """Every row its own sequence, of one token or more."""
     memory, size = call.memory, call.size()
-    moving, tails = by_token(call, exactly=True)
+    moving, tails = per_token(call, exactly=True)
     perpetual, carried = call.constants(), call.carried()
     values = {s.word: carried[s.name] for s in memory.states}
     position = call.state["position"] if memory.block else None
@@ -47,7 +47,7 @@ def _sequences(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
         if position is not None:
             here["position"] = (position + 1).to(call.dtype)[:, None].expand(-1, call.heads)
             if t % memory.micro == 0:
-                values = _turned(memory, memory.refresh, values, here, position == 0, size)
+                values = apply_block_edge(memory, memory.refresh, values, here, position == 0, size)
         made = memory.token({**here, **values}, size)
         values = {
             s.word: x
@@ -59,18 +59,18 @@ def _sequences(call: Call) -> tuple[Tensor, dict[str, Tensor]]:
             answers.append(made["y"])
         if position is not None and (t + 1) % memory.micro == 0:
             position = (position + 1) % memory.block
-            values = _turned(memory, memory.close, values, here, position == 0, size)
+            values = apply_block_edge(memory, memory.close, values, here, position == 0, size)
     new = dict(call.state) | tails | {s.name: values[s.word] for s in memory.states}
     return torch.stack(answers, 1).to(call.out), new | position_after(call)
 
 
-def _turned(
-    memory: Memory,
-    turn: Turn | None,
+def apply_block_edge(
+    memory: MemoryTable,
+    turn: BlockEdge | None,
     values: dict[str, Tensor],
     fed: Mapping[str, Tensor],
     rows: Tensor,
-    size: Size,
+    size: Sizes,
 ) -> dict[str, Tensor]:
     """The states on the other side of a block's edge, for the rows that are there."""
     if turn is None or not bool(rows.any()):

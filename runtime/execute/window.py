@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .packed import Bounds
+from .packed import CuSeqlens
 
 
-def aged(
+def lagged(
     leaves: Mapping[str, Tensor],
     tails: Mapping[str, Tensor],
     width: int,
-    bounds: Bounds | None,
+    bounds: CuSeqlens | None,
     since: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Every leaf as it was 1 … width - 1 tokens ago, and the tails after the call.
@@ -59,7 +59,7 @@ def _where(there: Tensor, x: Tensor, other: Tensor | float) -> Tensor:
 
 
 def _places(
-    batch: int, tokens: int, bounds: Bounds | None, device: torch.device
+    batch: int, tokens: int, bounds: CuSeqlens | None, device: torch.device
 ) -> tuple[Tensor, Tensor, Sequence[int], Sequence[int]]:
     """For each token its sequence and its place in it; the start and length of each sequence."""
     if bounds is None:

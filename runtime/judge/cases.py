@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from miras_dsl.runtime.judge.oracle.run import State, axis_sizes, run
 from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
-from miras_dsl.spec import Axes, Gate, MemorySpec, Ref, walk
+from miras_dsl.spec import Axes, Gate, MemorySpec, Ref, iter_nodes
 
 HEADS = 2
 
@@ -208,7 +208,7 @@ def bounds(spec: MemorySpec, gate: Gate) -> tuple[float, float]:
     rate = any(
         isinstance(node, Ref) and node.kind == "gate" and node.name == gate.name
         for formula in used
-        for node in walk(formula)
+        for node in iter_nodes(formula)
     )
     block = spec.algorithm.anchored.block if spec.algorithm.anchored else 1
     cap = 1 / block if rate else 2.0
@@ -219,7 +219,7 @@ def bounds(spec: MemorySpec, gate: Gate) -> tuple[float, float]:
     if (
         penalty is not None
         and low == 0
-        and gate.name in {getattr(n, "name", "") for n in walk(penalty)}
+        and gate.name in {getattr(n, "name", "") for n in iter_nodes(penalty)}
     ):
         # A penalty divides by its rates: at 0 it is infinite and has no minimum to compare.
         low = cap / 16 if high == inf else high / 16

@@ -15,7 +15,7 @@ from miras_dsl.spec import MemorySpec, Write
 
 from .cases import Case, covering
 from .checks import CHECKS, Bench, Implementation
-from .tolerance import Agreement
+from .tolerance import Comparison
 
 SCHEMA = "miras-certificate-2"
 
@@ -26,7 +26,7 @@ class Row:
 
     check: str
     case: str
-    result: Agreement
+    result: Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Certificate:
         held.pop("green")
         held.pop("warnings", None)
         rows = tuple(
-            Row(row["check"], row["case"], Agreement(**row["result"])) for row in held.pop("rows")
+            Row(row["check"], row["case"], Comparison(**row["result"])) for row in held.pop("rows")
         )
         expected = tuple((check, case, name) for check, case, name in held.pop("expected"))
         return Certificate(rows=rows, expected=expected, **held)
@@ -115,7 +115,7 @@ class Certificate:
         return "\n".join(lines)
 
 
-def _badness(result: Agreement) -> tuple[bool, float]:
+def _badness(result: Comparison) -> tuple[bool, float]:
     share = result.error / result.allowed if result.allowed else float(result.error > 0)
     return result.verdict != "green", max(share, result.rms / max(result.rms_allowed, 1e-30))
 

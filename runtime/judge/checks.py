@@ -19,8 +19,19 @@ from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
 from miras_dsl.spec import MemorySpec
 
 from .cases import Case, parameters
-from .reference import MOVES, Call, Outcome, kind_of, leaves, live, moved, outcome, reference, typed
-from .tolerance import Agreement, absent, identical, judge, wide
+from .reference import (
+    MAX_REFERENCE_DRAWS,
+    Call,
+    Outcome,
+    cast_like,
+    differentiable_state,
+    kind_of,
+    leaves,
+    outcome,
+    redraw,
+    reference,
+)
+from .tolerance import Comparison, identical, is_wide, judge, missing
 
 
 class Implementation(Protocol):
@@ -53,7 +64,7 @@ class Bench:
         timed = {name for _, name in leaf_axes(self.spec)}
         return {name: t[:, low:high] if name in timed else t for name, t in inputs.items()}
 
-    def agreements(self, case: Case, found: Outcome, forward: bool = False) -> list[Agreement]:
+    def agreements(self, case: Case, found: Outcome, forward: bool = False) -> list[Comparison]:
         """Every quantity of an outcome against the oracle.
 
         In a wide type the reference is drawn again, up to `MOVES` times, before anything is red.
@@ -62,14 +73,18 @@ class Bench:
         expected = reference(*drawn)
         lows = [expected.low]
         rows = self._judged(case, found, expected.exact, lows, forward)
-        while wide(self.dtype) and len(lows) <= MOVES and any(r.verdict == "red" for r in rows):
-            lows.append(moved(*drawn, len(lows)))
+        while (
+            is_wide(self.dtype)
+            and len(lows) <= MAX_REFERENCE_DRAWS
+            and any(r.verdict == "red" for r in rows)
+        ):
+            lows.append(redraw(*drawn, len(lows)))
             rows = self._judged(case, found, expected.exact, lows, forward)
         return rows
 
     def _judged(
         self, case: Case, found: Outcome, exactly: Outcome, lows: list[Outcome], forward: bool
-    ) -> list[Agreement]:
+    ) -> list[Comparison]:
         longest = max(1, *case.lengths)
         rows = []
         for name, exact in exactly.values.items():
@@ -77,20 +92,20 @@ class Bench:
                 continue
             kind = kind_of(self.spec, name)
             if (value := found.values.get(name)) is None:
-                rows.append(absent(name, kind))
+                rows.append(missing(name, kind))
             else:
                 draws = [low.values[name] for low in lows]
                 rows.append(judge(name, kind, value, exact, draws, self.dtype, longest))
         return rows
 
 
-def whole(bench: Bench, case: Case) -> list[Agreement]:
+def check_whole(bench: Bench, case: Case) -> list[Comparison]:
     """One call, packed where the case is: output, final state, every gradient."""
     run = bench.implementation(case)
     return bench.agreements(case, _outcome(bench, case, run))
 
 
-def split(bench: Bench, case: Case) -> list[Agreement] | None:
+def check_split(bench: Bench, case: Case) -> list[Comparison] | None:
     """Several calls with carried state, one of them empty: the same, gradients included."""
     if case.packed or case.tokens < 2:
         return None
@@ -106,7 +121,7 @@ def split(bench: Bench, case: Case) -> list[Agreement] | None:
     return bench.agreements(case, _outcome(bench, case, apply))
 
 
-def steps(bench: Bench, case: Case) -> list[Agreement] | None:
+def check_decode(bench: Bench, case: Case) -> list[Comparison] | None:
     """Token by token, as in decoding: output and final state."""
     if case.packed or not case.warm or not 2 <= case.tokens <= 70:
         return None
@@ -114,11 +129,14 @@ def steps(bench: Bench, case: Case) -> list[Agreement] | None:
     inputs, state, _, _ = _leaves(bench, case)
     with torch.no_grad():
         y, after = _in_parts(bench, run, inputs, state, list(range(case.tokens + 1)))
-    values = {"y": y, **{f"state {n}": t for n, t in live(bench.spec, after).items()}}
+    values = {
+        "y": y,
+        **{f"state {n}": t for n, t in differentiable_state(bench.spec, after).items()},
+    }
     return bench.agreements(case, Outcome({n: t.cpu() for n, t in values.items()}), forward=True)
 
 
-def causal(bench: Bench, case: Case) -> list[Agreement] | None:
+def check_causal(bench: Bench, case: Case) -> list[Comparison] | None:
     """Changed inputs from one token on leave every earlier output bit for bit the same."""
     if case.packed or case.tokens < 2:
         return None
@@ -139,25 +157,25 @@ def causal(bench: Bench, case: Case) -> list[Agreement] | None:
     return [identical(f"y before token {at}", "output", before[:, :at], after[:, :at])]
 
 
-CHECKS: Mapping[str, Callable[[Bench, Case], list[Agreement] | None]] = {
-    "whole": whole,
-    "split": split,
-    "steps": steps,
-    "causal": causal,
+CHECKS: Mapping[str, Callable[[Bench, Case], list[Comparison] | None]] = {
+    "whole": check_whole,
+    "split": check_split,
+    "steps": check_decode,
+    "causal": check_causal,
 }
 """Every check by name; None means that it says nothing about the case."""
 
 
 def _outcome(bench: Bench, case: Case, call: Call) -> Outcome:
     drawn = reference(bench.spec, case, bench.dtype, bench.seed).data
-    return outcome(bench.spec, call, drawn, typed(bench.spec, bench.dtype), bench.device)
+    return outcome(bench.spec, call, drawn, cast_like(bench.spec, bench.dtype), bench.device)
 
 
 def _leaves(
     bench: Bench, case: Case
 ) -> tuple[dict[str, Tensor], State | None, Tensor, Tensor | None]:
     drawn = reference(bench.spec, case, bench.dtype, bench.seed).data
-    return leaves(bench.spec, drawn, typed(bench.spec, bench.dtype), bench.device)
+    return leaves(bench.spec, drawn, cast_like(bench.spec, bench.dtype), bench.device)
 
 
 def _in_parts(

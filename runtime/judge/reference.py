@@ -13,7 +13,7 @@ from torch import Tensor
 from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.runtime.judge.oracle.run import State
 from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
-from miras_dsl.spec import Apply, Expr, MemorySpec, Ref, walk
+from miras_dsl.spec import Apply, Expr, MemorySpec, Ref, iter_nodes
 
 from .cases import Case, Data, data, narrow, parameters
 from .tolerance import Kind
@@ -60,12 +60,12 @@ def reference(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0) -
     return Reference(drawn, exact, _low(spec, case, dtype, drawn))
 
 
-MOVES = 8
+MAX_REFERENCE_DRAWS = 8
 """How often the reference is drawn anew at most."""
 
 
-@lru_cache(maxsize=4 * MOVES)
-def moved(
+@lru_cache(maxsize=4 * MAX_REFERENCE_DRAWS)
+def redraw(
     spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0, number: int = 1
 ) -> Outcome:
     """Another draw of the low-precision reference's rounding: every number that it is given is moved
@@ -158,7 +158,7 @@ def outcome(
     """
     inputs, state, cotangent, offsets = leaves(spec, drawn, to, device)
     y, after = call(inputs, state, offsets)
-    after = live(spec, after)
+    after = differentiable_state(spec, after)
     values: dict[str, Tensor] = {"y": y.detach()}
     values |= {f"state {name}": tensor.detach() for name, tensor in after.items()}
     total = (y.double() * cotangent).sum()
@@ -185,7 +185,7 @@ def decays(spec: MemorySpec) -> set[str]:
     """The gates that multiply what they carry on: the decay, and a momentum's factor of itself."""
     found = {spec.retention.decay.name} if isinstance(spec.retention.decay, Ref) else set()
     for target, formula in spec.algorithm.rules:
-        for node in walk(formula):
+        for node in iter_nodes(formula):
             names = [part for part in _factors(node) if isinstance(part, Ref)]
             if any(n.kind == "keep" or (n.kind, n.name) == ("carry", target) for n in names):
                 found |= {n.name for n in names if n.kind == "gate"}
@@ -198,7 +198,7 @@ def _factors(expr: Expr) -> list[Expr]:
     return [expr]
 
 
-def live(spec: MemorySpec, state: State) -> State:
+def differentiable_state(spec: MemorySpec, state: State) -> State:
     """The state with zeros where a value can no longer matter.
 
     Between two blocks the anchor, the earlier trajectories and a weight with a dual are overwritten
@@ -220,6 +220,6 @@ def live(spec: MemorySpec, state: State) -> State:
     }
 
 
-def typed(spec: MemorySpec, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
+def cast_like(spec: MemorySpec, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
     """The type of each input for a form that runs in ``dtype``."""
     return lambda name: narrow(spec, name, dtype)

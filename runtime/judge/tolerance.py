@@ -40,7 +40,7 @@ LOGARITHMS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class Comparison:
     """One comparison.
 
     name       what was compared: `y`, `state W`, `d key`
@@ -64,13 +64,13 @@ def precision(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps
 
 
-def wide(dtype: torch.dtype) -> bool:
+def is_wide(dtype: torch.dtype) -> bool:
     """Whether a type is wider than 16 bits: then nothing but the order of operations tells a correct
     result from the reference."""
     return precision(dtype) < 1e-6
 
 
-def allowance(kind: Kind, dtype: torch.dtype) -> float:
+def tolerance(kind: Kind, dtype: torch.dtype) -> float:
     """k of the contract.
 
     The gradient of a decay is a difference of running sums, over rows and over columns of the same
@@ -78,7 +78,7 @@ def allowance(kind: Kind, dtype: torch.dtype) -> float:
     """
     if kind in ("output", "state"):
         return 2.0
-    return 6.0 if kind == "decay gradient" and wide(dtype) else 3.0
+    return 6.0 if kind == "decay gradient" and is_wide(dtype) else 3.0
 
 
 def judge(
@@ -89,7 +89,7 @@ def judge(
     lows: Sequence[Tensor],
     dtype: torch.dtype,
     tokens: int = 1,
-) -> Agreement:
+) -> Comparison:
     """Compare a result with the oracle's value and its low-precision references.
 
     lows    one reference, or several draws of its rounding; the largest error counts
@@ -102,7 +102,7 @@ def judge(
     if x.shape != exact.shape:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(exact.shape)}")
     if exact.numel() == 0:
-        return Agreement(name, kind, 0.0, 0.0, 0.0, RMS_LIMIT[kind], 0.0, True, "green")
+        return Comparison(name, kind, 0.0, 0.0, 0.0, RMS_LIMIT[kind], 0.0, True, "green")
     exact = exact.detach().double()
     miss = x.detach().double() - exact
     misses = [low.detach().double() - exact for low in lows]
@@ -111,10 +111,10 @@ def judge(
     size = float(exact.abs().max())
     vanishes = size < VANISHING
     unit = vanishes or (double and "gradient" in kind)
-    counts = LOGARITHMS if double else tokens**0.5 if wide(dtype) else 1.0
+    counts = LOGARITHMS if double else tokens**0.5 if is_wide(dtype) else 1.0
     floor = precision(dtype) * counts * (max(size, 1.0) if unit else size)
     drawn = shrink * max(float(m.abs().max()) for m in misses)
-    allowed = allowance(kind, dtype) * (drawn + floor)
+    allowed = tolerance(kind, dtype) * (drawn + floor)
     error = float(miss.abs().max())
     scale = 0.0 if vanishes else _rms(exact)
     rms = _rms(miss) / scale if scale else 0.0
@@ -126,21 +126,21 @@ def judge(
     if finite and not reference_rms <= ILL_CONDITIONED:
         verdict = "ill-conditioned"
     limit = RMS_LIMIT[kind]
-    return Agreement(name, kind, error, allowed, rms, limit, reference_rms, finite, verdict)
+    return Comparison(name, kind, error, allowed, rms, limit, reference_rms, finite, verdict)
 
 
-def absent(name: str, kind: Kind) -> Agreement:
+def missing(name: str, kind: Kind) -> Comparison:
     """A result that should be there and is not."""
-    return Agreement(name, kind, float("inf"), 0.0, float("inf"), 0.0, 0.0, False, "red")
+    return Comparison(name, kind, float("inf"), 0.0, float("inf"), 0.0, 0.0, False, "red")
 
 
-def identical(name: str, kind: Kind, x: Tensor, other: Tensor) -> Agreement:
+def identical(name: str, kind: Kind, x: Tensor, other: Tensor) -> Comparison:
     """Two results that must have the same bits."""
     same = torch.equal(x, other)
     error = 0.0 if same or x.shape != other.shape else float((x - other).abs().max())
     finite = bool(torch.isfinite(x).all())
     verdict: Verdict = "green" if same and finite else "red"
-    return Agreement(name, kind, error, 0.0, 0.0, 0.0, 0.0, finite, verdict)
+    return Comparison(name, kind, error, 0.0, 0.0, 0.0, 0.0, finite, verdict)
 
 
 def _rms(x: Tensor) -> float:

@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .launch_config import Launch, Recurrence
+from .launch_config import LaunchConfig, Recurrence
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
@@ -37,7 +37,7 @@ class Usage:
 
 
 def compiled(
-    kernels: Recurrence, launch: Launch, dtype: str = "bfloat16", packed: bool = False
+    kernels: Recurrence, launch: LaunchConfig, dtype: str = "bfloat16", packed: bool = False
 ) -> tuple[Usage, Usage]:
     """The forward and the backward kernel for one problem, as the launcher would compile them.
 
@@ -50,7 +50,7 @@ def compiled(
 
 
 def _compiled(
-    kernel: Any, kernels: Recurrence, launch: Launch, dtype: str, packed: bool, way: str
+    kernel: Any, kernels: Recurrence, launch: LaunchConfig, dtype: str, packed: bool, way: str
 ) -> Usage:
     sizes: dict[str, int | bool | None] = {
         "V": launch.sizes["value"], "BV": launch.tile["value"], "SEGMENT": launch.segment,

@@ -10,10 +10,10 @@ from typing import Any
 WARPS = 8
 """Warps of a program where the rule lets the value axis be shared out; else up to twice as many."""
 
-PAST = 1 << 30
+RECOMPUTE_BYTES = 1 << 30
 """Bytes of states that one backward launch computes again; sequences beyond that wait their turn."""
 
-FULL = 1024
+SATURATING_PROGRAMS = 1024
 """Programs that keep the largest GPUs busy: some eight on each of their multiprocessors."""
 
 Named = tuple[tuple[str, tuple[str, ...]], ...]
@@ -38,7 +38,7 @@ class Recurrence:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchConfig:
     """One size of problem: extents, tiles and how many programs share the value axis.
 
     segment  steps between the states that the forward pass keeps for the backward pass
@@ -53,13 +53,13 @@ class Launch:
     group: int
 
 
-def launch_of(
+def configure_launch(
     kernels: Recurrence,
     sizes: Mapping[str, int],
     longest: int,
     heads: int = 1,
     sequences: int = 1,
-) -> Launch:
+) -> LaunchConfig:
     """Tiles for a problem: as many values in a program as leave the tiles in its registers.
 
     A warp takes 512 elements of a tile, 16 for each thread, and fewer where more than two states
@@ -79,37 +79,39 @@ def launch_of(
     warps = min(2 * WARPS, max(1, tile["value"] * width // warp))
     blocks = -(-sizes["value"] // tile["value"]) if kernels.split else 1
     step = sum(
-        past_rows(axes, blocks, 1) * _bytes(sizes, axes, heads) for _, axes in kernels.states
+        recompute_rows(axes, blocks, 1) * _bytes(sizes, axes, heads) for _, axes in kernels.states
     )
     segment = max(16, _power(isqrt(max(1, longest) - 1) + 1))
-    enough = min(sequences, FULL // (heads * blocks))
-    while segment > 16 and _group(segment * step, sequences) < enough:
+    enough = min(sequences, SATURATING_PROGRAMS // (heads * blocks))
+    while segment > 16 and sequences_per_launch(segment * step, sequences) < enough:
         segment //= 2
-    return Launch(sizes, tile, blocks, warps, segment, _group(segment * step, sequences))
+    return LaunchConfig(
+        sizes, tile, blocks, warps, segment, sequences_per_launch(segment * step, sequences)
+    )
 
 
-def _group(each: int, sequences: int) -> int:
+def sequences_per_launch(each: int, sequences: int) -> int:
     """How many sequences of so many bytes fit `PAST`."""
-    return max(1, min(sequences, PAST // each))
+    return max(1, min(sequences, RECOMPUTE_BYTES // each))
 
 
-def checkpoints(launch: Launch, steps: int, sequences: int) -> int:
+def checkpoints(launch: LaunchConfig, steps: int, sequences: int) -> int:
     """Rows for the states before each segment: a sequence's last segment may be a short one."""
     return steps // launch.segment + sequences
 
 
-def past_rows(axes: tuple[str, ...], blocks: int, sequences: int) -> int:
+def recompute_rows(axes: tuple[str, ...], blocks: int, sequences: int) -> int:
     """Rows, of a segment each, for a state that is computed again; blocks of values share none."""
     return sequences if "value" in axes else sequences * blocks
 
 
 def scratch_bytes(
-    kernels: Recurrence, launch: Launch, heads: int, steps: int, sequences: int
+    kernels: Recurrence, launch: LaunchConfig, heads: int, steps: int, sequences: int
 ) -> int:
     """What a forward and a backward pass hold beside inputs, outputs and gradients."""
     kept = checkpoints(launch, steps, sequences)
     return sum(
-        (kept + past_rows(axes, launch.blocks, launch.group) * launch.segment)
+        (kept + recompute_rows(axes, launch.blocks, launch.group) * launch.segment)
         * _bytes(launch.sizes, axes, heads)
         for _, axes in kernels.states
     )

@@ -13,7 +13,7 @@ from typing import Any
 from .triton_interpreter import installed
 
 
-class _Absent:
+class MissingTriton:
     """A kernel that nothing can compile."""
 
     def __getitem__(self, grid: object) -> Any:
@@ -23,8 +23,8 @@ class _Absent:
         )
 
 
-def _jit(*_arguments: Any, **_options: Any) -> Callable[[object], _Absent]:
-    return lambda function: _Absent()
+def _jit(*_arguments: Any, **_options: Any) -> Callable[[object], MissingTriton]:
+    return lambda function: MissingTriton()
 
 
 if installed():

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.execute.call import Call, by_token, position_after
-from miras_dsl.runtime.execute.first_order_only import once
+from miras_dsl.runtime.execute.call import MemoryCall, per_token, position_after
+from miras_dsl.runtime.execute.first_order_only import forbid_double_backward
 
-from .launch_config import Launch, Recurrence, checkpoints, launch_of, past_rows
-from .triton_interpreter import installed, interpreting, repair
+from .launch_config import LaunchConfig, Recurrence, checkpoints, configure_launch, recompute_rows
+from .triton_interpreter import installed, interpreting, patch_interpreter
 
 
-def possible(device: torch.device | str, dtype: torch.dtype) -> bool:
+def supported(device: torch.device | str, dtype: torch.dtype) -> bool:
     """Whether kernels can compute in a type on a device: single precision, on a GPU.
 
     In Triton's interpreter (`TRITON_INTERPRET=1`) a CPU is as good.
@@ -27,7 +27,7 @@ def possible(device: torch.device | str, dtype: torch.dtype) -> bool:
     return there and installed() and dtype != torch.float64
 
 
-def allowed() -> bool:
+def enabled() -> bool:
     """Whether kernels may be used: unless MIRAS_KERNELS is "off".
 
     Off means the chunk form in torch, which is slower for most memories and faster for some
@@ -36,23 +36,25 @@ def allowed() -> bool:
     return environ.get("MIRAS_KERNELS", "on") != "off"
 
 
-def wanted(call: Call) -> bool:
+def should_use(call: MemoryCall) -> bool:
     """Whether a call goes to the kernels: where that is possible and allowed."""
-    return allowed() and possible(call.device, call.dtype)
+    return enabled() and supported(call.device, call.dtype)
 
 
-def recurrent(call: Call, kernels: Recurrence) -> tuple[Tensor, dict[str, Tensor]]:
+def recurrent(call: MemoryCall, kernels: Recurrence) -> tuple[Tensor, dict[str, Tensor]]:
     """The answers and the state after a call that is not empty, computed in float32."""
     memory, micro = call.memory, call.memory.micro
-    moving, tails = by_token(call, exactly=False)
+    moving, tails = per_token(call, exactly=False)
     constants, states = call.constants(), call.carried()
     tensors = [moving[name] for name, _ in kernels.tokens]
     tensors += [constants[name].float() for name, _ in kernels.constants]
     tensors += [states[name].float() for name, _ in kernels.states]
     tensors = [x.contiguous() for x in tensors]
-    run = Run(
+    run = LaunchArgs(
         kernels,
-        launch_of(kernels, call.sizes, max(call.lengths) * micro, call.heads, len(call.lengths)),
+        configure_launch(
+            kernels, call.sizes, max(call.lengths) * micro, call.heads, len(call.lengths)
+        ),
         None if call.bounds is None else call.bounds.tensor * micro,
         call.state["position"].to(torch.int64) * micro if memory.block else None,
         len(call.lengths),
@@ -65,7 +67,7 @@ def recurrent(call: Call, kernels: Recurrence) -> tuple[Tensor, dict[str, Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LaunchArgs:
     """What a launch needs beside its tensors.
 
     offsets  bounds of packed sequences, place: where in its block each sequence starts, in steps
@@ -74,13 +76,15 @@ class Run:
     """
 
     kernels: Recurrence
-    plan: Launch
+    plan: LaunchConfig
     offsets: Tensor | None
     place: Tensor | None
     rows: int
     keep: bool
 
-    def groups(self, shape: tuple[int, ...], device: torch.device) -> Iterator[tuple[slice, Run]]:
+    def groups(
+        self, shape: tuple[int, ...], device: torch.device
+    ) -> Iterator[tuple[slice, LaunchArgs]]:
         """The sequences that one backward launch takes after those of another: all, if they fit."""
         batch, time, _ = shape
         group = self.plan.group
@@ -101,7 +105,7 @@ class _Recurrent(torch.autograd.Function):
     """(tokens [B, T, H, …], constants [H, …], states [N, H, …]) -> (y, states after)."""
 
     @staticmethod
-    def forward(ctx: Any, run: Run, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, run: LaunchArgs, *tensors: Tensor) -> tuple[Tensor, ...]:
         kernels, plan = run.kernels, run.plan
         batch, time, heads = shape = tensors[0].shape[:3]
         _runs_here(tensors[0])
@@ -110,7 +114,7 @@ class _Recurrent(torch.autograd.Function):
         ends = [torch.empty_like(s) for s in states]
         segments = checkpoints(plan, batch * time, run.rows) if run.keep else 0
         kept = [s.new_empty(segments, *s.shape[1:]) for s in states]
-        _start(kernels.forward, run, [*tensors, y, *ends, *kept], shape)
+        _launch(kernels.forward, run, [*tensors, y, *ends, *kept], shape)
         ctx.run = run
         ctx.save_for_backward(*given, *kept)
         return (y, *ends)
@@ -120,17 +124,19 @@ class _Recurrent(torch.autograd.Function):
         saved = ctx.saved_tensors
         with torch.no_grad():
             found = _back(ctx.run, saved, d_y, d_ends)
-        return None, *once(found, (*saved, d_y, *d_ends))
+        return None, *forbid_double_backward(found, (*saved, d_y, *d_ends))
 
 
-def _back(run: Run, saved: Sequence[Tensor], d_y: Tensor, d_ends: Sequence[Tensor]) -> list[Tensor]:
+def _back(
+    run: LaunchArgs, saved: Sequence[Tensor], d_y: Tensor, d_ends: Sequence[Tensor]
+) -> list[Tensor]:
     """The gradients of tokens, constants and first states."""
     kernels, plan = run.kernels, run.plan
     given, kept = _parted(saved, len(kernels.states))
     tokens, constants = _parted(given, len(kernels.constants))
     shape = tokens[0].shape[:3]
     d_y, d_ends = d_y.contiguous(), tuple(d.contiguous() for d in d_ends)
-    of_tokens = _rooms(plan, kernels.tokens, tokens)
+    of_tokens = gradient_buffers(plan, kernels.tokens, tokens)
     of_constants: list[list[Tensor]] = []
     of_states: list[list[Tensor]] = []
     for part, some in run.groups(shape, d_y.device):
@@ -138,15 +144,15 @@ def _back(run: Run, saved: Sequence[Tensor], d_y: Tensor, d_ends: Sequence[Tenso
         each = [x.expand(some.rows, *x.shape) for x in constants]
         past = [
             d.new_empty(
-                past_rows(axes, plan.blocks, some.rows), shape[2], plan.segment, *d.shape[2:]
+                recompute_rows(axes, plan.blocks, some.rows), shape[2], plan.segment, *d.shape[2:]
             )
             for (_, axes), d in zip(kernels.states, d_ends, strict=True)
         ]
-        shares = _rooms(plan, kernels.constants, each)
-        begun = _rooms(plan, kernels.states, d_after)
+        shares = gradient_buffers(plan, kernels.constants, each)
+        begun = gradient_buffers(plan, kernels.states, d_after)
         held = [x[part.start :] for x in kept]
         tensors = [*given, d_y, *held, *past, *d_after, *of_tokens, *shares, *begun]
-        _start(kernels.backward, some, tensors, shape)
+        _launch(kernels.backward, some, tensors, shape)
         of_constants.append([_summed(x).sum(0, keepdim=True) for x in shares])
         of_states.append([_summed(x) for x in begun])
     found = [_summed(x) for x in of_tokens]
@@ -160,8 +166,8 @@ def _parted(tensors: Sequence[Tensor], last: int) -> tuple[Sequence[Tensor], Seq
     return tensors[: len(tensors) - last], tensors[len(tensors) - last :]
 
 
-def _rooms(
-    plan: Launch, named: Sequence[tuple[str, tuple[str, ...]]], like: Sequence[Tensor]
+def gradient_buffers(
+    plan: LaunchConfig, named: Sequence[tuple[str, tuple[str, ...]]], like: Sequence[Tensor]
 ) -> list[Tensor]:
     """Room for gradients: a share for each block of values where each block has only a share."""
     return [
@@ -183,10 +189,10 @@ def _runs_here(x: Tensor) -> None:
             f"Triton kernels run on a GPU, and these tensors are on {x.device}; "
             "set TRITON_INTERPRET=1 before importing triton to interpret them"
         )
-    repair()
+    patch_interpreter()
 
 
-def _start(kernel: Any, run: Run, tensors: list[Tensor], shape: tuple[int, ...]) -> None:
+def _launch(kernel: Any, run: LaunchArgs, tensors: list[Tensor], shape: tuple[int, ...]) -> None:
     """Launch a kernel; its programs are (sequences * heads, blocks of values)."""
     batch, time, heads = shape
     plan = run.plan

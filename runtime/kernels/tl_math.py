@@ -39,7 +39,7 @@ def cosh(x):
 
 
 @triton.jit
-def log_of_one_plus(x):
+def log1p(x):
     """log(1 + x) for x >= 0: what the sum lost is given back by the quotient."""
     u = 1.0 + x
     return tl.where(u == 1.0, x, tl.log(u) * (x / (u - 1.0)))
@@ -48,7 +48,7 @@ def log_of_one_plus(x):
 @triton.jit
 def softplus(x):
     """log(1 + e^x)."""
-    return tl.maximum(x, 0.0) + log_of_one_plus(tl.exp(-tl.abs(x)))
+    return tl.maximum(x, 0.0) + log1p(tl.exp(-tl.abs(x)))
 
 
 @triton.jit
@@ -59,7 +59,7 @@ def logcosh(x):
     near = -4.001657601832e-4 * z + 1.973924341664e-3
     near = (near * z - 6.679694910112e-3) * z + 2.221259637214e-2
     near = ((near * z - 8.333281367968e-2) * z + 4.999999953952e-1) * z
-    far = (size - 0.6931471805599453) + log_of_one_plus(tl.exp(-2.0 * size))
+    far = (size - 0.6931471805599453) + log1p(tl.exp(-2.0 * size))
     return tl.where(size < 0.8, near, far)
 
 
@@ -68,20 +68,20 @@ def asinh(x):
     """log(x + sqrt(x^2 + 1)), of the size of x; far out the root is x itself."""
     size = tl.abs(x)
     inner = tl.minimum(size, 1e4)
-    near = log_of_one_plus(inner + inner * inner / (1.0 + tl.sqrt(inner * inner + 1.0)))
+    near = log1p(inner + inner * inner / (1.0 + tl.sqrt(inner * inner + 1.0)))
     far = tl.log(tl.maximum(size, 1.0)) + 0.6931471805599453
     found = tl.where(size < 1e4, near, far)
     return tl.where(x < 0.0, -found, found)
 
 
 @triton.jit
-def signum(x):
+def sign(x):
     """-1, 0 or 1."""
     return tl.where(x > 0.0, 1.0, 0.0) - tl.where(x < 0.0, 1.0, 0.0)
 
 
 @triton.jit
-def inverse_root(x):
+def rsqrt(x):
     """1 / sqrt(x) for x > 0, else 0."""
     return tl.where(x > 0.0, 1.0 / tl.sqrt(tl.where(x > 0.0, x, 1.0)), 0.0)
 
@@ -107,19 +107,19 @@ def power(x, p):
 
 
 @triton.jit
-def apow(x, p):
+def abs_pow(x, p):
     """|x|^p, 0 at 0."""
     return tl.where(x != 0.0, power(tl.abs(tl.where(x != 0.0, x, 1.0)), p), 0.0)
 
 
 @triton.jit
-def spow(x, p):
+def signed_pow(x, p):
     """sign(x) |x|^p, 0 at 0."""
-    return signum(x) * apow(x, p)
+    return sign(x) * abs_pow(x, p)
 
 
 @triton.jit
-def fractional(x, p):
+def pow_nonneg(x, p):
     """x^p for a p that is no whole number, 0 at 0."""
     there = x != 0.0
     return tl.where(there, power(tl.where(there, x, 1.0), p), 0.0)

@@ -25,7 +25,7 @@ def interpreting() -> bool:
 
 
 @cache
-def repair() -> None:
+def patch_interpreter() -> None:
     """Put a fault of Triton 3.6's interpreter right; does nothing where kernels are compiled.
 
     Since numpy 2.4 its one-element arrays no longer count as the ends of a `range`.

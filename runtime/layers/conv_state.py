@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.execute.packed import Bounds, Packed, bounds_of, rows
+from miras_dsl.runtime.execute.packed import CuSeqlens, Packed, batch_rows, parse_cu_seqlens
 
 from .state_tree import State
 
-LEAST = 1.2e-38
+MIN_GATE = 1.2e-38
 """The least gate that a logarithm is taken of: the smallest normal float32, rounded up."""
 
 
-def full(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """``x`` in float32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-class Past:
+class ConvState:
     """The last inputs of each convolution and shift, read from one state and kept for the next.
 
     tails  kind -> name -> [rows, lags, *shape], oldest first, in float32 at least
@@ -31,9 +31,9 @@ class Past:
 
     def lagged(self, kind: str, name: str, x: Tensor, lags: int) -> list[Tensor]:
         """``x`` [B, T, *shape] and its values 1, 2 … ``lags`` tokens ago within each sequence."""
-        bounds = bounds_of(x, self.cu_seqlens)
+        bounds = parse_cu_seqlens(x, self.cu_seqlens)
         tail = self.before[kind][name].to(x.dtype)
-        if tail.shape != (wanted := (rows(x, bounds), lags, *x.shape[2:])):
+        if tail.shape != (wanted := (batch_rows(x, bounds), lags, *x.shape[2:])):
             raise ValueError(
                 f"state {kind}/{name} is {list(tail.shape)}, not {list(wanted)}: "
                 "a state has a row for each sequence (initial_state of a layer)"
@@ -44,14 +44,14 @@ class Past:
             kept = joined[:, length:]
         else:
             joined = torch.cat([tail.flatten(0, 1), x[0]])
-            now, last = _sources(bounds, x.shape[1], lags)
+            now, last = gather_index(bounds, x.shape[1], lags)
             values = [joined[index][None] for index in now]
             kept = joined[last]
-        self.tails.setdefault(kind, {})[name] = full(kept)
+        self.tails.setdefault(kind, {})[name] = upcast(kept)
         return values
 
 
-def _sources(bounds: Bounds, length: int, lags: int) -> tuple[Tensor, Tensor]:
+def gather_index(bounds: CuSeqlens, length: int, lags: int) -> tuple[Tensor, Tensor]:
     """Rows of [tails, tokens] to read: for tokens [lags + 1, T], for tails [N, lags]."""
     ends, count = bounds.tensor, len(bounds)
     first = ends[:-1]

@@ -31,7 +31,7 @@ class Embedding(nn.Module):
         return F.embedding(ids, self.weight)
 
 
-class Mixing(nn.Module):
+class MixerBlock(nn.Module):
     """x + layer(norm(x)): a residual block around a layer with a state."""
 
     def __init__(self, width: int, layer: nn.Module) -> None:

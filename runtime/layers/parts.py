@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .conv_state import Past, full
+from .conv_state import ConvState, upcast
 from .state_tree import State
 
 GAIN = 0.5
@@ -94,7 +94,7 @@ class CausalConv(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.name}, width={self.lags + 1}, {' x '.join(map(str, self.shape))}"
 
-    def forward(self, x: Tensor, past: Past) -> Tensor:
+    def forward(self, x: Tensor, past: ConvState) -> Tensor:
         weight = self.weight.to(x.dtype)
         lagged = past.lagged(self.kind, self.name, x, self.lags)
         return torch.stack([w * u for w, u in zip(weight, lagged, strict=True)]).sum(0)
@@ -112,7 +112,7 @@ class Shift(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.name}, {' x '.join(map(str, self.shape))}"
 
-    def forward(self, x: Tensor, past: Past) -> Tensor:
+    def forward(self, x: Tensor, past: ConvState) -> Tensor:
         return past.lagged(self.kind, self.name, x, 1)[1]
 
 
@@ -126,7 +126,7 @@ def initial_tails(layer: nn.Module, blank: Tensor, batch: int) -> State:
     return dict(tails)
 
 
-class TokenShape(nn.Module):
+class TokenPreprocess(nn.Module):
     """What the backbone does to a token [B, T, *shape]: convolution, activation, l2 norm."""
 
     def __init__(self, name: str, backbone: Backbone, *shape: int) -> None:
@@ -143,7 +143,7 @@ class TokenShape(nn.Module):
         said = (self.name, self.activation, "unit length" if self.normalize else None)
         return ", ".join([*filter(None, said), " x ".join(map(str, self.shape))])
 
-    def forward(self, token: Tensor, past: Past) -> Tensor:
+    def forward(self, token: Tensor, past: ConvState) -> Tensor:
         if self.conv is not None:
             token = self.conv(token, past)
         if self.activation == "silu":
@@ -162,12 +162,12 @@ class RMSNorm(nn.Module):
         return str(len(self.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = full(x)
+        wide = upcast(x)
         scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
         return (scaled * self.weight).to(x.dtype)
 
 
-class Answer(nn.Module):
+class OutputProjection(nn.Module):
     """A memory's answer [B, T, H, size] as features [B, T, width]: norm, gate, out projection."""
 
     def __init__(self, width: int, heads: int, size: int, backbone: Backbone) -> None:
@@ -185,31 +185,31 @@ class Answer(nn.Module):
         return self.project(answer.flatten(-2)).to(x.dtype)
 
 
-def blank(layer: nn.Module) -> Tensor:
+def like_parameters(layer: nn.Module) -> Tensor:
     """An empty tensor on the layer's device, of the type of its states (float32 at least)."""
     parameter = next(layer.parameters())
-    return full(parameter.new_empty(0))
+    return upcast(parameter.new_empty(0))
 
 
-def fill(value: Tensor | float, blank: Tensor, *shape: int) -> Tensor:
+def expand_to(value: Tensor | float, blank: Tensor, *shape: int) -> Tensor:
     """A number, or a tensor with 1s for axes it lacks, in its full shape."""
     tensor = value if isinstance(value, Tensor) else blank.new_tensor(value)
     return tensor.expand(shape)
 
 
-def start(first: Tensor, batch: int) -> Tensor:
+def expand_initial(first: Tensor, batch: int) -> Tensor:
     """A first value [H, *axes] for every sequence, [batch, H, *axes]; gradients reach it."""
-    return full(first).expand(batch, *first.shape)
+    return upcast(first).expand(batch, *first.shape)
 
 
 def unit(x: Tensor, axis: int) -> Tensor:
     """x / max(|x|, 1e-6) along an axis, in float32 at least."""
-    return F.normalize(full(x), dim=axis, eps=1e-6)
+    return F.normalize(upcast(x), dim=axis, eps=1e-6)
 
 
 def orthogonal(x: Tensor, steps: int) -> Tensor:
     """Newton-Schulz on matrices [..., rows, columns]: singular values go towards 1."""
-    wide = full(x)
+    wide = upcast(x)
     x = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1e-6)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
@@ -237,7 +237,7 @@ def positive_weight(*shape: int) -> nn.Parameter:
 
 def rows_on_simplex(logits: Tensor, total: float) -> Tensor:
     """Positive rows that sum to ``total``."""
-    return total * full(logits).softmax(-1)
+    return total * upcast(logits).softmax(-1)
 
 
 def log_uniform_rate(*shape: int) -> nn.Parameter:

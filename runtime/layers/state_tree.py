@@ -27,24 +27,24 @@ def detach(state: State) -> State:
     return map(state, Tensor.detach)
 
 
-def part(state: State | None, name: str) -> State | None:
+def substate(state: State | None, name: str) -> State | None:
     """The state of one part; None before the first call, empty for a part that has none."""
     return None if state is None else state.get(name, {})
 
 
-def walk(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def leaves(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor and its path, `0/yaad/memory/S.W`."""
     for name, value in state.items():
         path = f"{prefix}{name}"
         if isinstance(value, Tensor):
             yield path, value
         else:
-            yield from walk(value, f"{path}/")
+            yield from leaves(value, f"{path}/")
 
 
 def flatten(state: State) -> dict[str, Tensor]:
     """path -> tensor, the form that safetensors stores."""
-    return dict(walk(state))
+    return dict(leaves(state))
 
 
 def unflatten(tensors: Mapping[str, Tensor]) -> State:
@@ -63,7 +63,7 @@ def save(state: State, path: str | PathLike[str]) -> None:
     """Write a state to a safetensors file; OSError where that cannot be done."""
     from safetensors.torch import save_file
 
-    save_file({name: value.detach().clone().contiguous() for name, value in walk(state)}, path)
+    save_file({name: value.detach().clone().contiguous() for name, value in leaves(state)}, path)
 
 
 def load(path: str | PathLike[str], device: str | torch.device = "cpu") -> State:

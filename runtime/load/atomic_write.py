@@ -6,20 +6,20 @@ import os
 from pathlib import Path
 
 
-def aside(path: Path) -> Path:
+def temporary_beside(path: Path) -> Path:
     """Where the next version of a file is written; what a kill leaves there is overwritten."""
     return path.with_suffix(".aside")
 
 
-def put_in_place(path: Path) -> None:
+def replace_atomically(path: Path) -> None:
     """Give the file written at ``aside(path)`` its name, once it is on the disk."""
-    with open(aside(path), "rb") as file:
+    with open(temporary_beside(path), "rb") as file:
         os.fsync(file.fileno())
     # Whoever wrote it may have made it as a file that only its owner may read.
     mask = os.umask(0)
     os.umask(mask)
-    os.chmod(aside(path), 0o666 & ~mask)
-    os.replace(aside(path), path)
+    os.chmod(temporary_beside(path), 0o666 & ~mask)
+    os.replace(temporary_beside(path), path)
     if os.name == "posix":
         # The name is in the folder, which is written to the disk on its own.
         folder = os.open(path.parent, os.O_RDONLY)

@@ -26,7 +26,7 @@ from types import ModuleType
 import platformdirs
 from filelock import FileLock
 
-from miras_dsl.exceptions import Unusable
+from miras_dsl.exceptions import EnvironmentFailure
 
 FILE = "generated.py"
 ASIDE = "aside-"
@@ -36,7 +36,7 @@ ABANDONED = 3600.0
 _importing = threading.RLock()
 
 
-class CacheError(Unusable):
+class CacheError(EnvironmentFailure):
     """The cache folder cannot be used, in one sentence with a way out."""
 
 

@@ -9,16 +9,16 @@ import torch
 
 from miras_dsl.codegen.digest import digest_of
 from miras_dsl.dtypes import Dtype
-from miras_dsl.exceptions import Misused, Unusable
+from miras_dsl.exceptions import EnvironmentFailure, UsageError
 from miras_dsl.runtime.judge.certificate import Certificate, certify
-from miras_dsl.runtime.kernels.recurrent import allowed, possible
+from miras_dsl.runtime.kernels.recurrent import enabled, supported
 from miras_dsl.runtime.threads import on_threads
 from miras_dsl.spec import FileSpec
 
 from .loader import implementations
 
 
-def prove(
+def certify_file(
     spec: FileSpec,
     *,
     only: Collection[str] = (),
@@ -33,10 +33,10 @@ def prove(
 
     Raises what `require` raises, and ValueError for a type that is none of `Dtype`.
     """
-    require(spec, only, device)
+    require_green(spec, only, device)
     kind = getattr(torch, Dtype(dtype))
     digest = digest_of(spec)
-    launched = allowed() and possible(device, kind)
+    launched = enabled() and supported(device, kind)
     plain, fast = implementations(spec), implementations(spec, kernels=True) if launched else {}
     proofs: dict[str, Certificate] = {}
     # The oracle is a long chain of small operations: threads that wait for each other after every
@@ -59,14 +59,14 @@ def prove(
     return proofs
 
 
-def require(spec: FileSpec, only: Collection[str], device: str) -> None:
-    """Raise Misused for a memory or device that there cannot be, Unusable for a GPU not here."""
+def require_green(spec: FileSpec, only: Collection[str], device: str) -> None:
+    """Raise UsageError for an unknown memory or device, EnvironmentFailure where there is no GPU."""
     for name in only:
         if name not in spec.memories:
             held = ", ".join(spec.memories) or "none"
-            raise Misused(f"there is no memory {name}; the file holds {held}")
+            raise UsageError(f"there is no memory {name}; the file holds {held}")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise Misused(f"there is no device {device}; choose cpu or cuda")
+        raise UsageError(f"there is no device {device}; choose cpu or cuda")
     _, _, number = device.partition(":")
     if device != "cpu" and int(number or 0) >= torch.cuda.device_count():
-        raise Unusable(f"torch finds no GPU {device} on this machine; choose cpu")
+        raise EnvironmentFailure(f"torch finds no GPU {device} on this machine; choose cpu")

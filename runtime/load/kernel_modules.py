@@ -10,15 +10,15 @@ from torch import Tensor
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.emit.triton.module import recurrence_name, recurrent_module
 from miras_dsl.codegen.pipeline import CompiledMemory
-from miras_dsl.runtime.execute.call import checked
+from miras_dsl.runtime.execute.call import validate
 from miras_dsl.runtime.execute.packed import Packed
-from miras_dsl.runtime.execute.program_table import Memory
+from miras_dsl.runtime.execute.program_table import MemoryTable
 from miras_dsl.runtime.kernels.launch_config import Recurrence
 from miras_dsl.runtime.kernels.recurrent import recurrent
 from miras_dsl.spec import MemorySpec
 
 from . import cache
-from .loader import Run, adapted, compiled
+from .loader import Run, as_oracle_function, compiled
 
 
 def kernels_of(rule: UpdateRule) -> Recurrence:
@@ -27,7 +27,7 @@ def kernels_of(rule: UpdateRule) -> Recurrence:
     return getattr(module, recurrence_name(rule))
 
 
-def tables(spec: MemorySpec) -> tuple[CompiledMemory, Memory, Recurrence]:
+def tables(spec: MemorySpec) -> tuple[CompiledMemory, MemoryTable, Recurrence]:
     """A memory compiled with its kernels: its stages, its table and theirs.
 
     ValueError where it has none.
@@ -36,7 +36,7 @@ def tables(spec: MemorySpec) -> tuple[CompiledMemory, Memory, Recurrence]:
     if not made.kernels:
         raise ValueError(f"{spec.name} has no kernels")
     found = list(vars(module).values())
-    table = next(x for x in found if isinstance(x, Memory))
+    table = next(x for x in found if isinstance(x, MemoryTable))
     return made, table, next(x for x in found if isinstance(x, Recurrence))
 
 
@@ -55,7 +55,7 @@ def implementation(
     def memory(
         *, state: Mapping[str, Tensor], cu_seqlens: Packed = None, **feeds: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        call = checked(table, feeds, state, cu_seqlens)
+        call = validate(table, feeds, state, cu_seqlens)
         return call.unanswered() if call.empty else recurrent(call, kernels)
 
-    return lambda sizes: adapted(made.rule, sizes, memory)
+    return lambda sizes: as_oracle_function(made.rule, sizes, memory)

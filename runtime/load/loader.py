@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from miras_dsl.check import read
 from miras_dsl.check import warnings as concerns
 from miras_dsl.codegen.derive.update import UpdateRule
-from miras_dsl.codegen.model.build import tails_of
-from miras_dsl.codegen.model.types import Feed
+from miras_dsl.codegen.model.build import window_inputs
+from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.codegen.pipeline import CompiledMemory, RenderedModule, compile_file
 from miras_dsl.exceptions import SpecWarning
-from miras_dsl.runtime.execute.packed import Packed, rows
-from miras_dsl.runtime.kernels.recurrent import possible
-from miras_dsl.runtime.layers.conv_state import LEAST, full
+from miras_dsl.runtime.execute.packed import Packed, batch_rows
+from miras_dsl.runtime.kernels.recurrent import supported
+from miras_dsl.runtime.layers.conv_state import MIN_GATE, upcast
 from miras_dsl.runtime.layers.state_tree import State
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
@@ -36,7 +36,7 @@ from . import cache
 
 
 @dataclass(frozen=True, slots=True)
-class Library:
+class LoadedModule:
     """The memories, layers and models of a file as classes: `library.Robust(width=768, heads=12)`.
 
     spec         what the file means
@@ -72,7 +72,7 @@ class Library:
         return [*object.__dir__(self), *self.classes]
 
 
-def load(path_or_text: str | PathLike[str] | Source) -> Library:
+def load(path_or_text: str | PathLike[str] | Source) -> LoadedModule:
     """Everything that a file defines.
 
     A `Source` is taken as it is; a path, or a string of one line without braces, names a file;
@@ -88,18 +88,18 @@ def load(path_or_text: str | PathLike[str] | Source) -> Library:
 
 
 @lru_cache(maxsize=32)
-def _load(source: Source) -> Library:
+def _load(source: Source) -> LoadedModule:
     spec = read(source)
     for concern in concerns(spec):
         said = f"{concern.at.span.place}: {concern.what}; more: miras explain {concern.code}"
         warnings.warn(said, SpecWarning, stacklevel=4)
-    rendered, path = generated(spec, _kernels_here())
+    rendered, path = generate(spec, _kernels_here())
     module = cache.import_module(path)
     classes = {name: getattr(module, made) for name, made in rendered.names.classes.items()}
-    return Library(spec, source.text, rendered.text, rendered.digest, path, classes)
+    return LoadedModule(spec, source.text, rendered.text, rendered.digest, path, classes)
 
 
-def generated(spec: FileSpec, kernels: bool) -> tuple[RenderedModule, Path]:
+def generate(spec: FileSpec, kernels: bool) -> tuple[RenderedModule, Path]:
     """The module of a file, and where it lies."""
     rendered = compile_file(spec, kernels)
     return rendered, cache.put(rendered.text)
@@ -111,17 +111,18 @@ Run = Callable[..., tuple[Tensor, State]]
 
 def _kernels_here() -> bool:
     """Whether kernels can run on this machine at all."""
-    return possible("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
+    return supported("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
 
 
 def implementations(
     spec: FileSpec, kernels: bool = False
 ) -> dict[str, tuple[CompiledMemory, Callable[[Mapping[str, int]], Run]]]:
     """Every memory of a file by name, and its function by sizes, from the module of the whole file."""
-    rendered, path = generated(spec, kernels)
+    rendered, path = generate(spec, kernels)
     module = cache.import_module(path)
     return {
-        name: (memory, partial(bound, memory, module)) for name, memory in rendered.memories.items()
+        name: (memory, partial(with_sizes, memory, module))
+        for name, memory in rendered.memories.items()
     }
 
 
@@ -134,7 +135,7 @@ def implementation(spec: MemorySpec, sizes: Mapping[str, int], kernels: bool = F
             `alpha.W1`; constants [H, *axes]; gates per position [H, block]
     state   by name, [B, H, *axes]; None starts at zero where the spec does
     """
-    return bound(*compiled(spec, kernels), sizes)
+    return with_sizes(*compiled(spec, kernels), sizes)
 
 
 @lru_cache(maxsize=64)
@@ -145,13 +146,13 @@ def compiled(spec: MemorySpec, kernels: bool = False) -> tuple[CompiledMemory, M
     return rendered.memories[spec.name], module
 
 
-def bound(memory: CompiledMemory, module: ModuleType, sizes: Mapping[str, int]) -> Run:
+def with_sizes(memory: CompiledMemory, module: ModuleType, sizes: Mapping[str, int]) -> Run:
     """The functions that a module has for a memory, with the oracle's names and order of axes."""
     function, step = (getattr(module, f"{memory.prefix}_{way}") for way in ("memory", "step"))
-    return adapted(memory.rule, sizes, function, step)
+    return as_oracle_function(memory.rule, sizes, function, step)
 
 
-def adapted(
+def as_oracle_function(
     rule: UpdateRule,
     sizes: Mapping[str, int],
     function: Callable[..., tuple[Tensor, State]],
@@ -169,7 +170,7 @@ def adapted(
     back = {s.name: _places(s.axes, declared[s.name]) for s in rule.states}
 
     def first(like: Tensor, count: int) -> State:
-        blank = full(like.new_empty(0))
+        blank = upcast(like.new_empty(0))
         extents = {axis: _extent(size, sizes) for axis, size in spec.sizes}
         state: State = {}
         for weight in rule.weights:
@@ -180,7 +181,7 @@ def adapted(
             state[weight.name] = blank.new_zeros(count, like.shape[2], *shape)
         if spec.algorithm.anchored is not None or spec.algorithm.reset:
             state["position"] = blank.new_zeros(count, dtype=torch.int64)
-        for name in tails_of(spec):
+        for name in window_inputs(spec):
             axes = next(feed.axes for feed in rule.feeds if feed.name == name)
             past = [count, spec.algorithm.window[0] - 1, like.shape[2], *(extents[a] for a in axes)]
             state[f"window.{name}"] = blank.new_zeros(past)
@@ -191,7 +192,7 @@ def adapted(
     ) -> tuple[Tensor, State]:
         fed = {feed.name: _leaf(feed, inputs) for feed in rule.feeds}
         token = next(inputs[t.name] for t in spec.tokens if t.name in inputs)
-        state = first(token, rows(token, cu_seqlens)) if state is None else state
+        state = first(token, batch_rows(token, cu_seqlens)) if state is None else state
         state = {name: _turn(value, turned.get(name)) for name, value in state.items()}
         if step is not None and cu_seqlens is None and _decoding(token):
             one = {name: x[:, 0] if name in timed else x for name, x in fed.items()}
@@ -214,9 +215,9 @@ def _extent(size: sp.Expr, sizes: Mapping[str, int]) -> int:
     return int(size.subs(given))  # type: ignore[arg-type]
 
 
-def _leaf(feed: Feed, inputs: Mapping[str, Tensor]) -> Tensor:
+def _leaf(feed: MemoryInput, inputs: Mapping[str, Tensor]) -> Tensor:
     value = inputs[feed.of if feed.weight is None else f"{feed.of}.{feed.weight}"]
-    return value.clamp(min=LEAST).log() if feed.log else value
+    return value.clamp(min=MIN_GATE).log() if feed.log else value
 
 
 def _places(have: tuple[str, ...], want: tuple[str, ...]) -> tuple[int, ...]:

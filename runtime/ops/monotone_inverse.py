@@ -13,7 +13,7 @@ End = Tensor | float | None
 REACH, TURNS, PATIENCE = 700.0, 320, 3
 
 
-def inverted(
+def monotone_inverse(
     slope: Formula,
     steep: Formula,
     a: Tensor,

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from .gated_products import gated_apply, gated_contract
-from .monotone_inverse import inverted
+from .monotone_inverse import monotone_inverse
 
 
-class Size(dict[str, int]):
+class Sizes(dict[str, int]):
     """The sizes of axes by name, and the type and device that a memory computes in."""
 
     dtype: torch.dtype
@@ -27,17 +27,17 @@ class Size(dict[str, int]):
         self.dtype, self.device = dtype, device
 
 
-def filled(value: float, sizes: Sequence[int], size: Size) -> Tensor:
+def full(value: float, sizes: Sequence[int], size: Sizes) -> Tensor:
     """A number as a tensor."""
     return torch.full(tuple(sizes), value, dtype=size.dtype, device=size.device)
 
 
-def exponential(log: Tensor, size: Size) -> Tensor:
+def exponential(log: Tensor, size: Sizes) -> Tensor:
     """``e^log`` of a sum of logarithms in double precision, in the computing type."""
     return torch.exp(log).to(size.dtype)
 
 
-def product(a: Tensor, b: Tensor, size: Size) -> Tensor:
+def matmul_fp64(a: Tensor, b: Tensor, size: Sizes) -> Tensor:
     """``a @ b`` summed in double precision, in the computing type."""
     return (a.double() @ b.double()).to(size.dtype)
 
@@ -51,12 +51,12 @@ def where(condition: Tensor | float, a: Tensor | float, b: Tensor | float) -> Te
     return chosen if isinstance(a, Tensor) or isinstance(b, Tensor) else chosen.to(condition.dtype)
 
 
-def step(x: Tensor) -> Tensor:
+def ge0(x: Tensor) -> Tensor:
     """1 where x >= 0, else 0."""
     return (x >= 0).to(x.dtype)
 
 
-def above(x: Tensor) -> Tensor:
+def gt0(x: Tensor) -> Tensor:
     """1 where x > 0, else 0."""
     return (x > 0).to(x.dtype)
 
@@ -77,36 +77,36 @@ def logcosh(x: Tensor) -> Tensor:
     return torch.where(near, -0.5 * torch.log1p(-(torch.tanh(small) ** 2)), far)
 
 
-def root(x: Tensor) -> Tensor:
+def sqrt(x: Tensor) -> Tensor:
     """The square root; 0 with derivative 0 for x <= 0."""
     positive = x > 0
     return torch.where(positive, torch.sqrt(torch.where(positive, x, 1.0)), 0.0)
 
 
-def inverse_root(x: Tensor) -> Tensor:
+def rsqrt(x: Tensor) -> Tensor:
     """1 / sqrt(x) for x > 0, else 0."""
     positive = x > 0
     return torch.where(positive, torch.rsqrt(torch.where(positive, x, 1.0)), 0.0)
 
 
-def apow(x: Tensor, p: Tensor | float) -> Tensor:
+def abs_pow(x: Tensor, p: Tensor | float) -> Tensor:
     """``|x|^p``, 0 at 0."""
     there = x != 0
     return torch.where(there, torch.pow(torch.abs(torch.where(there, x, 1.0)), p), 0.0)
 
 
-def spow(x: Tensor, p: Tensor | float) -> Tensor:
+def signed_pow(x: Tensor, p: Tensor | float) -> Tensor:
     """``sign(x) |x|^p``."""
-    return torch.sign(x) * apow(x, p)
+    return torch.sign(x) * abs_pow(x, p)
 
 
-def fractional(x: Tensor, p: Tensor | float) -> Tensor:
+def pow_nonneg(x: Tensor, p: Tensor | float) -> Tensor:
     """``x^p``, 0 at 0; no number for x < 0 unless p is whole."""
     there = x != 0
     return torch.where(there, torch.pow(torch.where(there, x, 1.0), p), 0.0)
 
 
-def spread(x: Tensor, sizes: Sequence[int]) -> Tensor:
+def broadcast(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """``x`` repeated so that its last axes have these sizes."""
     return x.expand(*x.shape[: x.dim() - len(sizes)], *sizes)
 
@@ -126,7 +126,7 @@ def shift(x: Tensor, axis: int, by: int) -> Tensor:
     return torch.cat([x.narrow(axis, 1, rows - 1), blank], axis)
 
 
-def put_last(x: Tensor, axis: int, rows: int) -> Tensor:
+def pad_to_last(x: Tensor, axis: int, rows: int) -> Tensor:
     """``x`` as the last of ``rows`` rows, zeros before it."""
     x = x.unsqueeze(axis)
     shape = list(x.shape)
@@ -143,20 +143,20 @@ def triangle(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
     return (keep if row < col else keep.T).reshape(shape)
 
 
-def lower(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
+def tril(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
     """``x`` on the triangle, else 0."""
     if row == -2 and col == -1:
         return x.tril(-1 if strict else 0)
     return torch.where(triangle(x, row, col, strict), x, 0.0)
 
 
-def decay(exponent: Tensor, row: int, col: int, strict: bool, size: Size) -> Tensor:
+def masked_decay(exponent: Tensor, row: int, col: int, strict: bool, size: Sizes) -> Tensor:
     """``e^exponent`` on the triangle, else 0; masked before the exponential."""
     low = exponent.to(size.dtype)
     return low.masked_fill(~triangle(low, row, col, strict), float("-inf")).exp_()
 
 
-def inverse_of_one_plus(a: Tensor) -> Tensor:
+def unit_lower_inverse(a: Tensor) -> Tensor:
     """``(1 + a)^-1`` for a strictly lower triangular ``a`` [.., i, j]."""
     one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     return torch.linalg.solve_triangular(a + one, one.expand_as(a), upper=False, unitriangular=True)
@@ -173,7 +173,7 @@ def substitute(
     rows: Sequence[Tensor],
     gates: tuple[Tensor, Tensor] | None,
     reverse: bool,
-    size: Size,
+    size: Sizes,
 ) -> Tensor:
     """``g_i = body(p_i + sum_j a[i, j] g_j, rows_i)``, row after row.
 
@@ -264,8 +264,28 @@ def _between(
 
 
 __all__ = [
-    "Size", "above", "apow", "decay", "exponential", "fractional", "gated_apply", "gated_contract",
-    "inverse_of_one_plus", "inverse_root", "inverted", "logcosh", "lower", "permute", "product",
-    "put_last", "root", "shift", "softplus", "spow", "spread", "step",
-    "substitute", "where",
+    "Sizes",
+    "abs_pow",
+    "broadcast",
+    "exponential",
+    "gated_apply",
+    "gated_contract",
+    "ge0",
+    "gt0",
+    "logcosh",
+    "masked_decay",
+    "matmul_fp64",
+    "monotone_inverse",
+    "pad_to_last",
+    "permute",
+    "pow_nonneg",
+    "rsqrt",
+    "shift",
+    "signed_pow",
+    "softplus",
+    "sqrt",
+    "substitute",
+    "tril",
+    "unit_lower_inverse",
+    "where",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from miras_dsl.exceptions import Unusable
+from miras_dsl.exceptions import EnvironmentFailure
 from miras_dsl.runtime.load import atomic_write
 
 from .dataset import Text
@@ -28,7 +28,7 @@ FORMAT = 2
 NAME = "checkpoint.safetensors"
 
 
-class CheckpointError(Unusable):
+class CheckpointError(EnvironmentFailure):
     """A checkpoint cannot be written or does not fit, in one sentence with a way out."""
 
 
@@ -70,8 +70,8 @@ def save(
     }
     written = {"miras": json.dumps(about, sort_keys=True)}
     try:
-        save_file(tensors, atomic_write.aside(path), metadata=written)
-        atomic_write.put_in_place(path)
+        save_file(tensors, atomic_write.temporary_beside(path), metadata=written)
+        atomic_write.replace_atomically(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint of step {step} could not be written to {path}: {error}; "
@@ -83,7 +83,7 @@ def save(
         ) from error
     finally:
         with suppress(OSError):
-            atomic_write.aside(path).unlink()
+            atomic_write.temporary_beside(path).unlink()
 
 
 def facts(path: Path) -> Facts:

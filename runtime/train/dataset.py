@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miras_dsl.exceptions import Unusable
+from miras_dsl.exceptions import EnvironmentFailure
 
 SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "encodings"}
 """Folders of the standard library that are left out: not its own, or tables rather than text."""
@@ -25,7 +25,7 @@ SMALLEST = 4096
 """Bytes below which a text is too short to hold a part out."""
 
 
-class TextError(Unusable):
+class TextError(EnvironmentFailure):
     """A text cannot be used, in one sentence with a way out."""
 
 

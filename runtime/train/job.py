@@ -11,21 +11,21 @@ from rich.console import Console
 from torch import nn
 
 from miras_dsl.check import read
-from miras_dsl.exceptions import Misused
+from miras_dsl.exceptions import UsageError
 from miras_dsl.runtime.load import loader
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec, ModelSpec
 
 from . import checkpoint, dataset
 from .loop import Outcome, TrainConfig, TrainError, require_folder, require_unused, train
-from .time_budget import paced
+from .time_budget import steps_for_budget
 
 WIDTH, LAYERS, HEAD = 128, 2, 32
 BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class RunOptions:
     """What was asked for on the command line; None where nothing was."""
 
     text: Path | None = None
@@ -40,7 +40,9 @@ class Wishes:
     keep: int | None = None
 
 
-def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: Console) -> Outcome:
+def run(
+    source: Source, wishes: RunOptions, folder: Path, *, resume: bool, console: Console
+) -> Outcome:
     """Train the model of a `.mem` file as wished; everything that is kept goes to ``folder``.
 
     A resumed run takes its text and every setting that is not given from its checkpoint; its steps
@@ -51,13 +53,13 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
     kept = checkpoint.facts(folder / checkpoint.NAME) if resume else None
     before: Mapping[str, object] = {} if kept is None else kept.origin.config
     width, layers = wishes.width, wishes.layers
-    whole = with_model(source, width=width, layers=layers)
+    whole = wrap_in_model(source, width=width, layers=layers)
     if kept is None:
         require_unused(folder)
     else:
         _same_model(folder / checkpoint.NAME, source, wishes, before)
         width, layers = _number(before.get("width")), _number(before.get("layers"))
-        whole = with_model(source, width=width, layers=layers)
+        whole = wrap_in_model(source, width=width, layers=layers)
 
     settings = {
         key: value
@@ -70,7 +72,7 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
     torch.manual_seed(config.seed)
     model, _ = language_model(whole)
     if wishes.minutes is not None and kept is None:
-        config = paced(model, corpus, config, wishes.minutes)
+        config = steps_for_budget(model, corpus, config, wishes.minutes)
     elif wishes.minutes is not None:
         console.print(
             f"this run has {config.steps} steps, counted when it began; --minutes changes none"
@@ -94,23 +96,23 @@ def run(source: Source, wishes: Wishes, folder: Path, *, resume: bool, console: 
     )
 
 
-def with_model(
+def wrap_in_model(
     source: Source, *, width: int | None = None, layers: int | None = None, vocab: int = BYTES
 ) -> Source:
     """The same text with a language model around its first layer, or memory, if it has none.
 
-    Raises TrainError when there is nothing to build on, Misused when the file's own model is asked
+    Raises TrainError when there is nothing to build on, UsageError when the file's own model is asked
     to be another.
     """
     spec = read(source)
     if spec.models:
         name, model = next(iter(spec.models.items()))
         if layers is not None:
-            raise Misused(f"{source.name} has its own model {name}; --layers would change it")
+            raise UsageError(f"{source.name} has its own model {name}; --layers would change it")
         if model.vocab < vocab:
             raise TrainError(f"{name} has a vocabulary of {model.vocab}; bytes need {vocab}")
         if width is not None and width != model.width:
-            raise Misused(f"{name} has its own width {model.width}; change it in {source.name}")
+            raise UsageError(f"{name} has its own width {model.width}; change it in {source.name}")
         return source
     width, layers = width or WIDTH, layers or LAYERS
     text = source.text.rstrip("\n") + "\n"
@@ -161,7 +163,9 @@ def _corpus(wished: Path | None, kept: checkpoint.Facts | None) -> dataset.Corpu
     return dataset.text_file(wished or Path(str(began)))
 
 
-def _same_model(path: Path, source: Source, wishes: Wishes, before: Mapping[str, object]) -> None:
+def _same_model(
+    path: Path, source: Source, wishes: RunOptions, before: Mapping[str, object]
+) -> None:
     """Raise CheckpointError where width or layers are wished to be others than a run began with.
 
     The model is written by `with_model`: its settings say more than a difference of its text.

@@ -19,17 +19,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from miras_dsl.exceptions import Unusable
+from miras_dsl.exceptions import EnvironmentFailure
 from miras_dsl.runtime.threads import on_threads
 
 from . import checkpoint, dataset, metrics_log, plots
 from .evaluate import BITS, evaluate, generate, readable
-from .nonfinite import first_bad
+from .nonfinite import first_nonfinite
 
 LOG, PICTURE = "log.jsonl", "loss.png"
 
 
-class TrainError(Unusable):
+class TrainError(EnvironmentFailure):
     """Training cannot go on, in one sentence with a way out."""
 
 
@@ -119,7 +119,7 @@ def train(
     """Train ``model`` in place, writing log, checkpoint and picture to ``out``.
 
     ``resume`` goes on from the checkpoint in ``out``, exactly; ``digest``, ``config``, ``settings``
-    and the text must then be those of the checkpoint.  Raises `failures.Unusable`, and Interrupted
+    and the text must then be those of the checkpoint.  Raises EnvironmentFailure, and Interrupted
     on Ctrl-C.
     """
     show = console if console is not None else Console(quiet=True)
@@ -154,7 +154,7 @@ def train(
     try:
         with (
             on_threads(config.threads),
-            metrics_log.Journal(out / LOG, keep_to=first if resume else None) as log,
+            metrics_log.MetricsLog(out / LOG, keep_to=first if resume else None) as log,
             _bar(show) as bar,
         ):
             task = bar.add_task("train", total=config.steps, completed=first, loss="", speed="")
@@ -275,7 +275,7 @@ def update(
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
         raise Diverged(
-            f"step {step + 1}: {first_bad(model, x)}; "
+            f"step {step + 1}: {first_nonfinite(model, x)}; "
             "a smaller learning rate, or gates that keep the memory's step small, would help"
         )
     optimiser.step()

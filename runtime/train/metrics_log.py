@@ -14,17 +14,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from miras_dsl.exceptions import Unusable
+from miras_dsl.exceptions import EnvironmentFailure
 from miras_dsl.runtime.load import atomic_write
 
 Row = dict[str, object]
 
 
-class JournalError(Unusable):
+class MetricsLogError(EnvironmentFailure):
     """A log cannot be written or read, in one sentence with a way out."""
 
 
-class Journal:
+class MetricsLog:
     """An open log, for a `with`; a row that `append` has written survives a kill."""
 
     def __init__(self, path: Path, *, keep_to: int | None = None):
@@ -36,8 +36,8 @@ class Journal:
         self.path, self.step = path, keep_to or 0
         try:
             text = "".join(_line(row) for row in rows)
-            atomic_write.aside(path).write_text(text, encoding="utf-8")
-            atomic_write.put_in_place(path)
+            atomic_write.temporary_beside(path).write_text(text, encoding="utf-8")
+            atomic_write.replace_atomically(path)
             self.file: TextIO = path.open("a", encoding="utf-8")
         except OSError as error:
             raise self._unwritable(error) from error
@@ -58,13 +58,13 @@ class Journal:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def _unwritable(self, error: OSError) -> JournalError:
-        return JournalError(
+    def _unwritable(self, error: OSError) -> MetricsLogError:
+        return MetricsLogError(
             f"the log {self.path} could not be written at step {self.step}: "
             f"{error.strerror}; make room and go on with --resume"
         )
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(
@@ -98,7 +98,7 @@ def _rows(path: Path) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise JournalError(
+            raise MetricsLogError(
                 f"line {number} of the log {path} is damaged ({error}); "
                 "put the line right, or train again in another folder (--out)"
             ) from error
@@ -108,17 +108,17 @@ def _rows(path: Path) -> Iterator[Row]:
 def _rows_to(path: Path, step: int) -> list[Row]:
     """The rows up to a step; what comes after them may be damaged, these must be there."""
     rows: list[Row] = []
-    reason: JournalError | None = None
+    reason: MetricsLogError | None = None
     try:
         for row in _rows(path):
             if _step(row) > step:
                 break
             rows.append(row)
-    except JournalError as damage:
+    except MetricsLogError as damage:
         reason = damage
     last = _step(rows[-1]) if rows else 0
     if last < step:
-        raise reason or JournalError(
+        raise reason or MetricsLogError(
             f"the log {path} ends at step {last} and the checkpoint is of step {step}; "
             "put the log back, or train again in another folder (--out)"
         )

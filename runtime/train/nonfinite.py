@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from miras_dsl.runtime.finite_checks import NotFinite, debugging
 
 
-def first_bad(model: nn.Module, x: Tensor) -> str:
+def first_nonfinite(model: nn.Module, x: Tensor) -> str:
     """Which tensor is the first not to be finite: a parameter, an output on the way, a gradient.
 
     Inside a memory it is the first state, with its token.

@@ -23,7 +23,7 @@ SCORED, STOPPED = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class RecallTask:
     """The task: sequences of ``length`` tokens out of ``vocab``, with ``pairs`` pairs to remember.
 
     filler  what fills the rest: False zeros, True random tokens of the whole vocabulary
@@ -50,7 +50,7 @@ class Recall:
         return 1 / (self.vocab - self.vocab // 2)
 
 
-def generate(task: Recall, count: int, seed: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def generate(task: RecallTask, count: int, seed: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Tokens and answers, int64 [count, length]; answers are -100 where nothing is asked."""
     rng, n, half = np.random.default_rng(seed), task.pairs, task.vocab // 2
     keys = 1 + _distinct(rng, count, np.zeros(half - 1), n)
@@ -87,7 +87,7 @@ class Score:
 
 def learn(
     model: nn.Module,
-    task: Recall,
+    task: RecallTask,
     *,
     seconds: float,
     steps: int = 10**9,
@@ -129,7 +129,7 @@ def learn(
     return Score(accuracy(model, task, 512, seed), step, time.perf_counter() - began)
 
 
-def accuracy(model: nn.Module, task: Recall, count: int, seed: int) -> float:
+def accuracy(model: nn.Module, task: RecallTask, count: int, seed: int) -> float:
     """Share of questions answered right on ``count`` sequences that training never draws."""
     return _answered(model, *generate(task, count, (seed, 0, SCORED)))
 
@@ -149,7 +149,7 @@ def _answered(model: nn.Module, tokens: Tensor, answers: Tensor) -> float:
 
 
 @contextmanager
-def memory_off(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[int]:
+def ablate_memory(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[int]:
     """Inside the `with`, every submodule of these kinds answers zero; gives their number.
 
     Raises ValueError when there is none: switching nothing off would prove nothing.

@@ -15,7 +15,7 @@ from . import dataset
 from .loop import TrainConfig, optimiser_of, update
 
 
-def paced(
+def steps_for_budget(
     model: nn.Module, corpus: dataset.Corpus, config: TrainConfig, minutes: float
 ) -> TrainConfig:
     """The same settings with as many steps as fit the time, on as many threads as are fastest.

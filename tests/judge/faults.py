@@ -18,10 +18,10 @@ from miras_dsl.codegen.derive.chunk import ChunkForm
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.passes import autodiff
 from miras_dsl.ir import Node, Program, postorder
-from miras_dsl.ir import replace as exchange_nodes
+from miras_dsl.ir import substitute as exchange_nodes
 from miras_dsl.runtime.judge.cases import Case
 from miras_dsl.source import Source
-from miras_dsl.spec import Apply, MemorySpec, walk
+from miras_dsl.spec import Apply, MemorySpec, iter_nodes
 from tests.judge.fault_memories import TEXTS
 
 N = TypeVar("N", bound=Node)
@@ -37,7 +37,7 @@ def spec_of(name: str) -> MemorySpec:
 
 def orthogonal(spec: MemorySpec) -> bool:
     """Whether a rule takes an orthogonal factor."""
-    formulas = [node for _, rule in spec.algorithm.rules for node in walk(rule)]
+    formulas = [node for _, rule in spec.algorithm.rules for node in iter_nodes(rule)]
     return any(isinstance(node, Apply) and node.op == "orthogonal" for node in formulas)
 
 
@@ -84,13 +84,13 @@ def fault(memory: str, name: str) -> Callable[[Callable[[Patch], None]], Callabl
 
 def in_program(patch: Patch, change: Callable[[Program], Program]) -> None:
     """Change the derived chunk program, from which the reverse mode is then derived."""
-    made = pipeline.chunk_of
+    made = pipeline.chunkwise_form
 
     def changed(rule: UpdateRule) -> ChunkForm:
         form = made(rule)
         return replace(form, program=change(form.program))
 
-    patch.setattr(pipeline, "chunk_of", changed)
+    patch.setattr(pipeline, "chunkwise_form", changed)
 
 
 def in_reverse(patch: Patch, change: Callable[[Program], Program]) -> None:
@@ -121,10 +121,10 @@ def in_adjoint(
     patch: Patch, kind: type[N], change: Callable[[N, Shares], Iterable[tuple[Node, Node]]]
 ) -> None:
     """Change the rule of reverse mode of one operation."""
-    made = autodiff.shares
+    made = autodiff.vjp_rule
 
     def changed(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
         given = list(made(node, g))
         yield from change(node, given) if isinstance(node, kind) else given
 
-    patch.setattr(autodiff, "shares", changed)
+    patch.setattr(autodiff, "vjp_rule", changed)

@@ -8,11 +8,12 @@ from typing import Any
 
 from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.derive import update
-from miras_dsl.codegen.derive.transitions import Paths
+from miras_dsl.codegen.derive.transitions import Transitions
 from miras_dsl.ir import (
     ONE,
     Cumsum,
     Decay,
+    ForwardSubstitution,
     GatedApply,
     GatedContract,
     I,
@@ -23,9 +24,8 @@ from miras_dsl.ir import (
     Node,
     Program,
     Shift,
-    Substitute,
+    broadcast,
     rename,
-    spread,
 )
 from tests.judge.faults import Patch, fault, in_program, nodes
 
@@ -79,16 +79,16 @@ def _(patch: Patch) -> None:
 
 @fault("momentum", "earlier rows enter a substitution with the wrong sign")
 def _(patch: Patch) -> None:
-    in_program(patch, nodes(Substitute, lambda n: replace(n, a=-n.a)))
+    in_program(patch, nodes(ForwardSubstitution, lambda n: replace(n, a=-n.a)))
 
 
 @fault("rows", "the gates of a substitution are swapped")
 def _(patch: Patch) -> None:
-    def swapped(n: Substitute) -> Node:
+    def swapped(n: ForwardSubstitution) -> Node:
         assert n.gates is not None
         return replace(n, gates=(n.gates[1], n.gates[0]))
 
-    in_program(patch, nodes(Substitute, swapped))
+    in_program(patch, nodes(ForwardSubstitution, swapped))
 
 
 @fault("rows", "the channel gates of an answer are strict")
@@ -108,46 +108,46 @@ def _(patch: Patch) -> None:
 
 @fault("delta", "the first state does not decay on its way through a chunk")
 def _(patch: Patch) -> None:
-    made = Paths.end_entries
+    made = Transitions.end_entries
     patch.setattr(
-        Paths, "end_entries", lambda self, state: ((s, ONE) for s, _ in made(self, state))
+        Transitions, "end_entries", lambda self, state: ((s, ONE) for s, _ in made(self, state))
     )
 
 
 @fault("sum", "a write does not decay until the end of its chunk")
 def _(patch: Patch) -> None:
-    def plain(self: Paths, state: Input) -> Iterator[Any]:
+    def plain(self: Transitions, state: Input) -> Iterator[Any]:
         for write in self.linear[state].writes:
-            yield (write.u, write.x), spread(self.lift(write.scale), (I,)), ONE, ONE
+            yield (write.u, write.x), broadcast(self.lift(write.scale), (I,)), ONE, ONE
 
-    patch.setattr(Paths, "end_writes", plain)
+    patch.setattr(Transitions, "end_writes", plain)
 
 
 @fault("late decay", "the order of decay and prediction is swapped")
 def _(patch: Patch) -> None:
-    patch.setattr(Paths, "_upto", staticmethod(lambda log, moment: Cumsum(log, I)))
+    patch.setattr(Transitions, "_upto", staticmethod(lambda log, moment: Cumsum(log, I)))
 
 
 @fault("momentum", "the momentum decays twice")
 def _(patch: Patch) -> None:
-    made = Paths.logs
+    made = Transitions.logs
 
-    def twice(self: Paths, state: Input) -> dict[str | None, Node]:
+    def twice(self: Transitions, state: Input) -> dict[str | None, Node]:
         logs = made(self, state)
         return {a: x * 2.0 for a, x in logs.items()} if state.name.startswith("S.") else logs
 
-    patch.setattr(Paths, "logs", twice)
+    patch.setattr(Transitions, "logs", twice)
 
 
 @fault("momentum", "half of the momentum does not reach the weight")
 def _(patch: Patch) -> None:
-    made = Paths._coupling
+    made = Transitions._coupling
 
-    def halved(self: Paths, state: Input) -> Any:
+    def halved(self: Transitions, state: Input) -> Any:
         firsts, dense = made(self, state)
         return {first: x * 0.5 for first, x in firsts.items()}, dense
 
-    patch.setattr(Paths, "_coupling", halved)
+    patch.setattr(Transitions, "_coupling", halved)
 
 
 @fault("momentum", "a prediction sees the weight after its own token")
@@ -160,47 +160,47 @@ def _(patch: Patch) -> None:
 
 @fault("delta", "the half of the squared error is dropped")
 def _(patch: Patch) -> None:
-    made = pipeline.model_of
+    made = pipeline.build_model
 
     def doubled(spec: Any) -> Any:
         model = made(spec)
         return replace(model, gradients=tuple((w, g * 2.0) for w, g in model.gradients))
 
-    patch.setattr(pipeline, "model_of", doubled)
+    patch.setattr(pipeline, "build_model", doubled)
 
 
 @fault("delta", "the answer is read before the write")
 def _(patch: Patch) -> None:
-    made = pipeline.model_of
+    made = pipeline.build_model
     order = ("decay", "predict", "read", "write")
-    patch.setattr(pipeline, "model_of", lambda spec: replace(made(spec), order=order))
+    patch.setattr(pipeline, "build_model", lambda spec: replace(made(spec), order=order))
 
 
 @fault("delta", "the step goes up the gradient")
 def _(patch: Patch) -> None:
-    made = pipeline.model_of
+    made = pipeline.build_model
 
     def uphill(spec: Any) -> Any:
         model = made(spec)
         return replace(model, gradients=tuple((w, -g) for w, g in model.gradients))
 
-    patch.setattr(pipeline, "model_of", uphill)
+    patch.setattr(pipeline, "build_model", uphill)
 
 
 @fault("sweeps", "the second trajectory learns at the anchor, not from the first")
 def _(patch: Patch) -> None:
-    made, first = update.play, []
+    made, first = update.run_token, []
 
     def at_anchor(model: Any, course: Any, anchors: Any, *rest: Any) -> Any:
         first.append(anchors)
         return made(model, course, first[0], *rest)
 
-    patch.setattr(update, "play", at_anchor)
+    patch.setattr(update, "run_token", at_anchor)
 
 
 @fault("link", "the link is skipped when a block begins")
 def _(patch: Patch) -> None:
-    made = pipeline.update_of
+    made = pipeline.update_rule
 
     def bare(model: Any) -> Any:
         rule = made(model)
@@ -208,7 +208,7 @@ def _(patch: Patch) -> None:
         unlinked = tuple((name, duals[name.removesuffix(".anchor")]) for name, _ in rule.refresh)
         return replace(rule, refresh=unlinked)
 
-    patch.setattr(pipeline, "update_of", bare)
+    patch.setattr(pipeline, "update_rule", bare)
 
 
 @fault("link", "the dual is not moved by the writes")

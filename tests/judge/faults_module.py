@@ -14,11 +14,11 @@ from torch import Tensor
 
 from miras_dsl.codegen.emit.layer import elementwise, log_gates, memory_inputs, modules
 from miras_dsl.codegen.emit.layer import formulas as feature_code
-from miras_dsl.codegen.emit.layer.expressions import Text
-from miras_dsl.runtime.execute.packed import Bounds
+from miras_dsl.codegen.emit.layer.expressions import Expression
+from miras_dsl.runtime.execute.packed import CuSeqlens
 from miras_dsl.runtime.layers import conv_state, lm_blocks
 from miras_dsl.runtime.layers import parts as layers
-from miras_dsl.runtime.layers.conv_state import Past
+from miras_dsl.runtime.layers.conv_state import ConvState
 from miras_dsl.spec import Apply, Chain, Expr, Number, Together
 from tests.judge.faults import Patch, fault
 
@@ -105,15 +105,15 @@ def _(patch: Patch) -> None:
 
 @fault("layer, taken", "the logarithm that is taken of a gate does not go below that of 0.95")
 def _(patch: Patch) -> None:
-    made: Any = memory_inputs._Scope.gate
+    made: Any = memory_inputs.MethodBody.gate
 
-    def floored(self: Any, gate: Any, weight: Any, log: bool) -> Text:
+    def floored(self: Any, gate: Any, weight: Any, log: bool) -> Expression:
         found = made(self, gate, weight, log)
         if log:
             self.lines[-1] = self.lines[-1].replace(".clamp(min=LEAST)", ".clamp(min=0.95)")
         return found
 
-    patch.setattr(memory_inputs._Scope, "gate", floored)
+    patch.setattr(memory_inputs.MethodBody, "gate", floored)
 
 
 # ------------------------------------------------------------ formulas
@@ -121,8 +121,8 @@ def _(patch: Patch) -> None:
 
 @fault("layer", "a difference loses the brackets of what it takes away")
 def _(patch: Patch) -> None:
-    made = Text.inside
-    patch.setattr(Text, "inside", lambda self, strength: made(self, min(strength, 1)))
+    made = Expression.inside
+    patch.setattr(Expression, "inside", lambda self, strength: made(self, min(strength, 1)))
 
 
 @fault("layer", "a product is a sum")
@@ -146,38 +146,38 @@ def _(patch: Patch) -> None:
 
 @fault("layer", "a convolution gives the newest token the oldest one's weight")
 def _(patch: Patch) -> None:
-    made = Past.lagged
+    made = ConvState.lagged
 
-    def turned(self: Past, kind: str, *rest: Any) -> list[Tensor]:
+    def turned(self: ConvState, kind: str, *rest: Any) -> list[Tensor]:
         found = made(self, kind, *rest)
         return found[::-1] if kind == "conv" else found
 
-    patch.setattr(Past, "lagged", turned)
+    patch.setattr(ConvState, "lagged", turned)
 
 
 @fault("layer", "a convolution forgets the call before")
 def _(patch: Patch) -> None:
-    made = Past.lagged
+    made = ConvState.lagged
 
-    def forgetful(self: Past, kind: str, name: str, *rest: Any) -> list[Tensor]:
+    def forgetful(self: ConvState, kind: str, name: str, *rest: Any) -> list[Tensor]:
         found = made(self, kind, name, *rest)
         self.tails[kind][name] = torch.zeros_like(self.tails[kind][name])
         return found
 
-    patch.setattr(Past, "lagged", forgetful)
+    patch.setattr(ConvState, "lagged", forgetful)
 
 
 @fault("layer", "a convolution reaches into the packed sequence before")
 def _(patch: Patch) -> None:
-    made = conv_state._sources
+    made = conv_state.gather_index
 
-    def over(bounds: Bounds, length: int, lags: int) -> tuple[Tensor, Tensor]:
+    def over(bounds: CuSeqlens, length: int, lags: int) -> tuple[Tensor, Tensor]:
         now, last = made(bounds, length, lags)
         rows = len(bounds) * lags
         token, ago = torch.arange(length), torch.arange(lags + 1)[:, None]
         return torch.where(token >= ago, rows + token - ago, now), last
 
-    patch.setattr(conv_state, "_sources", over)
+    patch.setattr(conv_state, "gather_index", over)
 
 
 @fault("layer", "a shift gives the token itself")
@@ -193,12 +193,12 @@ def _(patch: Patch) -> None:
 
 @fault("layer", "a token is normed before its activation")
 def _(patch: Patch) -> None:
-    def early(self: Any, token: Tensor, past: Past) -> Tensor:
+    def early(self: Any, token: Tensor, past: ConvState) -> Tensor:
         token = self.conv(token, past) if self.conv is not None else token
         token = layers.unit(token, -1) if self.normalize else token
         return torch.nn.functional.silu(token) if self.activation else token
 
-    patch.setattr(layers.TokenShape, "forward", early)
+    patch.setattr(layers.TokenPreprocess, "forward", early)
 
 
 @fault("layer", "heads of a projection are laid out last")
@@ -238,7 +238,7 @@ def _(patch: Patch) -> None:
         answer = self.norm(answer * torch.nn.functional.silu(self.gate(x)))
         return self.project(answer.flatten(-2))
 
-    patch.setattr(layers.Answer, "forward", early)
+    patch.setattr(layers.OutputProjection, "forward", early)
 
 
 # ------------------------------------------------------------ layers and models
@@ -274,13 +274,13 @@ def _(patch: Patch) -> None:
 
 @fault("model", "a block of a model drops what it was given")
 def _(patch: Patch) -> None:
-    made = lm_blocks.Mixing.forward
+    made = lm_blocks.MixerBlock.forward
 
     def bare(self: Any, x: Tensor, *rest: Any) -> Any:
         y, state = made(self, x, *rest)
         return y - x, state
 
-    patch.setattr(lm_blocks.Mixing, "forward", bare)
+    patch.setattr(lm_blocks.MixerBlock, "forward", bare)
 
 
 @fault("model", "a feed-forward block drops what it was given")
@@ -300,7 +300,7 @@ def _(patch: Patch) -> None:
         y, kept = self.layer(x, state, cu_seqlens)
         return x + y, kept
 
-    patch.setattr(lm_blocks.Mixing, "forward", bare)
+    patch.setattr(lm_blocks.MixerBlock, "forward", bare)
 
 
 @fault("model", "the head of a model has no norm")

@@ -12,19 +12,19 @@ from miras_dsl.ir import (
     Contract,
     Cumsum,
     Decay,
+    ForwardSubstitution,
     GatedApply,
     GatedContract,
     I,
     Inverse,
     J,
-    Last,
     Map,
     Mask,
     Node,
     Program,
     Reduce,
     Shift,
-    Substitute,
+    TakeLast,
     rename,
 )
 from tests.judge.faults import Patch, Shares, fault, in_adjoint, in_reverse, nodes
@@ -94,7 +94,7 @@ def _(patch: Patch) -> None:
 
 @fault("momentum", "reverse of a last row is forgotten")
 def _(patch: Patch) -> None:
-    in_adjoint(patch, Last, _without(0))
+    in_adjoint(patch, TakeLast, _without(0))
 
 
 @fault("plain sum", "reverse of a mask is not masked")
@@ -143,30 +143,35 @@ def _(patch: Patch) -> None:
 
 @fault("momentum", "reverse of a substitution: the sign of its couplings")
 def _(patch: Patch) -> None:
-    def flipped(node: Substitute, shares: Shares) -> Iterable[tuple[Node, Node]]:
+    def flipped(node: ForwardSubstitution, shares: Shares) -> Iterable[tuple[Node, Node]]:
         return [(x, -s if x is node.a else s) for x, s in shares]
 
-    in_adjoint(patch, Substitute, flipped)
+    in_adjoint(patch, ForwardSubstitution, flipped)
 
 
 @fault("momentum", "reverse of a substitution: its rows forget what later rows took")
 def _(patch: Patch) -> None:
     made = autodiff._substitution
 
-    def alone(node: Substitute, g: Node) -> Iterator[tuple[Node, Node]]:
+    def alone(node: ForwardSubstitution, g: Node) -> Iterator[tuple[Node, Node]]:
         for x, share in made(node, g):
-            yield x, replace(share, a=share.a * 1e-9) if isinstance(share, Substitute) else share
+            yield (
+                x,
+                replace(share, a=share.a * 1e-9)
+                if isinstance(share, ForwardSubstitution)
+                else share,
+            )
 
     patch.setattr(autodiff, "_substitution", alone)
 
 
 @fault("rows", "reverse of a substitution: parameters of its rows are forgotten")
 def _(patch: Patch) -> None:
-    def bare(node: Substitute, shares: Shares) -> Iterable[tuple[Node, Node]]:
+    def bare(node: ForwardSubstitution, shares: Shares) -> Iterable[tuple[Node, Node]]:
         rows = {row for _, row in node.rows}
         return [(x, ZERO if x in rows else s) for x, s in shares]
 
-    in_adjoint(patch, Substitute, bare)
+    in_adjoint(patch, ForwardSubstitution, bare)
 
 
 # ------------------------------------------------------------ the reverse program
@@ -174,7 +179,7 @@ def _(patch: Patch) -> None:
 
 @fault("momentum", "the transposed substitution runs forwards")
 def _(patch: Patch) -> None:
-    in_reverse(patch, nodes(Substitute, lambda n: replace(n, reverse=False)))
+    in_reverse(patch, nodes(ForwardSubstitution, lambda n: replace(n, reverse=False)))
 
 
 @fault("delta", "the cotangent of the state is not carried")

@@ -30,16 +30,18 @@ from tests.judge.faults import Patch, fault
 
 def _algorithm(patch: Patch, change: Callable[[Any], Any]) -> None:
     """Derive from another algorithm than the one that was written."""
-    made = pipeline.update_of
+    made = pipeline.update_rule
     patch.setattr(
-        pipeline, "update_of", lambda given: made(replace(given, algorithm=change(given.algorithm)))
+        pipeline,
+        "update_rule",
+        lambda given: made(replace(given, algorithm=change(given.algorithm))),
     )
 
 
 def _rule(patch: Patch, **changed: Any) -> None:
     """Change a derived rule."""
-    made = pipeline.update_of
-    patch.setattr(pipeline, "update_of", lambda given: replace(made(given), **changed))
+    made = pipeline.update_rule
+    patch.setattr(pipeline, "update_rule", lambda given: replace(made(given), **changed))
 
 
 # ------------------------------------------------------------ windows
@@ -122,32 +124,32 @@ def _(patch: Patch) -> None:
 
 @fault("steps", "the decay waits for the last of a token's steps")
 def _(patch: Patch) -> None:
-    made = call_feeds.micro_steps
+    made = call_feeds.expand_steps
     patch.setattr(
-        call_feeds, "micro_steps", lambda memory, *rest: made(replace(memory, decay_at=1), *rest)
+        call_feeds, "expand_steps", lambda memory, *rest: made(replace(memory, decay_at=1), *rest)
     )
 
 
 @fault("pairs", "the pairs of a token are learned from the last to the first")
 def _(patch: Patch) -> None:
-    made = call_feeds.micro_steps
+    made = call_feeds.expand_steps
 
     def turned(memory: Any, feed: Any, x: Tensor) -> Tensor:
         paired = x.dim() - 3 > len(feed.axes)
         return made(memory, feed, x.flip(3) if paired else x)
 
-    patch.setattr(call_feeds, "micro_steps", turned)
+    patch.setattr(call_feeds, "expand_steps", turned)
 
 
 @fault("pairs", "every step of a token learns the first pair")
 def _(patch: Patch) -> None:
-    made = call_feeds.micro_steps
+    made = call_feeds.expand_steps
 
     def same(memory: Any, feed: Any, x: Tensor) -> Tensor:
         paired = x.dim() - 3 > len(feed.axes)
         return made(memory, feed, x[:, :, :, :1].expand(x.shape) if paired else x)
 
-    patch.setattr(call_feeds, "micro_steps", same)
+    patch.setattr(call_feeds, "expand_steps", same)
 
 
 # ------------------------------------------------------------ resets
@@ -165,7 +167,9 @@ def _(patch: Patch) -> None:
 
 @fault("reset", "gradients flow through a reset")
 def _(patch: Patch) -> None:
-    patch.setattr(chunk_scan, "_turned_back", lambda m, t, v, b, states, *rest: (states, {}))
+    patch.setattr(
+        chunk_scan, "apply_block_edge_adjoint", lambda m, t, v, b, states, *rest: (states, {})
+    )
 
 
 # ------------------------------------------------------------ exact steps
@@ -194,19 +198,19 @@ def _(patch: Patch) -> None:
 
 @fault("penalty", "a proximal step passes zero")
 def _(patch: Patch) -> None:
-    patch.setattr(scalars, "larger", lambda a, b: a)
-    patch.setattr(closed_form_inverse, "agrees", lambda *given: True)
+    patch.setattr(scalars, "maximum", lambda a, b: a)
+    patch.setattr(closed_form_inverse, "holds_on_samples", lambda *given: True)
 
 
 @fault("penalty", "a proximal step goes up the gradient")
 def _(patch: Patch) -> None:
-    made = proximal_step.proximal
+    made = proximal_step.proximal_step
     patch.setattr(token_step, "proximal", lambda m, w, slope, before: made(m, w, -slope, before))
 
 
 @fault("penalty", "a proximal step is pulled to zero, not to where the weight was")
 def _(patch: Patch) -> None:
-    made = proximal_step.proximal
+    made = proximal_step.proximal_step
     patch.setattr(
         token_step, "proximal", lambda model, w, slope, before: made(model, w, slope, ZERO)
     )
@@ -219,25 +223,29 @@ Slope = Callable[[Tensor], Tensor]
 
 @fault("potential", "an inverted potential is off by a millionth")
 def _(patch: Patch) -> None:
-    made: Any = tensor_ops.inverted
-    patch.setattr(tensor_ops, "inverted", lambda *given, **ends: made(*given, **ends) * (1 + 1e-6))
+    made: Any = tensor_ops.monotone_inverse
+    patch.setattr(
+        tensor_ops, "monotone_inverse", lambda *given, **ends: made(*given, **ends) * (1 + 1e-6)
+    )
 
 
 @fault("potential", "an inverted potential has the slope of the potential")
 def _(patch: Patch) -> None:
-    made: Any = tensor_ops.inverted
+    made: Any = tensor_ops.monotone_inverse
 
     def steep_way(slope: Slope, steep: Slope, a: Tensor, **ends: Any) -> Tensor:
         found = made(slope, steep, a, **ends).detach()
         return found + (a - a.detach()) * steep(found)
 
-    patch.setattr(tensor_ops, "inverted", steep_way)
+    patch.setattr(tensor_ops, "monotone_inverse", steep_way)
 
 
 @fault("potential at blocks", "an inverted potential is sought among positive weights")
 def _(patch: Patch) -> None:
-    made: Any = tensor_ops.inverted
-    patch.setattr(tensor_ops, "inverted", lambda slope, steep, a: made(slope, steep, a, low=0.0))
+    made: Any = tensor_ops.monotone_inverse
+    patch.setattr(
+        tensor_ops, "monotone_inverse", lambda slope, steep, a: made(slope, steep, a, low=0.0)
+    )
 
 
 @fault("potential at blocks", "reverse of an inverted potential: twice its slope")
@@ -245,7 +253,7 @@ def _(patch: Patch) -> None:
     made = autodiff.derivative
 
     def twice(expr: sp.Expr, slot: sp.Symbol) -> sp.Expr:
-        return made(expr, slot) * (2 if expr.has(monotone_inverse.inverted) else 1)
+        return made(expr, slot) * (2 if expr.has(monotone_inverse.monotone_inverse) else 1)
 
     patch.setattr(autodiff, "derivative", twice)
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime import run as chunked
+from miras_dsl.runtime import run as runner
 from miras_dsl.runtime.execute import call as feeds
 from miras_dsl.runtime.execute import chunk_scan, token_loop
-from miras_dsl.runtime.execute.chunk_layout import Layout
-from miras_dsl.runtime.execute.chunk_scan import Walked
+from miras_dsl.runtime.execute.chunk_layout import ChunkLayout
+from miras_dsl.runtime.execute.chunk_scan import ScanResult
 from miras_dsl.runtime.ops import tensor_ops
-from miras_dsl.runtime.run import Prepared
+from miras_dsl.runtime.run import ChunkedInputs
 from tests.judge.faults import Patch, fault
 
 # ------------------------------------------------------------ layout
@@ -22,15 +22,15 @@ from tests.judge.faults import Patch, fault
 
 @fault("momentum", "the tail is not masked: padding counts as tokens")
 def _(patch: Patch) -> None:
-    made = Layout.valid
-    patch.setattr(Layout, "valid", lambda self, dtype: torch.ones_like(made(self, dtype)))
+    made = ChunkLayout.valid
+    patch.setattr(ChunkLayout, "valid", lambda self, dtype: torch.ones_like(made(self, dtype)))
 
 
 @fault("delta", "a packed sequence begins with the last token of the one before")
 def _(patch: Patch) -> None:
-    made = chunked.chunk_layout
+    made = runner.chunk_layout
 
-    def leaking(*arguments: Any) -> Layout:
+    def leaking(*arguments: Any) -> ChunkLayout:
         found = made(*arguments)
         if found.index is None or found.sequences == found.batch:
             return found
@@ -38,31 +38,31 @@ def _(patch: Patch) -> None:
         first = torch.isin(found.index, starts) & (found.index > 0)
         return replace(found, index=torch.where(first, found.index - 1, found.index))
 
-    patch.setattr(chunked, "chunk_layout", leaking)
+    patch.setattr(runner, "chunk_layout", leaking)
 
 
 @fault("delta", "a packed sequence takes the state of its neighbour")
 def _(patch: Patch) -> None:
-    made = chunked.prepare
+    made = runner.prepare
 
-    def mixed(*arguments: Any) -> Prepared:
+    def mixed(*arguments: Any) -> ChunkedInputs:
         found = made(*arguments)
         heads = found.call.heads
         return replace(found, states={n: x.roll(heads, 0) for n, x in found.states.items()})
 
-    patch.setattr(chunked, "prepare", mixed)
+    patch.setattr(runner, "prepare", mixed)
 
 
 @fault("sum", "answers come one token late")
 def _(patch: Patch) -> None:
-    made = Layout.gather_back
-    patch.setattr(Layout, "gather_back", lambda self, x: made(self, x).roll(1, 1))
+    made = ChunkLayout.gather_back
+    patch.setattr(ChunkLayout, "gather_back", lambda self, x: made(self, x).roll(1, 1))
 
 
 @fault("scaled", "positions in a block count from 2")
 def _(patch: Patch) -> None:
-    made = Layout.positions
-    patch.setattr(Layout, "positions", lambda self, *rest: made(self, *rest) + 1)
+    made = ChunkLayout.positions
+    patch.setattr(ChunkLayout, "positions", lambda self, *rest: made(self, *rest) + 1)
 
 
 @fault("scaled", "constants per position are off by one place")
@@ -73,18 +73,18 @@ def _(patch: Patch) -> None:
 
 @fault("network", "the place in a block is forgotten between calls")
 def _(patch: Patch) -> None:
-    patch.setattr(chunked, "position_after", lambda call: {})
+    patch.setattr(runner, "position_after", lambda call: {})
 
 
 @fault("network", "a call that begins inside a block is laid out from its start")
 def _(patch: Patch) -> None:
-    made = chunked.chunk_layout
+    made = runner.chunk_layout
 
-    def aligned(*arguments: Any) -> Layout:
+    def aligned(*arguments: Any) -> ChunkLayout:
         *given, lengths, _, device = arguments
         return made(*given, lengths, (0,) * len(lengths), device)
 
-    patch.setattr(chunked, "chunk_layout", aligned)
+    patch.setattr(runner, "chunk_layout", aligned)
 
 
 # ------------------------------------------------------------ edges of blocks
@@ -92,33 +92,35 @@ def _(patch: Patch) -> None:
 
 @fault("network", "the anchor is refreshed one block late")
 def _(patch: Patch) -> None:
-    made = Layout.begins
-    patch.setattr(Layout, "begins", lambda self, n: made(self, n) if n == 0 else n > 1)
+    made = ChunkLayout.begins
+    patch.setattr(ChunkLayout, "begins", lambda self, n: made(self, n) if n == 0 else n > 1)
 
 
 @fault("network", "the anchor is never refreshed")
 def _(patch: Patch) -> None:
-    patch.setattr(Layout, "begins", lambda self, n: False)
+    patch.setattr(ChunkLayout, "begins", lambda self, n: False)
 
 
 @fault("network", "the reverse walk passes a refreshed anchor by")
 def _(patch: Patch) -> None:
-    patch.setattr(chunk_scan, "_turned_back", lambda m, t, v, b, states, *rest: (states, {}))
+    patch.setattr(
+        chunk_scan, "apply_block_edge_adjoint", lambda m, t, v, b, states, *rest: (states, {})
+    )
 
 
 @fault("scaled", "a block is not closed")
 def _(patch: Patch) -> None:
-    patch.setattr(Layout, "ends", lambda self, n: False)
+    patch.setattr(ChunkLayout, "ends", lambda self, n: False)
 
 
 @fault("scaled", "gradients of gates at the end of a block are lost")
 def _(patch: Patch) -> None:
-    made = chunked.walk
+    made = runner.scan_chunks
 
-    def unedged(*arguments: Any) -> Walked:
+    def unedged(*arguments: Any) -> ScanResult:
         return replace(made(*arguments), edges=[])
 
-    patch.setattr(chunked, "walk", unedged)
+    patch.setattr(runner, "scan_chunks", unedged)
 
 
 # ------------------------------------------------------------ the walk
@@ -126,58 +128,60 @@ def _(patch: Patch) -> None:
 
 @fault("delta", "states are saved one chunk late")
 def _(patch: Patch) -> None:
-    made = chunked.walk
+    made = runner.scan_chunks
 
     def late(
         memory: Any, program: Any, values: Any, states: Any, call: Any, reverse: bool
-    ) -> Walked:
+    ) -> ScanResult:
         found = made(memory, program, values, states, call, reverse)
         if reverse:
             return found
         return replace(found, entries={n: x.roll(1, 0) for n, x in found.entries.items()})
 
-    patch.setattr(chunked, "walk", late)
+    patch.setattr(runner, "scan_chunks", late)
 
 
 @fault("delta", "the cotangent of the last state is ignored")
 def _(patch: Patch) -> None:
-    made = chunked.walk
+    made = runner.scan_chunks
 
     def deaf(
         memory: Any, program: Any, values: Any, states: Any, call: Any, reverse: bool
-    ) -> Walked:
+    ) -> ScanResult:
         given = {n: torch.zeros_like(x) if reverse else x for n, x in states.items()}
         return made(memory, program, values, given, call, reverse)
 
-    patch.setattr(chunked, "walk", deaf)
+    patch.setattr(runner, "scan_chunks", deaf)
 
 
 @fault("network", "a constant learns from the first chunk only")
 def _(patch: Patch) -> None:
-    made: Any = chunked._total
+    made: Any = runner._total
 
-    def first(walked: Walked, name: str, like: Tensor) -> Tensor | None:
+    def first(walked: ScanResult, name: str, like: Tensor) -> Tensor | None:
         found = walked.results.get(f"d_{name}")
         if isinstance(found, Tensor) and found.shape[0] != like.shape[0]:
             return found[:1].expand(like.shape)
         return made(walked, name, like)
 
-    patch.setattr(chunked, "_total", first)
+    patch.setattr(runner, "_total", first)
 
 
 @fault("pairs", "the decay acts on every step of a token")
 def _(patch: Patch) -> None:
-    made = feeds.micro_steps
-    patch.setattr(feeds, "micro_steps", lambda memory, *rest: made(replace(memory, once=()), *rest))
+    made = feeds.expand_steps
+    patch.setattr(
+        feeds, "expand_steps", lambda memory, *rest: made(replace(memory, once=()), *rest)
+    )
 
 
 @fault("pairs", "the answer is taken after the first of a token's steps")
 def _(patch: Patch) -> None:
-    def early(self: Prepared, y: Tensor) -> Tensor:
+    def early(self: ChunkedInputs, y: Tensor) -> Tensor:
         call = self.call
         return self.ground.layout.gather_back(y)[:, :: call.memory.micro].to(call.out)
 
-    patch.setattr(Prepared, "answer", early)
+    patch.setattr(ChunkedInputs, "answer", early)
 
 
 # ------------------------------------------------------------ tiles
@@ -185,7 +189,9 @@ def _(patch: Patch) -> None:
 
 @fault("sum", "the decay is not masked: tokens see the future")
 def _(patch: Patch) -> None:
-    patch.setattr(tensor_ops, "decay", lambda exponent, *rest: torch.exp(exponent.clamp(max=20)))
+    patch.setattr(
+        tensor_ops, "masked_decay", lambda exponent, *rest: torch.exp(exponent.clamp(max=20))
+    )
 
 
 @fault("delta", "the inverse is cut off after its first term")
@@ -193,7 +199,7 @@ def _(patch: Patch) -> None:
     def short(a: Tensor) -> Tensor:
         return torch.eye(a.shape[-1], dtype=a.dtype) - a.tril(-1)
 
-    patch.setattr(tensor_ops, "inverse_of_one_plus", short)
+    patch.setattr(tensor_ops, "unit_lower_inverse", short)
 
 
 @fault("rows", "a gated sum is applied transposed")
@@ -238,8 +244,8 @@ def _(patch: Patch) -> None:
 
 @fault("plain sum", "a bfloat16 product: scores lose half their digits")
 def _(patch: Patch) -> None:
-    made = tensor_ops.lower
-    patch.setattr(tensor_ops, "lower", lambda x, *rest: made(x.bfloat16().to(x.dtype), *rest))
+    made = tensor_ops.tril
+    patch.setattr(tensor_ops, "tril", lambda x, *rest: made(x.bfloat16().to(x.dtype), *rest))
 
 
 # ------------------------------------------------------------ token by token
@@ -247,15 +253,15 @@ def _(patch: Patch) -> None:
 
 @fault("by token, anchored", "a rule without a chunk form refreshes no anchor")
 def _(patch: Patch) -> None:
-    patch.setattr(token_loop, "_turned", lambda memory, turn, values, *rest: values)
+    patch.setattr(token_loop, "apply_block_edge", lambda memory, turn, values, *rest: values)
 
 
 @fault("by token", "a rule without a chunk form forgets its state")
 def _(patch: Patch) -> None:
-    made = token_loop.run_stepwise
+    made = token_loop.run_token_loop
 
     def forgetful(call: Any) -> Any:
         y, _ = made(call)
         return y, dict(call.state)
 
-    patch.setattr(token_loop, "run_stepwise", forgetful)
+    patch.setattr(token_loop, "run_token_loop", forgetful)

@@ -18,7 +18,7 @@ from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
 from miras_dsl.runtime.judge.reference import Outcome, outcome
 from miras_dsl.runtime.judge.tolerance import ILL_CONDITIONED
-from miras_dsl.runtime.layers.conv_state import Past
+from miras_dsl.runtime.layers.conv_state import ConvState
 from miras_dsl.spec import MemorySpec
 
 SPECS = Path(miras.__file__).with_name("specs")
@@ -37,7 +37,7 @@ def as_fed(layer: nn.Module, spec: MemorySpec) -> tuple[dict[str, Tensor], dict[
     (memory,) = (m for m in layer.modules() if type(m).__name__ == spec.name)
     with torch.no_grad():
         state = memory.initial_state(1)
-        made = memory.feeds(torch.randn(1, TOKENS, HEADS * SIZE), Past(state))
+        made = memory.feeds(torch.randn(1, TOKENS, HEADS * SIZE), ConvState(state))
         made |= memory.constants() if spec.network.params else {}
     inputs: dict[str, Tensor] = {}
     names = [name for _, name in leaf_axes(spec)] + [name for name, _, _ in spec.network.params]

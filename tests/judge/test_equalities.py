@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miras_dsl.check import read
-from miras_dsl.codegen.model.build import tails_of
+from miras_dsl.codegen.model.build import window_inputs
 from miras_dsl.runtime.load import loader
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
@@ -112,7 +112,7 @@ def outcome(
         momentum = weight.name.split(".")[0] in spec.algorithm.carry
         own = held[weight.of]
         state[weight.name] = torch.zeros_like(own) if momentum else own
-    for name in tails_of(spec):
+    for name in window_inputs(spec):
         state[f"window.{name}"] = torch.zeros_like(held[name][:, : spec.algorithm.window[0] - 1])
     if rule.block:
         state["position"] = torch.zeros(batch, dtype=torch.int64)
@@ -346,7 +346,7 @@ def test_tokens_in_a_chunk_change_nothing(text: str, monkeypatch: pytest.MonkeyP
         table = replace(module._rule, chunk=chunk)
         with monkeypatch.context() as patch:
             patch.setattr(module, "_rule", table)
-            patch.setattr("miras_dsl.runtime.chunked.chunk_for", lambda memory, steps: memory.chunk)
+            patch.setattr("miras_dsl.runtime.run.chunk_for", lambda memory, steps: memory.chunk)
             agree(outcome(text, draw()), whole)
 
 

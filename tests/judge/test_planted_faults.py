@@ -45,7 +45,7 @@ CAUGHT: dict[str, str] = {}
 def one_more_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is red the reference is drawn once more, not eight times: this file is full
     of red, and without a fault once is enough."""
-    monkeypatch.setattr(checks, "MOVES", 1)
+    monkeypatch.setattr(checks, "MAX_REFERENCE_DRAWS", 1)
 
 
 @cache
@@ -59,7 +59,7 @@ def certified(memory: str) -> Certificate:
     memory, module = loader.compiled.__wrapped__(spec)
     return certify(
         spec,
-        lambda sizes: loader.bound(memory, module, sizes),
+        lambda sizes: loader.with_sizes(memory, module, sizes),
         dtype=torch.float64,
         cases=cases(spec),
     )

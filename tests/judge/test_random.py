@@ -27,7 +27,16 @@ from miras_dsl.runtime.judge.tolerance import ILL_CONDITIONED, precision
 from miras_dsl.runtime.load.loader import implementation
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
-from tests.judge.random_specs.draw import Recipe, draw, legal, several, simpler, space, text, values
+from tests.judge.random_specs.draw import (
+    SpecRecipe,
+    legal,
+    sample,
+    sample_covering,
+    shrink,
+    space,
+    text,
+    values,
+)
 
 COUNT, SEED = 56, 101
 REFUSALS = {"M0512", "M0513", "M0610", "M0611"}
@@ -53,13 +62,13 @@ def seed() -> int:
 
 
 @lru_cache
-def recipes() -> tuple[tuple[Recipe, ...], Counter[tuple[str, str]]]:
+def recipes() -> tuple[tuple[SpecRecipe, ...], Counter[tuple[str, str]]]:
     coverage: Counter[tuple[str, str]] = Counter()
-    drawn = tuple(several(Random(seed()), COUNT, coverage))
+    drawn = tuple(sample_covering(Random(seed()), COUNT, coverage))
     return drawn, coverage
 
 
-def spec_of(recipe: Recipe) -> MemorySpec:
+def spec_of(recipe: SpecRecipe) -> MemorySpec:
     return read(Source("random.mem", text(recipe))).memories["Random"]
 
 
@@ -101,16 +110,16 @@ def wrong(certificate: Certificate) -> list[Row]:
     return [row for row in certificate.failures if row.result.verdict == "red" and not excused(row)]
 
 
-def fails(recipe: Recipe, dtype: torch.dtype) -> bool:
+def fails(recipe: SpecRecipe, dtype: torch.dtype) -> bool:
     try:
         return bool(wrong(certified(spec_of(recipe), dtype)))
     except SpecErrors:
         return False
 
 
-def shrunk(recipe: Recipe, dtype: torch.dtype) -> Recipe:
+def shrunk(recipe: SpecRecipe, dtype: torch.dtype) -> SpecRecipe:
     """The plainest recipe that still fails, one axis at a time."""
-    while (smaller := next((r for r in simpler(recipe) if fails(r, dtype)), None)) is not None:
+    while (smaller := next((r for r in shrink(recipe) if fails(r, dtype)), None)) is not None:
         recipe = smaller
     return recipe
 
@@ -149,15 +158,15 @@ def test_every_recipe_is_accepted() -> None:
     """What the generator calls legal, the checker reads; nothing here is compiled."""
     random = Random(seed())
     for _ in range(150):
-        spec_of(draw(random))
+        spec_of(sample(random))
 
 
 def test_shrinking_stays_legal_and_ends() -> None:
     random = Random(seed())
     for _ in range(20):
-        recipe = draw(random)
+        recipe = sample(random)
         steps = 0
-        while (smaller := next(simpler(recipe), None)) is not None:
+        while (smaller := next(shrink(recipe), None)) is not None:
             assert legal(smaller) and len(values(smaller)) >= 10
             recipe, steps = smaller, steps + 1
         assert steps <= 40

@@ -6,21 +6,21 @@ import json
 import sys
 from dataclasses import asdict
 
-from miras_dsl.codegen.derive.update import update_of
-from miras_dsl.codegen.model.build import model_of
+from miras_dsl.codegen.derive.update import update_rule
+from miras_dsl.codegen.model.build import build_model
 from miras_dsl.codegen.plan.token_kernels import plan_recurrent
 from miras_dsl.runtime.kernels.cross_compile import compiled
-from miras_dsl.runtime.kernels.launch_config import launch_of
+from miras_dsl.runtime.kernels.launch_config import configure_launch
 from miras_dsl.runtime.load.kernel_modules import kernels_of
 from tests.kernels.wide import memory_named
 
 
 def main(size: int, names: list[str]) -> None:
     for name in names:
-        rule = update_of(model_of(memory_named(name)))
+        rule = update_rule(build_model(memory_named(name)))
         kernels = kernels_of(rule)
         axes = {axis for _, named in (*kernels.tokens, *kernels.states) for axis in named}
-        launch = launch_of(kernels, dict.fromkeys(axes, size), 2048)
+        launch = configure_launch(kernels, dict.fromkeys(axes, size), 2048)
         for way, usage in zip(("forward", "backward"), compiled(kernels, launch), strict=True):
             why = plan_recurrent(rule).why
             print(json.dumps({"memory": name, "way": way, "why": why, **asdict(usage)}))

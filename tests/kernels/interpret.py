@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from miras_dsl.codegen import pipeline
-from miras_dsl.codegen.emit.torch.memory import memory_text
+from miras_dsl.codegen.emit.torch.memory import emit_memory
 from miras_dsl.codegen.emit.triton.module import recurrent_text
 from miras_dsl.runtime.judge import certificate
 from miras_dsl.runtime.judge.cases import Case, data, parameters
@@ -29,14 +29,14 @@ from tests.kernels.wide import CASES, dealt, memory_named
 
 def plant(old: str, new: str) -> None:
     """Generate kernels, and the table beside them, with a mistake from now on."""
-    makers = {"recurrent_text": recurrent_text, "memory_text": memory_text}
+    makers = {"recurrent_text": recurrent_text, "memory_text": emit_memory}
     seen: set[bool] = set()
 
     def mistaken(make: Callable[..., str], *given: Any) -> str:
         text = make(*given)
         seen.add(old in text)
         # Kernels are printed last.
-        assert make is memory_text or True in seen, f"nothing to break: {old!r}"
+        assert make is emit_memory or True in seen, f"nothing to break: {old!r}"
         return text.replace(old, new)
 
     for name, make in makers.items():
@@ -57,12 +57,12 @@ def judge(
 
 def tiled(spec: MemorySpec, values: int | None, segment: int) -> dict[str, torch.Tensor]:
     """Outputs, states and gradients with so many values in a program and tokens in a segment."""
-    made = launch_config.launch_of
+    made = launch_config.configure_launch
 
-    def cut(*given: Any) -> launch_config.Launch:
+    def cut(*given: Any) -> launch_config.LaunchConfig:
         return replace(made(*given), segment=segment)
 
-    recurrent.launch_of = cut
+    recurrent.configure_launch = cut
     case = Case("tiles", (9,), (5, 9), warm=True, keys=0.5)
     drawn = data(spec, case, torch.float32)
     inputs = {n: x.float().requires_grad_() for n, x in drawn.inputs.items()}
@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("memory", nargs="+")
     parser.add_argument("--values", type=int, default=None)
-    parser.add_argument("--past", type=int, default=launch_config.PAST)
+    parser.add_argument("--past", type=int, default=launch_config.RECOMPUTE_BYTES)
     parser.add_argument("--fault", nargs=2, action="append", default=[])
     parser.add_argument("--tiles", action="store_true")
     arguments = parser.parse_args()
@@ -103,7 +103,7 @@ def main() -> None:
     # What torch.empty gives is NaN, so that what a kernel fails to write is seen.
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan().all()
-    launch_config.PAST = arguments.past
+    launch_config.RECOMPUTE_BYTES = arguments.past
     spec = memory_named(arguments.memory[0])
     if arguments.tiles:
         for name in arguments.memory:

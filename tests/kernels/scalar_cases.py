@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from miras_dsl.scalar import functions as scalars
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 
-X = SLOTS[0]
+X = OPERANDS[0]
 POWERS = [sp.Rational(n, 4) for n in (-8, -6, -4, -1, 1, 2, 3, 4, 6, 7, 8, 10, 12, 13, 20)]
 
 Exact = Callable[[mpmath.mpf], mpmath.mpf]
@@ -35,25 +35,25 @@ ONE: dict[type, Exact] = {
     scalars.sigmoid: lambda x: 1 / (1 + mpmath.exp(-x)),
     scalars.softplus: lambda x: mpmath.log1p(mpmath.exp(x)),
     scalars.logcosh: lambda x: mpmath.log1p(2 * mpmath.sinh(x / 2) ** 2),
-    scalars.step: lambda x: mpmath.mpf(x >= 0),
-    scalars.above: lambda x: mpmath.mpf(x > 0),
-    scalars.signum: lambda x: mpmath.mpf(_sign(x)),
+    scalars.ge0: lambda x: mpmath.mpf(x >= 0),
+    scalars.gt0: lambda x: mpmath.mpf(x > 0),
+    scalars.sign: lambda x: mpmath.mpf(_sign(x)),
     scalars.absolute: abs,
-    scalars.root: lambda x: mpmath.sqrt(x) if x > 0 else mpmath.mpf(0),
-    scalars.inverse_root: lambda x: 1 / mpmath.sqrt(x) if x > 0 else mpmath.mpf(0),
+    scalars.sqrt: lambda x: mpmath.sqrt(x) if x > 0 else mpmath.mpf(0),
+    scalars.rsqrt: lambda x: 1 / mpmath.sqrt(x) if x > 0 else mpmath.mpf(0),
 }
 """Functions of one number."""
 
 CASES: dict[str, tuple[sp.Expr, Exact]] = {
     **{f.__name__: (f(X), true) for f, true in ONE.items()},
-    **{f"apow {p}": (scalars.apow(X, p), lambda x, p=p: abs(x) ** _mp(p) if x else 0 * x)
+    **{f"apow {p}": (scalars.abs_pow(X, p), lambda x, p=p: abs(x) ** _mp(p) if x else 0 * x)
        for p in POWERS},
-    **{f"spow {p}": (scalars.spow(X, p), lambda x, p=p: _sign(x) * abs(x) ** _mp(p) if x else x)
+    **{f"spow {p}": (scalars.signed_pow(X, p), lambda x, p=p: _sign(x) * abs(x) ** _mp(p) if x else x)
        for p in POWERS},
-    **{f"fractional {p}": (scalars.fractional(X, p), lambda x, p=p: x ** _mp(p) if x else 0 * x)
+    **{f"fractional {p}": (scalars.pow_nonneg(X, p), lambda x, p=p: x ** _mp(p) if x else 0 * x)
        for p in POWERS if not p.is_Integer},
     **{f"x^{p}": (X**p, lambda x, p=p: x ** _mp(p)) for p in POWERS},
-    "where": (scalars.where(scalars.step(X), sp.tanh(X), X / 2),
+    "where": (scalars.where(scalars.ge0(X), sp.tanh(X), X / 2),
               lambda x: mpmath.tanh(x) if x >= 0 else x / 2),
     "silu": (X * scalars.sigmoid(X), lambda x: x / (1 + mpmath.exp(-x))),
 }  # fmt: skip

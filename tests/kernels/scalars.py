@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from miras_dsl.codegen.emit.scalar_printer import TRITON, text
-from miras_dsl.runtime.kernels.triton_interpreter import interpreting, repair
+from miras_dsl.codegen.emit.scalar_printer import TRITON, print_scalar
+from miras_dsl.runtime.kernels.triton_interpreter import interpreting, patch_interpreter
 from tests.kernels.scalar_cases import CASES, POSITIVE, X, points, worst
 
 HEAD = '''"""Scalar formulas."""
@@ -21,7 +21,7 @@ HEAD = '''"""Scalar formulas."""
 import triton
 import triton.language as tl
 
-from miras_dsl.runtime.generated import tlmath
+from miras_dsl.runtime.generated import tl_math
 '''
 KERNEL = """
 
@@ -35,14 +35,14 @@ def formula_{number}(x_ptr, y_ptr, N: tl.constexpr):
 
 def main(folder: Path) -> None:
     path = folder / "formulas.py"
-    made = [KERNEL.format(number=n, text=text(formula, {X: "x"}, TRITON))
+    made = [KERNEL.format(number=n, text=print_scalar(formula, {X: "x"}, TRITON))
             for n, (formula, _) in enumerate(CASES.values())]  # fmt: skip
     path.write_text(HEAD + "".join(made), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("formulas", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    repair()
+    patch_interpreter()
     device = "cpu" if interpreting() else "cuda"
     for number, name in enumerate(CASES):
         x = points(torch.float32, name in POSITIVE).to(device)

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miras_dsl.runtime.execute.call import Call, checked
+from miras_dsl.runtime.execute.call import MemoryCall, validate
 from miras_dsl.runtime.kernels import launch_config, recurrent
 from miras_dsl.runtime.kernels.launch_config import (
-    PAST,
-    Launch,
+    RECOMPUTE_BYTES,
+    LaunchConfig,
     Recurrence,
-    launch_of,
+    configure_launch,
     scratch_bytes,
 )
 from miras_dsl.runtime.kernels.triton_interpreter import interpreting
@@ -41,7 +41,7 @@ def test_checkpoints_of_packed_sequences_do_not_meet(lengths: list[int], segment
 @pytest.mark.parametrize("size", [1, 5, 64, 100, 128, 256])
 def test_a_program_holds_no_more_than_its_registers(size: int) -> None:
     kernels = kernels_of(rule_of("gla"))
-    made = launch_of(kernels, {"value": size, "key": size}, 1000)
+    made = configure_launch(kernels, {"value": size, "key": size}, 1000)
     held = made.tile["value"] * made.tile["key"]
     assert made.tile["key"] >= size and made.tile["value"] * made.blocks >= size
     assert all(t & (t - 1) == 0 for t in made.tile.values())
@@ -51,15 +51,15 @@ def test_a_program_holds_no_more_than_its_registers(size: int) -> None:
 
 def test_a_coupled_rule_is_held_whole() -> None:
     kernels = kernels_of(rule_of("huber"))
-    made = launch_of(kernels, {"value": 100, "key": 60}, 10)
+    made = configure_launch(kernels, {"value": 100, "key": 60}, 10)
     assert (made.tile, made.blocks) == ({"value": 128, "key": 64}, 1)
 
 
-def call_of(name: str) -> tuple[Call, Recurrence]:
+def call_of(name: str) -> tuple[MemoryCall, Recurrence]:
     """Two tokens of zeros for a shipped memory with one matrix, and its kernels."""
     _, memory, kernels = tables(memory_named(name))
     feeds = {f.name: torch.zeros(1, 2, 1, *[4] * len(f.axes)) for f in memory.feeds}
-    return checked(memory, feeds, {"W": torch.zeros(1, 1, 4, 4)}, None), kernels
+    return validate(memory, feeds, {"W": torch.zeros(1, 1, 4, 4)}, None), kernels
 
 
 def test_tensors_on_a_cpu_are_refused_with_a_way_out() -> None:
@@ -71,11 +71,11 @@ def test_tensors_on_a_cpu_are_refused_with_a_way_out() -> None:
 def test_kernels_take_single_precision_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, _ = call_of("deltanet")
     gpu = replace(cpu, device=torch.device("cuda"))
-    assert recurrent.wanted(gpu)
-    assert not recurrent.wanted(cpu)
-    assert not recurrent.wanted(replace(gpu, dtype=torch.float64))
+    assert recurrent.should_use(gpu)
+    assert not recurrent.should_use(cpu)
+    assert not recurrent.should_use(replace(gpu, dtype=torch.float64))
     monkeypatch.setenv("MIRAS_KERNELS", "off")
-    assert not recurrent.wanted(gpu)
+    assert not recurrent.should_use(gpu)
 
 
 @pytest.mark.parametrize("where", ["a feed", "the state"])
@@ -84,7 +84,7 @@ def test_one_tensor_in_double_precision_is_enough(where: str) -> None:
     feeds, state = dict(call.feeds), dict(call.state)
     some = feeds if where == "a feed" else state
     some[max(some)] = some[max(some)].double()
-    assert checked(call.memory, feeds, state, None).dtype == torch.float64
+    assert validate(call.memory, feeds, state, None).dtype == torch.float64
 
 
 GIB = 1 << 30
@@ -106,15 +106,15 @@ def test_scratch_of_packed_sequences_stays_below_a_budget(name: str, sequences: 
         assert scratch <= 3.5 * GIB
 
 
-def launched(name: str, longest: int, sequences: int) -> Launch:
+def launched(name: str, longest: int, sequences: int) -> LaunchConfig:
     """A launch for heads of 128 by 128."""
     sizes = {"value": 128, "key": 128}
-    return launch_of(kernels_of(rule_of(name)), sizes, longest, HEADS, sequences)
+    return configure_launch(kernels_of(rule_of(name)), sizes, longest, HEADS, sequences)
 
 
 def test_sequences_that_do_not_fit_the_scratch_take_turns() -> None:
     # A state of 16 heads is 1 MiB.
-    assert launched("gated_deltanet", 64, 512).group == (PAST >> 20) // 16
+    assert launched("gated_deltanet", 64, 512).group == (RECOMPUTE_BYTES >> 20) // 16
     assert launched("gated_deltanet", 64, 3).group == 3
     # Where few would run at once segments are shorter, and more sequences fit.
     many, few = launched("gated_deltanet", 32768, 8), launched("gated_deltanet", 32768, 1)
@@ -123,6 +123,6 @@ def test_sequences_that_do_not_fit_the_scratch_take_turns() -> None:
 
 
 def test_a_sequence_that_does_not_fit_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch_config, "PAST", 1)
+    monkeypatch.setattr(launch_config, "RECOMPUTE_BYTES", 1)
     made = launched("gated_deltanet", 32768, 512)
     assert (made.segment, made.group) == (16, 1)

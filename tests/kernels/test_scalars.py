@@ -13,7 +13,7 @@ import pytest
 import sympy as sp
 import torch
 
-from miras_dsl.codegen.emit.scalar_printer import TORCH, TRITON, text
+from miras_dsl.codegen.emit.scalar_printer import TORCH, TRITON, print_scalar
 from miras_dsl.runtime.ops import tensor_ops
 from miras_dsl.scalar.functions import FUNCTIONS
 from tests.kernels.scalar_cases import CASES, POSITIVE, X, points, worst
@@ -32,8 +32,8 @@ def test_every_function_that_can_be_printed_is_tried() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_torch_text(name: str, dtype: torch.dtype) -> None:
     x = points(dtype, name in POSITIVE)
-    code = text(CASES[name][0], {X: "x"}, TORCH)
-    found = eval(code, {"torch": torch, "tiles": tensor_ops, "x": x})
+    code = print_scalar(CASES[name][0], {X: "x"}, TORCH)
+    found = eval(code, {"torch": torch, "ops": tensor_ops, "x": x})
     assert worst(name, x, found) < (UNITS, 0.0), code
 
 

@@ -9,13 +9,13 @@ from importlib.resources import files
 import pytest
 
 from miras_dsl.check import read
-from miras_dsl.codegen.derive.update import UpdateRule, update_of
+from miras_dsl.codegen.derive.update import UpdateRule, update_rule
 from miras_dsl.codegen.emit.triton.module import recurrent_module
-from miras_dsl.codegen.model.build import model_of
-from miras_dsl.codegen.plan.padding import TAME_LANES, WILD_LANES, ZERO_LANES, lanes
-from miras_dsl.codegen.plan.token_kernels import obstacle, plan_recurrent
-from miras_dsl.ir import Input, Program, contract, pointwise
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.codegen.model.build import build_model
+from miras_dsl.codegen.plan.padding import TAME_LANES, WILD_LANES, ZERO_LANES, padding_values
+from miras_dsl.codegen.plan.token_kernels import plan_recurrent, unsupported_reason
+from miras_dsl.ir import Input, Program, contract, elementwise
+from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.source import Source
 from tests.kernels.extra import EXTRA
 from tests.kernels.wide import SHIPPED
@@ -24,7 +24,7 @@ from tests.kernels.wide import SHIPPED
 def rule_of(name: str, text: str | None = None) -> UpdateRule:
     """The update rule of a shipped memory, one of `extra`, or the first of a text."""
     text = text or EXTRA.get(name) or (files("miras_dsl.specs") / f"{name}.mem").read_text()
-    return update_of(model_of(next(iter(read(Source(f"{name}.mem", text)).memories.values()))))
+    return update_rule(build_model(next(iter(read(Source(f"{name}.mem", text)).memories.values()))))
 
 
 @pytest.mark.parametrize("name", [*SHIPPED, *EXTRA])
@@ -120,8 +120,8 @@ memory Wide(d) {
 
 
 def test_a_network_has_no_such_kernel_and_says_why() -> None:
-    assert obstacle(rule_of("deltanet")) == ""
-    assert "from one axis to another" in obstacle(rule_of("ttt_mlp"))
+    assert unsupported_reason(rule_of("deltanet")) == ""
+    assert "from one axis to another" in unsupported_reason(rule_of("ttt_mlp"))
     with pytest.raises(ValueError, match="Wide has no token-by-token kernel: it has the axis h1"):
         plan_recurrent(rule_of("wide", WIDE))
 
@@ -136,18 +136,18 @@ X, Y = Input("x", ("key",), "token"), Input("y", ("key",), "token")
         (X + Y, ZERO_LANES),
         (X + 1.0, TAME_LANES),
         (X * (Y + 1.0), ZERO_LANES),
-        (pointwise(SLOTS[0] / SLOTS[1], X, Y), WILD_LANES),
-        (X * pointwise(1 / SLOTS[0], Y), WILD_LANES),
-        (X * contract(X, pointwise(1 / SLOTS[0], Y), ("key",)), ZERO_LANES),
+        (elementwise(OPERANDS[0] / OPERANDS[1], X, Y), WILD_LANES),
+        (X * elementwise(1 / OPERANDS[0], Y), WILD_LANES),
+        (X * contract(X, elementwise(1 / OPERANDS[0], Y), ("key",)), ZERO_LANES),
     ],
 )  # fmt: skip
 def test_what_padded_lanes_hold(node, lane) -> None:
-    assert lanes([Program((X, Y), (("z", node),), ())])[node, "key"] == lane
+    assert padding_values([Program((X, Y), (("z", node),), ())])[node, "key"] == lane
 
 
 def test_a_state_that_fills_its_lanes_is_not_taken_for_zero() -> None:
     state = Input("S", ("key",), "state")
     filled = Program((X, state), (("y", state), ("S", state + X + 1.0)), ((state, "S"),))
     empty = Program((X, state), (("y", state), ("S", state * 2.0 + X)), ((state, "S"),))
-    assert lanes([filled])[state, "key"] == TAME_LANES
-    assert lanes([empty])[state, "key"] == ZERO_LANES
+    assert padding_values([filled])[state, "key"] == TAME_LANES
+    assert padding_values([empty])[state, "key"] == ZERO_LANES

@@ -51,8 +51,8 @@ def outcome(layer: Any, x: Tensor, bounds: Tensor | None) -> dict[str, Tensor]:
         loss = loss + (t * torch.randn_like(t)).sum()
     loss.backward()
     found = {"y": y, "d x": x.grad}
-    found |= {f"state {name}": t for name, t in states.walk(after)}
-    found |= {f"d state {name}": t.grad for name, t in states.walk(warm)}
+    found |= {f"state {name}": t for name, t in states.leaves(after)}
+    found |= {f"d state {name}": t.grad for name, t in states.leaves(warm)}
     found |= {f"d {name}": p.grad for name, p in layer.named_parameters()}
     return {name: t.detach() for name, t in found.items() if t is not None}
 
@@ -91,17 +91,17 @@ def main(names: list[str]) -> None:
     assert interpreting(), "set TRITON_INTERPRET=1"
     # What torch.empty gives is NaN, so that what a kernel fails to write is seen.
     torch.use_deterministic_algorithms(True)
-    recurrent._start = watched(recurrent._start)
+    recurrent._launch = watched(recurrent._launch)
     for name in names:
         torch.manual_seed(0)
         spec, _, kind = name.partition(".")
         layer = miras.load(spec)[kind](WIDTH, HEADS)
         x = torch.randn(2, TOKENS, WIDTH)
         packed, bounds = torch.randn(1, BOUNDS[-1], WIDTH), torch.tensor(BOUNDS, dtype=torch.int32)
-        launch_config.PAST = 1 << 30
+        launch_config.RECOMPUTE_BYTES = 1 << 30
         compared(name, layer, "a batch", x, None)
         compared(name, layer, "packed", packed, bounds)
-        launch_config.PAST = 1
+        launch_config.RECOMPUTE_BYTES = 1
         compared(name, layer, "a batch, one after the other", x, None)
         compared(name, layer, "packed, one after the other", packed, bounds)
         print(json.dumps({"layer": name, "case": "debug", "said": bad(layer, x)}))

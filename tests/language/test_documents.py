@@ -9,7 +9,7 @@ import pytest
 from miras_dsl.check import read, warnings
 from miras_dsl.check.layers import uses
 from miras_dsl.check.library.load import standard
-from miras_dsl.cli.scaffold import template
+from miras_dsl.cli.scaffold import spec_template
 from miras_dsl.source import Source
 
 PAGE = files("miras_dsl").joinpath("LANGUAGE.md").read_text(encoding="utf-8")
@@ -82,7 +82,7 @@ def test_the_specs_that_span_the_classes_are_there():
 
 @pytest.mark.parametrize("name", ["robust.mem", "runs/my-own_memory.mem", "7", "", "ünï.mem"])
 def test_the_starting_file_can_be_checked_as_it_is(name):
-    spec = read(Source("new.mem", template(name)))
+    spec = read(Source("new.mem", spec_template(name)))
 
     assert len(spec.memories) == len(spec.layers) == len(spec.models) == 1
     assert warnings(spec) == ()

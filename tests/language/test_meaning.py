@@ -19,7 +19,7 @@ from miras_dsl.spec import (
     Together,
     Use,
     Write,
-    walk,
+    iter_nodes,
 )
 from miras_dsl.syntax import tree as syntax
 
@@ -94,7 +94,7 @@ def test_the_mlp_means_its_network():
 
 def test_one_size_lets_keys_and_values_meet_and_two_do_not():
     one = memory("M(d)", bias="sum((W @ key + key - value)^2) / 2")
-    assert any(isinstance(n, Apply) and n.op == "retag" for n in walk(loss_of(one)))
+    assert any(isinstance(n, Apply) and n.op == "retag" for n in iter_nodes(loss_of(one)))
 
     with pytest.raises(SpecErrors, match="shapes do not meet") as caught:
         memory(bias="sum((W @ key + key - value)^2) / 2")
@@ -107,7 +107,7 @@ def test_every_node_has_the_shape_that_its_operands_give():
     spec = memory("M(d)", architecture="mlp(hidden = 3 * d, depth = 3, residual, layernorm)")
     loss = loss_of(spec)
 
-    for node in walk(loss):
+    for node in iter_nodes(loss):
         if isinstance(node, Apply) and node.op in ("add", "sub", "mul"):
             assert {a for arg in node.args for a in arg.axes} == set(node.axes)
         if isinstance(node, Apply) and node.op == "contract":
@@ -183,7 +183,7 @@ def test_pairs_have_an_axis_outside_the_bias_and_none_inside():
     )
 
     assert {t.name: t.axes for t in spec.tokens}["probe"] == ("pair", "key")
-    assert all("pair" not in n.axes for n in walk(loss_of(spec)))
+    assert all("pair" not in n.axes for n in iter_nodes(loss_of(spec)))
     assert dict(spec.sizes)["pair"] == 3 and spec.algorithm.pairs == 3
 
 
@@ -194,16 +194,18 @@ def test_learned_maps_in_place_move_into_gates_and_tokens():
     moved = next(t for t in spec.tokens if t.name.startswith("_"))
     assert moved.axes == ("key",)
     inside = [
-        *walk(spec.read),
-        *walk(loss_of(spec)),
-        *(n for _, e in spec.algorithm.rules for n in walk(e)),
+        *iter_nodes(spec.read),
+        *iter_nodes(loss_of(spec)),
+        *(n for _, e in spec.algorithm.rules for n in iter_nodes(e)),
     ]
     assert not any(isinstance(n, Apply) and n.op in ("linear", "param") for n in inside)
 
 
 def test_two_learned_constants_are_not_one():
     spec = memory(gates="{ alpha = sigmoid(param * param + linear(x))  eta = sigmoid(linear(x)) }")
-    product = next(n for n in walk(spec.gates[0].expr) if isinstance(n, Apply) and n.op == "mul")
+    product = next(
+        n for n in iter_nodes(spec.gates[0].expr) if isinstance(n, Apply) and n.op == "mul"
+    )
 
     assert product.args[0] != product.args[1]
 
@@ -237,7 +239,7 @@ def test_named_rates_go_to_their_terms():
     assert isinstance(first, Loss) and first.rate == Ref("eta", "gate")
     assert isinstance(second, Write) and second.rate == Number(sp.Integer(1) / sp.Integer(2))
     one = Number(sp.Integer(1))
-    assert next(n for n in walk(spec.algorithm.rules[0][1]) if isinstance(n, Number)) == one
+    assert next(n for n in iter_nodes(spec.algorithm.rules[0][1]) if isinstance(n, Number)) == one
 
 
 def test_a_layer_may_settle_a_parameter_of_its_memory():
@@ -345,14 +347,14 @@ def test_definitions_are_checked_although_nobody_uses_them(text, code):
 
 
 def test_the_library_passes_the_checks_of_unused_definitions():
-    from miras_dsl.check.library.definition import definition
-    from miras_dsl.check.library.load import FILES, text
+    from miras_dsl.check.library.definition import check_definition
+    from miras_dsl.check.library.load import FILES, library_text
     from miras_dsl.syntax.parser import parse
 
     for name in FILES:
-        for item in parse(text(name)).items:
+        for item in parse(library_text(name)).items:
             assert isinstance(item, syntax.Definition)
-            definition(item, used=False)
+            check_definition(item, used=False)
 
 
 def test_the_grammar_has_no_conflicts(caplog):

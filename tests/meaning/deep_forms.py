@@ -18,21 +18,21 @@ from miras_dsl.ir import (
     Program,
     Reduce,
     Shift,
-    mean,
-    pointwise,
+    broadcast,
+    elementwise,
+    reduce_mean,
+    reduce_sum,
     rename,
-    spread,
-    total,
 )
 from miras_dsl.scalar.functions import (
-    SLOTS,
+    OPERANDS,
     absolute,
     erf,
-    inverse_root,
-    root,
+    minimum,
+    rsqrt,
     sigmoid,
-    signum,
-    smaller,
+    sign,
+    sqrt,
 )
 from tests.meaning.forms import (
     ALPHA,
@@ -53,10 +53,10 @@ from tests.meaning.forms import (
     token,
 )
 
-X, Y = SLOTS[:2]
+X, Y = OPERANDS[:2]
 GELU = X * (1 + erf(X / sp.sqrt(2))) / 2
 SILU = X * sigmoid(X)
-CLIP = signum(X) * smaller(absolute(X), sp.Rational(7, 10))
+CLIP = sign(X) * minimum(absolute(X), sp.Rational(7, 10))
 EPS = sp.Rational(1, 100)
 
 W1, W2, W3 = (
@@ -67,11 +67,11 @@ W1, W2, W3 = (
 
 
 def act(x: Node) -> Node:
-    return pointwise(GELU, x)
+    return elementwise(GELU, x)
 
 
 def slope(formula: sp.Expr, x: Node) -> Node:
-    return pointwise(formula.diff(X), x)
+    return elementwise(formula.diff(X), x)
 
 
 def as_value(x: Node) -> Node:
@@ -80,8 +80,8 @@ def as_value(x: Node) -> Node:
 
 def normalized(z: Node) -> tuple[Node, Node]:
     """A layer norm without its weights, and 1 / its standard deviation."""
-    centred = z - mean(z, ("value",))
-    scale = pointwise(inverse_root(X + EPS), mean(pointwise(X**2, centred), ("value",)))
+    centred = z - reduce_mean(z, ("value",))
+    scale = elementwise(rsqrt(X + EPS), reduce_mean(elementwise(X**2, centred), ("value",)))
     return centred * scale, scale
 
 
@@ -91,8 +91,8 @@ def mlp() -> Program:
     a = over("key", K, W2)
     h = act(a)
     zh, scale = normalized(over("hidden", h, W1))
-    u = pointwise(sp.tanh(X), as_value(K) + gain * zh + shift - V) * gain
-    d1 = (u - mean(u, ("value",)) - zh * mean(u * zh, ("value",))) * scale
+    u = elementwise(sp.tanh(X), as_value(K) + gain * zh + shift - V) * gain
+    d1 = (u - reduce_mean(u, ("value",)) - zh * reduce_mean(u * zh, ("value",))) * scale
     d2 = over("value", d1, W1) * slope(GELU, a)
 
     lb = Cumsum(log(ALPHA), I)
@@ -111,7 +111,7 @@ def mlp() -> Program:
 def glu() -> Program:
     """2.9, W1 (silu(W2 x) * (W3 x)) under the squared error, anchored."""
     a, c = over("key", K, W2), over("key", K, W3)
-    s = pointwise(SILU, a)
+    s = elementwise(SILU, a)
     h = s * c
     e = over("hidden", h, W1) - V
     back = over("value", e, W1)
@@ -121,7 +121,7 @@ def glu() -> Program:
     weights = Decay(lb, j(lb), I, J, False) * j(ETA)
     aq = exp(lb) * over("key", Q, W2) - over(J, QK * weights, j(d2))
     cq = exp(lb) * over("key", Q, W3) - over(J, QK * weights, j(d3))
-    hq = pointwise(SILU, aq) * cq
+    hq = elementwise(SILU, aq) * cq
     y = exp(lb) * over("hidden", hq, W1) - over(J, over("hidden", hq, j(h)) * weights, j(e))
     w = ETA * exp(last(lb) - lb)
     after = {
@@ -135,10 +135,10 @@ def glu() -> Program:
 def softmax_link() -> Program:
     """2.10: S is the dual, W = softmax of its rows at the chunk's start; gradients at W, reads with
     W plus what the dual has moved since."""
-    top = spread(Reduce("max", S, ("key",)), ("key",))
-    lifted = pointwise(sp.exp(X - Y), S, top)
-    w = pointwise(X / Y, lifted, total(lifted, ("key",)))
-    g = pointwise(sp.tanh(X), over("key", K, w) - V)
+    top = broadcast(Reduce("max", S, ("key",)), ("key",))
+    lifted = elementwise(sp.exp(X - Y), S, top)
+    w = elementwise(X / Y, lifted, reduce_sum(lifted, ("key",)))
+    g = elementwise(sp.tanh(X), over("key", K, w) - V)
     lb = Cumsum(log(ALPHA), I)
     moved = (exp(lb) - 1.0) * over("key", Q, S)
     moved = moved - over(J, Decay(lb, j(lb), I, J, False) * QK * j(ETA), j(g))
@@ -148,8 +148,8 @@ def softmax_link() -> Program:
 
 def norm_link() -> Program:
     """2.10 with a link that couples the whole state: W = S / |S|, anchored, read at W."""
-    size = pointwise(root(X), total(pointwise(X**2, S), ("value", "key")))
-    w = pointwise(X / Y, S, size)
+    size = elementwise(sqrt(X), reduce_sum(elementwise(X**2, S), ("value", "key")))
+    w = elementwise(X / Y, S, size)
     g = over("key", K, w) - V
     lb = Cumsum(log(ALPHA), I)
     after = exp(last(lb)) * S - over(I, g * (ETA * exp(last(lb) - lb)), K)
@@ -169,14 +169,14 @@ def sweeps(count: int) -> Program:
 
     a = over("key", K, W2)
     h = act(a)
-    e = pointwise(CLIP, over("hidden", h, W1) + as_value(K) - V)
+    e = elementwise(CLIP, over("hidden", h, W1) + as_value(K) - V)
     d2 = over("value", e, W1) * slope(GELU, a)
     for _ in range(count - 1):
         a = c * over("key", K, W2) + g * over("key", K, n2) - over(J, KK * earlier, j(d2))
         new = act(a)
         seen = c * over("hidden", new, W1) + g * over("hidden", new, n1)
         seen = seen - over(J, over("hidden", new, j(h)) * earlier, j(e))
-        error = pointwise(CLIP, seen + as_value(K) - V)
+        error = elementwise(CLIP, seen + as_value(K) - V)
         back = c * over("value", error, W1) + g * over("value", error, n1)
         back = back - over(J, over("value", error, j(e)) * earlier, j(h))
         d2, e, h = back * slope(GELU, a), error, new

@@ -14,6 +14,7 @@ from miras_dsl.ir import (
     ONE,
     Cumsum,
     Decay,
+    ForwardSubstitution,
     GatedApply,
     GatedContract,
     I,
@@ -21,31 +22,30 @@ from miras_dsl.ir import (
     Inverse,
     J,
     L,
-    Last,
     M,
     Mask,
     Node,
     Program,
     Shift,
-    Substitute,
+    TakeLast,
     contract,
-    pointwise,
+    elementwise,
+    reduce_sum,
     rename,
-    total,
 )
 from miras_dsl.scalar.functions import (
-    SLOTS,
+    OPERANDS,
+    abs_pow,
     absolute,
-    apow,
-    root,
-    signum,
-    smaller,
-    spow,
-    step,
+    ge0,
+    minimum,
+    sign,
+    signed_pow,
+    sqrt,
     where,
 )
 
-X, Y, Z = SLOTS[:3]
+X, Y, Z = OPERANDS[:3]
 
 Bias = tuple[Node, Input, tuple[Input, ...]]
 """The body g = φ(r), its hole r, and the holes of its parameters."""
@@ -65,15 +65,15 @@ def j(x: Node) -> Node:
 
 
 def exp(x: Node) -> Node:
-    return pointwise(sp.exp(X), x)
+    return elementwise(sp.exp(X), x)
 
 
 def log(x: Node) -> Node:
-    return pointwise(sp.log(X), x)
+    return elementwise(sp.log(X), x)
 
 
 def last(x: Node) -> Node:
-    return Last(x, I)
+    return TakeLast(x, I)
 
 
 def over(axis: str, a: Node, b: Node) -> Node:
@@ -146,28 +146,28 @@ def diagonal_plus_rank_one() -> Program:
 
 R = Input("r", ("value",), "hole")
 DELTA = Input("delta_row", (), "hole")
-_SQUARE = total(pointwise(X**2, R), ("value",))
-_SHIFTED = pointwise(sp.exp(X - Y), R, over("value", R, ONE) * 0.5)
+_SQUARE = reduce_sum(elementwise(X**2, R), ("value",))
+_SHIFTED = elementwise(sp.exp(X - Y), R, over("value", R, ONE) * 0.5)
 
 BIASES: dict[str, Bias] = {
     "l2": (R, R, ()),
-    "l3": (pointwise(3 * spow(X, 2), R), R, ()),
-    "l1.5": (pointwise(apow(X, sp.Rational(3, 2)).diff(X), R), R, ()),
-    "logcosh": (pointwise(sp.tanh(X), R), R, ()),
-    "huber": (pointwise(smaller(absolute(X), Y) * signum(X), R, DELTA), R, (DELTA,)),
+    "l3": (elementwise(3 * signed_pow(X, 2), R), R, ()),
+    "l1.5": (elementwise(abs_pow(X, sp.Rational(3, 2)).diff(X), R), R, ()),
+    "logcosh": (elementwise(sp.tanh(X), R), R, ()),
+    "huber": (elementwise(minimum(absolute(X), Y) * sign(X), R, DELTA), R, (DELTA,)),
     "norm_huber": (
-        pointwise(X * where(step(Z - Y), 1, Z / Y), R, pointwise(root(X), _SQUARE), DELTA),
+        elementwise(X * where(ge0(Z - Y), 1, Z / Y), R, elementwise(sqrt(X), _SQUARE), DELTA),
         R,
         (DELTA,),
     ),
     "mixture": (
-        pointwise(
-            where(step(Z - Y), X, Z * sp.tanh(10 * X)), R, pointwise(root(X), _SQUARE), DELTA
+        elementwise(
+            where(ge0(Z - Y), X, Z * sp.tanh(10 * X)), R, elementwise(sqrt(X), _SQUARE), DELTA
         ),
         R,
         (DELTA,),
     ),
-    "softmax": (pointwise(X / Y, _SHIFTED, total(_SHIFTED, ("value",))), R, ()),
+    "softmax": (elementwise(X / Y, _SHIFTED, reduce_sum(_SHIFTED, ("value",))), R, ()),
 }
 """Slopes φ of biases: elementwise, with a parameter per token, and coupled across a row."""
 
@@ -176,7 +176,7 @@ def solve(coupling: Node, p: Node, bias: str, gates: tuple[Node, Node] | None = 
     """Rows g_i = φ(p_i - sum_{j<i} coupling_ij g_j)."""
     body, hole, holes = BIASES[bias]
     rows = tuple((h, token("delta")) for h in holes)
-    return Substitute(-coupling, p, body, hole, rows, gates)
+    return ForwardSubstitution(-coupling, p, body, hole, rows, gates)
 
 
 def extras(bias: str) -> tuple[Input, ...]:
@@ -213,9 +213,9 @@ def row_gates() -> Program:
     lb = Cumsum(log(alpha), I)
     lc = Shift(lb, I, 1)
     rate = Input("eta_row", ("value",), "hole")
-    body = pointwise(Y * sp.tanh(X), R, rate)
+    body = elementwise(Y * sp.tanh(X), R, rate)
     p = exp(lc) * over("key", K, S) - V
-    g = Substitute(-Mask(KK, I, J, True), p, body, R, ((rate, eta),), (lc, lb))
+    g = ForwardSubstitution(-Mask(KK, I, J, True), p, body, R, ((rate, eta),), (lc, lb))
     y = exp(lb) * over("key", Q, S) - GatedApply(QK, j(g), lb, j(lb), "value", I, J, False, J)
     after = exp(last(lb)) * S - over(I, g * exp(last(lb) - lb), K)
     return program({"y": y, "S": after}, Q, K, V, alpha, eta, S)
@@ -231,7 +231,7 @@ def momentum(bias: str, anchored: bool) -> Program:
     if anchored:
         body, hole, _ = BIASES[bias]
         g = (
-            pointwise(body.formula, over("key", K, S) - V)
+            elementwise(body.formula, over("key", K, S) - V)
             if body is not hole
             else over("key", K, S) - V
         )
@@ -264,8 +264,8 @@ def window(width: int, chunk: int) -> Program:
         reach = Shift(reach, M, 1)
     here = over(L, decay, (lower - late) * j(ETA))
     there = over(L, decay, reach * ep)
-    u = pointwise(sp.tanh(X), over("key", K, S) - V)
-    up = pointwise(sp.tanh(X), over("key", kp, S) - vp)
+    u = elementwise(sp.tanh(X), over("key", K, S) - V)
+    up = elementwise(sp.tanh(X), over("key", kp, S) - vp)
     y = exp(lb) * over("key", Q, S) - over(J, QK * here, j(u))
     y = y - over(M, over("key", Q, kp) * there, up)
     after = exp(last(lb)) * S - over(I, u * rename(last(here), {J: I}), K)
@@ -277,6 +277,6 @@ def window(width: int, chunk: int) -> Program:
 def soft_threshold() -> Program:
     """2.10: the delta rule inside a chunk, a soft threshold on the state at its end."""
     gamma = Input("gamma", (), "constant")
-    shrink = signum(X) * (absolute(X) - Y) * step(absolute(X) - Y)
-    base = delta(False, True, lambda w: pointwise(shrink, w, gamma))
+    shrink = sign(X) * (absolute(X) - Y) * ge0(absolute(X) - Y)
+    base = delta(False, True, lambda w: elementwise(shrink, w, gamma))
     return program(dict(base.results), *base.inputs, gamma)

@@ -6,10 +6,12 @@ import numpy as np
 import sympy as sp
 
 from miras_dsl.ir import (
+    AxisSize,
+    Broadcast,
     Contract,
     Cumsum,
     Decay,
-    Extent,
+    ForwardSubstitution,
     GatedApply,
     GatedContract,
     I,
@@ -17,27 +19,25 @@ from miras_dsl.ir import (
     Inverse,
     J,
     L,
-    Last,
     Map,
     Mask,
     Node,
     Number,
-    Put,
+    PlaceLast,
     Reduce,
     Rename,
     Shift,
-    Spread,
-    Substitute,
+    TakeLast,
     contract,
-    mean,
-    pointwise,
+    elementwise,
+    reduce_mean,
+    reduce_sum,
     rename,
-    total,
 )
 from miras_dsl.ir.interpreter import Array
-from miras_dsl.scalar.functions import SLOTS, sigmoid, signum
+from miras_dsl.scalar.functions import OPERANDS, sigmoid, sign
 
-X, Y, Z = SLOTS[:3]
+X, Y, Z = OPERANDS[:3]
 SIZES = {I: 6, J: 6, L: 6, "value": 3, "key": 4, "hidden": 5, "other": 3}
 
 
@@ -85,44 +85,46 @@ def triangle(strict: bool) -> dict[str, Node]:
 
 def substitutions() -> dict[str, Node]:
     """Bodies that are elementwise, gated, row-coupled, with parameters per token, and constant."""
-    tanh = pointwise(sp.tanh(X) * Y, R, RATE)
-    square = total(pointwise(X**2, R), ("value",))
-    coupled = pointwise(X * Z / (1 + Y), R, square, SCALE)
-    softmax = pointwise(sp.exp(X), R)
-    softmax = pointwise(X / Y, softmax, total(softmax, ("value",)))
+    tanh = elementwise(sp.tanh(X) * Y, R, RATE)
+    square = reduce_sum(elementwise(X**2, R), ("value",))
+    coupled = elementwise(X * Z / (1 + Y), R, square, SCALE)
+    softmax = elementwise(sp.exp(X), R)
+    softmax = elementwise(X / Y, softmax, reduce_sum(softmax, ("value",)))
     mix = Input("mix", ("value", "other"), "hole")
     mixed = contract(mix, rename(R, {"value": "other"}), ("other",))
     return {
-        "substitute": Substitute(LOWER, P, tanh, R, (RATES,)),
-        "substitute, identity": Substitute(LOWER, P, R, R, ()),
-        "substitute, coupled": Substitute(LOWER, P, coupled, R, (SCALES,)),
-        "substitute, softmax": Substitute(LOWER, P, softmax, R, ()),
-        "substitute, no slope": Substitute(
-            LOWER, P, pointwise(signum(X) * Y, R, RATE), R, (RATES,)
+        "substitute": ForwardSubstitution(LOWER, P, tanh, R, (RATES,)),
+        "substitute, identity": ForwardSubstitution(LOWER, P, R, R, ()),
+        "substitute, coupled": ForwardSubstitution(LOWER, P, coupled, R, (SCALES,)),
+        "substitute, softmax": ForwardSubstitution(LOWER, P, softmax, R, ()),
+        "substitute, no slope": ForwardSubstitution(
+            LOWER, P, elementwise(sign(X) * Y, R, RATE), R, (RATES,)
         ),
-        "substitute, no slope, gated": Substitute(
-            LOWER, P, pointwise(signum(X) * Y, R, SCALE), R, (SCALES,), GATES
+        "substitute, no slope, gated": ForwardSubstitution(
+            LOWER, P, elementwise(sign(X) * Y, R, SCALE), R, (SCALES,), GATES
         ),
-        "substitute, reads no row": Substitute(LOWER, P, SCALE, R, (SCALES,)),
-        "substitute, one axis more of parameters": Substitute(
+        "substitute, reads no row": ForwardSubstitution(LOWER, P, SCALE, R, (SCALES,)),
+        "substitute, one axis more of parameters": ForwardSubstitution(
             LOWER, P, mixed, R, ((mix, leaf("mixes", I, "value", "other")),)
         ),
-        "substitute, gated": Substitute(LOWER, P, tanh, R, (RATES,), GATES),
-        "substitute, gated and coupled": Substitute(LOWER, P, coupled, R, (SCALES,), GATES),
-        "substitute, same gate twice": Substitute(
+        "substitute, gated": ForwardSubstitution(LOWER, P, tanh, R, (RATES,), GATES),
+        "substitute, gated and coupled": ForwardSubstitution(
+            LOWER, P, coupled, R, (SCALES,), GATES
+        ),
+        "substitute, same gate twice": ForwardSubstitution(
             LOWER, P, tanh, R, (RATES,), (GATES[0], GATES[0])
         ),
-        "substitute, two parameters": Substitute(
-            LOWER, P, pointwise(sp.sin(X * Y) + Z, R, RATE, SCALE), R, (RATES, SCALES)
+        "substitute, two parameters": ForwardSubstitution(
+            LOWER, P, elementwise(sp.sin(X * Y) + Z, R, RATE, SCALE), R, (RATES, SCALES)
         ),
     }
 
 
 NODES: dict[str, Node] = {
     "input": A,
-    "number": Contract(A, Spread(Number(sp.Rational(1, 3)), ("key",)), ("key",)),
-    "extent": pointwise(X / Y, A, Extent("key")),
-    "mean": mean(A, ("key",)),
+    "number": Contract(A, Broadcast(Number(sp.Rational(1, 3)), ("key",)), ("key",)),
+    "extent": elementwise(X / Y, A, AxisSize("key")),
+    "mean": reduce_mean(A, ("key",)),
     "map": Map(sp.tanh(X) * Y + Z**2, (A, leaf("row", I), leaf("scalar"))),
     "map, broadcast both ways": Map(sigmoid(X * Y), (leaf("row", I), leaf("u", "value"))),
     "contract": Contract(A, B, ("key",)),
@@ -133,13 +135,13 @@ NODES: dict[str, Node] = {
     "contract with itself": Contract(A, A, ("key",)),
     "sum": Reduce("sum", A, ("key",)),
     "sum over tokens": Reduce("sum", A, (I, "key")),
-    "max shifts a softmax": pointwise(
+    "max shifts a softmax": elementwise(
         X / Y,
-        pointwise(sp.exp(X - Y), A, Reduce("max", A, ("key",))),
-        total(pointwise(sp.exp(X - Y), A, Reduce("max", A, ("key",))), ("key",)),
+        elementwise(sp.exp(X - Y), A, Reduce("max", A, ("key",))),
+        reduce_sum(elementwise(sp.exp(X - Y), A, Reduce("max", A, ("key",))), ("key",)),
     ),
-    "spread": Spread(leaf("row", I), ("hidden", "key")),
-    "spread, used": Spread(leaf("row", I), ("key",)) * A,
+    "spread": Broadcast(leaf("row", I), ("hidden", "key")),
+    "spread, used": Broadcast(leaf("row", I), ("key",)) * A,
     "rename": Rename(A, ((I, J),)),
     "rename, swapped": Rename(T, ((I, J), (J, I))),
     "cumsum": Cumsum(A, I),
@@ -148,10 +150,10 @@ NODES: dict[str, Node] = {
     "shift later": Shift(A, I, 1),
     "shift earlier": Shift(A, I, -1),
     "shift the second": Shift(T, J, 1),
-    "last": Last(A, I),
-    "last of the second": Last(T, J),
-    "put": Put(leaf("u", "value"), I),
-    "put the second": Put(leaf("row", I), J),
+    "last": TakeLast(A, I),
+    "last of the second": TakeLast(T, J),
+    "put": PlaceLast(leaf("u", "value"), I),
+    "put the second": PlaceLast(leaf("row", I), J),
     "inverse": Inverse(LOWER, I, J),
     "inverse, transposed": Inverse(Mask(T, J, I, True), J, I),
     "inverse applied twice": Contract(

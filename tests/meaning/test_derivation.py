@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miras_dsl.codegen.derive.chunk import UNTRAINED, VALID
+from miras_dsl.codegen.derive.chunk import VALID, WITHOUT_GRADIENT
 from miras_dsl.codegen.model.build import POSITION
 from miras_dsl.codegen.passes.autodiff import adjoint
-from miras_dsl.ir import Inverse, Node, Program, Substitute, postorder
+from miras_dsl.ir import ForwardSubstitution, Inverse, Node, Program, postorder
 from tests.meaning.derived import (
     BLOCK,
     Arrays,
@@ -57,7 +57,7 @@ def test_family(name: str) -> None:
     """The class, and that it is no mere word: only its own operation solves for the writes."""
     assert compiled(name).family == FAMILIES[name]
     assert has(program_of(name), Inverse) == (FAMILIES[name] == "affine")
-    assert has(program_of(name), Substitute) == (FAMILIES[name] == "substitution")
+    assert has(program_of(name), ForwardSubstitution) == (FAMILIES[name] == "substitution")
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7])
@@ -104,9 +104,9 @@ def test_adjoint_equals_differences(name: str) -> None:
         y, states, _ = walk(rule, program, changed, chunk, 0)
         return float((y * d_y).sum() + sum((x * d_states[n]).sum() for n, x in states.items()))
 
-    back = adjoint(program, UNTRAINED)
+    back = adjoint(program, WITHOUT_GRADIENT)
     found = walk_back(rule, back, values, entries, d_y, d_states, chunk)
-    assert set(found) == {x.name for x in program.inputs} - UNTRAINED
+    assert set(found) == {x.name for x in program.inputs} - WITHOUT_GRADIENT
     for x, gradient in found.items():
         along = rng.standard_normal(values[x].shape)
         step = 5e-6 / np.abs(along).max()

@@ -12,7 +12,7 @@ import pytest
 import sympy as sp
 
 from miras_dsl.codegen.pipeline import CompiledMemory
-from miras_dsl.ir import Input, Number, Program, Rename, Spread
+from miras_dsl.ir import Broadcast, Input, Number, Program, Rename
 from tests.meaning import deep_forms as deep
 from tests.meaning import forms
 from tests.meaning.derived import Arrays, of_text, values_of, walk
@@ -179,7 +179,7 @@ def operations(program: Program) -> dict[str, Counter[str]]:
     """How many operations of each kind run before, in and after the loop."""
     found = {part: Counter[str]() for part in ("before", "loop", "after")}
     for node, part in program.parts().items():
-        if not isinstance(node, Input | Number | Rename | Spread):
+        if not isinstance(node, Input | Number | Rename | Broadcast):
             found[part][type(node).__name__] += 1
     return found
 

@@ -32,7 +32,7 @@ NAMES = [
     ("log_eta", "eta", "log_log_eta", "exact"),
     ("d_y", "d_W", "S_W", "exact"),
     ("in_y", "y", "in_in_y", "exact"),
-    ("torch", "tiles", "chunked", "exact"),
+    ("torch", "ops", "runner", "exact"),
     ("written_past1", "key_past1", "zero", "exact"),
     ("W_anchor", "W_1", "S_W_1", SWEEPS),
     ("open_W", "cu_seqlens", "log_valid", SWEEPS),

@@ -72,7 +72,7 @@ SOLVED: dict[str, tuple[Callable, Callable, dict, Callable]] = {
 def test_known_inverses(name: str, dtype: torch.dtype) -> None:
     slope, steep, ends, inverse = SOLVED[name]
     a = A.to(dtype)
-    w, wanted = tensor_ops.inverted(slope, steep, a, **ends), inverse(a)
+    w, wanted = tensor_ops.monotone_inverse(slope, steep, a, **ends), inverse(a)
     tight = 40 * torch.finfo(dtype).eps
     assert torch.allclose(w, wanted, rtol=tight, atol=tight)
 
@@ -82,7 +82,7 @@ def test_gradients_are_those_of_the_equation() -> None:
     c = numbers(0.5, 1.0, 3.0).requires_grad_()
 
     def solved(a: Tensor, c: Tensor) -> Tensor:
-        return tensor_ops.inverted(lambda w: c * w + w**3, lambda w: c + 3 * w**2, a)
+        return tensor_ops.monotone_inverse(lambda w: c * w + w**3, lambda w: c + 3 * w**2, a)
 
     assert torch.autograd.gradcheck(solved, (a, c), eps=1e-6, atol=1e-8)
 
@@ -90,7 +90,7 @@ def test_gradients_are_those_of_the_equation() -> None:
 def test_inside_a_jump_the_answer_is_its_place() -> None:
     """w + sign(w - p) / 2: it stays at p for half a unit on either side, and moves with p there."""
     a, p = numbers(0.1, -0.3, 2.0, -2.0), numbers(0.0, -0.5, 0.25, 1.0).requires_grad_()
-    w = tensor_ops.inverted(
+    w = tensor_ops.monotone_inverse(
         lambda w: w + torch.sign(w - p) / 2,
         lambda w: torch.ones_like(w),
         a.requires_grad_(),
@@ -121,7 +121,7 @@ BY_NEWTON = (
 @pytest.mark.parametrize("potential", [*CLOSED, *BY_NEWTON])
 def test_potentials_that_have_a_link(potential: str) -> None:
     text = compiled(written(f"bregman {potential} at token"))
-    assert ("tiles.inverted" in text) == (potential in BY_NEWTON)
+    assert ("ops.monotone_inverse" in text) == (potential in BY_NEWTON)
 
 
 @pytest.mark.parametrize(

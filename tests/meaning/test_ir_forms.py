@@ -68,4 +68,4 @@ def test_whole_delta_solves_in_the_loop() -> None:
 def test_a_nonlinear_bias_keeps_the_substitution_in_the_loop() -> None:
     parts = forms.any_bias("logcosh", True).parts()
     where = {type(node).__name__: part for node, part in parts.items() if part != "before"}
-    assert where["Substitute"] == "loop"
+    assert where["ForwardSubstitution"] == "loop"

@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from miras_dsl.check import read
 from miras_dsl.codegen.pipeline import CompiledMemory, compile_file
-from miras_dsl.runtime import run as chunked
-from miras_dsl.runtime.execute.call import checked
-from miras_dsl.runtime.execute.token_loop import run_stepwise
+from miras_dsl.runtime import run as runner
+from miras_dsl.runtime.execute.call import validate
+from miras_dsl.runtime.execute.token_loop import run_token_loop
 from miras_dsl.runtime.load import cache
 from miras_dsl.runtime.ops import tensor_ops
-from miras_dsl.runtime.run import Memory, Part, Walk
+from miras_dsl.runtime.run import MemoryTable, Region, ScanProgram
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
 from tests.meaning.derived import extents, shipped
@@ -38,12 +38,12 @@ memory ByToken(dk, dv) {
 """
 
 
-def generated(name: str) -> tuple[CompiledMemory, Memory]:
+def generated(name: str) -> tuple[CompiledMemory, MemoryTable]:
     """A memory through the compiler, and the table of its generated module."""
     spec = shipped()[name] if name in shipped() else of_source(name)
     rendered = compile_file(FileSpec({spec.name: spec}, {}, {}))
     module = cache.import_module(cache.put(rendered.text))
-    (memory,) = (x for x in vars(module).values() if isinstance(x, Memory))
+    (memory,) = (x for x in vars(module).values() if isinstance(x, MemoryTable))
     return rendered.memories[spec.name], memory
 
 
@@ -55,7 +55,7 @@ def of_source(text: str) -> MemorySpec:
 class Counting:
     """Counts the calls of generated functions, and the rows of substitutions."""
 
-    def __init__(self, memory: Memory, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, memory: MemoryTable, patch: pytest.MonkeyPatch) -> None:
         self.calls: Counter[str] = Counter()
         substitute = tensor_ops.substitute
 
@@ -77,10 +77,10 @@ class Counting:
 
         return call
 
-    def part(self, name: str, part: Part) -> Part:
+    def part(self, name: str, part: Region) -> Region:
         return replace(part, function=self.seen(name, part.function))
 
-    def walk(self, name: str, walk: Walk) -> Walk:
+    def walk(self, name: str, walk: ScanProgram) -> ScanProgram:
         return replace(
             walk,
             before=walk.before and self.part(f"{name} before", walk.before),
@@ -121,7 +121,7 @@ def test_steps_are_those_that_the_plan_states(
     compiled, memory = generated(name)
     counting = Counting(memory, monkeypatch)
     feeds, state = arguments(compiled, tokens)
-    y, _ = chunked.run(counting.memory, feeds, state)
+    y, _ = runner.run(counting.memory, feeds, state)
     forward = dict(counting.calls)
     y.sum().backward()
     found = counting.calls
@@ -132,7 +132,7 @@ def test_steps_are_those_that_the_plan_states(
     assert found["forward loop"] == here.walks and forward.get("rows", 0) == here.rows
     assert found["backward loop"] == back.walks
     assert found["rows"] == here.rows + back.rows
-    size = chunked.chunk_for(memory, tokens * compiled.rule.micro)
+    size = runner.chunk_for(memory, tokens * compiled.rule.micro)
     chunks = -(-tokens * compiled.rule.micro // size)
     steps = chunks * size if FAMILIES[name] == "substitution" else chunks
     assert compiled.sequential_depth(tokens) == steps
@@ -142,7 +142,7 @@ def test_a_rule_without_a_chunk_form_says_so(monkeypatch: pytest.MonkeyPatch) ->
     compiled, memory = generated(BY_TOKEN)
     counting = Counting(memory, monkeypatch)
     feeds, state = arguments(compiled, 9)
-    chunked.run(counting.memory, feeds, state)
+    runner.run(counting.memory, feeds, state)
     assert compiled.form is None and counting.calls == {"token": 9}
     assert compiled.sequential_depth(9) == 9
 
@@ -173,6 +173,6 @@ def test_a_chunk_is_not_done_token_by_token(name: str) -> None:
         return operations.count
 
     one = memory.chunk // memory.micro
-    two, three, four = (cost(chunked.run, n * one) for n in (2, 3, 4))
+    two, three, four = (cost(runner.run, n * one) for n in (2, 3, 4))
     assert 0 < three - two == four - three
-    assert 4 * (four - three) < cost(lambda *given: run_stepwise(checked(*given)), one)
+    assert 4 * (four - three) < cost(lambda *given: run_token_loop(validate(*given)), one)

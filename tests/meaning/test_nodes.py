@@ -7,33 +7,33 @@ import pytest
 import sympy as sp
 
 from miras_dsl import ir
-from miras_dsl.codegen.passes.autodiff import gradient, pull_back
+from miras_dsl.codegen.passes.autodiff import gradient, vjp
 from miras_dsl.ir import (
     ONE,
+    Broadcast,
+    ForwardSubstitution,
     GatedApply,
     GatedContract,
     I,
     Input,
     Inverse,
     J,
-    Last,
     Node,
-    Put,
+    PlaceLast,
     Rename,
     Shift,
-    Spread,
-    Substitute,
+    TakeLast,
     contract,
+    elementwise,
     inputs_of,
     is_zero,
-    pointwise,
     postorder,
+    reduce_sum,
     rename,
-    replace,
-    total,
+    substitute,
 )
 from miras_dsl.ir.interpreter import Array, evaluate
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 from tests.meaning.node_cases import (
     GATES,
     LOWER,
@@ -50,7 +50,7 @@ from tests.meaning.node_cases import (
     triangle,
 )
 
-X, Y = SLOTS[:2]
+X, Y = OPERANDS[:2]
 ALL = list(NODES.items())
 FLAT = {
     "substitute, no slope": ("T", "p"),
@@ -75,7 +75,7 @@ def test_gradient_against_differences(name: str, node: Node) -> None:
     values = draw(leaves, rng)
     cotangent = Input("cotangent", node.axes, "cotangent")
     weight = rng.standard_normal(shape(node))
-    found = pull_back({node: cotangent}, leaves)
+    found = vjp({node: cotangent}, leaves)
 
     def loss(at: dict[Input, Array]) -> float:
         return float((evaluate([node], at, SIZES)[0] * weight).sum())
@@ -112,7 +112,7 @@ def test_batch_axes_are_independent(name: str, node: Node) -> None:
 def test_rebuilding_changes_no_value(name: str, node: Node) -> None:
     leaves = inputs_of([node])
     twins = {x: Input(f"{x.name}_twin", x.shape, x.kind) for x in leaves}
-    (other,) = replace([node], twins)
+    (other,) = substitute([node], twins)
     assert other is not node
     assert other.axes == node.axes
     values = draw(leaves, np.random.default_rng(0))
@@ -121,7 +121,7 @@ def test_rebuilding_changes_no_value(name: str, node: Node) -> None:
         for n in (node, other)
     )
     np.testing.assert_allclose(first, second, rtol=1e-13, atol=1e-13)
-    assert replace([node], {}) == [node]
+    assert substitute([node], {}) == [node]
 
 
 def value(node: Node, **arrays: Array) -> Array:
@@ -169,12 +169,12 @@ def test_meaning_of_moves() -> None:
     np.testing.assert_array_equal(value(Shift(row, I, -1), row=x), [1, 2, 3, 4, 5, 0])
     np.testing.assert_array_equal(value(ir.Cumsum(row, I), row=x), [0, 1, 3, 6, 10, 15])
     np.testing.assert_array_equal(value(ir.Cumsum(row, I, True), row=x), [15, 15, 14, 12, 9, 5])
-    assert value(Last(row, I), row=x) == 5
-    put = value(Put(leaf("scalar"), I), scalar=np.array(7.0))
+    assert value(TakeLast(row, I), row=x) == 5
+    put = value(PlaceLast(leaf("scalar"), I), scalar=np.array(7.0))
     np.testing.assert_array_equal(put, [0, 0, 0, 0, 0, 7])
     t = np.arange(36.0).reshape(6, 6)
     np.testing.assert_array_equal(value(Rename(T, ((I, J), (J, I))), T=t), t.T)
-    np.testing.assert_array_equal(value(Spread(row, (J,)), row=x), np.tile(x[:, None], 6))
+    np.testing.assert_array_equal(value(Broadcast(row, (J,)), row=x), np.tile(x[:, None], 6))
 
 
 def test_meaning_of_the_inverse() -> None:
@@ -210,9 +210,9 @@ def test_the_linear_substitution_is_the_inverse() -> None:
 @pytest.mark.parametrize("gates", [None, GATES])
 def test_a_reverse_substitution_is_the_mirror_image(gates: tuple[Node, Node] | None) -> None:
     """From the last row with A transposed = from the first row with all rows reversed."""
-    body = pointwise(sp.tanh(X) * Y, R, SCALES[0])
-    forward = Substitute(LOWER, P, body, R, (SCALES,), gates)
-    backward = Substitute(LOWER, P, body, R, (SCALES,), gates, True)
+    body = elementwise(sp.tanh(X) * Y, R, SCALES[0])
+    forward = ForwardSubstitution(LOWER, P, body, R, (SCALES,), gates)
+    backward = ForwardSubstitution(LOWER, P, body, R, (SCALES,), gates, True)
     values = draw(inputs_of([forward]), np.random.default_rng(0))
     (got,) = evaluate([backward], values, SIZES)
     mirror = {x: v[::-1] for x, v in values.items()}
@@ -224,23 +224,23 @@ def test_a_reverse_substitution_is_the_mirror_image(gates: tuple[Node, Node] | N
 
 
 def test_gradient_of_a_sum_is_one_everywhere() -> None:
-    slope = gradient(total(A, (I, "key")), A)
+    slope = gradient(reduce_sum(A, (I, "key")), A)
     assert evaluate([slope], {}, SIZES)[0] == 1
-    assert is_zero(gradient(total(A, (I, "key")), P))
+    assert is_zero(gradient(reduce_sum(A, (I, "key")), P))
 
 
 def test_gated_operations_are_adjoint_to_each_other() -> None:
     g = Input("g", (I, J), "cotangent")
     node = NODES["gated contract strict"]
     x, y = (leaf("x", I, "key"), leaf("y", J, "key"))
-    found = pull_back({node: g}, [x, y])
+    found = vjp({node: g}, [x, y])
     assert all(isinstance(found[each], GatedApply) for each in (x, y))
     node = NODES["gated apply strict over col"]
-    back = pull_back({node: Input("g", node.axes, "cotangent")}, [leaf("m", I, J)])
+    back = vjp({node: Input("g", node.axes, "cotangent")}, [leaf("m", I, J)])
     assert isinstance(back[leaf("m", I, J)], GatedContract)
 
 
 def test_a_reverse_substitution_is_not_differentiated() -> None:
-    node = Substitute(LOWER, P, R, R, (), None, True)
+    node = ForwardSubstitution(LOWER, P, R, R, (), None, True)
     with pytest.raises(AssertionError, match="not read by it"):
-        pull_back({node: ONE}, [P])
+        vjp({node: ONE}, [P])

@@ -11,32 +11,32 @@ import sympy as sp
 from miras_dsl import ir
 from miras_dsl.ir import (
     ZERO,
+    Broadcast,
     Contract,
     I,
     J,
     Mask,
     Node,
     Shift,
-    Spread,
     contract,
+    elementwise,
     is_zero,
-    pointwise,
     postorder,
+    reduce_sum,
     rename,
-    total,
 )
 from miras_dsl.ir.interpreter import Array, evaluate
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 from tests.meaning.node_cases import SIZES, A, P, T, draw, leaf, shape
 
-X, Y, Z = SLOTS[:3]
+X, Y, Z = OPERANDS[:3]
 
 
 def test_the_same_formula_is_the_same_object() -> None:
     assert Contract(A, A, ("key",)) is Contract(A, A, ("key",))
     assert leaf("A", I, "key") is A
-    assert pointwise(X + Y, A, P) is pointwise(X + Y, A, P)
-    assert pointwise(X + Y, A, A) is pointwise(2 * X, A)
+    assert elementwise(X + Y, A, P) is elementwise(X + Y, A, P)
+    assert elementwise(X + Y, A, A) is elementwise(2 * X, A)
     assert Mask(T, I, J, True) is not Mask(T, I, J, False)
 
 
@@ -53,18 +53,24 @@ def test_normal_form() -> None:
 
 ROW, U, C = leaf("row", I), leaf("u", "value"), leaf("C", I, "key")
 SUMS = [
-    (total(Spread(ROW, ("key", "value")), ("key",)), lambda r, u, a, c: 4 * r[:, None] + 0 * u),
-    (total(ROW, (I, "key")), lambda r, u, a, c: 4 * r.sum()),
-    (total(pointwise(3 * X * Y, A, ROW), ("key",)), lambda r, u, a, c: 3 * r * a.sum(1)),
-    (total(pointwise(3 * X * Y, A, ROW), (I,)), lambda r, u, a, c: 3 * r @ a),
-    (total(pointwise(X * Y * Z, A, ROW, C), ("key",)), lambda r, u, a, c: r * (a * c).sum(1)),
-    (total(pointwise(X * Y, A, C), (I, "key")), lambda r, u, a, c: (a * c).sum()),
-    (total(pointwise(X * Y, ROW, U), (I, "value")), lambda r, u, a, c: r.sum() * u.sum()),
-    (total(pointwise(X * Y, ROW, U), (I,)), lambda r, u, a, c: r.sum() * u),
-    (contract(Spread(ROW, ("key",)), A, ("key",)), lambda r, u, a, c: r * a.sum(1)),
-    (contract(A, Spread(ROW, ("key",)), ("key",)), lambda r, u, a, c: r * a.sum(1)),
     (
-        contract(Spread(ROW, ("key",)), Spread(U, ("key",)), ("key",)),
+        reduce_sum(Broadcast(ROW, ("key", "value")), ("key",)),
+        lambda r, u, a, c: 4 * r[:, None] + 0 * u,
+    ),
+    (reduce_sum(ROW, (I, "key")), lambda r, u, a, c: 4 * r.sum()),
+    (reduce_sum(elementwise(3 * X * Y, A, ROW), ("key",)), lambda r, u, a, c: 3 * r * a.sum(1)),
+    (reduce_sum(elementwise(3 * X * Y, A, ROW), (I,)), lambda r, u, a, c: 3 * r @ a),
+    (
+        reduce_sum(elementwise(X * Y * Z, A, ROW, C), ("key",)),
+        lambda r, u, a, c: r * (a * c).sum(1),
+    ),
+    (reduce_sum(elementwise(X * Y, A, C), (I, "key")), lambda r, u, a, c: (a * c).sum()),
+    (reduce_sum(elementwise(X * Y, ROW, U), (I, "value")), lambda r, u, a, c: r.sum() * u.sum()),
+    (reduce_sum(elementwise(X * Y, ROW, U), (I,)), lambda r, u, a, c: r.sum() * u),
+    (contract(Broadcast(ROW, ("key",)), A, ("key",)), lambda r, u, a, c: r * a.sum(1)),
+    (contract(A, Broadcast(ROW, ("key",)), ("key",)), lambda r, u, a, c: r * a.sum(1)),
+    (
+        contract(Broadcast(ROW, ("key",)), Broadcast(U, ("key",)), ("key",)),
         lambda r, u, a, c: 4 * r[:, None] * u,
     ),
     (contract(ROW, A, ("key",)), lambda r, u, a, c: r * a.sum(1)),
@@ -92,6 +98,6 @@ def test_a_deep_formula_stays_cheap() -> None:
     """Shared operands must not be visited once per path: 2^200 of them here."""
     x: Node = A
     for _ in range(200):
-        x = pointwise(sp.tanh(X) * Y, x, Shift(x, I, 1))
+        x = elementwise(sp.tanh(X) * Y, x, Shift(x, I, 1))
     assert x.axes == A.axes
     assert len(postorder([x])) == 401

@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from miras_dsl.ir import ZERO, Input, constant, pointwise
+from miras_dsl.ir import ZERO, Input, constant, elementwise
 from miras_dsl.ir.interpreter import evaluate
 from miras_dsl.scalar import functions as scalars
-from miras_dsl.scalar.functions import SLOTS, derivative
-from miras_dsl.scalar.numpy_values import NUMPY, scalar
+from miras_dsl.scalar.functions import OPERANDS, derivative
+from miras_dsl.scalar.numpy_values import NUMPY, eval_scalar
 
-X, P = SLOTS[:2]
+X, P = OPERANDS[:2]
 
 VALUES: dict[object, Callable[[float], float]] = {
     scalars.sigmoid: lambda x: 1 / (1 + math.exp(-x)),
     scalars.softplus: lambda x: math.log(1 + math.exp(x)),
     scalars.logcosh: lambda x: math.log(math.cosh(x)),
-    scalars.step: lambda x: 1.0 if x >= 0 else 0.0,
-    scalars.above: lambda x: 1.0 if x > 0 else 0.0,
-    scalars.signum: lambda x: math.copysign(1, x) if x else 0.0,
+    scalars.ge0: lambda x: 1.0 if x >= 0 else 0.0,
+    scalars.gt0: lambda x: 1.0 if x > 0 else 0.0,
+    scalars.sign: lambda x: math.copysign(1, x) if x else 0.0,
     scalars.absolute: abs,
-    scalars.root: lambda x: math.sqrt(x) if x > 0 else 0.0,
-    scalars.inverse_root: lambda x: 1 / math.sqrt(x) if x > 0 else 0.0,
+    scalars.sqrt: lambda x: math.sqrt(x) if x > 0 else 0.0,
+    scalars.rsqrt: lambda x: 1 / math.sqrt(x) if x > 0 else 0.0,
     scalars.erf: math.erf,
     scalars.asinh: math.asinh,
     sp.exp: math.exp,
@@ -43,23 +43,23 @@ EXPONENTS = [sp.Rational(n, 4) for n in (-6, -1, 0, 2, 3, 4, 6, 7, 8, 10, 12, 16
 
 FORMULAS: list[tuple[str, sp.Expr, Callable[[float], float]]] = [
     *((f.__name__, f(X), value) for f, value in VALUES.items()),
-    *((f"apow {p}", scalars.apow(X, p), lambda x, p=p: abs(x) ** float(p)) for p in EXPONENTS),
+    *((f"apow {p}", scalars.abs_pow(X, p), lambda x, p=p: abs(x) ** float(p)) for p in EXPONENTS),
     *(
-        (f"spow {p}", scalars.spow(X, p), lambda x, p=p: math.copysign(abs(x) ** float(p), x))
+        (f"spow {p}", scalars.signed_pow(X, p), lambda x, p=p: math.copysign(abs(x) ** float(p), x))
         for p in EXPONENTS
     ),
     *(
-        (f"fractional {p}", scalars.fractional(X, p), lambda x, p=p: x ** float(p))
+        (f"fractional {p}", scalars.pow_nonneg(X, p), lambda x, p=p: x ** float(p))
         for p in EXPONENTS
         if not p.is_integer
     ),
     (
         "where",
-        scalars.where(scalars.step(X), X**3, sp.sin(X)),
+        scalars.where(scalars.ge0(X), X**3, sp.sin(X)),
         lambda x: x**3 if x >= 0 else math.sin(x),
     ),
-    ("larger", scalars.larger(X**2, X + 1), lambda x: max(x**2, x + 1)),
-    ("smaller", scalars.smaller(X**2, X + 1), lambda x: min(x**2, x + 1)),
+    ("larger", scalars.maximum(X**2, X + 1), lambda x: max(x**2, x + 1)),
+    ("smaller", scalars.minimum(X**2, X + 1), lambda x: min(x**2, x + 1)),
 ]
 IDS = [name for name, _, _ in FORMULAS]
 POSITIVE = {"log", *(name for name in IDS if name.startswith("fractional"))}
@@ -69,7 +69,7 @@ POINTS = [0.07, 0.4, 1.0, 1.3, 2.9]
 def at(formula: sp.Expr, x: float, **others: float) -> float:
     env = {sp.Symbol(n, real=True): np.asarray(v) for n, v in {"x0": float(x), **others}.items()}
     with np.errstate(all="ignore"):
-        return float(scalar(formula, env, {}))
+        return float(eval_scalar(formula, env, {}))
 
 
 def points(name: str) -> list[float]:
@@ -108,7 +108,7 @@ def test_finite_far_out_and_at_zero(name: str, formula: sp.Expr, value: object) 
             assert math.isfinite(at(each, x)), (each, x)
 
 
-@pytest.mark.parametrize("power", [scalars.apow, scalars.spow])
+@pytest.mark.parametrize("power", [scalars.abs_pow, scalars.signed_pow])
 @pytest.mark.parametrize("x", [-2.0, -0.3, 0.3, 2.0])
 def test_derivative_of_a_power_by_its_exponent(power: type[sp.Function], x: float) -> None:
     formula, p, h = power(X, P), 1.7, 1e-6
@@ -128,20 +128,20 @@ def test_safe_forms_are_chosen() -> None:
     assert scalars.log(sp.cosh(X)) == scalars.logcosh(X)
     assert scalars.log(scalars.sigmoid(X)) == -scalars.softplus(-X)
     assert scalars.log(sp.exp(X)) == X
-    assert scalars.power(scalars.absolute(X), sp.Integer(3)) == scalars.apow(X, 3)
-    assert scalars.power(X, sp.Rational(1, 2)) == scalars.root(X)
+    assert scalars.power(scalars.absolute(X), sp.Integer(3)) == scalars.abs_pow(X, 3)
+    assert scalars.power(X, sp.Rational(1, 2)) == scalars.sqrt(X)
 
 
 @pytest.mark.parametrize("function", [f for f in VALUES if f is not sp.log])
 @pytest.mark.parametrize("x", [0, 2, -2, 0.5, sp.Rational(1, 3), sp.pi])
 def test_functions_of_numbers_are_numbers(function: type[sp.Function], x: object) -> None:
     """A gate may be a constant: the formula folds to a number and still has its value."""
-    (found,) = evaluate([pointwise(function(X), constant(x))], {}, {})
+    (found,) = evaluate([elementwise(function(X), constant(x))], {}, {})
     assert float(found) == pytest.approx(at(function(X), float(x)), rel=1e-14)
     assert float(function(sp.sympify(x))) == pytest.approx(float(found), rel=1e-14)
 
 
-@pytest.mark.parametrize("power", [scalars.apow, scalars.spow])
+@pytest.mark.parametrize("power", [scalars.abs_pow, scalars.signed_pow])
 @pytest.mark.parametrize("x", [0, 2, -2, 0.5])
 def test_powers_of_numbers_are_numbers(power: type[sp.Function], x: float) -> None:
     wanted = at(power(X, sp.Rational(3, 2)), float(x))
@@ -151,18 +151,20 @@ def test_powers_of_numbers_are_numbers(power: type[sp.Function], x: float) -> No
 @pytest.mark.parametrize("condition", [0, 1, -1, 0.25])
 def test_a_constant_condition_chooses(condition: float) -> None:
     a, b = Input("a", (), "constant"), Input("b", (), "constant")
-    node = pointwise(scalars.where(scalars.signum(SLOTS[2]), X, P), a, b, constant(condition))
+    node = elementwise(scalars.where(scalars.sign(OPERANDS[2]), X, P), a, b, constant(condition))
     values = {a: np.asarray(3.0), b: np.asarray(5.0)}
     assert evaluate([node], values, {})[0] == (3.0 if condition else 5.0)
 
 
-@pytest.mark.parametrize("function", [scalars.step, scalars.above])
+@pytest.mark.parametrize("function", [scalars.ge0, scalars.gt0])
 def test_steps_of_constant_formulas(function: type[sp.Function]) -> None:
     for inner, wanted in ((scalars.sigmoid(X), 1.0), (-scalars.sigmoid(X), 0.0)):
-        (found,) = evaluate([pointwise(function(inner), constant(1))], {}, {})
+        (found,) = evaluate([elementwise(function(inner), constant(1))], {}, {})
         assert found == wanted
 
 
 def test_power_of_zero_has_derivative_zero() -> None:
-    (found,) = evaluate([pointwise(derivative(scalars.apow(X, P), P), ZERO, constant(1.5))], {}, {})
+    (found,) = evaluate(
+        [elementwise(derivative(scalars.abs_pow(X, P), P), ZERO, constant(1.5))], {}, {}
+    )
     assert found == 0.0

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from miras_dsl import spec
-from miras_dsl.codegen.emit.layer.modules import module_text
-from miras_dsl.codegen.model.types import Feed
-from miras_dsl.runtime.layers.conv_state import Past
+from miras_dsl.codegen.emit.layer.modules import emit_module
+from miras_dsl.codegen.model.types import MemoryInput
+from miras_dsl.runtime.layers.conv_state import ConvState
 from tests.module import rules
 from tests.module.written import write
 
 Layer = nn.Module
 
 
-def build(path: Path, made: spec.MemorySpec, feeds: tuple[Feed, ...], **sizes: int) -> Layer:
+def build(path: Path, made: spec.MemorySpec, feeds: tuple[MemoryInput, ...], **sizes: int) -> Layer:
     """The layer of a spec in float64; its memory is never called."""
     torch.manual_seed(2)
-    module: ModuleType = write(path / "m.py", "m", [module_text(made, feeds, rules.WEIGHTS)])
+    module: ModuleType = write(path / "m.py", "m", [emit_module(made, feeds, rules.WEIGHTS)])
     if importlib.util.find_spec("ruff") is not None:
         command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F"]
         command += ["--line-length", "100"]
@@ -37,7 +37,7 @@ def build(path: Path, made: spec.MemorySpec, feeds: tuple[Feed, ...], **sizes: i
 
 
 def fed(layer: Layer, x: Tensor) -> dict[str, Tensor]:
-    values = layer.feeds(x, Past(layer.initial_state(x.shape[0])))
+    values = layer.feeds(x, ConvState(layer.initial_state(x.shape[0])))
     return {**values, **layer.constants()}
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from miras_dsl.runtime.judge.oracle import run as oracle
-from miras_dsl.runtime.layers.conv_state import Past
-from miras_dsl.runtime.load.loader import Library
+from miras_dsl.runtime.layers.conv_state import ConvState
+from miras_dsl.runtime.load.loader import LoadedModule
 from miras_dsl.spec import Chain, LayerSpec, Mixing, Together, Use
 from tests.module.plainly import Plain, answered
 
@@ -29,7 +29,7 @@ class Wrong:
     error: float
 
 
-def built(library: Library, name: str, scale: float = 0.3) -> nn.Module:
+def built(library: LoadedModule, name: str, scale: float = 0.3) -> nn.Module:
     """A layer in float64 with parameters away from where they start."""
     torch.manual_seed(3)
     layer = library[name](width=WIDTH, heads=HEADS).double()
@@ -38,7 +38,7 @@ def built(library: Library, name: str, scale: float = 0.3) -> nn.Module:
     return layer
 
 
-def plain_of(library: Library, name: str, layer: nn.Module, x: Tensor) -> Plain:
+def plain_of(library: LoadedModule, name: str, layer: nn.Module, x: Tensor) -> Plain:
     """The meaning of a layer's tokens and gates; one memory, which the layer uses as it is."""
     (memory,) = library.spec.memories.values()
     (inner,) = layer.children()
@@ -53,7 +53,7 @@ def inputs_of(plain: Plain) -> dict[str, Tensor]:
     return {owner.name: plain.feed(owner.name).data for owner in owners}
 
 
-def meaning(library: Library, around: LayerSpec, layer: nn.Module, x: Tensor) -> Tensor:
+def meaning(library: LoadedModule, around: LayerSpec, layer: nn.Module, x: Tensor) -> Tensor:
     """A layer's output: each memory by the oracle, in their composition."""
     inners = iter(layer.children())
 
@@ -107,7 +107,7 @@ class Comparison:
             self("whole", f"d {key.partition('.')[2]}", *filled)
 
 
-def wrong(library: Library, name: str, layer: nn.Module | None = None) -> list[Wrong]:
+def wrong(library: LoadedModule, name: str, layer: nn.Module | None = None) -> list[Wrong]:
     """Everything in which a layer differs from its meaning."""
     layer = built(library, name) if layer is None else layer
     around, compare = library.spec.layers[name], Comparison()
@@ -115,7 +115,7 @@ def wrong(library: Library, name: str, layer: nn.Module | None = None) -> list[W
     if isinstance(around.body, Use):
         inputs = inputs_of(plain_of(library, name, layer, x))
         (inner,) = layer.children()
-        for key, ours in inner.feeds(x, Past(inner.initial_state(len(x)))).items():
+        for key, ours in inner.feeds(x, ConvState(inner.initial_state(len(x)))).items():
             theirs = inputs[key.removeprefix("log_")]
             compare("fed", key, ours, log(theirs) if key.startswith("log_") else theirs)
     meant, (y, _) = meaning(library, around, layer, x), layer(x)
@@ -132,7 +132,7 @@ def wrong(library: Library, name: str, layer: nn.Module | None = None) -> list[W
     return compare.found
 
 
-def wrong_model(library: Library, name: str) -> list[Wrong]:
+def wrong_model(library: LoadedModule, name: str) -> list[Wrong]:
     """Everything in which a model differs from its meaning."""
     torch.manual_seed(4)
     model, compare = library[name](heads=HEADS).double(), Comparison()

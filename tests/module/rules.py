@@ -5,7 +5,7 @@ from __future__ import annotations
 import sympy as sp
 
 from miras_dsl import spec
-from miras_dsl.codegen.model.types import Feed, Weight
+from miras_dsl.codegen.model.types import MemoryInput, StateTensor
 from miras_dsl.source import Source, Span
 
 TEXT = '''
@@ -117,11 +117,11 @@ def memory(
 
 
 FEEDS = (
-    Feed("query", "query", "token", ("key",)),
-    Feed("key", "key", "token", ("key",)),
-    Feed("value", "value", "token", ("value",)),
-    Feed("log_alpha", "alpha", "gate", (), log=True),
-    Feed("eta", "eta", "gate", ()),
-    Feed("skip", "skip", "constant", ("value",)),
+    MemoryInput("query", "query", "token", ("key",)),
+    MemoryInput("key", "key", "token", ("key",)),
+    MemoryInput("value", "value", "token", ("value",)),
+    MemoryInput("log_alpha", "alpha", "gate", (), log=True),
+    MemoryInput("eta", "eta", "gate", ()),
+    MemoryInput("skip", "skip", "constant", ("value",)),
 )
-WEIGHTS = (Weight("W", "W", ("value", "key"), "learned"),)
+WEIGHTS = (StateTensor("W", "W", ("value", "key"), "learned"),)

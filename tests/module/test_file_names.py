@@ -11,13 +11,13 @@ import torch
 import miras_dsl as miras
 from miras_dsl.check import read
 from miras_dsl.codegen import pipeline
-from miras_dsl.codegen.emit.namespace import FileNames, file_names, once, unclaimed
+from miras_dsl.codegen.emit.namespace import FileNames, assert_defined_once, file_names, unreserved
 from miras_dsl.codegen.pipeline import compile_file
 from miras_dsl.runtime.judge.cases import Case
 from miras_dsl.runtime.judge.certificate import certify
 from miras_dsl.runtime.load import cache
-from miras_dsl.runtime.load.certify_file import prove
-from miras_dsl.runtime.load.loader import bound, load
+from miras_dsl.runtime.load.certify_file import certify_file
+from miras_dsl.runtime.load.loader import load, with_sizes
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec
 from tests.kernels.extra import EXTRA
@@ -44,7 +44,7 @@ TOGETHER = [
     ("FooRefresh", "Foo", "FooKernels", "FooToken"),
     ("Tensor", "Tensor_", "tensor"),
     ("Memory", "Torch", "Nn", "State", "Chunked", "Recurrent", "Tiles", "Triton", "Tl"),
-    ("memory_step", "Memory", "nn", "chunked", "recurrent", "tiles", "torch", "triton", "tl"),
+    ("memory_step", "Memory", "nn", "runner", "recurrent", "ops", "torch", "triton", "tl"),
     ("InverseSoftplus", "Initial", "Learned"),
     ("ab_memory", "ab_before", "Ab"),
     ("part", "Part", "kept", "given", "width", "self", "list", "print"),
@@ -88,7 +88,7 @@ def test_kernels_have_names_of_their_own(names: tuple[str, ...]) -> None:
     rendered = compile_file(read(Source("names.mem", text_of(*names))), kernels=True)
     assert rendered.text.count("= Recurrence(") == len(names)
     for memory in rendered.memories.values():
-        assert unclaimed(memory.text, memory.prefix) == set()
+        assert unreserved(memory.text, memory.prefix) == set()
 
 
 def test_names_that_do_not_meet_stay_as_they_are() -> None:
@@ -110,7 +110,7 @@ def test_all_that_a_memory_defines_is_reserved(kernels: bool) -> None:
     memories = [*shipped().values(), *(m for t in texts for m in read(t).memories.values())]
     for spec in memories:
         made = pipeline.compile_memory(spec, kernels)
-        assert unclaimed(made.text, made.prefix) == set()
+        assert unreserved(made.text, made.prefix) == set()
 
 
 def test_no_argument_hides_what_its_function_uses() -> None:
@@ -122,7 +122,7 @@ def test_no_argument_hides_what_its_function_uses() -> None:
     module = cache.import_module(cache.put(rendered.text))
     certificate = certify(
         spec.memories["Rule"],
-        partial(bound, rendered.memories["Rule"], module),
+        partial(with_sizes, rendered.memories["Rule"], module),
         dtype=torch.float64,
         cases=(Case("warm", (9,), (3, 4), warm=True),),
     )
@@ -130,10 +130,10 @@ def test_no_argument_hides_what_its_function_uses() -> None:
 
 
 def test_a_name_that_is_defined_twice_is_an_error() -> None:
-    assert once("import torch\n\ndef f(): pass\n")
+    assert assert_defined_once("import torch\n\ndef f(): pass\n")
     for twice in ("def f(): pass\nf = 1\n", "import f\nclass f: pass\n", "from a import f, g as f"):
         with pytest.raises(AssertionError, match="defines f more than once"):
-            once(twice)
+            assert_defined_once(twice)
 
 
 def clash(monkeypatch: pytest.MonkeyPatch) -> FileSpec:
@@ -155,9 +155,9 @@ def test_a_certificate_judges_what_load_imports(
 ) -> None:
     monkeypatch.setenv("MIRAS_CACHE_DIR", str(tmp_path / "cache"))
     spec = clash(monkeypatch)
-    monkeypatch.setattr(pipeline, "once", lambda text: text)
-    found = prove(spec)
+    monkeypatch.setattr(pipeline, "assert_defined_once", lambda text: text)
+    found = certify_file(spec)
     assert not found["AB"].green and found["Ab"].green
     monkeypatch.undo()
-    assert all(proof.green for proof in prove(spec, only=["AB"]).values())
+    assert all(proof.green for proof in certify_file(spec, only=["AB"]).values())
     assert miras.certify(text_of("AB", "Ab"), only=["Ab"])["Ab"].green

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miras_dsl import spec
-from miras_dsl.codegen.emit.layer.modules import module_text
-from miras_dsl.codegen.model.types import Feed, Weight
-from miras_dsl.runtime.layers.conv_state import Past
+from miras_dsl.codegen.emit.layer.modules import emit_module
+from miras_dsl.codegen.model.types import MemoryInput, StateTensor
+from miras_dsl.runtime.layers.conv_state import ConvState
 from tests.module import rules
 from tests.module.features import Layer, build, fed, x
 from tests.module.rules import X, gate, linear, memory, number, op, param
@@ -46,8 +46,8 @@ def test_tokens_of_their_own(tmp_path: Path) -> None:
         gate("b", op("sigmoid", op("contract", KEY, VALUE_AS_KEY, over=K)), ()),
     )
     names = ("query", "key", "value", "removal", "insert")
-    feeds = tuple(Feed(n, n, "token", V if n == "value" else K) for n in names)
-    feeds += (Feed("a", "a", "gate", K), Feed("b", "b", "gate", ()))
+    feeds = tuple(MemoryInput(n, n, "token", V if n == "value" else K) for n in names)
+    feeds += (MemoryInput("a", "a", "gate", K), MemoryInput("b", "b", "gate", ()))
     layer = build(tmp_path, memory("M", tokens=tokens, gates=gates), feeds, dk=3, dv=3)
     values = fed(layer, x)
     before = torch.cat([torch.zeros(2, 1, 8, dtype=x.dtype), x[:, :-1]], 1)
@@ -91,18 +91,18 @@ def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
         algorithm=spec.Algorithm((), anchored=spec.Anchored(16)),
     )
     feeds = (
-        Feed("log_g_A", "g", "gate", ("h1",), weight="A", log=True),
-        Feed("g_B", "g", "gate", ("value",), weight="B"),
+        MemoryInput("log_g_A", "g", "gate", ("h1",), weight="A", log=True),
+        MemoryInput("g_B", "g", "gate", ("value",), weight="B"),
     )
     weights = (
-        Weight("A", "A", ("h1", "key"), "learned"),
-        Weight("B", "B", ("value", "h1"), "positive"),
-        Weight("S.A", "A", ("h1", "key"), "zero"),
-        Weight("B.anchor", "B", ("value", "h1"), "weight"),
-        Weight("B.dual", "B", ("value", "h1"), "positive"),
-        Weight("C", "C", ("key", "h1"), "learned"),
+        StateTensor("A", "A", ("h1", "key"), "learned"),
+        StateTensor("B", "B", ("value", "h1"), "positive"),
+        StateTensor("S.A", "A", ("h1", "key"), "zero"),
+        StateTensor("B.anchor", "B", ("value", "h1"), "weight"),
+        StateTensor("B.dual", "B", ("value", "h1"), "positive"),
+        StateTensor("C", "C", ("key", "h1"), "learned"),
     )
-    module = write(tmp_path / "m.py", "m", [module_text(made, feeds, weights)])
+    module = write(tmp_path / "m.py", "m", [emit_module(made, feeds, weights)])
     layer = module.M(width=8, heads=2)
     values, state = fed(layer, x.float()), layer.initial_state(3)["memory"]
     torch.testing.assert_close(values["log_g_A"].exp(), layer.g_A_linear(x.float()).sigmoid())
@@ -136,14 +136,14 @@ def test_pairs_constants_positions_and_windows(tmp_path: Path) -> None:
         algorithm=spec.Algorithm((), pairs=3, anchored=spec.Anchored(4), window=(5, number(1))),
     )
     feeds = (
-        Feed("query", "query", "token", K),
-        Feed("key", "key", "token", (*P, *K)),
-        Feed("value", "value", "token", (*P, *V)),
-        Feed("eta", "eta", "gate", P),
-        Feed("rate", "rate", "position", ("position",)),
-        Feed("spread_out", "spread_out", "gate", K),
+        MemoryInput("query", "query", "token", K),
+        MemoryInput("key", "key", "token", (*P, *K)),
+        MemoryInput("value", "value", "token", (*P, *V)),
+        MemoryInput("eta", "eta", "gate", P),
+        MemoryInput("rate", "rate", "position", ("position",)),
+        MemoryInput("spread_out", "spread_out", "gate", K),
     )
-    text = module_text(made, feeds, rules.WEIGHTS, tails=("key", "eta"))
+    text = emit_module(made, feeds, rules.WEIGHTS, tails=("key", "eta"))
     layer = write(tmp_path / "m.py", "m", [text]).M(width=8, heads=2, dk=3)
     values, state = fed(layer, x.float()), layer.initial_state(2)["memory"]
     shapes = {name: tuple(value.shape) for name, value in values.items()}
@@ -214,8 +214,8 @@ def test_operations(case: str, tmp_path: Path) -> None:
     expr, wanted = ACROSS[case]
     axes = V if case == "matrix" else K
     feeds = (
-        Feed("key", "key", "token", K), Feed("value", "value", "token", V),
-        Feed("g", "g", "gate", axes),
+        MemoryInput("key", "key", "token", K), MemoryInput("value", "value", "token", V),
+        MemoryInput("g", "g", "gate", axes),
     )  # fmt: skip
     layer = build(tmp_path, memory("M", gates=(gate("g", expr, axes),)), feeds)
     values = fed(layer, x)
@@ -241,8 +241,8 @@ def test_features_without_heads(tmp_path: Path) -> None:
         spec.Token("key", K, op("conv", linear(K), axes=K, width=2)),
     )
     feeds = (
-        Feed("query", "query", "token", K), Feed("key", "key", "token", K),
-        Feed("g", "g", "gate", K), Feed("n", "n", "gate", ()),
+        MemoryInput("query", "query", "token", K), MemoryInput("key", "key", "token", K),
+        MemoryInput("g", "g", "gate", K), MemoryInput("n", "n", "gate", ()),
     )  # fmt: skip
     layer = build(tmp_path, memory("M", tokens=tokens, gates=gates), feeds)
     values = fed(layer, x)
@@ -262,9 +262,9 @@ def test_features_without_heads(tmp_path: Path) -> None:
     split = F.normalize(F.normalize(x, dim=-1).unflatten(-1, (2, 4)), dim=-1)
     torch.testing.assert_close(values["query"], split)
     whole, _ = fed(layer, x), None
-    past = Past(layer.initial_state(2))
+    past = ConvState(layer.initial_state(2))
     first = layer.feeds(x[:, :2], past)
-    second = layer.feeds(x[:, 2:], Past(past.tails))
+    second = layer.feeds(x[:, 2:], ConvState(past.tails))
     for name in ("g", "key"):
         torch.testing.assert_close(torch.cat([first[name], second[name]], 1), whole[name])
 
@@ -277,8 +277,8 @@ def test_names_that_python_needs(tmp_path: Path) -> None:
         gate("F", op("tanh", spec.Ref("state", "gate"))),
     )
     feeds = (
-        Feed("torch", "torch", "token", K), Feed("state", "state", "gate", ()),
-        Feed("F", "F", "gate", ()),
+        MemoryInput("torch", "torch", "token", K), MemoryInput("state", "state", "gate", ()),
+        MemoryInput("F", "F", "gate", ()),
     )  # fmt: skip
     layer = build(tmp_path, memory("M", tokens=tokens, gates=gates), feeds)
     values = fed(layer, x)

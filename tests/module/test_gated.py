@@ -12,9 +12,9 @@ from torch import Tensor
 
 import miras_dsl
 from miras_dsl.check import read
-from miras_dsl.codegen.emit.torch.functions import straight
+from miras_dsl.codegen.emit.torch.functions import emit_function
 from miras_dsl.codegen.pipeline import compile_file
-from miras_dsl.codegen.plan.factor_decays import factored
+from miras_dsl.codegen.plan.factor_decays import factor_decay_products
 from miras_dsl.ir import (
     Cumsum,
     GatedApply,
@@ -26,13 +26,13 @@ from miras_dsl.ir import (
     Node,
     Program,
     Reduce,
-    pointwise,
+    elementwise,
     postorder,
     rename,
 )
 from miras_dsl.runtime.ops import tensor_ops
 from miras_dsl.runtime.ops.gated_products import gated_apply, gated_contract
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.source import Source
 from miras_dsl.spec import Interval
 
@@ -123,13 +123,13 @@ def gated(program: Program) -> list[Node]:
 
 def values(program: Program, query: Tensor, key: Tensor, log: Tensor) -> tuple[Tensor, ...]:
     """The results of a program through its generated text."""
-    made = straight("made", "results", program.results, [])
+    made = emit_function("made", "results", program.results, [])
     assert set(made.takes) == {"query", "key", "log_alpha"}
     given = {"query": query, "key": key, "log_alpha": log.double()}
     names = {
-        "tiles": tensor_ops,
+        "ops": tensor_ops,
         "torch": torch,
-        "size": tensor_ops.Size({}, query.dtype, query.device),
+        "size": tensor_ops.Sizes({}, query.dtype, query.device),
         **given,
     }
     for line in "\n".join(made.lines).split("\n"):
@@ -146,15 +146,17 @@ def run_text(text: str, names: dict[str, Any]) -> Any:
 def test_near_decays_become_one_product_and_far_ones_do_not():
     program = scored(False)
     assert len(gated(program)) == 3
-    assert gated(factored(program, {"log_alpha": NEAR}, 64)) == []
-    assert factored(program, {"log_alpha": FAR}, 64).results == program.results
-    assert factored(program, {}, 64).results == program.results
+    assert gated(factor_decay_products(program, {"log_alpha": NEAR}, 64)) == []
+    assert factor_decay_products(program, {"log_alpha": FAR}, 64).results == program.results
+    assert factor_decay_products(program, {}, 64).results == program.results
 
 
 @pytest.mark.parametrize("tokens", [1, 59, 61, 600])
 def test_the_chunk_decides_how_far_a_decay_reaches(tokens):
     """60 steps of e^-1 are the limit."""
-    assert bool(gated(factored(scored(False), {"log_alpha": FAR}, tokens))) == (tokens > 59)
+    assert bool(gated(factor_decay_products(scored(False), {"log_alpha": FAR}, tokens))) == (
+        tokens > 59
+    )
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -164,7 +166,7 @@ def test_one_product_is_the_same_product(rows, strict):
     query, key = torch.randn(2, 3, rows, 7, dtype=torch.float64)
     log = -0.9 * torch.rand(3, rows, 7, dtype=torch.float64)
     program = scored(strict)
-    short = factored(program, {"log_alpha": Interval(-0.9, 0.0)}, rows)
+    short = factor_decay_products(program, {"log_alpha": Interval(-0.9, 0.0)}, rows)
     assert not gated(short)
     for found, exact in zip(
         values(short, query, key, log), values(program, query, key, log), strict=True
@@ -182,7 +184,7 @@ def test_later_tokens_change_no_bit_of_one_product():
     torch.manual_seed(0)
     query, key = torch.randn(2, 3, 64, 7)
     log = -0.9 * torch.rand(3, 64, 7)
-    short = factored(scored(False), {"log_alpha": Interval(-0.9, 0.0)}, 64)
+    short = factor_decay_products(scored(False), {"log_alpha": Interval(-0.9, 0.0)}, 64)
     before = values(short, query, key, log)[:2]
     for cut in (1, 17, 63):
         later = torch.arange(64)[:, None] >= cut
@@ -195,10 +197,10 @@ def test_exponentials_of_logarithms_are_shared():
     """Two products of maps with the same decay: one exponential, and none of a difference."""
     total = Cumsum(LOG, I)
     whole = Reduce("sum", LOG, (I,))
-    left = pointwise(sp.exp(SLOTS[0]) * SLOTS[1], whole - total, QUERY)
-    right = pointwise(SLOTS[0] * sp.exp(-SLOTS[1]), KEY, total)
+    left = elementwise(sp.exp(OPERANDS[0]) * OPERANDS[1], whole - total, QUERY)
+    right = elementwise(OPERANDS[0] * sp.exp(-OPERANDS[1]), KEY, total)
     program = Program((QUERY, KEY, LOG), (("left", left), ("right", right)), ())
-    made = factored(program, {"log_alpha": NEAR}, 64)
+    made = factor_decay_products(program, {"log_alpha": NEAR}, 64)
     grown = {n for n in nodes_of(made) if isinstance(n, Map) and n.formula.has(sp.exp)}
     assert {n.args for n in grown} == {(whole,), (total,)}
     query, key = torch.randn(2, 3, 8, 7, dtype=torch.float64)
@@ -218,4 +220,4 @@ def test_the_generated_text_says_what_was_decided(name, said):
     (path,) = Path(miras_dsl.__file__).parents[1].glob(f"specs/{name}.mem")
     text = compile_file(read(Source(str(path), path.read_text()))).text
     assert f"#   {said}\n" in text
-    assert ("tiles.gated" in text) == (name == "gla")
+    assert ("ops.gated" in text) == (name == "gla")

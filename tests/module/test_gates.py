@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miras_dsl import spec
-from miras_dsl.codegen.emit.layer.modules import module_text
-from miras_dsl.codegen.model.types import Feed
-from miras_dsl.runtime.layers.conv_state import LEAST
+from miras_dsl.codegen.emit.layer.modules import emit_module
+from miras_dsl.codegen.model.types import MemoryInput
+from miras_dsl.runtime.layers.conv_state import MIN_GATE
 from tests.module import rules
 from tests.module.features import Layer, build, fed, x
 from tests.module.rules import decay, gate, linear, memory, number, op, param
@@ -57,21 +57,25 @@ GATES: dict[str, tuple[spec.Expr, Callable[[Layer], Tensor]]] = {
 @pytest.mark.parametrize("case", GATES)
 def test_a_gate_and_its_logarithm(case: str, tmp_path: Path) -> None:
     expr, wanted = GATES[case]
-    feeds = (Feed("g", "g", "gate", ()), Feed("log_g", "g", "gate", (), log=True))
+    feeds = (MemoryInput("g", "g", "gate", ()), MemoryInput("log_g", "g", "gate", (), log=True))
     layer = build(tmp_path, memory("M", gates=(gate("g", expr),)), feeds)
     values = fed(layer, x)
     torch.testing.assert_close(values["g"], wanted(layer))
-    least = torch.tensor(LEAST, dtype=torch.float64) if case == "nothing" else wanted(layer)
+    least = torch.tensor(MIN_GATE, dtype=torch.float64) if case == "nothing" else wanted(layer)
     torch.testing.assert_close(values["log_g"], least.log().expand(2, 5, 2))
     parts = {name.split(".")[0] for name, _ in layer.named_parameters() if name.startswith("g_")}
-    features = [n for n in spec.walk(expr) if isinstance(n, spec.Apply) and n.op in spec.FEATURE]
+    features = [
+        n for n in spec.iter_nodes(expr) if isinstance(n, spec.Apply) and n.op in spec.FEATURE
+    ]
     assert len(parts) == len(features), "a gate and its logarithm have the same parameters"
 
 
 def test_the_logarithm_keeps_its_digits(tmp_path: Path) -> None:
     expr = op("sigmoid", linear())
     layer = build(
-        tmp_path, memory("M", gates=(gate("g", expr),)), (Feed("log_g", "g", "gate", (), log=True),)
+        tmp_path,
+        memory("M", gates=(gate("g", expr),)),
+        (MemoryInput("log_g", "g", "gate", (), log=True),),
     ).float()
     with torch.no_grad():
         layer.g_linear.weight.fill_(1)
@@ -83,9 +87,9 @@ def test_the_logarithm_keeps_its_digits(tmp_path: Path) -> None:
 
 def test_where_constants_start(tmp_path: Path) -> None:
     gates = (gate("g", decay()), gate("h", op("mul", op("exp", param()), op("sigmoid", linear()))))
-    feeds = (Feed("log_g", "g", "gate", (), log=True), Feed("h", "h", "gate", ()))
+    feeds = (MemoryInput("log_g", "g", "gate", (), log=True), MemoryInput("h", "h", "gate", ()))
     module = write(
-        tmp_path / "m.py", "m", [module_text(memory("M", gates=gates), feeds, rules.WEIGHTS)]
+        tmp_path / "m.py", "m", [emit_module(memory("M", gates=gates), feeds, rules.WEIGHTS)]
     )
     layer = module.M(width=64, heads=64)
     rate, step = layer.g_param.exp(), F.softplus(layer.g_param_2)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import miras_dsl as miras
-from miras_dsl.runtime import run as chunked
-from miras_dsl.runtime.execute.packed import bounds_of
-from miras_dsl.runtime.execute.program_table import Memory
+from miras_dsl.runtime import run as runner
+from miras_dsl.runtime.execute.packed import parse_cu_seqlens
+from miras_dsl.runtime.execute.program_table import MemoryTable
 from miras_dsl.runtime.kernels import recurrent
 from miras_dsl.runtime.kernels.launch_config import Recurrence
 from miras_dsl.runtime.load.loader import compiled, load
@@ -47,15 +47,15 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Call
     made, module = compiled(spec, kernels=request.param == "kernels")
     assert (made.form is None) == (request.param == "token by token")
     tables = list(vars(module).values())
-    memory = next(x for x in tables if isinstance(x, Memory))
+    memory = next(x for x in tables if isinstance(x, MemoryTable))
     kernels = next((x for x in tables if isinstance(x, Recurrence)), None)
     assert (kernels is None) == (request.param != "kernels")
     if kernels is not None:
-        monkeypatch.setattr(recurrent, "wanted", lambda call: True)
+        monkeypatch.setattr(recurrent, "should_use", lambda call: True)
         monkeypatch.setattr(recurrent, "recurrent", lambda *rest: pytest.fail("it was launched"))
 
     def call(inputs: Inputs, cu_seqlens: Tensor | None = None) -> Any:
-        return chunked.run(memory, *inputs, cu_seqlens, kernels=kernels)
+        return runner.run(memory, *inputs, cu_seqlens, kernels=kernels)
 
     return call
 
@@ -160,11 +160,11 @@ def test_bounds_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = load(miras.find("gated_deltanet")).GatedDeltaNetLayer(width=8, heads=2)
     made(torch.randn(1, 6, 8), cu_seqlens=torch.tensor([0, 2, 6], dtype=torch.int32))
     assert asked == [torch.int32]
-    known = bounds_of(torch.zeros(1, 6), torch.tensor([0, 2, 6]))
-    again = bounds_of(torch.zeros(1, 6, 3), known)
+    known = parse_cu_seqlens(torch.zeros(1, 6), torch.tensor([0, 2, 6]))
+    again = parse_cu_seqlens(torch.zeros(1, 6, 3), known)
     assert again is not None and again.ends == (0, 2, 6)
     with pytest.raises(ValueError, match="rise from 0 to 7"):
-        bounds_of(torch.zeros(1, 7), known)
+        parse_cu_seqlens(torch.zeros(1, 7), known)
 
 
 @pytest.mark.parametrize("retention", ["l2(alpha)", "soft(alpha, 0.02) at chunk"])

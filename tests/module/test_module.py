@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from miras_dsl import spec
-from miras_dsl.codegen.emit.layer.modules import layer_text, model_text, module_text
+from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_text
 from miras_dsl.runtime.layers import state_tree as states
 from tests.module import rules
 from tests.module.written import write
@@ -36,7 +36,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     plain = spec.LayerSpec("Plain", spec.Use("Delta"), span=rules.span(13))
     small = spec.ModelSpec("Small", 16, 11, (spec.Block("Plain"),), span=rules.span(15))
     texts = [
-        module_text(rules.memory(), rules.FEEDS, rules.WEIGHTS),
+        emit_module(rules.memory(), rules.FEEDS, rules.WEIGHTS),
         *map(layer_text, (layer, plain)),
         *map(model_text, (model, small)),
     ]
@@ -86,7 +86,7 @@ def test_packed_sequences_do_not_see_each_other(mixer: torch.nn.Module) -> None:
             for n, row in enumerate(rows)
         ]
         torch.testing.assert_close(packed, torch.cat([y for y, _ in alone], 1))
-        for path, value in states.walk(after):
+        for path, value in states.leaves(after):
             want = torch.cat([states.flatten(kept)[path] for _, kept in alone])
             torch.testing.assert_close(value, want, msg=path)
 
@@ -168,17 +168,17 @@ def test_types_of_answers_and_states(module: ModuleType, kind: torch.dtype) -> N
     y, state = mixer(torch.randn(1, 3, 16).to(kind))
     assert y.dtype == kind
     wide = torch.promote_types(kind, torch.float32)
-    assert {v.dtype for _, v in states.walk(mixer.initial_state(1))} == {wide}
-    assert {v.dtype for p, v in states.walk(state) if "/conv/" in p} == {wide}
+    assert {v.dtype for _, v in states.leaves(mixer.initial_state(1))} == {wide}
+    assert {v.dtype for p, v in states.leaves(state) if "/conv/" in p} == {wide}
 
 
 def test_autocast_keeps_gates_and_states_in_float32(module: ModuleType) -> None:
     layer = module.Delta(width=16)
     x = torch.randn(1, 3, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        from miras_dsl.runtime.layers.conv_state import Past
+        from miras_dsl.runtime.layers.conv_state import ConvState
 
-        fed = layer.feeds(x, Past(layer.initial_state(1)))
+        fed = layer.feeds(x, ConvState(layer.initial_state(1)))
         y, _ = layer(x)
     types = {name: value.dtype for name, value in fed.items()}
     assert types["query"] == types["key"] == types["value"] == torch.bfloat16

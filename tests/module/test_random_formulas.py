@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.layers.conv_state import Past
-from miras_dsl.runtime.load.loader import Library, load
+from miras_dsl.runtime.layers.conv_state import ConvState
+from miras_dsl.runtime.load.loader import LoadedModule, load
 from tests.module.drawn import BINARY, DECAYS, FEATURES, NUMBERS_OF, TAKEN, UNARY, VECTORS, memory
 from tests.module.layered import HEADS, WIDTH, built, plain_of, wrong
 
@@ -17,7 +17,7 @@ FIRST, COUNT = 111, 24
 NUMBERS = range(FIRST, FIRST + COUNT)
 
 
-def drawn(number: int) -> tuple[str, Library]:
+def drawn(number: int) -> tuple[str, LoadedModule]:
     """A random memory; two of three have a decay whose logarithm is derived."""
     text = memory(Random(number), number % 3 > 0)
     return text, load(text)
@@ -40,7 +40,7 @@ def test_a_derived_logarithm_keeps_its_digits(number: int) -> None:
     x = 3 * torch.randn(8, 5, WIDTH, dtype=torch.float64)
     meant = plain_of(library, "Around", layer, x).feed("alpha").data
     (inner,) = layer.float().children()
-    log = inner.feeds(x.float(), Past(inner.initial_state(len(x))))["log_alpha"]
+    log = inner.feeds(x.float(), ConvState(inner.initial_state(len(x))))["log_alpha"]
     least = 1e-12 if "alpha = 1 -" in text or "] = 1 -" in text else 1e-300
     told = (meant > least) & (1 - meant > 1e-12)  # where double precision knows the logarithm
     assert told.any() and torch.isfinite(log).all()
@@ -66,7 +66,7 @@ def test_the_heads_share_nothing() -> None:
     (inner,) = layer.children()
 
     def fed() -> Tensor:
-        return inner.feeds(x, Past(inner.initial_state(1)))["eta"].detach().clone()
+        return inner.feeds(x, ConvState(inner.initial_state(1)))["eta"].detach().clone()
 
     before = fed()
     inner.eta_linear.weight.data[0] += 1

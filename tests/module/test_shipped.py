@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from miras_dsl.check import read
-from miras_dsl.codegen.emit.identifiers import identifier, snake
-from miras_dsl.codegen.emit.layer.modules import layer_text, model_text, module_text
-from miras_dsl.codegen.model.build import model_of
+from miras_dsl.codegen.emit.identifiers import identifier, snake_case
+from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_text
+from miras_dsl.codegen.model.build import build_model
 from miras_dsl.runtime.layers import state_tree as states
 from miras_dsl.runtime.load.loader import load
 from miras_dsl.source import Source
@@ -53,13 +53,13 @@ def text_of(name: str) -> tuple[FileSpec, str]:
 @pytest.mark.parametrize("name", SPECS)
 def test_a_shipped_module(name: str, tmp_path: Path) -> None:
     spec, _ = text_of(name)
-    models = {n: model_of(m) for n, m in spec.memories.items()}
+    models = {n: build_model(m) for n, m in spec.memories.items()}
     for memory, model in models.items():
-        texts = [module_text(spec.memories[n], m.feeds, m.weights) for n, m in models.items()]
+        texts = [emit_module(spec.memories[n], m.feeds, m.weights) for n, m in models.items()]
         texts += [layer_text(item) for item in spec.layers.values()]
         texts += [model_text(item) for item in spec.models.values()]
         path = tmp_path / f"{memory}.py"
-        module = write(path, snake(memory), texts, RULE)
+        module = write(path, snake_case(memory), texts, RULE)
         layer = getattr(module, identifier(memory))(width=16, heads=2)
         y, _ = layer(torch.randn(3, 5, 16))
         assert y.shape == (3, 5, 16) and torch.isfinite(y).all()
@@ -97,18 +97,18 @@ def _check_steps(module, layer) -> None:
         for name, value in module.seen["step"].items():
             wanted = whole[name] if value.shape == whole[name].shape else whole[name][:, t]
             torch.testing.assert_close(value, wanted, msg=name)
-    assert all(torch.isfinite(v).all() for _, v in states.walk(state))
+    assert all(torch.isfinite(v).all() for _, v in states.leaves(state))
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_text_is_clean(name: str, tmp_path: Path) -> None:
     pytest.importorskip("ruff")
     spec, _ = text_of(name)
-    models = {n: model_of(m) for n, m in spec.memories.items()}
-    texts = [module_text(spec.memories[n], m.feeds, m.weights) for n, m in models.items()]
+    models = {n: build_model(m) for n, m in spec.memories.items()}
+    texts = [emit_module(spec.memories[n], m.feeds, m.weights) for n, m in models.items()]
     texts += [layer_text(item) for item in spec.layers.values()]
     texts += [model_text(item) for item in spec.models.values()]
-    rule = "\n\n".join(RULE.format(name=snake(n)).strip() for n in models)
+    rule = "\n\n".join(RULE.format(name=snake_case(n)).strip() for n in models)
     write(tmp_path / "m.py", "", texts, rule.replace("{", "{{").replace("}", "}}"))
     rules = ["--select", "E,F", "--ignore", "F811", "--line-length", "100"]
     command = [sys.executable, "-m", "ruff", "check", "--isolated", *rules, tmp_path / "m.py"]

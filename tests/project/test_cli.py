@@ -90,7 +90,7 @@ def test_a_byte_order_mark_is_no_mistake(miras, tmp_path):
 
 @pytest.mark.parametrize("nothing", ["", "  "])
 def test_an_empty_text_gets_a_sentence(miras, nothing):
-    with pytest.raises(miras_dsl.Unusable, match="an empty text names no memory"):
+    with pytest.raises(miras_dsl.EnvironmentFailure, match="an empty text names no memory"):
         miras_dsl.load(nothing)
     assert miras("check", nothing).exit_code == 2
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPORTED = {
-    "SpecErrors", "SpecWarning", "Unusable",
+    "SpecErrors", "SpecWarning", "EnvironmentFailure",
     "certify", "compile", "explain", "find", "is_code", "load", "shipped",
 }  # fmt: skip
 """Names of the facade, which hide no module of the same name."""

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from miras_dsl.codegen.emit.torch.memory import law_of
+from miras_dsl.codegen.emit.torch.memory import update_equations
 from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.ir import Input, Node
-from miras_dsl.ir.printer import lines, show
+from miras_dsl.ir.printer import print_program, program_lines
 from tests.meaning.derived import compiled
 
 GOLDEN = Path(__file__).with_name("golden")
 
 
 def law(memory: CompiledMemory) -> str:
-    return "\n".join(law_of(memory.rule))
+    return "\n".join(update_equations(memory.rule))
 
 
 def schedule(memory: CompiledMemory) -> str:
@@ -41,7 +41,7 @@ def schedule(memory: CompiledMemory) -> str:
             kinds = [type(node).__name__ for node in part.nodes]
             counts = (f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
             found.append(f"    {', '.join(counts)}")
-        found += [f"  {part} | {name} = {text}" for part, name, text in lines(cut.program)]
+        found += [f"  {part} | {name} = {text}" for part, name, text in program_lines(cut.program)]
     return "\n".join(found)
 
 
@@ -57,7 +57,7 @@ def _name(node: Node) -> str:
 
 STAGES: Mapping[str, Callable[[CompiledMemory], str]] = {
     "law": law,
-    "rule": lambda memory: show(memory.rule.program),
+    "rule": lambda memory: print_program(memory.rule.program),
     "schedule": schedule,
     "code": code,
 }

@@ -7,7 +7,7 @@ import torch
 
 import miras_dsl as miras
 from miras_dsl.runtime.finite_checks import NotFinite, debugging
-from miras_dsl.runtime.train.nonfinite import first_bad
+from miras_dsl.runtime.train.nonfinite import first_nonfinite
 
 GROWS = """
 memory Grows(d) {
@@ -78,7 +78,7 @@ def test_a_state_that_comes_in_is_named():
 
 def test_training_says_the_same(grows):
     """What a training run prints when it stops."""
-    assert "the state W is not finite after token" in first_bad(grows, torch.randn(2, 12, 8))
+    assert "the state W is not finite after token" in first_nonfinite(grows, torch.randn(2, 12, 8))
 
 
 def test_finite_numbers_pass():

@@ -10,11 +10,11 @@ from torch import nn
 from miras_dsl.runtime.train import recall_task
 from miras_dsl.runtime.train.recall_task import (
     IGNORED,
-    Recall,
+    RecallTask,
+    ablate_memory,
     accuracy,
     generate,
     learn,
-    memory_off,
 )
 from tests.train.tiny import Mixer, Tiny
 
@@ -22,7 +22,7 @@ from tests.train.tiny import Mixer, Tiny
 class Lookup(nn.Module):
     """Solves the task by search: the value that followed this key the first time."""
 
-    def __init__(self, task: Recall):
+    def __init__(self, task: RecallTask):
         super().__init__()
         self.task, self.mixer = task, Search()
 
@@ -40,7 +40,7 @@ class Search(nn.Module):
 
 def test_a_sequence_is_what_was_published():
     """Distinct keys below the middle, distinct values above, each key asked once, at even gaps."""
-    task = Recall(vocab=40, length=48, pairs=6)
+    task = RecallTask(vocab=40, length=48, pairs=6)
     tokens, answers = (t.numpy() for t in generate(task, 50, 0))
     for row, asked in zip(tokens, answers, strict=True):
         keys, values = row[0:12:2], row[1:12:2]
@@ -59,7 +59,7 @@ def test_a_sequence_is_what_was_published():
 
 def test_gaps_follow_the_power_law():
     """With one pair the gap g is drawn with probability (g + 1)^(a - 1), normalised."""
-    task = Recall(vocab=8, length=20, pairs=1)
+    task = RecallTask(vocab=8, length=20, pairs=1)
     _, answers = generate(task, 40_000, 1)
     gap = (np.nonzero(answers.numpy() != IGNORED)[1] - 2) // 2
     wanted = (np.arange(9) + 1.0) ** (0.01 - 1)
@@ -69,12 +69,12 @@ def test_gaps_follow_the_power_law():
 
 
 def test_filler_is_the_whole_vocabulary():
-    tokens, _ = generate(Recall(vocab=16, length=64, pairs=2, filler=True), 50, 0)
+    tokens, _ = generate(RecallTask(vocab=16, length=64, pairs=2, filler=True), 50, 0)
     assert set(np.unique(tokens.numpy())) == set(range(16))
 
 
 def test_the_stream_is_seeded():
-    task = Recall()
+    task = RecallTask()
     assert torch.equal(generate(task, 3, (0, 1))[0], generate(task, 3, (0, 1))[0])
     assert not torch.equal(generate(task, 3, (0, 1))[0], generate(task, 3, (0, 2))[0])
 
@@ -82,28 +82,31 @@ def test_the_stream_is_seeded():
 @pytest.mark.parametrize(("length", "pairs"), [(63, 4), (64, 17)])
 def test_impossible_tasks_are_refused(length, pairs):
     with pytest.raises(ValueError, match="must be even"):
-        Recall(length=length, pairs=pairs)
+        RecallTask(length=length, pairs=pairs)
 
 
 def test_one_who_looks_it_up_scores_everything():
     """The measure reaches 1 for a right answer and chance for a silenced one."""
-    task = Recall(vocab=64, length=64, pairs=8)
+    task = RecallTask(vocab=64, length=64, pairs=8)
     model = Lookup(task)
     assert accuracy(model, task, 200, 0) == 1.0
-    with memory_off(model, (Search,)) as silenced:
+    with ablate_memory(model, (Search,)) as silenced:
         assert silenced == 1
         assert accuracy(model, task, 200, 0) <= 3 * task.chance
     assert accuracy(model, task, 200, 0) == 1.0
 
 
 def test_switching_nothing_off_is_refused():
-    with pytest.raises(ValueError, match="holds no Mixer"), memory_off(nn.Linear(2, 2), (Mixer,)):
+    with (
+        pytest.raises(ValueError, match="holds no Mixer"),
+        ablate_memory(nn.Linear(2, 2), (Mixer,)),
+    ):
         pass
 
 
 def test_what_stops_learning_is_not_what_scores_it(monkeypatch):
     """A score on sequences that decided when to stop would be a little too good."""
-    task, drawn = Recall(vocab=8, length=8, pairs=1), []
+    task, drawn = RecallTask(vocab=8, length=8, pairs=1), []
 
     def watched(task, count, seed):
         drawn.append((count, seed))
@@ -122,7 +125,7 @@ def test_what_stops_learning_is_not_what_scores_it(monkeypatch):
 
 def test_learning_gets_better_and_stops_in_time():
     """One pair right after another: a small recurrent model learns it in moments."""
-    task = Recall(vocab=8, length=8, pairs=1)
+    task = RecallTask(vocab=8, length=8, pairs=1)
     torch.manual_seed(0)
     model = Tiny(width=24, vocab=8)
     before = accuracy(model, task, 200, 0)

@@ -24,8 +24,8 @@ from miras_dsl.runtime.train.loop import (
     train,
     update,
 )
-from miras_dsl.runtime.train.nonfinite import first_bad
-from miras_dsl.runtime.train.time_budget import paced
+from miras_dsl.runtime.train.nonfinite import first_nonfinite
+from miras_dsl.runtime.train.time_budget import steps_for_budget
 from tests.train.tiny import CONFIG, Tiny, corpus, tiny
 
 
@@ -86,9 +86,9 @@ def cut_short(out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise MemoryError
         append(log, row)
 
-    append = metrics_log.Journal.append
+    append = metrics_log.MetricsLog.append
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(metrics_log.Journal, "append", dying)
+        patch.setattr(metrics_log.MetricsLog, "append", dying)
         train(tiny(), corpus(), CONFIG, out)
 
 
@@ -206,7 +206,7 @@ def test_pacing_leaves_no_trace():
     """Steps are measured on a copy: weights, random state and threads are as they were."""
     model, fresh, threads = tiny(), tiny(), torch.get_num_threads()
     random_state = torch.get_rng_state()
-    config = paced(model, corpus(), CONFIG, minutes=0.05)
+    config = steps_for_budget(model, corpus(), CONFIG, minutes=0.05)
     assert config.steps >= 10
     assert 1 <= config.threads <= max(1, threads)
     assert torch.get_num_threads() == threads
@@ -234,7 +234,7 @@ def test_the_first_bad_tensor_is_a_parameter_if_one_is():
     model = tiny()
     with torch.no_grad():
         model.head.bias[3] = float("nan")
-    assert "head.bias" in first_bad(model, torch.zeros(1, 4, dtype=torch.int64))
+    assert "head.bias" in first_nonfinite(model, torch.zeros(1, 4, dtype=torch.int64))
 
 
 def test_progress_is_shown(tmp_path):

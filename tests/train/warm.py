@@ -59,7 +59,7 @@ def main() -> None:
     from miras_dsl.runtime.train import job
 
     for spec in sys.argv[1:]:
-        job.language_model(job.with_model(miras.find(spec), **SMALL))
+        job.language_model(job.wrap_in_model(miras.find(spec), **SMALL))
     torch.optim.AdamW([torch.zeros(1)])
     for line in sys.stdin:
         child = os.fork()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
-from miras_dsl.spec import Apply, Expr, walk
+from miras_dsl.spec import Apply, Expr, iter_nodes
 
 
-def decay_starts(expr: Expr) -> dict[int, str]:
+def decay_init(expr: Expr) -> dict[int, str]:
     """id of a `param` -> the function that makes its first value."""
     starts: dict[int, str] = {}
-    for node in walk(expr):
+    for node in iter_nodes(expr):
         if not (isinstance(node, Apply) and node.op == "mul"):
             continue
         factors = _gather(node, "mul")

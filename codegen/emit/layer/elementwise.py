@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from miras_dsl.spec import Axes
 
-from .expressions import Text, align
+from .expressions import Expression, broadcast_to
 
 INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "pow": ("**", 4)}
 """operation -> sign and strength."""
@@ -39,18 +39,18 @@ CALLS = {
 """operation -> call; `sign` is tanh(10 x), as in the language."""
 
 
-def pointwise(op: str, args: list[Text], axes: Axes, floor: bool) -> Text:
+def pointwise(op: str, args: list[Expression], axes: Axes, floor: bool) -> Expression:
     """Operands united by their axes; ``axes`` is the order in which to keep them."""
     present = {a for x in args for a in x.axes}
     target = tuple(a for a in axes if a in present)
     target += tuple(sorted(present - set(target)))
     kind = _kind(args)
-    aligned = [align(x, target) if kind == "heads" else x for x in args]
+    aligned = [broadcast_to(x, target) if kind == "heads" else x for x in args]
     size = next((x.size for x in args if x.size), "")
     timed, headed = any(x.timed for x in args), any(x.headed for x in args)
 
-    def done(text: str, binds: int = 5) -> Text:
-        return Text(text, kind, target, timed, headed, binds, size)
+    def done(text: str, binds: int = 5) -> Expression:
+        return Expression(text, kind, target, timed, headed, binds, size)
 
     if op in INFIX:
         sign, binds = INFIX[op]
@@ -65,7 +65,9 @@ def pointwise(op: str, args: list[Text], axes: Axes, floor: bool) -> Text:
     if op == "neg":
         return done(f"-{aligned[0].inside(3)}", 3)
     if kind == "number":  # a number is not a tensor
-        aligned = [Text(f"blank(self).new_tensor({x.text})", "heads") for x in aligned]
+        aligned = [
+            Expression(f"like_parameters(self).new_tensor({x.text})", "heads") for x in aligned
+        ]
         kind = "heads"
     if op in COMPARE:
         return done(f"({COMPARE[op].format(*(x.inside(2) for x in aligned))}) * 1.0", 2)
@@ -81,12 +83,12 @@ def pointwise(op: str, args: list[Text], axes: Axes, floor: bool) -> Text:
         end = {"max": "min", "min": "max"}[op]  # the larger of two is at least the bound
         return done(f"{tensor.inside(5)}.clamp({end}={bound.text})")
     if floor:
-        return done(f"torch.log({aligned[0].inside(5)}.clamp(min=LEAST))")
+        return done(f"torch.log({aligned[0].inside(5)}.clamp(min=MIN_GATE))")
     if op in METHODS:
         return done(f"{aligned[0].inside(5)}.{METHODS[op]}()")
     return done(CALLS[op].format(*(x.text for x in aligned)))
 
 
-def _kind(args: list[Text]) -> str:
+def _kind(args: list[Expression]) -> str:
     kinds = {x.kind for x in args}
     return "flat" if "flat" in kinds else "heads" if "heads" in kinds else "number"

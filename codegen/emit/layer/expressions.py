@@ -11,7 +11,7 @@ from miras_dsl.spec import Axes
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Expression:
     """An expression and what it is.
 
     kind   "number" (no tensor), "heads" ([.., H, *axes]) or "flat" (features [.., size])
@@ -35,10 +35,10 @@ class Text:
         return self.text if self.binds >= strength else f"({self.text})"
 
 
-def number_text(value: sp.Expr) -> Text:
+def number_text(value: sp.Expr) -> Expression:
     """A number, canonical: an integer, else the shortest decimal of its double."""
     text = str(int(value)) if value.is_Integer else repr(float(value))
-    return Text(text, "number", binds=3 if text.startswith("-") else 5)
+    return Expression(text, "number", binds=3 if text.startswith("-") else 5)
 
 
 def size_text(size: sp.Expr, names: Mapping[str, str]) -> str:
@@ -68,7 +68,7 @@ def _polynomial(size: sp.Expr, names: Mapping[str, str]) -> str:
     raise AssertionError(f"a size is a quotient of polynomials, not {size}")
 
 
-def align(x: Text, target: Axes) -> Text:
+def broadcast_to(x: Expression, target: Axes) -> Expression:
     """A tensor with its axes in the order of ``target`` and a 1 for each that it lacks."""
     if x.kind == "number" or x.axes == target:
         return x
@@ -83,7 +83,7 @@ def align(x: Text, target: Axes) -> Text:
     index = [":" if a in order else "None" for a in target]
     if "None" in index:  # what comes before the first 1 is part of the ellipsis
         text = f"{text}[..., {', '.join(index[index.index('None') :])}]"
-    return Text(text, x.kind, target, x.timed, x.headed)
+    return Expression(text, x.kind, target, x.timed, x.headed)
 
 
 def _swaps(moved: list[int]) -> list[int]:

@@ -16,9 +16,9 @@ import sympy as sp
 
 from miras_dsl.spec import POINTWISE, Apply, Axes, Axis, Expr, Number, Ref
 
-from .decay_init import decay_starts
+from .decay_init import decay_init
 from .elementwise import pointwise
-from .expressions import Text, align, number_text, size_text
+from .expressions import Expression, broadcast_to, number_text, size_text
 
 LONG = 40
 """An operand longer than this gets a line of its own where an operation would become too long."""
@@ -34,7 +34,7 @@ def constant_of(option: object) -> sp.Expr:
 
 
 @dataclass
-class Formulas:
+class FormulaWriter:
     """Writes formulas; collects the parts that they declare and the lines that come first.
 
     size_text  axis -> its size as text, in `__init__` (False) or in a method (True)
@@ -49,7 +49,7 @@ class Formulas:
 
     size_text: Callable[[Axis, bool], str]
     size_name: Callable[[str], str]
-    names: Callable[[Ref, str | None], Text]
+    names: Callable[[Ref, str | None], Expression]
     fresh: Callable[[str], str]
     parameters: dict[str, str]
     parts: list[tuple[str, str, str]] = field(default_factory=list)
@@ -59,16 +59,16 @@ class Formulas:
     starts: dict[int, str] = field(default_factory=dict)
     held: list[Expr] = field(default_factory=list)
 
-    def write(self, expr: Expr, owner: str, weight: str | None, rows: Axes) -> Text:
+    def write(self, expr: Expr, owner: str, weight: str | None, rows: Axes) -> Expression:
         """``expr`` as text; ``rows`` is what the axis `row` means for ``weight``."""
         self.held.append(expr)  # identities of nodes are names here: keep the nodes alive
-        self.starts.update(decay_starts(expr))
+        self.starts.update(decay_init(expr))
         return _Formula(self, owner, weight, rows).text(expr)
 
 
 @dataclass
 class _Formula:
-    book: Formulas
+    book: FormulaWriter
     owner: str
     weight: str | None
     rows: Axes
@@ -76,15 +76,15 @@ class _Formula:
     def axes(self, axes: Axes) -> Axes:
         return tuple(a for axis in axes for a in (self.rows if axis == "row" else (axis,)))
 
-    def text(self, expr: Expr, flat: str = "") -> Text:
+    def text(self, expr: Expr, flat: str = "") -> Expression:
         """``flat`` is the number of features where the surroundings are flat, else empty."""
         match expr:
             case Number(value=value):
                 return number_text(value)
             case Ref(kind="x"):
-                return Text("x", "flat", timed=True, size="width")
+                return Expression("x", "flat", timed=True, size="width")
             case Ref(kind="size", name=name):
-                return Text(self.book.size_name(name), "number")
+                return Expression(self.book.size_name(name), "number")
             case Ref():
                 return self.book.names(expr, self.weight)
             case Apply(op="linear" | "shift" | "conv" | "normalize" | "param"):
@@ -107,7 +107,7 @@ class _Formula:
             case Apply(args=args):
                 return next((t for t in map(self.flat_size, args) if t), "")
 
-    def short(self, expr: Apply, args: list[Text]) -> Text:
+    def short(self, expr: Apply, args: list[Expression]) -> Expression:
         """The operation on its operands, long operands on lines of their own first."""
         made = self.operation(expr, args)
         while len(made.text) > WIDE and any(len(arg.text) > LONG for arg in args):
@@ -116,14 +116,14 @@ class _Formula:
             made = self.operation(expr, args)
         return made
 
-    def named(self, value: Text, name: str = "") -> Text:
+    def named(self, value: Expression, name: str = "") -> Expression:
         """The value under a name of its own, the same for the same expression."""
         if value.text not in self.book.computed:
             name = self.book.computed[value.text] = self.book.fresh(name or f"{self.owner}_part")
             self.book.lines.append(f"{name} = {value.text}")
         return replace(value, text=self.book.computed[value.text], binds=5)
 
-    def operation(self, expr: Apply, args: list[Text]) -> Text:
+    def operation(self, expr: Apply, args: list[Expression]) -> Expression:
         op = expr.op
         if op in POINTWISE:
             return pointwise(op, args, self.axes(expr.axes), bool(expr.option("floor")))
@@ -153,7 +153,7 @@ class _Formula:
             case "layernorm":
                 x, *affine = args
                 if x.kind == "heads":  # the axis of the mean goes last
-                    x = align(x, (*(a for a in x.axes if a not in over), *over))
+                    x = broadcast_to(x, (*(a for a in x.axes if a not in over), *over))
                 size = "x.shape[-1]" if x.kind == "flat" else self.book.size_text(x.axes[-1], True)
                 made = _like(x, f"F.layer_norm({x.text}, ({size},), eps=1e-6)")
                 for step, operand in zip(("mul", "add"), affine, strict=False):
@@ -163,30 +163,32 @@ class _Formula:
                 return self.retag(expr, args[0])
         return _refuse(expr)
 
-    def union(self, args: list[Text], axes: Axes, over: Axes) -> Axes:
+    def union(self, args: list[Expression], axes: Axes, over: Axes) -> Axes:
         kept = dict.fromkeys(a for a in axes if a not in over)
         return (*kept, *(a for a in over if a in axes))
 
-    def reduce(self, text: str, x: Text, over: Axes) -> Text:
+    def reduce(self, text: str, x: Expression, over: Axes) -> Expression:
         """A reduction of features leaves one number for all heads: [.., 1]."""
         if x.kind == "flat":
-            return Text(text, "heads", (), x.timed, False)
-        return Text(text, x.kind, tuple(a for a in x.axes if a not in over), x.timed, x.headed)
+            return Expression(text, "heads", (), x.timed, False)
+        return Expression(
+            text, x.kind, tuple(a for a in x.axes if a not in over), x.timed, x.headed
+        )
 
-    def dims(self, axes: Axes, over: Axes, x: Text | None = None) -> str:
+    def dims(self, axes: Axes, over: Axes, x: Expression | None = None) -> str:
         """The dimensions of axes, counted from the end; a reduced feature axis stays as a 1."""
         if x is not None and x.kind == "flat":
             return "-1, keepdim=True"
         places = [axes.index(a) - len(axes) for a in over if a in axes]
         return str(places[0]) if len(places) == 1 else f"({', '.join(map(str, places))})"
 
-    def retag(self, expr: Apply, x: Text) -> Text:
+    def retag(self, expr: Apply, x: Expression) -> Expression:
         pairs = dict(expr.option("axes", ()))  # type: ignore[call-overload]
         renamed = tuple(pairs.get(a, a) for a in x.axes)
         same = replace(x, axes=renamed)
-        return align(same, self.axes(expr.axes)) if x.kind == "heads" else same
+        return broadcast_to(same, self.axes(expr.axes)) if x.kind == "heads" else same
 
-    def feature(self, expr: Apply, flat: str) -> Text:
+    def feature(self, expr: Apply, flat: str) -> Expression:
         if expr.op == "param":
             return self.param(expr, flat)
         x = self.text(expr.args[0], flat)
@@ -212,7 +214,7 @@ class _Formula:
                 return _like(x, f"unit({x.text}, {dims})")
         return _refuse(expr)
 
-    def linear(self, expr: Apply, x: Text) -> Text:
+    def linear(self, expr: Apply, x: Expression) -> Expression:
         size, rank = self.size_option(expr, "size"), self.size_option(expr, "rank")
         axes = self.axes(expr.axes)
         shape = [size] if size else ["heads", *(self.book.size_text(a, False) for a in axes)]
@@ -221,17 +223,17 @@ class _Formula:
         made = f"Linear({inputs}, {', '.join(shape)}{options})"
         name = self.declare(expr, "linear", lambda _: made)
         source = x.text if x.kind == "flat" else f"{x.inside(5)}.flatten(2)"
-        text = f"full({name}({source}))"
+        text = f"upcast({name}({source}))"
         if size:
-            return Text(text, "flat", timed=True, size=size)
-        return Text(text, "heads", axes, timed=True, headed=True)
+            return Expression(text, "flat", timed=True, size=size)
+        return Expression(text, "heads", axes, timed=True, headed=True)
 
     def size_option(self, expr: Apply, name: str) -> str:
         """A size among the options, as text for `__init__`; empty for none."""
         value = constant_of(expr.option(name, 0) or 0)
         return size_text(value, self.book.parameters) if value != 0 else ""
 
-    def param(self, expr: Apply, flat: str) -> Text:
+    def param(self, expr: Apply, flat: str) -> Expression:
         axes = self.axes(expr.axes)
         shape = ["heads", *(self.book.size_text(a, False) for a in axes if not flat)]
         if flat:  # among features a constant is for all heads
@@ -242,12 +244,12 @@ class _Formula:
             made = f"{self.book.starts[id(expr)]}({sizes})"
         name = self.declare(expr, "param", lambda _: made)
         kind, size = ("flat", flat) if flat else ("heads", "")
-        return Text(f"full({name})", kind, axes, False, True, 5, size)
+        return Expression(f"upcast({name})", kind, axes, False, True, 5, size)
 
-    def part_shape(self, x: Text) -> str:
+    def part_shape(self, x: Expression) -> str:
         return x.size if x.kind == "flat" else ", ".join(self.factors(x))
 
-    def factors(self, x: Text) -> list[str]:
+    def factors(self, x: Expression) -> list[str]:
         return ["heads", *(_in_product(self.book.size_text(a, False)) for a in x.axes)]
 
     def declare(
@@ -265,7 +267,7 @@ class _Formula:
         return f"self.{self.book.made[identity]}"
 
 
-def _like(x: Text, text: str) -> Text:
+def _like(x: Expression, text: str) -> Expression:
     return replace(x, text=text, binds=5)
 
 

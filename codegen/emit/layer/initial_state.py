@@ -5,40 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from miras_dsl.codegen.emit.identifiers import cite
-from miras_dsl.codegen.emit.scalar_printer import TORCH, text
-from miras_dsl.codegen.inner_step.initial_dual import first_dual, first_mass
-from miras_dsl.codegen.model.types import Feed, Weight
+from miras_dsl.codegen.emit.identifiers import source_ref
+from miras_dsl.codegen.emit.scalar_printer import TORCH, print_scalar
+from miras_dsl.codegen.inner_step.initial_dual import initial_dual, initial_mass
+from miras_dsl.codegen.model.types import MemoryInput, StateTensor
 from miras_dsl.ir import ordered
 from miras_dsl.scalar.monotone_inverse import UNKNOWN
 from miras_dsl.spec import MemorySpec
 
-from .expressions import Text, align, number_text
-from .memory_inputs import Feeding
+from .expressions import Expression, broadcast_to, number_text
+from .memory_inputs import InputStatements
 
 
 @dataclass(frozen=True, slots=True)
-class Starting:
+class InitialState:
     """parts: declarations of learned first values; items: (name in the state, expression)."""
 
     parts: list[str]
     items: list[tuple[str, str]]
 
 
-def state_items(
+def initial_state(
     spec: MemorySpec,
-    feeds: Sequence[Feed],
-    weights: Sequence[Weight],
+    feeds: Sequence[MemoryInput],
+    weights: Sequence[StateTensor],
     tails: Sequence[str],
-    feeding: Feeding,
-) -> Starting:
+    feeding: InputStatements,
+) -> InitialState:
     """First values of weights, of the position in a block and of a window's last tokens."""
     parts = []
     for state in spec.states:
         if state.init != "zero":
             sizes = ", ".join(["heads", *(feeding.size_text(a, False) for a in state.axes)])
             made = "positive_weight" if state.init == "positive" else "learned_weight"
-            parts += [f"# {state.name}: {cite(state.span)}"]
+            parts += [f"# {state.name}: {source_ref(state.span)}"]
             parts += [f"self.{state.name}_start = {made}({sizes})"]
     items = [(weight.name, _first_value(spec, weight, feeding)) for weight in weights]
     if spec.algorithm.anchored is not None or spec.algorithm.reset:
@@ -49,10 +49,10 @@ def state_items(
         length = spec.algorithm.window[0] - 1
         shape = f"batch, {length}, self.heads" + (f", {sizes}" if sizes else "")
         items.append((f"window.{feed.name}", f"empty.new_zeros({shape})"))
-    return Starting(parts, items)
+    return InitialState(parts, items)
 
 
-def _first_value(spec: MemorySpec, weight: Weight, feeding: Feeding) -> str:
+def _first_value(spec: MemorySpec, weight: StateTensor, feeding: InputStatements) -> str:
     state = feeding.state(weight.of)
     init = state.init if weight.init == "weight" else weight.init
     if init == "zero":
@@ -60,15 +60,15 @@ def _first_value(spec: MemorySpec, weight: Weight, feeding: Feeding) -> str:
         return f"empty.new_zeros(batch, self.heads, {sizes})"
     first = f"self.{state.name}_start"
     if init == "positive":
-        carried = first_dual(spec, state.name) if _is_dual(spec, weight) else None
-        mass = carried.mass if carried else first_mass(spec)
+        carried = initial_dual(spec, state.name) if _is_dual(spec, weight) else None
+        mass = carried.mass if carried else initial_mass(spec)
         first = f"rows_on_simplex({first}, {number_text(mass).text})"
-        first = text(carried.slope, {UNKNOWN: first}, TORCH) if carried else first
-    turned = align(Text(first, "heads", state.axes, headed=True), ordered(weight.axes))
-    return f"start({turned.text}, batch)"
+        first = print_scalar(carried.slope, {UNKNOWN: first}, TORCH) if carried else first
+    turned = broadcast_to(Expression(first, "heads", state.axes, headed=True), ordered(weight.axes))
+    return f"expand_initial({turned.text}, batch)"
 
 
-def _is_dual(spec: MemorySpec, weight: Weight) -> bool:
+def _is_dual(spec: MemorySpec, weight: StateTensor) -> bool:
     """Whether a tensor carries the dual of a weight: with a link at chunk ends that is a tensor of
     its own, with one at tokens it is what the weight's name stands for."""
     return spec.retention.bregman is not None and (

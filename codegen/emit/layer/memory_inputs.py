@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from miras_dsl.codegen.emit.identifiers import TAKEN, cite, identifier
-from miras_dsl.codegen.model.types import Feed
+from miras_dsl.codegen.emit.identifiers import RESERVED, identifier, source_ref
+from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.ir import ordered
 from miras_dsl.source import NOWHERE
-from miras_dsl.spec import Axes, Axis, Expr, Gate, MemorySpec, Ref, State, Token, walk
+from miras_dsl.spec import Axes, Axis, Expr, Gate, MemorySpec, Ref, State, Token, iter_nodes
 
-from .expressions import Text, align, size_text
-from .formulas import Formulas
+from .expressions import Expression, broadcast_to, size_text
+from .formulas import FormulaWriter
 from .log_gates import log_of
 
 
 @dataclass
-class Feeding:
+class InputStatements:
     """The statements of `feeds` (per token) and of `constants` (per head), and their parts.
 
     stored  size parameters that a method needs, so that `__init__` keeps them
@@ -34,13 +34,13 @@ class Feeding:
     names: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, spec: MemorySpec, feeds: Sequence[Feed]) -> Feeding:
+    def of(cls, spec: MemorySpec, feeds: Sequence[MemoryInput]) -> InputStatements:
         """Statements that make every feed of a memory."""
         self = cls(spec)
-        self.names |= {identifier(f.name) for f in feeds} | {"dtype"} | TAKEN
+        self.names |= {identifier(f.name) for f in feeds} | {"dtype"} | RESERVED
         known = {(f.of, f.weight, f.log): identifier(f.name) for f in feeds}
-        timed = _Scope(self, known, self.feed_lines, ["*x.shape[:2]"])
-        fixed = _Scope(self, known, self.constant_lines, [], timed)
+        timed = MethodBody(self, known, self.feed_lines, ["*x.shape[:2]"])
+        fixed = MethodBody(self, known, self.constant_lines, [], timed)
         for feed in feeds:
             scope = timed if feed.kind in ("token", "gate") else fixed
             items = self.feed_items if scope is timed else self.constant_items
@@ -87,21 +87,21 @@ class Feeding:
         return next(s for s in self.spec.states if s.name == name)
 
 
-class _Scope:
+class MethodBody:
     """The body of one method: what has been computed in it, under which name."""
 
     def __init__(
         self,
-        feeding: Feeding,
+        feeding: InputStatements,
         known: Mapping[tuple[str, str | None, bool], str],
         lines: list[str],
         lead: list[str],
-        shared: _Scope | None = None,
+        shared: MethodBody | None = None,
     ) -> None:
         self.feeding, self.spec, self.lines, self.lead = feeding, feeding.spec, lines, lead
         self.known = known
-        self.done: dict[tuple[str, str | None, bool], Text] = {}
-        self.book = Formulas(
+        self.done: dict[tuple[str, str | None, bool], Expression] = {}
+        self.book = FormulaWriter(
             size_text=feeding.size_text,
             size_name=feeding.size_name,
             names=self.named,
@@ -113,34 +113,34 @@ class _Scope:
         if shared is not None:  # a learned constant may be used by both methods
             self.book.made, self.book.starts = shared.book.made, shared.book.starts
 
-    def item(self, feed: Feed) -> str:
+    def item(self, feed: MemoryInput) -> str:
         """The value of a feed, in its axes and full shape."""
         value, axes = self.value(feed.of, feed.weight, feed.log), ordered(feed.axes)
         declared = [a.axes for a in (*self.spec.tokens, *self.spec.gates) if a.name == feed.of]
         if any("pair" in each for each in declared):  # programs see one pair, calls all of them
             axes = ("pair", *(a for a in axes if a != "pair"))
-        shaped = align(value, axes) if value.kind == "heads" else value
+        shaped = broadcast_to(value, axes) if value.kind == "heads" else value
         missing = set(axes) - set(value.axes) or not value.headed
         if missing or bool(self.lead) != value.timed:
             sizes = [self.feeding.size_text(axis, True) for axis in axes]
             shape = ", ".join([*self.lead, "self.heads", *sizes])
-            return f"fill({shaped.text}, blank(self), {shape})"
+            return f"expand_to({shaped.text}, like_parameters(self), {shape})"
         return shaped.text
 
-    def named(self, ref: Ref, weight: str | None) -> Text:
+    def named(self, ref: Ref, weight: str | None) -> Expression:
         """A name inside a formula; a gate per row is that of the weight in question."""
         gate = next((g for g in self.spec.gates if g.name == ref.name), None)
         per_row = gate is not None and "row" in gate.axes
         return self.value(ref.name, weight if per_row else None, False)
 
-    def value(self, name: str, weight: str | None, log: bool) -> Text:
+    def value(self, name: str, weight: str | None, log: bool) -> Expression:
         """A token, gate or network constant, computed once."""
         key = (name, weight, log)
         if key not in self.done:
             self.done[key] = self.compute(name, weight, log)
         return self.done[key]
 
-    def compute(self, name: str, weight: str | None, log: bool) -> Text:
+    def compute(self, name: str, weight: str | None, log: bool) -> Expression:
         token = next((t for t in self.spec.tokens if t.name == name), None)
         if token is not None:
             return self.token(token)
@@ -158,41 +158,41 @@ class _Scope:
 
     def after(self, expr: Expr | None, weight: str | None) -> int:
         """Where a formula's own statements begin: after those of what it names."""
-        for node in walk(expr) if expr is not None else ():
+        for node in iter_nodes(expr) if expr is not None else ():
             if isinstance(node, Ref) and node.kind in ("token", "gate"):
                 self.named(node, weight)
         return len(self.lines)
 
-    def token(self, token: Token) -> Text:
+    def token(self, token: Token) -> Expression:
         name = self.name(token.name, None, False)
         note = self.after(token.expr, None)
-        place = cite(self.spec.span if token.span is NOWHERE else token.span)
+        place = source_ref(self.spec.span if token.span is NOWHERE else token.span)
         sizes = [self.feeding.size_text(axis, False) for axis in token.axes]
         shape = ", ".join(["heads", *sizes])
         self.feeding.places[name] = place
         if token.expr is None:
             part = self.part(name, "linear", f"Linear(width, {shape})")
-            made = Text(f"self.{part}(x)", "heads", token.axes, True, True)
+            made = Expression(f"self.{part}(x)", "heads", token.axes, True, True)
         else:
             made = self.book.write(token.expr, name, None, ())
             if made.kind == "flat":
                 inner = ", ".join(self.feeding.size_text(a, True) for a in token.axes)
                 text = f"{made.inside(5)}.unflatten(-1, (self.heads, {inner}))"
-                made = Text(text, "heads", token.axes, True, True)
+                made = Expression(text, "heads", token.axes, True, True)
             made = self.filled(made, token.axes)
-            made = Text(f"{made.inside(5)}.to(dtype)", "heads", token.axes, True, True)
+            made = Expression(f"{made.inside(5)}.to(dtype)", "heads", token.axes, True, True)
         self.lines.insert(note, f"# {name}: {place}")
         self.lines.append(f"{name} = {made.text}")
         if token.name.startswith("_"):  # the checker's own: no backbone can name it
-            return Text(name, "heads", token.axes, True, True)
-        part = self.part(name, "shape", f'TokenShape("{token.name}", backbone, {shape})')
+            return Expression(name, "heads", token.axes, True, True)
+        part = self.part(name, "shape", f'TokenPreprocess("{token.name}", backbone, {shape})')
         self.lines.append(f"{name} = self.{part}({name}, past)")
-        return Text(name, "heads", token.axes, True, True)
+        return Expression(name, "heads", token.axes, True, True)
 
-    def gate(self, gate: Gate, weight: str | None, log: bool) -> Text:
+    def gate(self, gate: Gate, weight: str | None, log: bool) -> Expression:
         rows = self.feeding.state(weight).axes[:1] if weight else ()
         owner = identifier(gate.name) if weight is None else f"{gate.name}_{weight}"
-        self.feeding.places[owner] = cite(gate.span)
+        self.feeding.places[owner] = source_ref(gate.span)
         logarithm = log_of(gate.expr)
         other = None
         both = (gate.name, weight, True) in self.known
@@ -201,33 +201,35 @@ class _Scope:
         name, note = self.name(gate.name, weight, log), self.after(gate.expr, weight)
         if other is not None and log:
             number = other.kind == "number"
-            plain = f"blank(self).new_tensor({other.text})" if number else other.text
-            made = replace(other, text=f"torch.log({plain}.clamp(min=LEAST))", kind="heads")
+            plain = f"like_parameters(self).new_tensor({other.text})" if number else other.text
+            made = replace(other, text=f"torch.log({plain}.clamp(min=MIN_GATE))", kind="heads")
         elif other is not None and other.kind != "number":
             made = replace(other, text=f"torch.exp({other.text})")
         else:
             expr = logarithm if log and logarithm is not None else gate.expr
             made = self.book.write(expr, owner, weight, rows)
-        self.lines.insert(note, f"# {name}: {cite(gate.span)}")
+        self.lines.insert(note, f"# {name}: {source_ref(gate.span)}")
         self.lines.append(f"{name} = {made.text}")
         kind = "heads" if made.kind == "flat" else made.kind
-        return Text(name, kind, made.axes, made.timed, made.headed)
+        return Expression(name, kind, made.axes, made.timed, made.headed)
 
-    def constant(self, name: str, axes: Axes, init: float) -> Text:
+    def constant(self, name: str, axes: Axes, init: float) -> Expression:
         shape = ", ".join(["heads", *(self.feeding.size_text(a, False) for a in axes)])
-        self.feeding.places[name] = cite(self.spec.span)
+        self.feeding.places[name] = source_ref(self.spec.span)
         made = f"learned_constant({float(init)!r}, {shape})"
         part = self.part(identifier(name), "param", made)
-        return Text(f"full(self.{part})", "heads", axes, False, True)
+        return Expression(f"upcast(self.{part})", "heads", axes, False, True)
 
-    def filled(self, x: Text, axes: Axes) -> Text:
+    def filled(self, x: Expression, axes: Axes) -> Expression:
         """A token's value in its full shape."""
-        shaped = align(x, axes) if x.kind == "heads" else x
+        shaped = broadcast_to(x, axes) if x.kind == "heads" else x
         if x.headed and x.timed and set(axes) <= set(x.axes):
             return shaped
         sizes = [self.feeding.size_text(axis, True) for axis in axes]
         shape = ", ".join([*self.lead, "self.heads", *sizes])
-        return Text(f"fill({shaped.text}, blank(self), {shape})", "heads", axes, True, True)
+        return Expression(
+            f"expand_to({shaped.text}, like_parameters(self), {shape})", "heads", axes, True, True
+        )
 
     def part(self, owner: str, what: str, made: str) -> str:
         name = self.feeding.fresh(f"{owner}_{what}")

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from miras_dsl.codegen.emit.identifiers import attribute, cite, identifier, snake
+from miras_dsl.codegen.emit.identifiers import identifier, module_attribute, snake_case, source_ref
 from miras_dsl.codegen.emit.namespace import FileNames
 from miras_dsl.codegen.emit.render import render
-from miras_dsl.codegen.model.types import Feed, Weight
+from miras_dsl.codegen.model.types import MemoryInput, StateTensor
 from miras_dsl.spec import Chain, LayerSpec, MemorySpec, Mixing, ModelSpec, Together, Use
 
-from .initial_state import state_items
-from .memory_inputs import Feeding
+from .initial_state import initial_state
+from .memory_inputs import InputStatements
 
 HEADS = 4
 """Heads of a layer whose spec names no number."""
 ALONE = FileNames()
 
 
-def module_text(
+def emit_module(
     spec: MemorySpec,
-    feeds: Sequence[Feed],
-    weights: Sequence[Weight],
+    feeds: Sequence[MemoryInput],
+    weights: Sequence[StateTensor],
     tails: Sequence[str] = (),
     names: FileNames = ALONE,
 ) -> str:
@@ -30,8 +30,8 @@ def module_text(
     tails  names of feeds whose last tokens the memory carries as `window.<feed>`
     names  of the file that it stands in
     """
-    feeding = Feeding.of(spec, feeds)
-    state = state_items(spec, feeds, weights, tails, feeding)
+    feeding = InputStatements.of(spec, feeds)
+    state = initial_state(spec, feeds, weights, tails, feeding)
     free = {str(symbol) for _, size in spec.sizes for symbol in size.free_symbols}
     sizes = [
         (identifier(name), "width" if default is None else str(default))
@@ -41,7 +41,7 @@ def module_text(
     slots = {
         "name": names.class_of(spec.name),
         "function": names.prefix_of(spec.name),
-        "place": cite(spec.span),
+        "place": source_ref(spec.span),
         "heads": HEADS,
         "sizes": sizes,
         "stored": [name for name, _ in sizes if name in feeding.stored],
@@ -62,7 +62,7 @@ def layer_text(layer: LayerSpec, names: FileNames = ALONE) -> str:
     own: dict[int, str] = {}
     parts = []
     for use in _uses(layer.body):
-        name = _unused(attribute(snake(use.memory)), own.values())
+        name = _unused(module_attribute(snake_case(use.memory)), own.values())
         own[id(use)] = name
         given = "".join(f", {identifier(k)}={v}" for k, v in use.arguments)
         made = names.class_of(use.memory)
@@ -70,7 +70,7 @@ def layer_text(layer: LayerSpec, names: FileNames = ALONE) -> str:
     calls = _compose(layer.body, "x", own, [])
     slots = {
         "name": names.class_of(layer.name),
-        "place": cite(layer.span),
+        "place": source_ref(layer.span),
         "heads": layer.heads or HEADS,
         "backbone": [
             f"conv={layer.conv}",
@@ -94,12 +94,12 @@ def model_text(model: ModelSpec, names: FileNames = ALONE) -> str:
     blocks = [
         "FeedForward(width)"
         if kind == "swiglu"
-        else f"Mixing(width, {names.class_of(kind)}(width, **given))"
+        else f"MixerBlock(width, {names.class_of(kind)}(width, **given))"
         for kind in period
     ]
     slots = {
         "name": names.class_of(model.name),
-        "place": cite(model.span),
+        "place": source_ref(model.span),
         "width": model.width,
         "vocab": model.vocab,
         "blocks": blocks,
@@ -140,7 +140,7 @@ def _statements(steps: list[tuple[str, str, str]], method: str, rest: str) -> li
     lines: list[str] = []
     for target, name, source in steps:
         call = f'{target}, kept["{name}"] = self.{name}{method}('
-        given = f'{source}, part(state, "{name}"){rest}'
+        given = f'{source}, substate(state, "{name}"){rest}'
         if not name:
             lines.append(f"{target} = {source}")
         elif len(call + given) < 92:

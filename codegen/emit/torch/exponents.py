@@ -14,7 +14,7 @@ class Exponent(sp.Function):
     is_real = True
 
 
-TORCH_WITH_LOGS = {**TORCH, Exponent: "tiles.exponential({}, size)".format}
+TORCH_WITH_LOGS = {**TORCH, Exponent: "ops.exponential({}, size)".format}
 
 
 def outside_exponents(formula: sp.Expr) -> set[sp.Symbol]:

@@ -6,15 +6,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from miras_dsl.codegen.emit.line_wrap import statement
-from miras_dsl.codegen.emit.scalar_printer import number
-from miras_dsl.codegen.passes.cse import shared, shared_program, work
-from miras_dsl.codegen.plan.log_precision import logarithms
-from miras_dsl.codegen.plan.partition import Part, Schedule, schedule, source
-from miras_dsl.codegen.plan.product_precision import normalised
-from miras_dsl.ir import Extent, Input, Node, Number, Program, Substitute, inputs_of, postorder
+from miras_dsl.codegen.emit.scalar_printer import print_number
+from miras_dsl.codegen.passes.cse import (
+    eliminate_common_subexpressions,
+    eliminate_in_program,
+    is_work,
+)
+from miras_dsl.codegen.plan.log_precision import log_decay_nodes
+from miras_dsl.codegen.plan.partition import Part, Schedule, schedule, stored_as
+from miras_dsl.codegen.plan.product_precision import fp64_products
+from miras_dsl.ir import (
+    AxisSize,
+    ForwardSubstitution,
+    Input,
+    Node,
+    Number,
+    Program,
+    inputs_of,
+    postorder,
+)
 
-from .naming import Names, plain, shape_comment, wish
-from .printer import TorchText, body_nodes, inlined
+from .naming import NameTable, identifier_of, shape_comment, suggested_name
+from .printer import TorchPrinter, body_nodes, inlined
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +42,7 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class ScanFunctions:
     """A program as functions, and which names pass between them.
 
     states   (state's name in a dictionary, its argument in the functions, its next value)
@@ -43,41 +56,45 @@ class Walk:
     results: tuple[tuple[str, str], ...]
 
 
-class Section:
+class FunctionEmitter:
     """The functions of one program; bodies of substitutions are collected beside them."""
 
     def __init__(self, prefix: str, bodies: list[Function]) -> None:
         self.prefix = prefix
         self.bodies = bodies
-        self.names = Names()
-        self.body_names: dict[Substitute, str] = {}
+        self.names = NameTable()
+        self.body_names: dict[ForwardSubstitution, str] = {}
         self.logs: set[Node] = set()
         self.careful: set[Node] = set()
 
-    def walk(self, program: Program) -> Walk:
+    def walk(self, program: Program) -> ScanFunctions:
         cut = _shared_cut(program)
         program = cut.program
         order = postorder(node for _, node in program.results)
-        self.logs, self.careful = logarithms(order, ()), normalised(order)
-        results = {source(node): name for name, node in program.results}
+        self.logs, self.careful = log_decay_nodes(order, ()), fp64_products(order)
+        results = {stored_as(node): name for name, node in program.results}
         nodes: list[Node] = []
         for part in (cut.before, cut.loop, cut.after):
             nodes += part.nodes if part else ()
         for x in (n for n in postorder(n for _, n in program.results) if isinstance(n, Input)):
-            self.names.name(x, plain(x.name))
+            self.names.name(x, identifier_of(x.name))
         hidden: set[Node] = set()
         for part in (cut.before, cut.loop, cut.after):
             if part:
                 hidden |= inlined(part.nodes, part.gives)
         next_names = {
-            source(program.result(name)): f"{plain(s.name)}_next" for s, name in program.carried
+            stored_as(program.result(name)): f"{identifier_of(s.name)}_next"
+            for s, name in program.carried
         }
         for node in nodes:
             if node not in hidden:
                 self.names.name(
-                    node, next_names.get(node) or self._result_name(results.get(node)) or wish(node)
+                    node,
+                    next_names.get(node)
+                    or self._result_name(results.get(node))
+                    or suggested_name(node),
                 )
-        return Walk(
+        return ScanFunctions(
             self._part("before", "what needs no state, for all chunks at once", cut.before, hidden),
             self._function("loop", "one chunk after the other", cut.loop, hidden),
             self._part(
@@ -87,7 +104,7 @@ class Section:
                 hidden,
             ),
             tuple(
-                (s.name, plain(s.name), self.value(program.result(name)))
+                (s.name, identifier_of(s.name), self.value(program.result(name)))
                 for s, name in program.carried
             ),
             tuple((name, self.value(node)) for name, node in program.results),
@@ -95,10 +112,10 @@ class Section:
 
     @staticmethod
     def _result_name(name: str | None) -> str | None:
-        return plain(name) if name else None
+        return identifier_of(name) if name else None
 
     def value(self, node: Node) -> str:
-        here = source(node)
+        here = stored_as(node)
         if isinstance(here, Number):
             return "zero" if here.value == 0 else "one"
         return self.names.given[here]
@@ -110,7 +127,7 @@ class Section:
         return Function(
             f"{self.prefix}_{name}",
             doc,
-            tuple(self.names.given[n] for n in part.takes if not isinstance(n, Number | Extent)),
+            tuple(self.names.given[n] for n in part.takes if not isinstance(n, Number | AxisSize)),
             self.lines(part.nodes, hidden),
             tuple(self.names.given[n] for n in part.gives),
         )
@@ -119,34 +136,36 @@ class Section:
         """One statement per node that has a name."""
         made = []
         for node in nodes:
-            if node in hidden or isinstance(node, Extent):
+            if node in hidden or isinstance(node, AxisSize):
                 continue
-            if isinstance(node, Substitute):
+            if isinstance(node, ForwardSubstitution):
                 self.body_names[node] = self._body(node)
-            printer = TorchText(self.names.given, hidden, self.body_names, self.logs, self.careful)
+            printer = TorchPrinter(
+                self.names.given, hidden, self.body_names, self.logs, self.careful
+            )
             name, shape = self.names.given[node], shape_comment(node.axes)
             made += statement(name, printer.expression(node), shape)
         return tuple(made)
 
-    def _body(self, node: Substitute) -> str:
+    def _body(self, node: ForwardSubstitution) -> str:
         # No name of a user begins with `_`, so no argument can hide a body.
         name = f"_{self.prefix.removeprefix('_')}_row{len(self.bodies) + 1}"
-        section = Section(name, self.bodies)
+        section = FunctionEmitter(name, self.bodies)
         holes = [node.r, *(hole for hole, _ in node.rows)]
         for hole in holes:
-            section.names.name(hole, plain(hole.name))
-        (body,) = shared([node.body], work)
-        root = source(body)
+            section.names.name(hole, identifier_of(hole.name))
+        (body,) = eliminate_common_subexpressions([node.body], is_work)
+        root = stored_as(body)
         nodes = body_nodes(root)
         hidden = inlined(nodes, [root])
         for inner in nodes:
             if inner not in hidden:
-                section.names.name(inner, "g" if inner is root else wish(inner))
+                section.names.name(inner, "g" if inner is root else suggested_name(inner))
         lines = section.lines(nodes, hidden)
         value = (
             section.value(root)
             if not isinstance(root, Number)
-            else f"tiles.filled({number(root.value)}, r.shape, size)"
+            else f"ops.full({print_number(root.value)}, r.shape, size)"
         )
         self.bodies.append(
             Function(
@@ -168,30 +187,35 @@ def _shared_cut(program: Program) -> Schedule:
     cut = schedule(program)
     for _ in range(3):
         parts = [part.nodes for part in (cut.before, cut.loop, cut.after) if part]
-        program = shared_program(cut.program, work, parts)
+        program = eliminate_in_program(cut.program, is_work, parts)
         if program.results == cut.program.results:
             break
         cut = schedule(program)
     return cut
 
 
-def straight(
+def emit_function(
     name: str, doc: str, results: Sequence[tuple[str, Node]], bodies: list[Function]
 ) -> Function:
     """Some results as one function of their inputs."""
-    section = Section(name, bodies)
-    roots = [source(node) for node in shared([node for _, node in results], work)]
-    section.logs = logarithms(postorder(roots), ())
+    section = FunctionEmitter(name, bodies)
+    roots = [
+        stored_as(node)
+        for node in eliminate_common_subexpressions([node for _, node in results], is_work)
+    ]
+    section.logs = log_decay_nodes(postorder(roots), ())
     for x in inputs_of(roots):
-        section.names.name(x, plain(x.name))
+        section.names.name(x, identifier_of(x.name))
     nodes = [
-        n for n in postorder(roots) if not isinstance(n, Input | Number | Extent) and source(n) is n
+        n
+        for n in postorder(roots)
+        if not isinstance(n, Input | Number | AxisSize) and stored_as(n) is n
     ]
     hidden = inlined(nodes, roots)
-    wished = {root: plain(result) for root, (result, _) in zip(roots, results, strict=True)}
+    wished = {root: identifier_of(result) for root, (result, _) in zip(roots, results, strict=True)}
     for node in nodes:
         if node not in hidden:
-            word = wished.get(node, wish(node))
+            word = wished.get(node, suggested_name(node))
             section.names.name(
                 node, f"{word}_next" if word in section.names.taken and node in wished else word
             )

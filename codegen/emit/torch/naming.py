@@ -10,24 +10,24 @@ from miras_dsl.ir import (
     Contract,
     Cumsum,
     Decay,
+    ForwardSubstitution,
     GatedApply,
     GatedContract,
     Input,
     Inverse,
-    Last,
     Mask,
     Node,
     Reduce,
     Shift,
-    Substitute,
+    TakeLast,
     is_token_axis,
 )
 
 
-def plain(name: str) -> str:
+def identifier_of(name: str) -> str:
     """A state or input name as an identifier: `S.W1` is `S_W1`."""
     word = name.replace(".", "_").replace("#", "")
-    return f"{word}_" if iskeyword(word) or word in ("torch", "tiles", "chunked", "size") else word
+    return f"{word}_" if iskeyword(word) or word in ("torch", "ops", "runner", "size") else word
 
 
 def shape_comment(axes: Axes) -> str:
@@ -36,11 +36,11 @@ def shape_comment(axes: Axes) -> str:
 
 
 @dataclass(slots=True)
-class Names:
+class NameTable:
     """An identifier for each node, unique in a file section."""
 
     given: dict[Node, str] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=lambda: {"torch", "tiles", "chunked", "size"})
+    taken: set[str] = field(default_factory=lambda: {"torch", "ops", "runner", "size"})
 
     def name(self, node: Node, wish: str) -> str:
         """Give ``node`` a name close to the wish."""
@@ -53,17 +53,17 @@ class Names:
         return word
 
 
-def wish(node: Node) -> str:
+def suggested_name(node: Node) -> str:
     """A telling name for what an operation makes."""
     match node:
         case Decay():
             return "decay"
         case Inverse():
             return "inverse"
-        case Substitute(reverse=reverse):
+        case ForwardSubstitution(reverse=reverse):
             return "cotangents" if reverse else "rows"
         case Cumsum(x):
-            return f"sum_{plain(x.name)}" if isinstance(x, Input) else "running"
+            return f"sum_{identifier_of(x.name)}" if isinstance(x, Input) else "running"
         case Mask():
             return "lower"
         case GatedContract():
@@ -74,7 +74,7 @@ def wish(node: Node) -> str:
             return "total"
         case Shift():
             return "shifted"
-        case Last():
+        case TakeLast():
             return "last"
         case Contract():
             tokens = [axis for axis in node.axes if is_token_axis(axis)]

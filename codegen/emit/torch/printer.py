@@ -10,47 +10,47 @@ from collections.abc import Iterable, Mapping
 
 import sympy as sp
 
-from miras_dsl.codegen.emit.scalar_printer import number, text
-from miras_dsl.codegen.plan.partition import source
+from miras_dsl.codegen.emit.scalar_printer import print_number, print_scalar
+from miras_dsl.codegen.plan.partition import stored_as
 from miras_dsl.ir import (
     Axes,
     Axis,
+    AxisSize,
+    Broadcast,
     Contract,
     Cumsum,
     Decay,
-    Extent,
+    ForwardSubstitution,
     GatedApply,
     GatedContract,
     I,
     Input,
     Inverse,
     J,
-    Last,
     Map,
     Mask,
     Node,
     Number,
-    Put,
+    PlaceLast,
     Reduce,
     Rename,
     Shift,
-    Spread,
-    Substitute,
+    TakeLast,
     postorder,
 )
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 
 from .exponents import TORCH_WITH_LOGS, Exponent, outside_exponents
 
 
-class TorchText:
+class TorchPrinter:
     """Prints the nodes of one function."""
 
     def __init__(
         self,
         names: Mapping[Node, str],
         inline: Iterable[Node],
-        bodies: Mapping[Substitute, str],
+        bodies: Mapping[ForwardSubstitution, str],
         logs: Iterable[Node] = (),
         careful: Iterable[Node] = (),
     ):
@@ -62,19 +62,19 @@ class TorchText:
 
     def ref(self, node: Node) -> str:
         """The text that stands for a node's value."""
-        here = source(node)
+        here = stored_as(node)
         match here:
             case Number(value):
-                return number(value)
-            case Extent(axis):
+                return print_number(value)
+            case AxisSize(axis):
                 return f'size["{axis.lstrip("#")}"]'
             case _:
                 return self.names[here]
 
     def aligned(self, node: Node, axes: Axes) -> str:
         """A node's value with an axis of size 1 for each axis that it lacks."""
-        here = source(node)
-        if isinstance(here, Number | Extent):
+        here = stored_as(node)
+        if isinstance(here, Number | AxisSize):
             return self.ref(here)
         have = node.axes
         if have == axes:
@@ -97,54 +97,52 @@ class TorchText:
                 places = ", ".join(str(self.place(axis, x.axes)) for axis in over)
                 tail = "," if len(over) == 1 else ""
                 return f"{self.ref(x)}.{'sum' if kind == 'sum' else 'amax'}(({places}{tail}))"
-            case Spread(x):
-                return f"tiles.spread({self.aligned(x, node.axes)}, {self._sizes(node.axes)})"
+            case Broadcast(x):
+                return f"ops.broadcast({self.aligned(x, node.axes)}, {self._sizes(node.axes)})"
             case Rename(x, names):
                 new = [dict(names).get(axis, axis) for axis in x.axes]
                 order = ", ".join(str(new.index(axis) - len(new)) for axis in node.axes)
-                return f"tiles.permute({self.ref(x)}, ({order}))"
+                return f"ops.permute({self.ref(x)}, ({order}))"
             case Cumsum(x, axis, reverse):
                 at = self.place(axis, x.axes)
                 if reverse:
                     return f"{self.ref(x)}.flip({at}).cumsum({at}).flip({at})"
                 return f"{self.ref(x)}.cumsum({at})"
             case Shift(x, axis, by):
-                return f"tiles.shift({self.ref(x)}, {self.place(axis, x.axes)}, {by})"
-            case Last(x, axis):
+                return f"ops.shift({self.ref(x)}, {self.place(axis, x.axes)}, {by})"
+            case TakeLast(x, axis):
                 return f"{self.ref(x)}.select({self.place(axis, x.axes)}, -1)"
-            case Put(x, axis):
+            case PlaceLast(x, axis):
                 at = self.place(axis, node.axes)
-                return f"tiles.put_last({self.ref(x)}, {at}, size[{axis.lstrip('#')!r}])".replace(
+                return f"ops.pad_to_last({self.ref(x)}, {at}, size[{axis.lstrip('#')!r}])".replace(
                     "'", '"'
                 )
             case Mask(x, row, col, strict):
                 where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
                 sizes = self._sizes(node.axes)
-                here = source(x)
+                here = stored_as(x)
                 if isinstance(here, Number):
-                    return (
-                        f"tiles.lower(tiles.filled({number(here.value)}, {sizes}, size), {where})"
-                    )
+                    return f"ops.tril(ops.full({print_number(here.value)}, {sizes}, size), {where})"
                 if len(x.axes) < len(node.axes):
                     return (
-                        f"tiles.lower(tiles.spread({self.aligned(x, node.axes)}, {sizes}), {where})"
+                        f"ops.tril(ops.broadcast({self.aligned(x, node.axes)}, {sizes}), {where})"
                     )
-                return f"tiles.lower({self.ref(x)}, {where})"
+                return f"ops.tril({self.ref(x)}, {where})"
             case Decay(a, b, row, col, strict):
                 where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
                 later, earlier = (self.aligned(x, node.axes) for x in (a, b))
-                return f"tiles.decay({later} - {earlier}, {where}, size)"
+                return f"ops.masked_decay({later} - {earlier}, {where}, size)"
             case GatedContract(x, y, a, b, _, _, _, strict):
-                return f"tiles.gated_contract({self._refs(x, y, a, b)}, {strict})"
+                return f"ops.gated_contract({self._refs(x, y, a, b)}, {strict})"
             case GatedApply(m, y, a, b, _, row, _, strict, over):
-                return f"tiles.gated_apply({self._refs(m, y, a, b)}, {strict}, {over == row})"
+                return f"ops.gated_apply({self._refs(m, y, a, b)}, {strict}, {over == row})"
             case Inverse(x):
-                return f"tiles.inverse_of_one_plus({self.ref(x)})"
-            case Substitute(a, p, _, _, rows, gates, reverse):
+                return f"ops.unit_lower_inverse({self.ref(x)})"
+            case ForwardSubstitution(a, p, _, _, rows, gates, reverse):
                 given = self._refs(*(row for _, row in rows)) + ("," if len(rows) == 1 else "")
                 gated = f"({self._refs(*gates)})" if gates else "None"
                 how = f"{self.bodies[node]}, ({given}), {gated}, {reverse}"
-                return f"tiles.substitute({self._refs(a, p)}, {how}, size)"
+                return f"ops.substitute({self._refs(a, p)}, {how}, size)"
             case _:
                 raise AssertionError(f"{type(node).__name__} is not computed")
 
@@ -157,14 +155,18 @@ class TorchText:
 
     def _map(self, node: Map) -> str:
         formula, args = self._fused(node)
-        names = {slot: self.aligned(arg, node.axes) for slot, arg in zip(SLOTS, args, strict=False)}
+        names = {
+            slot: self.aligned(arg, node.axes) for slot, arg in zip(OPERANDS, args, strict=False)
+        }
         sizes = {
-            slot for slot, arg in zip(SLOTS, args, strict=False) if isinstance(source(arg), Extent)
+            slot
+            for slot, arg in zip(OPERANDS, args, strict=False)
+            if isinstance(stored_as(arg), AxisSize)
         }
         if len(sizes) == len(args) or not formula.is_rational_function(*sizes):
             # A size by itself is Python's number; a function of one, or nothing but sizes, needs torch's.
-            names |= {slot: f"tiles.filled({names[slot]}, (), size)" for slot in sizes}
-        logs = {slot for slot, arg in zip(SLOTS, args, strict=False) if arg in self.logs}
+            names |= {slot: f"ops.full({names[slot]}, (), size)" for slot in sizes}
+        logs = {slot for slot, arg in zip(OPERANDS, args, strict=False) if arg in self.logs}
         if logs and node not in self.logs:
             formula = formula.replace(
                 lambda part: isinstance(part, sp.exp) and bool(part.free_symbols & logs),
@@ -172,7 +174,7 @@ class TorchText:
             )
             bare = outside_exponents(formula) & logs
             names |= {slot: f"{names[slot]}.to(size.dtype)" for slot in bare}
-        return text(formula, names, TORCH_WITH_LOGS)
+        return print_scalar(formula, names, TORCH_WITH_LOGS)
 
     def _fused(self, node: Map) -> tuple[sp.Expr, list[Node]]:
         """The formula of a map with the maps that only it uses written into it."""
@@ -181,7 +183,7 @@ class TorchText:
 
         def visit(map_: Map) -> sp.Expr:
             exchange: dict[sp.Symbol, sp.Expr] = {}
-            for slot, arg in zip(SLOTS, map_.args, strict=False):
+            for slot, arg in zip(OPERANDS, map_.args, strict=False):
                 if arg in self.inline and isinstance(arg, Map):
                     exchange[slot] = visit(arg)
                     continue
@@ -192,7 +194,7 @@ class TorchText:
             return map_.formula.xreplace(exchange)
 
         formula = visit(node)
-        return formula.xreplace({s: SLOTS[args.index(n)] for n, s in symbols.items()}), args
+        return formula.xreplace({s: OPERANDS[args.index(n)] for n, s in symbols.items()}), args
 
     def _contract(self, node: Contract) -> str:
         left, right, over = node.left, node.right, node.over
@@ -206,7 +208,7 @@ class TorchText:
             one = self.ref(first) if first.axes[1] == c else f"{self.ref(first)}.mT"
             two = self.ref(second) if second.axes[0] == c else f"{self.ref(second)}.mT"
             if node in self.careful:
-                return f"tiles.product({one}, {two}, size)"
+                return f"ops.matmul_fp64({one}, {two}, size)"
             return f"{one} @ {two}"
         table: dict[Axis, str] = {}
         spec = "->".join(
@@ -237,7 +239,7 @@ def inlined(nodes: Iterable[Node], kept: Iterable[Node]) -> set[Node]:
     nodes, kept = list(nodes), set(kept)
     users: dict[Node, list[Node]] = {}
     for node in nodes:
-        for operand in {source(o) for o in node.operands}:
+        for operand in {stored_as(o) for o in node.operands}:
             users.setdefault(operand, []).append(node)
     found: set[Node] = set()
     operands: dict[Node, int] = {}
@@ -248,7 +250,7 @@ def inlined(nodes: Iterable[Node], kept: Iterable[Node]) -> set[Node]:
             (user,) = using
             if not isinstance(user, Map) or node not in user.args or user.axes != node.axes:
                 continue
-            slot = SLOTS[user.args.index(node)]
+            slot = OPERANDS[user.args.index(node)]
             if sum(part == slot for part in sp.preorder_traversal(user.formula)) > 1:
                 continue
             if node.formula.count_ops() < 24 and operands[node] <= 8:
@@ -261,5 +263,5 @@ def body_nodes(body: Node) -> list[Node]:
     return [
         n
         for n in postorder([body])
-        if not isinstance(n, Input | Number | Extent) and source(n) is n
+        if not isinstance(n, Input | Number | AxisSize) and stored_as(n) is n
     ]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from miras_dsl.codegen.emit.identifiers import cite
+from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.plan.token_kernels import RecurrentPlan
 from miras_dsl.ir import Input
 
 from .frame import (
+    KernelNames,
     Line,
-    Names,
     Variable,
-    frame,
+    assign_back,
+    block_edge_lines,
+    frame_slots,
     given_shapes,
     names_of,
     reads,
     shape,
-    taken,
     targets,
-    turn,
 )
 from .printer import Target, zeros
 
@@ -44,24 +44,24 @@ def backward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
     for part in ("kept", "past", "d_end"):
         pointers += [getattr(v, part) for v in states]
     pointers += [v.d for v in (*tokens, *constants, *states)]
-    refresh = turn(plan, names, states, "open")
-    ends = turn(plan, names, states, "shut")
+    refresh = block_edge_lines(plan, names, states, "open")
+    ends = block_edge_lines(plan, names, states, "shut")
     return {
-        **frame(plan, prefix, pointers, _shapes(plan, names, tokens, constants, states)),
-        "title": f"Gradients of {plan.rule.name} ({cite(plan.rule.model.spec.span)}), "
+        **frame_slots(plan, prefix, pointers, _shapes(plan, names, tokens, constants, states)),
+        "title": f"Gradients of {plan.rule.name} ({source_ref(plan.rule.model.spec.span)}), "
         "from the last token to the first:",
         "again": [v for x, v in inputs if x in again and x in plan.tokens],
         "seen": [v for x, v in inputs if x in seen and x in plan.tokens],
         "tokens": tokens,
         "constants": constants,
         "states": states,
-        "refresh": refresh + taken(states, "open") if refresh else [],
+        "refresh": refresh + assign_back(states, "open") if refresh else [],
         "walk": names.writer.lines(targets(plan, states, plan.walk, "next"), names.of),
-        "close": ends + taken(states, "shut") if ends else [],
-        "reopen": turn(plan, names, states, "open"),
-        "reclose": _reclose(plan, names, states, inputs),
+        "close": ends + assign_back(states, "shut") if ends else [],
+        "reopen": block_edge_lines(plan, names, states, "open"),
+        "reclose": _adjoint_at_block_end(plan, names, states, inputs),
         "back": _back(plan, names, states, inputs),
-        "unopen": _unopen(plan, names, states, inputs),
+        "unopen": _adjoint_at_block_start(plan, names, states, inputs),
         "y": ("value",),
     }
 
@@ -71,7 +71,7 @@ def _share(plan: RecurrentPlan, x: Input, share: str, whole: str) -> str:
     return share if plan.split and "value" not in x.axes else whole
 
 
-def _state(plan: RecurrentPlan, names: Names, x: Input) -> Variable:
+def _state(plan: RecurrentPlan, names: KernelNames, x: Input) -> Variable:
     name = names.of[x]
     d = names.new(f"d_{name}")
     return Variable(
@@ -91,19 +91,19 @@ def _state(plan: RecurrentPlan, names: Names, x: Input) -> Variable:
     )
 
 
-def _constant(plan: RecurrentPlan, names: Names, x: Input) -> Variable:
+def _constant(plan: RecurrentPlan, names: KernelNames, x: Input) -> Variable:
     d = names.new(f"d_{names.of[x]}")
     row, total = _share(plan, x, "share", "i_nh"), names.new(f"{d}_total")
     return Variable(names.of[x], x.axes, d, row, total=total, zeros=zeros(x.axes))
 
 
-def _token(plan: RecurrentPlan, names: Names, x: Input) -> Variable:
+def _token(plan: RecurrentPlan, names: KernelNames, x: Input) -> Variable:
     d = names.new(f"d_{names.of[x]}")
     return Variable(names.of[x], x.axes, d, _share(plan, x, "share", "row"), zeros=zeros(x.axes))
 
 
 def _inside(
-    plan: RecurrentPlan, names: Names, states: list[Variable], at: str, d: str
+    plan: RecurrentPlan, names: KernelNames, states: list[Variable], at: str, d: str
 ) -> dict[Input, str]:
     """Names for an adjoint: states as they were (`at`), and the cotangents that come in (`d`)."""
     inside = dict(names.of)
@@ -113,7 +113,9 @@ def _inside(
     return inside
 
 
-def _back(plan: RecurrentPlan, names: Names, states: list[Variable], inputs: Inputs) -> list[str]:
+def _back(
+    plan: RecurrentPlan, names: KernelNames, states: list[Variable], inputs: Inputs
+) -> list[str]:
     """The adjoint of the step.  Where blocks turn, gradients get their full shape: a branch may
     add to them."""
     turns = bool(plan.refresh or plan.close)
@@ -131,7 +133,9 @@ def _back(plan: RecurrentPlan, names: Names, states: list[Variable], inputs: Inp
     return absent + names.writer.lines(wanted, inside)
 
 
-def _unopen(plan: RecurrentPlan, names: Names, states: list[Variable], inputs: Inputs) -> list[str]:
+def _adjoint_at_block_start(
+    plan: RecurrentPlan, names: KernelNames, states: list[Variable], inputs: Inputs
+) -> list[str]:
     """The adjoint of what happens where a block begins."""
     if plan.refresh is None:
         return []
@@ -150,8 +154,8 @@ def _unopen(plan: RecurrentPlan, names: Names, states: list[Variable], inputs: I
     return names.writer.lines(wanted, inside) + after
 
 
-def _reclose(
-    plan: RecurrentPlan, names: Names, states: list[Variable], inputs: Inputs
+def _adjoint_at_block_end(
+    plan: RecurrentPlan, names: KernelNames, states: list[Variable], inputs: Inputs
 ) -> tuple[list[str], list[str], list[str]]:
     """The adjoint of what happens where a block has ended: lines before the branch, in it, and
     after the adjoint of the step.  It acts on the states after the step, so those come again."""
@@ -183,7 +187,7 @@ def _reclose(
 
 def _shapes(
     plan: RecurrentPlan,
-    names: Names,
+    names: KernelNames,
     tokens: list[Variable],
     constants: list[Variable],
     states: list[Variable],

@@ -5,26 +5,26 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
-from miras_dsl.codegen.emit.identifiers import cite
+from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.model.build import POSITION
-from miras_dsl.codegen.plan.padding import lanes
+from miras_dsl.codegen.plan.padding import padding_values
 from miras_dsl.codegen.plan.token_kernels import RecurrentPlan
 from miras_dsl.ir import Axes, Input, Program, inputs_of
-from miras_dsl.ir.printer import show
+from miras_dsl.ir.printer import print_program
 from miras_dsl.source import NOWHERE
 from miras_dsl.spec import MemorySpec
 
-from .printer import SIZES, Target, Writer
+from .printer import SIZES, Target, TritonPrinter
 
 Line = tuple[str, str, str]
 """A tensor in a docstring: name, shape, what it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class KernelNames:
     """The identifiers of one kernel: what writes its lines, and the variable of each input."""
 
-    writer: Writer
+    writer: TritonPrinter
     of: dict[Input, str]
 
     def new(self, wanted: str) -> str:
@@ -59,14 +59,14 @@ class Variable:
     partial: bool = False
 
 
-def names_of(plan: RecurrentPlan) -> Names:
+def names_of(plan: RecurrentPlan) -> KernelNames:
     """Names for the inputs of a plan; every kernel starts with these."""
     programs = [plan.step, plan.back, *(plan.refresh or ()), *(plan.close or ())]
-    writer = Writer(lanes(programs))
+    writer = TritonPrinter(padding_values(programs))
     of: dict[Input, str] = {}
     for x in (*plan.tokens, *plan.constants, *plan.states):
         of[x] = writer.name(x.name)
-    return Names(writer, of | {Input(POSITION, (), "token"): "position"})
+    return KernelNames(writer, of | {Input(POSITION, (), "token"): "position"})
 
 
 def targets(
@@ -79,7 +79,9 @@ def targets(
     ]
 
 
-def turn(plan: RecurrentPlan, names: Names, states: list[Variable], part: str) -> list[str]:
+def block_edge_lines(
+    plan: RecurrentPlan, names: KernelNames, states: list[Variable], part: str
+) -> list[str]:
     """Lines for what the states become where a block begins (`open`) or has ended (`shut`)."""
     turned = plan.refresh if part == "open" else plan.close
     if turned is None:
@@ -87,7 +89,7 @@ def turn(plan: RecurrentPlan, names: Names, states: list[Variable], part: str) -
     return names.writer.lines(targets(plan, states, turned[0], part), names.of)
 
 
-def taken(states: list[Variable], part: str) -> list[str]:
+def assign_back(states: list[Variable], part: str) -> list[str]:
     """Lines after which the states are what has been worked out."""
     return [f"{v.name} = {getattr(v, part)}" for v in states]
 
@@ -97,7 +99,7 @@ def reads(*programs: Program) -> set[Input]:
     return {x for p in programs for x in inputs_of(node for _, node in p.results)}
 
 
-def frame(
+def frame_slots(
     plan: RecurrentPlan,
     prefix: str,
     pointers: list[str],
@@ -108,7 +110,7 @@ def frame(
     spec, every = plan.rule.model.spec, (*plan.tokens, *plan.constants, *plan.states)
     axes = tuple(a for a in SIZES if a == "value" or any(a in x.axes for x in every))
     law: list[str] = []
-    for line in show(plan.rule.program).split("\n"):
+    for line in print_program(plan.rule.program).split("\n"):
         if line.startswith("  "):
             law += textwrap.wrap(line, 92, initial_indent="  ", subsequent_indent="      ")
     place = "place_ptr, " if plan.block else ""
@@ -121,7 +123,7 @@ def frame(
     step = f"((place + t) % {block})" + (f" // {plan.micro}" if plan.micro > 1 else "")
     return {
         "name": prefix,
-        "title": f"{plan.rule.name} ({cite(spec.span)}), token by token:",
+        "title": f"{plan.rule.name} ({source_ref(spec.span)}), token by token:",
         "law": law,
         "cited": _cited(spec),
         "shapes": _aligned(shapes),
@@ -140,7 +142,7 @@ def shape(lead: str, axes: Axes) -> str:
     return f"[{', '.join([lead, *(SIZES[a] for a in axes)])}]"
 
 
-def given_shapes(plan: RecurrentPlan, names: Names) -> list[Line]:
+def given_shapes(plan: RecurrentPlan, names: KernelNames) -> list[Line]:
     """The docstring's lines for what both kernels read."""
     spec = plan.rule.model.spec
     spans = {d.name: d.span for d in (*spec.tokens, *spec.gates) if d.span is not NOWHERE}
@@ -148,7 +150,7 @@ def given_shapes(plan: RecurrentPlan, names: Names) -> list[Line]:
     lines = []
     for x in plan.tokens:
         span = spans.get(feeds.get(x.name, ""))
-        said = cite(span) if span else "" if x.name in feeds else "of an earlier token"
+        said = source_ref(span) if span else "" if x.name in feeds else "of an earlier token"
         lines.append((names.of[x], shape("T, H", x.axes), said))
     for x in plan.constants:
         lines.append((names.of[x], shape("H", x.axes), "the same for every token"))
@@ -169,7 +171,7 @@ def _cited(spec: MemorySpec) -> str:
     for span, clause in spans:
         if span is NOWHERE:
             continue
-        file, colon, line = cite(span).rpartition(":")
+        file, colon, line = source_ref(span).rpartition(":")
         words.append(f"{'' if file == last else file}{colon}{line} ({clause})")
         last = file
     return ", ".join(words) or "the step"

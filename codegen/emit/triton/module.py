@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from miras_dsl.codegen.derive.update import UpdateRule
-from miras_dsl.codegen.emit.identifiers import cite, snake
+from miras_dsl.codegen.emit.identifiers import snake_case, source_ref
 from miras_dsl.codegen.emit.imports import import_lines
-from miras_dsl.codegen.emit.namespace import once
+from miras_dsl.codegen.emit.namespace import assert_defined_once
 from miras_dsl.codegen.emit.render import render
 from miras_dsl.codegen.plan.token_kernels import RecurrentPlan, plan_recurrent
 from miras_dsl.ir import Input
 
 from .backward import backward
-from .frame import Variable, frame, given_shapes, names_of, shape, taken, targets, turn
+from .frame import (
+    Variable,
+    assign_back,
+    block_edge_lines,
+    frame_slots,
+    given_shapes,
+    names_of,
+    shape,
+    targets,
+)
 from .printer import Target, folded
 
 TITLE = '"""Token-by-token kernels of {name}, generated from {place}."""'
@@ -21,14 +30,14 @@ TITLE = '"""Token-by-token kernels of {name}, generated from {place}."""'
 
 def recurrent_module(rule: UpdateRule) -> str:
     """A module with the kernels of one rule, and `recurrence_name` for what the launcher takes."""
-    title = TITLE.format(name=rule.name, place=cite(rule.model.spec.span))
-    text = recurrent_text(rule, snake(rule.name))
-    return once(f"{title}\n\n{import_lines(text)}\n\n{text}")
+    title = TITLE.format(name=rule.name, place=source_ref(rule.model.spec.span))
+    text = recurrent_text(rule, snake_case(rule.name))
+    return assert_defined_once(f"{title}\n\n{import_lines(text)}\n\n{text}")
 
 
 def recurrence_name(rule: UpdateRule, prefix: str = "") -> str:
     """The name under which a module has a rule's `Recurrence`; without a prefix, its own module."""
-    return f"_{prefix or snake(rule.name)}_kernels"
+    return f"_{prefix or snake_case(rule.name)}_kernels"
 
 
 def recurrent_text(rule: UpdateRule, prefix: str) -> str:
@@ -62,17 +71,17 @@ def _forward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
     lines.append(("y", "[T, H, V]", "out: the answers"))
     lines += [(v.end, shape("N, H", v.axes), f"out: {v.name} after the last token") for v in states]
     lines += [(v.kept, shape("-, H", v.axes), f"out: {v.name} before each segment") for v in states]
-    refresh, close = (turn(plan, names, states, part) for part in ("open", "shut"))
+    refresh, close = (block_edge_lines(plan, names, states, part) for part in ("open", "shut"))
     step = [Target("y", ("value",), plan.step.result("y"))]
     step += targets(plan, states, plan.step, "next")
     return {
-        **frame(plan, prefix, pointers, lines, keep=True),
+        **frame_slots(plan, prefix, pointers, lines, keep=True),
         "tokens": [Variable(names.of[x], x.axes) for x in plan.tokens],
         "constants": [Variable(names.of[x], x.axes) for x in plan.constants],
         "states": states,
-        "refresh": refresh + taken(states, "open") if refresh else [],
+        "refresh": refresh + assign_back(states, "open") if refresh else [],
         "step": names.writer.lines(step, names.of),
-        "close": close + taken(states, "shut") if close else [],
+        "close": close + assign_back(states, "shut") if close else [],
         "y": ("value",),
     }
 

@@ -12,22 +12,22 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
-from miras_dsl.codegen.emit.scalar_printer import TRITON, number, text
-from miras_dsl.codegen.plan.padding import TAME_LANES, ZERO_LANES, Lanes
+from miras_dsl.codegen.emit.scalar_printer import TRITON, print_number, print_scalar
+from miras_dsl.codegen.plan.padding import TAME_LANES, ZERO_LANES, PaddingTable
 from miras_dsl.ir import (
     Axes,
+    AxisSize,
+    Broadcast,
     Contract,
-    Extent,
     Input,
     Map,
     Node,
     Number,
     Reduce,
-    Spread,
     ordered,
     postorder,
 )
-from miras_dsl.scalar.functions import SLOTS
+from miras_dsl.scalar.functions import OPERANDS
 
 SHAPES: Mapping[Axes, str] = {
     (): "",
@@ -35,12 +35,12 @@ SHAPES: Mapping[Axes, str] = {
     ("key",): "[1, BK]",
     ("value", "key"): "[BV, BK]",
 }
-LETTERS: Mapping[Axes, str] = {(): "s", ("value",): "v", ("key",): "k", ("value", "key"): "w"}
+PREFIX: Mapping[Axes, str] = {(): "s", ("value",): "v", ("key",): "k", ("value", "key"): "w"}
 MASKS = {"value": "m_v", "key": "m_k"}
 SIZES = {"value": "V", "key": "K"}
 DIMENSION = {"value": 0, "key": 1}
 TAKEN = frozenset({
-    "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "tlmath",
+    "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "tl_math",
     "triton", "range", "float", "t", "j", "y", "row", "start", "length", "segment", "share",
     "first", "last", "segments", "kept", "past", "past_v", "place", "position", "d_y", "b",
     "i_n", "i_h", "i_nh",
@@ -62,10 +62,10 @@ class Target:
 
 
 @dataclass
-class Writer:
+class TritonPrinter:
     """Prints the programs of one kernel; no name is given twice."""
 
-    lanes: Lanes
+    lanes: PaddingTable
     taken: set[str] = field(default_factory=lambda: set(TAKEN))
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -79,7 +79,7 @@ class Writer:
 
     def fresh(self, axes: Axes) -> str:
         """A name for a value in between: s1, v1, k1, w1 by its shape."""
-        letter = LETTERS[axes]
+        letter = PREFIX[axes]
         while True:
             self.counts[letter] = self.counts.get(letter, 0) + 1
             made = f"{letter}{self.counts[letter]}"
@@ -100,10 +100,10 @@ class Writer:
                 case Input():
                     written[node] = names[node], node.axes
                 case Number(value):
-                    written[node] = number(value), ()
-                case Extent(axis):
+                    written[node] = print_number(value), ()
+                case AxisSize(axis):
                     written[node] = SIZES[axis], ()
-                case Spread(x, _):
+                case Broadcast(x, _):
                     written[node] = written[x]
                 case _:
                     expression, axes = self._expression(node, formulas, written)
@@ -133,8 +133,10 @@ class Writer:
             case Map():
                 formula, args = formulas[node]
                 used = [written[a] for a in args]
-                names = {s: n for s, (n, _) in zip(SLOTS, used, strict=False)}
-                return text(formula, names, TRITON), ordered(a for _, axes in used for a in axes)
+                names = {s: n for s, (n, _) in zip(OPERANDS, used, strict=False)}
+                return print_scalar(formula, names, TRITON), ordered(
+                    a for _, axes in used for a in axes
+                )
             case Contract(left, right, over):
                 sides = [written[left], written[right]]
                 names = [name if name.isidentifier() else f"({name})" for name, _ in sides]
@@ -233,7 +235,9 @@ def _fused(
             if not isinstance(arg, Map) or arg in roots or formula.atoms(sp.Function):
                 continue
             once = uses[arg] == 1 and arg.axes == node.axes
-            if formulas[arg][0] != -SLOTS[0] and (not once or formulas[arg][0].atoms(sp.Function)):
+            if formulas[arg][0] != -OPERANDS[0] and (
+                not once or formulas[arg][0].atoms(sp.Function)
+            ):
                 continue
             inner, below = formulas[arg]
             merged = [a for a in args if a is not arg]
@@ -257,7 +261,7 @@ def _over(
     """A formula over ``args`` as one over ``onto``; ``exchange`` has operands as formulas."""
     return formula.xreplace(
         {
-            slot: exchange[arg] if arg in exchange else SLOTS[onto.index(arg)]
-            for slot, arg in zip(SLOTS, args, strict=False)
+            slot: exchange[arg] if arg in exchange else OPERANDS[onto.index(arg)]
+            for slot, arg in zip(OPERANDS, args, strict=False)
         }
     )

@@ -9,13 +9,13 @@ import sympy as sp
 
 from miras_dsl.check.formula.axis_sizes import AxisSizes, free_name
 from miras_dsl.check.formula.builtins import arguments
-from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate, whole
-from miras_dsl.check.formula.hoist_projections import Moved
+from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate, integer_literal
+from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.shapes import shown, to_axes
-from miras_dsl.check.library.call import choose
+from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Label, did_you_mean, problem
-from miras_dsl.spec import Algorithm, Anchored, Apply, Axes, Expr, Number, Ref, Term, walk
+from miras_dsl.spec import Algorithm, Anchored, Apply, Axes, Expr, Number, Ref, Term, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
 ONE = sp.Integer(1)
@@ -30,7 +30,7 @@ APART = (
 
 
 @dataclass(slots=True)
-class Chosen:
+class ResolvedAlgorithm:
     """The first part of the clause, read before the rest of the memory.
 
     values  the arguments by parameter;  rates  the rate of each named term, if rates were given
@@ -48,13 +48,17 @@ class Chosen:
         return entry if isinstance(entry, Number | Ref | Apply) else None
 
 
-def chosen(
-    clause: syntax.Clause, library: Library, scope: Scope, moved: Moved, names: list[str]
-) -> Chosen:
+def resolve_algorithm(
+    clause: syntax.Clause,
+    library: Library,
+    scope: Scope,
+    moved: Hoisted,
+    names: list[str],
+) -> ResolvedAlgorithm:
     """The algorithm's own part and the rates of the terms called ``names``."""
     first = clause.content[0]  # type: ignore[index]
     if isinstance(first, syntax.Rules):
-        return Chosen(first, {}, True)
+        return ResolvedAlgorithm(first, {}, True)
     assert isinstance(first, syntax.Name | syntax.Call | syntax.Index)
     if first.name in MODIFIERS and ("algorithm", first.name) not in library:
         raise problem(
@@ -66,7 +70,7 @@ def chosen(
         )
     named = [a.name for a in first.arguments if a.name] if isinstance(first, syntax.Call) else []
     rated = any(n in names for n in named)
-    choice = choose(
+    choice = resolve_library_call(
         "algorithm", "M0601", first, library, extra=tuple(names), optional=("eta",) if rated else ()
     )
     inner = replace(scope, place="the algorithm")
@@ -96,16 +100,21 @@ def chosen(
             )
     body = choice.definition.body
     assert isinstance(body, syntax.Rules)
-    return Chosen(body, dict(values), False, rates)
+    return ResolvedAlgorithm(body, dict(values), False, rates)
 
 
-def rated(terms: list[Term], choice: Chosen) -> list[Term]:
+def with_rates(terms: list[Term], choice: ResolvedAlgorithm) -> list[Term]:
     """The terms with their rates."""
     return [replace(t, rate=choice.rates.get(t.name, t.rate)) for t in terms]
 
 
 def algorithm(
-    clause: syntax.Clause, choice: Chosen, scope: Scope, sizes: AxisSizes, moved: Moved, axes: Axes
+    clause: syntax.Clause,
+    choice: ResolvedAlgorithm,
+    scope: Scope,
+    sizes: AxisSizes,
+    moved: Hoisted,
+    axes: Axes,
 ) -> Algorithm:
     """Rules and modifiers; ``axes`` are those of a weight inside a rule."""
     rules, carry = _rules(choice, scope, sizes, moved, axes)
@@ -156,7 +165,7 @@ def algorithm(
     return made
 
 
-def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Moved) -> Algorithm:
+def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Hoisted) -> Algorithm:
     call = (
         part if isinstance(part, syntax.Call) else syntax.Call(part.name, (), part.span, part.span)
     )
@@ -178,13 +187,19 @@ def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Move
         )
     match part.name:
         case "steps":
-            return replace(made, steps=whole(given["n"], scope, "the number of steps", 1, 64))
+            return replace(
+                made, steps=integer_literal(given["n"], scope, "the number of steps", 1, 64)
+            )
         case "pairs":
-            return replace(made, pairs=whole(given["n"], scope, "the number of pairs", 1, 64))
+            return replace(
+                made, pairs=integer_literal(given["n"], scope, "the number of pairs", 1, 64)
+            )
         case "reset":
-            return replace(made, reset=whole(given["n"], scope, "the length between resets"))
+            return replace(
+                made, reset=integer_literal(given["n"], scope, "the length between resets")
+            )
         case "window":
-            width = whole(given["n"], scope, "the width of a window", 1, 256)
+            width = integer_literal(given["n"], scope, "the width of a window", 1, 256)
             discount: Expr = Number(ONE, part.span)
             if "discount" in given:
                 discount = moved.out(elaborate(given["discount"], scope))
@@ -204,10 +219,12 @@ def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Move
             return made
 
 
-def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Moved) -> Anchored:
-    block = whole(given["block"], scope, "the length of a block", 1, 65536)
+def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Hoisted) -> Anchored:
+    block = integer_literal(given["block"], scope, "the length of a block", 1, 65536)
     sweeps = (
-        whole(given["sweeps"], scope, "the number of sweeps", 1, 64) if "sweeps" in given else 1
+        integer_literal(given["sweeps"], scope, "the number of sweeps", 1, 64)
+        if "sweeps" in given
+        else 1
     )
     reads = "running"
     if "reads" in given:
@@ -228,7 +245,7 @@ def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Moved) -> A
 
 
 def _rules(
-    choice: Chosen, scope: Scope, sizes: AxisSizes, moved: Moved, axes: Axes
+    choice: ResolvedAlgorithm, scope: Scope, sizes: AxisSizes, moved: Hoisted, axes: Axes
 ) -> tuple[tuple[tuple[str, Expr], ...], tuple[str, ...]]:
     rules = choice.rules
     for name in rules.carry:
@@ -294,4 +311,4 @@ def _keep(node: syntax.Call, scope: Scope, axes: Axes) -> Expr:
 
 
 def _refs(expr: Expr) -> list[Ref]:
-    return [n for n in walk(expr) if isinstance(n, Ref)]
+    return [n for n in iter_nodes(expr) if isinstance(n, Ref)]

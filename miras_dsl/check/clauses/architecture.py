@@ -10,11 +10,11 @@ import sympy as sp
 from miras_dsl.check.formula.axis_sizes import AxisSizes, size_of
 from miras_dsl.check.formula.elaborate import Entry, Operation, Scope, elaborate
 from miras_dsl.check.formula.shapes import contract, shown, to_axes
-from miras_dsl.check.library.call import choose
+from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Problem, problem
 from miras_dsl.source import Span
-from miras_dsl.spec import POINTWISE, Apply, Expr, Network, Ref, State, walk
+from miras_dsl.spec import POINTWISE, Apply, Expr, Network, Ref, State, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
 from .mlp import mlp
@@ -98,7 +98,9 @@ def _library(
     reference: syntax.Reference, library: Library, scope: Scope, sizes: AxisSizes
 ) -> Architecture:
     extra = ("init",)
-    choice = choose("architecture", "M0301", reference, library, also=("mlp",), extra=extra)
+    choice = resolve_library_call(
+        "architecture", "M0301", reference, library, also=("mlp",), extra=extra
+    )
     body = choice.definition.body
     assert isinstance(body, syntax.NetworkBody)
     init = init_of(choice.extra["init"]) if "init" in choice.extra else None
@@ -154,14 +156,14 @@ def _network(
     )
     found = elaborate(body.body, inner)
     expr = _constants(found, built, sizes, body.span)
-    if not any(isinstance(n, Ref) and n.kind == "input" for n in walk(expr)):
+    if not any(isinstance(n, Ref) and n.kind == "input" for n in iter_nodes(expr)):
         raise problem(
             "M0302",
             "this network does not use its input",
             body.body.span,
             f"no `{body.input}` here",
         )
-    used = {n.name for n in walk(expr) if isinstance(n, Ref) and n.kind == "state"}
+    used = {n.name for n in iter_nodes(expr) if isinstance(n, Ref) and n.kind == "state"}
     for state in built.states:
         if state.name not in used:
             raise problem(
@@ -177,7 +179,7 @@ def _network(
 def _constants(expr: Expr, built: Architecture, sizes: AxisSizes, span: Span) -> Expr:
     """Learned constants of a network become its parameters; other learned maps are refused."""
     done: dict[int, Expr] = {}
-    for node in walk(expr):
+    for node in iter_nodes(expr):
         match node:
             case Apply("param", _, axes):
                 free = (f"c{n}" for n in count(len(built.params) + 1))

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from miras_dsl.check.formula.axis_sizes import free_name
-from miras_dsl.check.formula.constant_folding import apply
+from miras_dsl.check.formula.constant_folding import fold_operation
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate, resolve
-from miras_dsl.check.formula.hoist_projections import Moved
+from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.shapes import shown, to_axes
-from miras_dsl.check.library.call import Choice, choose
+from miras_dsl.check.library.call import ResolvedCall, resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import problem
 from miras_dsl.source import Span
-from miras_dsl.spec import Expr, Loss, Number, Ref, Term, Write, walk
+from miras_dsl.spec import Expr, Loss, Number, Ref, Term, Write, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
 
 def terms(
-    clause: syntax.Clause, library: Library, scope: Scope, moved: Moved, one: Number
+    clause: syntax.Clause, library: Library, scope: Scope, moved: Hoisted, one: Number
 ) -> list[Term]:
     """The terms of the bias, each with rate ``one`` for now."""
     written: tuple[syntax.Term, ...] = clause.content  # type: ignore[assignment]
@@ -41,16 +41,16 @@ def terms(
     return [_term(term, library, scope, moved, one) for term in written]
 
 
-def _term(term: syntax.Term, library: Library, scope: Scope, moved: Moved, one: Number) -> Term:
+def _term(term: syntax.Term, library: Library, scope: Scope, moved: Hoisted, one: Number) -> Term:
     body = term.body
     name = term.name or ""
     if isinstance(body, syntax.Name | syntax.Call) and ("bias", body.name) in library:
-        choice = choose("bias", "M0401", body, library)
+        choice = resolve_library_call("bias", "M0401", body, library)
         scope = _inside(choice, scope, moved)
         body = choice.definition.body  # type: ignore[assignment]
     elif _is_unknown_library_name(body, scope):
         assert isinstance(body, syntax.Name | syntax.Call)
-        choose("bias", "M0401", body, library)
+        resolve_library_call("bias", "M0401", body, library)
     if "r" not in scope.names:
         scope = scope.with_names(r=_error(scope))
     match body:
@@ -84,7 +84,7 @@ def _checked(loss: Expr, term: syntax.Term) -> Expr:
             f"{shown(loss.axes)} here",
             help="write `sum(…)` around it",
         )
-    if not any(isinstance(n, Ref) and n.kind == "state" for n in walk(loss)):
+    if not any(isinstance(n, Ref) and n.kind == "state" for n in iter_nodes(loss)):
         raise problem(
             "M0403",
             "this bias does not depend on the memory, so nothing would be learned",
@@ -95,7 +95,7 @@ def _checked(loss: Expr, term: syntax.Term) -> Expr:
     return loss
 
 
-def _inside(choice: Choice, scope: Scope, moved: Moved) -> Scope:
+def _inside(choice: ResolvedCall, scope: Scope, moved: Hoisted) -> Scope:
     """The scope of a library bias: its parameters, the tokens and M; no name of the spec's own."""
     own = {k: v for k, v in scope.names.items() if k in ("key", "value", "query")}
     values = choice.values.items()
@@ -119,6 +119,6 @@ def _error(scope: Scope) -> Entry:
     def error(span: Span) -> Expr:
         assert scope.network is not None
         key, value = resolve("key", span, scope), resolve("value", span, scope)
-        return apply("sub", (scope.network(key, span), value), scope.sizes, span)
+        return fold_operation("sub", (scope.network(key, span), value), scope.sizes, span)
 
     return error

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from miras_dsl.check.formula.axis_sizes import AxisSizes, size_of
-from miras_dsl.check.formula.elaborate import Scope, whole
+from miras_dsl.check.formula.elaborate import Scope, integer_literal
 from miras_dsl.check.formula.shapes import contract, together
 from miras_dsl.diagnostics import did_you_mean, problem
 from miras_dsl.source import Span
@@ -18,7 +18,7 @@ from .weights import Architecture, init_of
 MLP: dict[str, Callable[[Scope, syntax.Formula], object]] = {
     "hidden": lambda scope, node: size_of(node, scope),
     "activation": lambda _, node: _activation(node),
-    "depth": lambda scope, node: whole(node, scope, "the depth", 1, 16),
+    "depth": lambda scope, node: integer_literal(node, scope, "the depth", 1, 16),
     "init": lambda _, node: init_of(node),
 }
 """The named arguments of `mlp`; its flags are residual, layernorm and bias."""

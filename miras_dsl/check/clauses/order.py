@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from miras_dsl.diagnostics import Label, did_you_mean, problem
-from miras_dsl.spec import Loss, Ref, Retention, Term, walk
+from miras_dsl.spec import Loss, Ref, Retention, Term, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
 EVENTS = ("decay", "predict", "write", "read")
@@ -13,7 +13,7 @@ def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[st
     """The events in order; exactly those that apply, each once, predict before write."""
     names: tuple[syntax.Name, ...] = clause.content  # type: ignore[assignment]
     seen: dict[str, syntax.Name] = {}
-    predicts = any(_looks(term) for term in terms)
+    predicts = any(_reads_event(term) for term in terms)
     for name in names:
         if name.name not in EVENTS:
             help = did_you_mean(name.name, EVENTS)
@@ -60,24 +60,26 @@ def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[st
     return tuple(places)
 
 
-def _looks(term: Term) -> bool:
+def _reads_event(term: Term) -> bool:
     """Whether a term's gradient depends on the memory: not for a loss linear in one weight."""
     if not isinstance(term, Loss):
-        return any(isinstance(n, Ref) and n.kind == "state" for n in walk(term.error)) or _deep(
-            term
-        )
+        return any(
+            isinstance(n, Ref) and n.kind == "state" for n in iter_nodes(term.error)
+        ) or _deep(term)
     return not _linear(term)
 
 
 def _deep(term: Term) -> bool:
     formula = term.loss if isinstance(term, Loss) else term.answer
-    return len({n.name for n in walk(formula) if isinstance(n, Ref) and n.kind == "state"}) > 1
+    return (
+        len({n.name for n in iter_nodes(formula) if isinstance(n, Ref) and n.kind == "state"}) > 1
+    )
 
 
 def _linear(term: Loss) -> bool:
     """Whether the loss is surely linear in the state: degrees add up over products."""
     degree: dict[int, float] = {}
-    for node in walk(term.loss):
+    for node in iter_nodes(term.loss):
         match node:
             case Ref(_, "state"):
                 degree[id(node)] = 1

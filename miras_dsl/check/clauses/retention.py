@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
-from miras_dsl.check.formula.hoist_projections import Moved, gate_of
+from miras_dsl.check.formula.hoist_projections import Hoisted, gate_of
 from miras_dsl.check.formula.shapes import shown
-from miras_dsl.check.library.call import choose
+from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Label, problem
 from miras_dsl.spec import Axes, Expr, Gate, Interval, Number, Ref, Retention, State
@@ -22,7 +22,7 @@ def retention(
     library: Library,
     scope: Scope,
     sizes: AxisSizes,
-    moved: Moved,
+    moved: Hoisted,
     states: list[State],
     eta: Expr | None,
 ) -> Retention:
@@ -40,7 +40,7 @@ def retention(
                     "too much",
                 )
             return Retention(span=clause.span)
-        choice = choose("retention", "M0501", first, library, also=("none",))
+        choice = resolve_library_call("retention", "M0501", first, library, also=("none",))
         values = choice.values.items()
         names: dict[str, Entry] = {n: moved.out(elaborate(v, scope)) for n, v in values}
         rate = scope.names.get("eta") if eta is None else eta
@@ -70,7 +70,7 @@ def _build(
     inner: Scope,
     outer: Scope,
     sizes: AxisSizes,
-    moved: Moved,
+    moved: Hoisted,
     states: list[State],
 ) -> Retention:
     found: dict[str, syntax.Form] = {}
@@ -120,7 +120,7 @@ def weight_axes(states: list[State]) -> Axes:
 
 
 def _formula(
-    form: syntax.Form, names: tuple[str, ...], axes: Axes, inner: Scope, moved: Moved
+    form: syntax.Form, names: tuple[str, ...], axes: Axes, inner: Scope, moved: Hoisted
 ) -> Expr:
     duals: dict[str, Entry] = {n: Ref(n, "dual", axes) for n in names}
     scope = replace(inner.with_names(**duals), place=f"a {form.word}")
@@ -179,7 +179,7 @@ def _decay_shape(decay: Ref | Number, form: syntax.Form, states: list[State]) ->
         )
 
 
-def _simplex(on: syntax.Reference, inner: Scope, moved: Moved) -> Expr:
+def _simplex(on: syntax.Reference, inner: Scope, moved: Hoisted) -> Expr:
     shape = isinstance(on, syntax.Call) and on.name == "simplex" and len(on.arguments) == 2
     if not shape:
         raise problem(

@@ -52,7 +52,7 @@ def _silent(_: Span) -> Expr:
     raise Problem(None)
 
 
-def definitions(clause: syntax.Clause | None, kind: str) -> list[Definition]:
+def binding_definitions(clause: syntax.Clause | None, kind: str) -> list[Definition]:
     """The definitions of a clause, one for each target."""
     if clause is None:
         return []

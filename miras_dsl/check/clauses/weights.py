@@ -9,7 +9,7 @@ from miras_dsl.check.formula.elaborate import Scope
 from miras_dsl.check.formula.shapes import Sizes, shown, to_axes
 from miras_dsl.diagnostics import did_you_mean, problem
 from miras_dsl.source import Span
-from miras_dsl.spec import Algorithm, Apply, Axes, Expr, Network, Ref, State, walk
+from miras_dsl.spec import Algorithm, Apply, Axes, Expr, Network, Ref, State, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
 INITS = ("zero", "learned", "positive")
@@ -42,7 +42,7 @@ class Architecture:
 def substitute(expr: Expr, old: Ref, new: Expr) -> Expr:
     """``expr`` with every ``old`` replaced."""
     done: dict[int, Expr] = {}
-    for node in walk(expr):
+    for node in iter_nodes(expr):
         if node == old:
             done[id(node)] = new
         elif isinstance(node, Apply):

@@ -10,7 +10,7 @@ import sympy as sp
 
 from miras_dsl.diagnostics import Label, did_you_mean, problem
 from miras_dsl.source import Span
-from miras_dsl.spec import Apply, Axis, Expr, Number, Ref, walk
+from miras_dsl.spec import Apply, Axis, Expr, Number, Ref, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
 from .elaborate import Scope, elaborate
@@ -147,7 +147,7 @@ def size_of(node: syntax.Formula, scope: Scope) -> sp.Expr:
 
 def _size(expr: Expr, node: syntax.Formula) -> sp.Expr:
     done: dict[int, sp.Expr] = {}
-    for part in walk(expr):
+    for part in iter_nodes(expr):
         match part:
             case Number(value):
                 done[id(part)] = value

@@ -5,11 +5,11 @@ from __future__ import annotations
 from sympy import Integer
 
 from miras_dsl.diagnostics import did_you_mean, problem
-from miras_dsl.spec import POINTWISE, Apply, Axes, Expr, Number, Ref, walk
+from miras_dsl.spec import POINTWISE, Apply, Axes, Expr, Number, Ref, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
-from .constant_folding import apply
-from .elaborate import Function, Scope, constant, elaborate, learned, whole
+from .constant_folding import fold_operation
+from .elaborate import Function, Scope, constant, elaborate, integer_literal, learned
 from .shapes import contract, shown, to_axes
 
 REQUIRED = object()
@@ -62,7 +62,7 @@ def _pointwise(op: str) -> Function:
         names = {1: ("x",), 2: ("a", "b"), 3: ("condition", "then", "otherwise")}[places]
         given = arguments(node, dict.fromkeys(names, REQUIRED))
         args = tuple(elaborate(given[n], scope) for n in names)
-        return apply(op, args, scope.sizes, node.span)
+        return fold_operation(op, args, scope.sizes, node.span)
 
     return function
 
@@ -70,8 +70,11 @@ def _pointwise(op: str) -> Function:
 def _clip(node: syntax.Call, scope: Scope) -> Expr:
     given = arguments(node, dict.fromkeys(("x", "low", "high"), REQUIRED))
     x, low, high = (elaborate(given[n], scope) for n in ("x", "low", "high"))
-    return apply(
-        "min", (apply("max", (x, low), scope.sizes, node.span), high), scope.sizes, node.span
+    return fold_operation(
+        "min",
+        (fold_operation("max", (x, low), scope.sizes, node.span), high),
+        scope.sizes,
+        node.span,
     )
 
 
@@ -171,15 +174,19 @@ def _orthogonal(node: syntax.Call, scope: Scope) -> Expr:
     x = elaborate(given["x"], scope)
     if len(x.axes) != 2:
         raise problem("M0212", "`orthogonal` takes a matrix", node.span, f"{shown(x.axes)} here")
-    steps = whole(given["steps"], scope, "the number of steps", 1, 16) if "steps" in given else 5
+    steps = (
+        integer_literal(given["steps"], scope, "the number of steps", 1, 16)
+        if "steps" in given
+        else 5
+    )
     return Apply("orthogonal", (x,), x.axes, (("steps", steps),), node.span)
 
 
 def _linear(node: syntax.Call, scope: Scope) -> Expr:
     given = arguments(node, {"x": REQUIRED, "rank": None, "size": None})
     x = elaborate(given["x"], scope)
-    rank = whole(given["rank"], scope, "the rank", 1, 65536) if "rank" in given else 0
-    size = whole(given["size"], scope, "the size", 1, 65536) if "size" in given else 0
+    rank = integer_literal(given["rank"], scope, "the rank", 1, 65536) if "rank" in given else 0
+    size = integer_literal(given["size"], scope, "the size", 1, 65536) if "size" in given else 0
     axes = (f"f{size}",) if size else scope.own
     return learned("linear", (x,), axes, (("rank", rank), ("size", size)), scope, node.span)
 
@@ -194,7 +201,9 @@ def _conv(node: syntax.Call, scope: Scope) -> Expr:
     given = arguments(node, {"x": REQUIRED, "width": None})
     x = elaborate(given["x"], scope)
     width = (
-        whole(given["width"], scope, "the width of a convolution", 1, 64) if "width" in given else 4
+        integer_literal(given["width"], scope, "the width of a convolution", 1, 64)
+        if "width" in given
+        else 4
     )
     return learned("conv", (x,), x.axes, (("width", width),), scope, node.span)
 
@@ -209,12 +218,17 @@ def _normalize(node: syntax.Call, scope: Scope) -> Expr:
     x = elaborate(arguments(node, {"x": REQUIRED})["x"], scope)
     _vector(x, node)
     over = x.axes[-1:]
-    if scope.features and not any(isinstance(n, Ref) and n.kind in STATE_KINDS for n in walk(x)):
+    if scope.features and not any(
+        isinstance(n, Ref) and n.kind in STATE_KINDS for n in iter_nodes(x)
+    ):
         return Apply("normalize", (x,), x.axes, (("over", over),), node.span)
     norm = Apply("norm", (x,), _left(x, over), (("over", over), ("p", TWO)), node.span)
     floor = Number(FLOOR, node.span)
-    return apply(
-        "div", (x, apply("max", (norm, floor), scope.sizes, node.span)), scope.sizes, node.span
+    return fold_operation(
+        "div",
+        (x, fold_operation("max", (norm, floor), scope.sizes, node.span)),
+        scope.sizes,
+        node.span,
     )
 
 

@@ -14,7 +14,7 @@ MAX_BITS = 1024
 MAX_EXPONENT = 16
 
 
-def apply(op: str, args: tuple[Expr, ...], sizes: Sizes, span: Span) -> Expr:
+def fold_operation(op: str, args: tuple[Expr, ...], sizes: Sizes, span: Span) -> Expr:
     """An elementwise operation; numbers are computed at once."""
     folded = fold(op, args, span)
     if folded is not None:

@@ -11,8 +11,8 @@ from miras_dsl.source import NOWHERE, Span
 from miras_dsl.spec import Apply, Axes, Axis, Expr, Number, Ref
 from miras_dsl.syntax import tree as syntax
 
-from .constant_folding import apply
-from .expansion_limit import Measure, measure
+from .constant_folding import fold_operation
+from .expansion_limit import ExpandedSize, expanded_size
 from .shapes import Sizes, contract
 
 OPERATORS = {
@@ -77,7 +77,7 @@ class Scope:
     network: Callable[[Expr, Span], Expr] | None = None
     network_names: tuple[str, ...] = ()
     indices: count[int] = field(default_factory=count)
-    measured: dict[int, Measure] = field(default_factory=dict)
+    measured: dict[int, ExpandedSize] = field(default_factory=dict)
     elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def with_names(self, **names: Entry) -> Scope:
@@ -88,7 +88,7 @@ class Scope:
 def elaborate(node: syntax.Formula, scope: Scope) -> Expr:
     """The typed formula; raises Problem with the first thing that has no meaning."""
     expr = _elaborate(node, scope)
-    measure(expr, node.span, scope.measured)
+    expanded_size(expr, node.span, scope.measured)
     return expr
 
 
@@ -114,16 +114,16 @@ def _elaborate(node: syntax.Formula, scope: Scope) -> Expr:
         case syntax.Call():
             return call(node, scope)
         case syntax.Unary("-", operand, span):
-            return apply("neg", (elaborate(operand, scope),), scope.sizes, span)
+            return fold_operation("neg", (elaborate(operand, scope),), scope.sizes, span)
         case syntax.Unary("not", operand, span):
-            return apply("not", (elaborate(operand, scope),), scope.sizes, span)
+            return fold_operation("not", (elaborate(operand, scope),), scope.sizes, span)
         case syntax.Unary(_, operand, _):
             return elaborate(operand, scope)
         case syntax.Binary("@", left, right, span):
             return contract(elaborate(left, scope), elaborate(right, scope), scope.sizes, span)
         case syntax.Binary(op, left, right, span):
             args = (elaborate(left, scope), elaborate(right, scope))
-            return apply(OPERATORS[op], args, scope.sizes, span)
+            return fold_operation(OPERATORS[op], args, scope.sizes, span)
 
 
 def resolve(name: str, span: Span, scope: Scope) -> Expr:
@@ -200,7 +200,9 @@ def learned(
     return Apply(op, args, axes, (*options, ("index", next(scope.indices))), span)
 
 
-def whole(node: syntax.Formula, scope: Scope, what: str, low: int = 1, high: int = 1 << 20) -> int:
+def integer_literal(
+    node: syntax.Formula, scope: Scope, what: str, low: int = 1, high: int = 1 << 20
+) -> int:
     """A whole number known when the file is read."""
     expr = elaborate(node, scope)
     if not (isinstance(expr, Number) and expr.value.is_Integer and low <= int(expr.value) <= high):

@@ -13,7 +13,7 @@ MAX_DEPTH = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class ExpandedSize:
     """How large a formula is; it holds the formula, so that its identity stays its own."""
 
     expr: Expr
@@ -21,7 +21,7 @@ class Measure:
     depth: int
 
 
-def measure(expr: Expr, span: Span, known: dict[int, Measure]) -> Measure:
+def expanded_size(expr: Expr, span: Span, known: dict[int, ExpandedSize]) -> ExpandedSize:
     """Parts and depth of ``expr``, shared parts counted each time; refuses too many."""
     stack: list[Expr] = [expr]
     while stack:
@@ -43,5 +43,5 @@ def measure(expr: Expr, span: Span, known: dict[int, Measure]) -> Measure:
                 "too large",
                 help="use an argument fewer times in a definition, or `M` fewer times",
             )
-        known[id(node)] = Measure(node, parts, depth)
+        known[id(node)] = ExpandedSize(node, parts, depth)
     return known[id(expr)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from miras_dsl.diagnostics import problem
 from miras_dsl.source import Span
-from miras_dsl.spec import FEATURE, Apply, Expr, Gate, Number, Ref, Token, walk
+from miras_dsl.spec import FEATURE, Apply, Expr, Gate, Number, Ref, Token, iter_nodes
 
 from .builtins import STATE_KINDS
 from .intervals import EVERYTHING
@@ -15,7 +15,7 @@ INSIDE = STATE_KINDS | {"position", "constant"}
 
 
 @dataclass(slots=True)
-class Moved:
+class Hoisted:
     """Gates and tokens `_1`, `_2` … made for formulas in place; ``pairs`` of the memory."""
 
     pairs: int
@@ -26,7 +26,7 @@ class Moved:
         """``expr`` with every largest part that is learned and free of the state moved out."""
         learned: dict[int, bool] = {}
         inside: dict[int, bool] = {}
-        for node in walk(expr):
+        for node in iter_nodes(expr):
             below = node.args if isinstance(node, Apply) else ()
             op = node.op if isinstance(node, Apply) else ""
             source = isinstance(node, Ref) and node.kind == "x"
@@ -34,7 +34,7 @@ class Moved:
             own = isinstance(node, Ref) and node.kind in INSIDE
             inside[id(node)] = own or any(inside[id(a)] for a in below)
         done: dict[int, Expr] = {}
-        for node in walk(expr):
+        for node in iter_nodes(expr):
             if not isinstance(node, Apply) or not learned[id(node)]:
                 done[id(node)] = node
             elif inside[id(node)]:
@@ -51,7 +51,7 @@ class Moved:
     def whole(self, expr: Expr) -> Ref:
         """``expr``, which is free of the state, as a gate or token of its own."""
         name = f"_{len(self.gates) + len(self.tokens) + 1}"
-        tokens = [n for n in walk(expr) if isinstance(n, Ref) and n.kind == "token"]
+        tokens = [n for n in iter_nodes(expr) if isinstance(n, Ref) and n.kind == "token"]
         if not tokens:
             self.gates.append(Gate(name, expr.axes, expr, EVERYTHING, expr.span))
             return Ref(name, "gate", expr.axes, expr.span)
@@ -67,9 +67,9 @@ class Moved:
         return Ref(name, "token", expr.axes, expr.span)
 
 
-def gate_of(expr: Expr, moved: Moved, what: str, code: str, span: Span) -> Ref | Number:
+def gate_of(expr: Expr, moved: Hoisted, what: str, code: str, span: Span) -> Ref | Number:
     """A number or a gate that stands for ``expr``; the formula must be free of tokens and state."""
-    for node in walk(expr):
+    for node in iter_nodes(expr):
         if isinstance(node, Ref) and (node.kind in INSIDE or node.kind == "token"):
             raise problem(
                 code,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from math import cosh, erf, exp, inf, isnan, log, log1p, sinh, sqrt, tanh
 
-from miras_dsl.spec import Apply, Expr, Interval, Number, Ref, walk
+from miras_dsl.spec import Apply, Expr, Interval, Number, Ref, iter_nodes
 
 EVERYTHING = Interval()
 GELU_FLOOR = -0.1700408
@@ -20,7 +20,7 @@ def interval(expr: Expr, known: Mapping[str, Interval]) -> Interval:
 def intervals(expr: Expr, known: Mapping[str, Interval]) -> dict[int, Interval]:
     """The range of every part of a formula, by its `id`."""
     found: dict[int, Interval] = {}
-    for node in walk(expr):
+    for node in iter_nodes(expr):
         match node:
             case Number(value):
                 found[id(node)] = Interval(float(value), float(value))

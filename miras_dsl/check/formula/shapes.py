@@ -13,7 +13,7 @@ import sympy as sp
 
 from miras_dsl.diagnostics import Label, Problem, problem
 from miras_dsl.source import Span
-from miras_dsl.spec import Apply, Axes, Axis, Expr, Ref, walk
+from miras_dsl.spec import Apply, Axes, Axis, Expr, Ref, iter_nodes
 
 Sizes = Mapping[Axis, sp.Expr]
 WHOLE = frozenset({"token", "state", "input", "x"})
@@ -83,7 +83,7 @@ def _too_narrow(arg: Expr, widest: Axes) -> bool:
     axes, full = ([a for a in x if a != "pair"] for x in (arg.axes, widest))
     if not axes or len(axes) == len(full):
         return False
-    return any(isinstance(n, Ref) and n.kind in WHOLE for n in walk(arg))
+    return any(isinstance(n, Ref) and n.kind in WHOLE for n in iter_nodes(arg))
 
 
 def _narrow(what: str, arg: Expr, wide: Expr, span: Span, product: bool) -> Problem:

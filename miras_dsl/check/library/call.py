@@ -14,7 +14,7 @@ IMPLICIT = {"bias": "r"}
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ResolvedCall:
     """A definition and what each parameter stands for, default included.
 
     written  the parameters that the call names itself
@@ -27,7 +27,7 @@ class Choice:
     extra: dict[str, syntax.Formula] = field(default_factory=dict)
 
 
-def choose(
+def resolve_library_call(
     kind: str,
     code: str,
     reference: syntax.Reference,
@@ -36,7 +36,7 @@ def choose(
     also: tuple[str, ...] = (),
     extra: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
-) -> Choice:
+) -> ResolvedCall:
     """The definition that ``reference`` names; ``code`` is reported when there is none.
 
     ``also`` are names known elsewhere, for the hint; ``extra`` argument names are passed through;
@@ -95,7 +95,7 @@ def choose(
                 "missing",
                 help=_usage(definition, names),
             )
-    return Choice(definition, given, written, passed)
+    return ResolvedCall(definition, given, written, passed)
 
 
 def _usage(definition: syntax.Definition, names: list[str]) -> str:

@@ -18,7 +18,7 @@ GIVEN = {
 CALLS = {"bias": ("M",), "retention": ("simplex",), "algorithm": ("keep",), "architecture": ()}
 
 
-def definition(item: syntax.Definition, used: bool) -> None:
+def check_definition(item: syntax.Definition, used: bool) -> None:
     """Refuse a parameter that stands twice and, when nobody will read the body, unknown names."""
     seen: dict[str, syntax.Parameter] = {}
     for param in item.params:
@@ -46,7 +46,7 @@ def definition(item: syntax.Definition, used: bool) -> None:
             raise problem("M0201", what, node.span, "unknown", help=help)
 
 
-def called(item: syntax.Item) -> set[tuple[str, str]]:
+def references(item: syntax.Item) -> set[tuple[str, str]]:
     """The definitions, by kind and name, that a memory may use."""
     if not isinstance(item, syntax.Memory):
         return set()

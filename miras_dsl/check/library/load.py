@@ -18,13 +18,13 @@ def standard() -> Library:
     """Every definition of the library, by kind and name."""
     found: Library = {}
     for name in FILES:
-        for item in parse(text(name)).items:
+        for item in parse(library_text(name)).items:
             assert isinstance(item, syntax.Definition), f"std/{name}.mem holds definitions only"
             found[item.kind, item.name] = item
     return found
 
 
-def text(name: str) -> Source:
+def library_text(name: str) -> Source:
     """The text of one file of the library."""
     page = files("miras_dsl.specs.std").joinpath(f"{name}.mem")
     return Source(f"std/{name}.mem", page.read_text(encoding="utf-8"))

@@ -13,20 +13,20 @@ import sympy as sp
 
 from miras_dsl.check.formula.intervals import intervals
 from miras_dsl.diagnostics import Diagnostic, Label, warning
-from miras_dsl.spec import Apply, Expr, Interval, MemorySpec, Number, Ref, walk
+from miras_dsl.spec import Apply, Expr, Interval, MemorySpec, Number, Ref, iter_nodes
 
 OPEN = frozenset({"gate", "size", "position"})
 """Kinds of names whose values do not reach the end at 0 of their range."""
 
 
-def vanishing(
+def domain_warnings(
     made: MemorySpec, formulas: Iterator[Expr], ranges: Mapping[str, Interval]
 ) -> Iterator[Diagnostic]:
     """A warning for each place at which a formula may have no value."""
     for formula in formulas:
         found = intervals(formula, ranges)
         chosen = _chosen(formula)
-        for node in walk(formula):
+        for node in iter_nodes(formula):
             if not isinstance(node, Apply) or id(node) in chosen:
                 continue
             wrong = _wrong(node, found)
@@ -105,7 +105,7 @@ def _bad(x: Expr, found: Mapping[int, Interval]) -> str:
 def _reaches_zero(x: Expr, found: Mapping[int, Interval]) -> bool:
     """Whether 0 is an end of the range that is reached."""
     return 0 in (found[id(x)].low, found[id(x)].high) and any(
-        isinstance(n, Ref) and n.kind not in OPEN for n in walk(x)
+        isinstance(n, Ref) and n.kind not in OPEN for n in iter_nodes(x)
     )
 
 
@@ -116,8 +116,8 @@ def _holds_zero(x: Expr, found: Mapping[int, Interval]) -> bool:
 def _chosen(formula: Expr) -> set[int]:
     """What stands in a branch of a `where`, which keeps it from being used elsewhere."""
     found: set[int] = set()
-    for node in walk(formula):
+    for node in iter_nodes(formula):
         if isinstance(node, Apply) and node.op == "where":
             for branch in node.args[1:]:
-                found.update(id(n) for n in walk(branch))
+                found.update(id(n) for n in iter_nodes(branch))
     return found

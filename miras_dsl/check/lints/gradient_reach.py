@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import sympy as sp
 
 from miras_dsl.diagnostics import Diagnostic, warning
-from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Number, Ref, Write, walk
+from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Number, Ref, Write, iter_nodes
 
 SAME = frozenset({"neg", "add", "sub", "sum", "mean", "retag", "max", "min", "abs", "relu"})
 ONE = Number(sp.Integer(1))
@@ -35,7 +35,7 @@ def only_compared(made: MemorySpec) -> tuple[str, ...]:
     )
 
 
-def unreached(made: MemorySpec) -> Iterator[Diagnostic]:
+def no_gradient_tokens(made: MemorySpec) -> Iterator[Diagnostic]:
     """A warning for each such token."""
     for name in only_compared(made):
         yield warning(
@@ -58,7 +58,7 @@ def _compares(term: Loss | Write, token: str) -> bool:
 def _straight(expr: Expr, token: str) -> bool:
     """Whether every piece of a formula is a line in the token whose slope is free of the memory."""
     good: dict[int, bool] = {}
-    for node in walk(expr):
+    for node in iter_nodes(expr):
         if not isinstance(node, Apply) or not _holds(node, token):
             good[id(node)] = True
         elif node.op in SAME or (node.op == "pow" and node.args[1] == ONE):
@@ -82,7 +82,7 @@ def _straight(expr: Expr, token: str) -> bool:
 def _stepped(expr: Expr, token: str) -> bool:
     """Whether a formula only jumps as the token moves."""
     good: dict[int, bool] = {}
-    for node in walk(expr):
+    for node in iter_nodes(expr):
         held = _holds(node, token)
         below = all(good[id(a)] for a in node.args) if isinstance(node, Apply) else True
         if isinstance(node, Apply) and node.op == "where":
@@ -93,11 +93,13 @@ def _stepped(expr: Expr, token: str) -> bool:
 
 
 def _holds(expr: Expr, token: str) -> bool:
-    return any(isinstance(n, Ref) and n.kind == "token" and n.name == token for n in walk(expr))
+    return any(
+        isinstance(n, Ref) and n.kind == "token" and n.name == token for n in iter_nodes(expr)
+    )
 
 
 def _looks(expr: Expr) -> bool:
-    return any(isinstance(n, Ref) and n.kind == "state" for n in walk(expr))
+    return any(isinstance(n, Ref) and n.kind == "state" for n in iter_nodes(expr))
 
 
 def _parts(term: Loss | Write) -> tuple[Expr, ...]:
@@ -106,4 +108,4 @@ def _parts(term: Loss | Write) -> tuple[Expr, ...]:
 
 def _tokens(formulas: Iterable[Expr]) -> Iterator[str]:
     for formula in formulas:
-        yield from (n.name for n in walk(formula) if isinstance(n, Ref) and n.kind == "token")
+        yield from (n.name for n in iter_nodes(formula) if isinstance(n, Ref) and n.kind == "token")

@@ -21,26 +21,26 @@ from miras_dsl.spec import (  # fmt: skip
     Ref,
     Term,
     Write,
-    walk,
+    iter_nodes,
 )
 
-from .domains import vanishing
-from .gradient_reach import unreached
+from .domains import domain_warnings
+from .gradient_reach import no_gradient_tokens
 
 
-def concerns(made: MemorySpec) -> Iterator[Diagnostic]:
+def lint(made: MemorySpec) -> Iterator[Diagnostic]:
     """All warnings about one memory."""
     ranges = {g.name: g.range for g in made.gates}
     yield from _unused(made)
     yield from _decay(made, ranges)
     yield from _steps(made, ranges)
     yield from _link(made)
-    yield from vanishing(made, _everywhere(made), ranges)
-    yield from unreached(made)
+    yield from domain_warnings(made, _everywhere(made), ranges)
+    yield from no_gradient_tokens(made)
 
 
 def _unused(made: MemorySpec) -> Iterator[Diagnostic]:
-    used = {n.name for e in formulas(made) for n in walk(e) if isinstance(n, Ref)}
+    used = {n.name for e in formulas(made) for n in iter_nodes(e) if isinstance(n, Ref)}
     for item in (*made.gates, *made.tokens):
         if item.name not in used:
             what = f"`{item.name}` is never used"
@@ -88,7 +88,7 @@ def _steps(made: MemorySpec, ranges: dict[str, Interval]) -> Iterator[Diagnostic
     if made.algorithm.implicit or made.algorithm.carry or len(made.states) > 1:
         return
     for term in made.terms:
-        slope = steepness(term, made)
+        slope = max_slope(term, made)
         eta = _rate(made, term, ranges)
         if slope is None or eta is None or made.algorithm.window is not None:
             continue
@@ -119,16 +119,16 @@ def _steps(made: MemorySpec, ranges: dict[str, Interval]) -> Iterator[Diagnostic
             )
 
 
-def steepness(term: Term, made: MemorySpec) -> float | None:
+def max_slope(term: Term, made: MemorySpec) -> float | None:
     """The largest phi(r) / r of a bias that is a known function of the error; None when unknown.
 
     Squares have slope 1 (2 without the half); cut-off squares less; higher powers are not bounded.
     """
     if isinstance(term, Write):
-        return 1.0 if any(n == _error_of(term) for n in walk(term.error)) else None
-    squares = [n for n in walk(term.loss) if _is_square_of_answer(n)]
+        return 1.0 if any(n == _error_of(term) for n in iter_nodes(term.error)) else None
+    squares = [n for n in iter_nodes(term.loss) if _is_square_of_answer(n)]
     if len(squares) != 1 or not any(
-        isinstance(n, Ref) and n.kind == "state" for n in walk(term.loss)
+        isinstance(n, Ref) and n.kind == "state" for n in iter_nodes(term.loss)
     ):
         return None
     match term.loss:
@@ -144,7 +144,7 @@ def _error_of(term: Write) -> Expr | None:
     return next(
         (
             n
-            for n in walk(term.error)
+            for n in iter_nodes(term.error)
             if isinstance(n, Apply) and n.op == "sub" and n.args[0] == term.answer
         ),
         None,
@@ -155,7 +155,7 @@ def _is_square_of_answer(node: Expr) -> bool:
     if not (isinstance(node, Apply) and node.op == "pow" and isinstance(node.args[1], Number)):
         return False
     return node.args[1].value == 2 and any(
-        isinstance(n, Ref) and n.kind == "state" for n in walk(node)
+        isinstance(n, Ref) and n.kind == "state" for n in iter_nodes(node)
     )
 
 
@@ -191,7 +191,7 @@ def _link(made: MemorySpec) -> Iterator[Diagnostic]:
 def homogeneity(expr: Expr) -> float | None:
     """The n for which f(s a) = s^n f(a); None when there is none, or it cannot be told."""
     degree: dict[int, float | None] = {}
-    for node in walk(expr):
+    for node in iter_nodes(expr):
         match node:
             case Ref(_, "dual"):
                 degree[id(node)] = 1

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from miras_dsl.spec import Apply, Axes, Expr, Number, Ref
 
-from .named_tensor import Value, positions, product, union
+from .named_tensor import NamedTensor, positions, product, union
 
 ANY = ""
 """The name under which a scope holds what a rule calls by kind alone: `keep`, `weight`, `grad`."""
@@ -34,47 +34,51 @@ class Scope:
     partial   the root of a negative number is no number, as in a potential, whose weights it bounds
     """
 
-    names: Mapping[tuple[str, str], Value]
+    names: Mapping[tuple[str, str], NamedTensor]
     rounding: torch.dtype | None = None
     row: str | None = None
-    kinks: list[Value] | None = None
+    kinks: list[NamedTensor] | None = None
     partial: bool = False
 
-    def value(self, ref: Ref) -> Value:
+    def value(self, ref: Ref) -> NamedTensor:
         """The value of a name; raises where the caller gave none."""
         for name in (ref.name, f"{ref.name}.{self.row}", ANY):
             if (found := self.names.get((ref.kind, name))) is not None:
                 return found
         raise ValueError(f"the oracle was given no value for {ref.kind} `{ref.name}`")
 
-    def with_names(self, names: Mapping[tuple[str, str], Value], row: str | None = None) -> Scope:
+    def with_names(
+        self, names: Mapping[tuple[str, str], NamedTensor], row: str | None = None
+    ) -> Scope:
         """The same scope with more names, seen from weight ``row``."""
         return replace(self, names={**self.names, **names}, row=row or self.row)
 
 
-def evaluate(expr: Expr, scope: Scope) -> Value:
+def evaluate(expr: Expr, scope: Scope) -> NamedTensor:
     """The value of a stage-2 formula in a scope."""
     match expr:
         case Number(value=number):
             like = next(iter(scope.names.values())).data
-            return Value(torch.full((1, 1), float(number), dtype=like.dtype, device=like.device))
+            return NamedTensor(
+                torch.full((1, 1), float(number), dtype=like.dtype, device=like.device)
+            )
         case Ref():
             return scope.value(expr)
         case Apply(op=op) if op in _ACROSS:
             return _ACROSS[op](expr, [evaluate(arg, scope) for arg in expr.args], scope)
         case Apply(op="pow", args=(base, Number(value=exponent))):
             inner = evaluate(base, scope)
-            return Value(_power(inner.data, float(exponent)), inner.axes)
+            return NamedTensor(_power(inner.data, float(exponent)), inner.axes)
         case Apply(op=op) if op in _POINTWISE:
             values = [evaluate(arg, scope) for arg in expr.args]
             axes = union(*(value.axes for value in values))
             given = [value.on(axes) for value in values]
             if scope.kinks is not None and op in _BENT:
                 scope.kinks.append(
-                    Value(given[0] - given[1] if len(given) == 2 else given[0], axes)
+                    NamedTensor(given[0] - given[1] if len(given) == 2 else given[0], axes)
                 )
             function = torch.sqrt if op == "sqrt" and scope.partial else _POINTWISE[op]
-            return Value(function(*given), axes)
+            return NamedTensor(function(*given), axes)
     raise ValueError(f"`{getattr(expr, 'op', expr)}` belongs to the layer, not to the memory")
 
 
@@ -136,7 +140,7 @@ _POINTWISE: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
-def _over(expr: Apply, *values: Value) -> Axes:
+def _over(expr: Apply, *values: NamedTensor) -> Axes:
     """The axes an operation runs over; all of its operands' where the formula names none."""
     over = expr.option("over")
     if isinstance(over, str):
@@ -144,19 +148,19 @@ def _over(expr: Apply, *values: Value) -> Axes:
     return tuple(over) if over else union(*(value.axes for value in values))  # type: ignore[arg-type]
 
 
-def _sum(expr: Apply, values: list[Value], scope: Scope) -> Value:
+def _sum(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
     (value,) = values
     dims, rest = positions(value, _over(expr, value))
-    return Value(value.data.sum(dims) if dims else value.data, rest)
+    return NamedTensor(value.data.sum(dims) if dims else value.data, rest)
 
 
-def _mean(expr: Apply, values: list[Value], scope: Scope) -> Value:
+def _mean(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
     (value,) = values
     dims, rest = positions(value, _over(expr, value))
-    return Value(value.data.mean(dims) if dims else value.data, rest)
+    return NamedTensor(value.data.mean(dims) if dims else value.data, rest)
 
 
-def _norm(expr: Apply, values: list[Value], scope: Scope) -> Value:
+def _norm(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
     """The p-norm, with every derivative 0 where the norm is 0."""
     (value,) = values
     dims, rest = positions(value, _over(expr, value))
@@ -165,16 +169,16 @@ def _norm(expr: Apply, values: list[Value], scope: Scope) -> Value:
     total = powers.sum(dims) if dims else powers
     positive = total > 0
     safe = torch.where(positive, total, torch.ones_like(total))
-    return Value(torch.where(positive, safe ** (1 / p), torch.zeros_like(total)), rest)
+    return NamedTensor(torch.where(positive, safe ** (1 / p), torch.zeros_like(total)), rest)
 
 
-def _retag(expr: Apply, values: list[Value], scope: Scope) -> Value:
+def _retag(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
     (value,) = values
     names: dict[str, str] = dict(expr.option("axes", ()))  # type: ignore[call-overload]
-    return Value(value.data, tuple(names.get(axis, axis) for axis in value.axes))
+    return NamedTensor(value.data, tuple(names.get(axis, axis) for axis in value.axes))
 
 
-def _layernorm(expr: Apply, values: list[Value], scope: Scope) -> Value:
+def _layernorm(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
     value, *affine = values
     over = _over(expr, value)
     dims, _ = positions(value, over)
@@ -185,50 +189,50 @@ def _layernorm(expr: Apply, values: list[Value], scope: Scope) -> Value:
         result = result * affine[0].on(value.axes)
     if len(affine) == 2:
         result = result + affine[1].on(value.axes)
-    return Value(result, value.axes)
+    return NamedTensor(result, value.axes)
 
 
-def _softmax(expr: Apply, values: list[Value], scope: Scope) -> Value:
+def _softmax(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
     (value,) = values
     dims, _ = positions(value, _over(expr, value))
     shifted = torch.exp(value.data - value.data.detach().amax(dims, keepdim=True))
-    return Value(shifted / shifted.sum(dims, keepdim=True), value.axes)
+    return NamedTensor(shifted / shifted.sum(dims, keepdim=True), value.axes)
 
 
-def _contract(expr: Apply, values: list[Value], scope: Scope) -> Value:
+def _contract(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
     left, right = values
     over = expr.option("over")
     shared = tuple(axis for axis in left.axes if axis in right.axes)
     return product(left, right, _over(expr) if over else shared, scope.rounding)
 
 
-def _outer(expr: Apply, values: list[Value], scope: Scope) -> Value:
+def _outer(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
     return product(values[0], values[1], (), scope.rounding)
 
 
-def _orthogonal(expr: Apply, values: list[Value], scope: Scope) -> Value:
+def _orthogonal(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
     """Newton–Schulz (3.4445, -4.775, 2.0315) on X / max(|X|, 1e-6), the wide way round."""
     (value,) = values
     rows, columns = value.axes[-2:]
     size = _norm(Apply("norm", (), options=(("over", (rows, columns)),)), [value], scope).data
-    x = Value(value.data / size.clamp_min(1e-6)[..., None, None], value.axes)
+    x = NamedTensor(value.data / size.clamp_min(1e-6)[..., None, None], value.axes)
     if value.data.shape[-2] > value.data.shape[-1]:
         rows, columns = columns, rows
 
-    def renamed(v: Value, axis: str, name: str) -> Value:
-        return Value(v.data, tuple(name if a == axis else a for a in v.axes))
+    def renamed(v: NamedTensor, axis: str, name: str) -> NamedTensor:
+        return NamedTensor(v.data, tuple(name if a == axis else a for a in v.axes))
 
     for _ in range(int(expr.option("steps", 5))):  # type: ignore[call-overload]
         gram = product(x, renamed(x, rows, "_"), (columns,), scope.rounding)
         other = renamed(renamed(gram, "_", "__"), rows, "_")
         square = product(gram, other, ("_",), scope.rounding)
         mix = -4.775 * gram.on((rows, "_")) + 2.0315 * renamed(square, "__", "_").on((rows, "_"))
-        step = product(Value(mix, (rows, "_")), renamed(x, rows, "_"), ("_",), scope.rounding)
-        x = Value(3.4445 * x.data + step.on(x.axes), x.axes)
+        step = product(NamedTensor(mix, (rows, "_")), renamed(x, rows, "_"), ("_",), scope.rounding)
+        x = NamedTensor(3.4445 * x.data + step.on(x.axes), x.axes)
     return x
 
 
-_ACROSS: Mapping[str, Callable[[Apply, list[Value], Scope], Value]] = {
+_ACROSS: Mapping[str, Callable[[Apply, list[NamedTensor], Scope], NamedTensor]] = {
     "contract": _contract,
     "outer": _outer,
     "sum": _sum,

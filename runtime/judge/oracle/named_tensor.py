@@ -14,7 +14,7 @@ from miras_dsl.spec import Axes
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class NamedTensor:
     """A tensor [batch or 1, head or 1, *axes] and the names of its axes."""
 
     data: Tensor
@@ -38,7 +38,7 @@ def union(*axes: Axes) -> Axes:
     return tuple(dict.fromkeys(axis for group in axes for axis in group))
 
 
-def positions(value: Value, over: Axes) -> tuple[tuple[int, ...], Axes]:
+def positions(value: NamedTensor, over: Axes) -> tuple[tuple[int, ...], Axes]:
     """Positions of the axes to run over, and the axes that stay."""
     if set(over) <= {"row", "column"}:
         over = tuple(
@@ -72,7 +72,9 @@ class _RoundedProduct(torch.autograd.Function):
         return to_left, to_right, None, None
 
 
-def product(left: Value, right: Value, over: Axes, rounding: torch.dtype | None) -> Value:
+def product(
+    left: NamedTensor, right: NamedTensor, over: Axes, rounding: torch.dtype | None
+) -> NamedTensor:
     """The sum of products over ``over``; other axes that both have go together one by one."""
     for side in (left, right):
         positions(side, over)
@@ -84,5 +86,5 @@ def product(left: Value, right: Value, over: Axes, rounding: torch.dtype | None)
     )
     operands = [v.data.expand(*batch, *v.data.shape[2:]) for v in (left, right)]
     if rounding is None or rounding == left.data.dtype:
-        return Value(torch.einsum(f"{a},{b}->{out}", *operands), result)
-    return Value(_RoundedProduct.apply(*operands, (a, b, out), rounding), result)  # type: ignore[arg-type]
+        return NamedTensor(torch.einsum(f"{a},{b}->{out}", *operands), result)
+    return NamedTensor(_RoundedProduct.apply(*operands, (a, b, out), rounding), result)  # type: ignore[arg-type]

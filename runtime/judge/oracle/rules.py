@@ -14,7 +14,7 @@ from torch import Tensor
 
 from miras_dsl.spec import Axes, Expr, Loss, MemorySpec, Write
 
-from .evaluate import ANY, Scope, Value, evaluate
+from .evaluate import ANY, NamedTensor, Scope, evaluate
 from .solvers import implicit_step, invert, minimise, slope_of
 
 Weights = dict[str, Tensor]
@@ -25,10 +25,12 @@ def axes_of(spec: MemorySpec) -> dict[str, Axes]:
     return {state.name: state.axes for state in spec.states}
 
 
-def seen(spec: MemorySpec, scope: Scope, weights: Mapping[str, Tensor]) -> Scope:
+def weights_as_read(spec: MemorySpec, scope: Scope, weights: Mapping[str, Tensor]) -> Scope:
     """The scope in which the weights have these values."""
     axes = axes_of(spec)
-    return scope.with_names({("state", w): Value(data, axes[w]) for w, data in weights.items()})
+    return scope.with_names(
+        {("state", w): NamedTensor(data, axes[w]) for w, data in weights.items()}
+    )
 
 
 def gradients(
@@ -37,7 +39,7 @@ def gradients(
     """The gradient of the bias for each weight at ``weights``, the rates of its terms applied."""
     axes = axes_of(spec)
     probes = {w: d if d.requires_grad else d.detach().requires_grad_() for w, d in weights.items()}
-    inside = seen(spec, scope, probes)
+    inside = weights_as_read(spec, scope, probes)
     total = {w: torch.zeros_like(d) for w, d in probes.items()}
     for term in spec.terms:
         for name, found in zip(
@@ -67,7 +69,7 @@ def _term(
     )
 
 
-def follow(
+def apply_rule(
     spec: MemorySpec,
     scope: Scope,
     kept: Mapping[str, Tensor],
@@ -80,10 +82,12 @@ def follow(
     for target, formula in spec.algorithm.rules:
         for w, on in axes.items():
             names = {
-                ("keep", ANY): Value(kept[w], on),
-                ("weight", ANY): Value(weights[w], on),
-                ("grad", ANY): Value(slopes[w], on),
-                **{("carry", s): Value(carried[f"{s}.{w}"], on) for s in spec.algorithm.carry},
+                ("keep", ANY): NamedTensor(kept[w], on),
+                ("weight", ANY): NamedTensor(weights[w], on),
+                ("grad", ANY): NamedTensor(slopes[w], on),
+                **{
+                    ("carry", s): NamedTensor(carried[f"{s}.{w}"], on) for s in spec.algorithm.carry
+                },
             }
             new = evaluate(formula, scope.with_names(names, w)).on(on).expand(kept[w].shape)
             if target in spec.algorithm.carry:
@@ -99,7 +103,7 @@ def linked(spec: MemorySpec, scope: Scope, duals: Mapping[str, Tensor]) -> Weigh
     result: Weights = {}
     for w, dual in duals.items():
         if retention.link is not None:
-            names = {("dual", "a"): Value(dual, axes[w])}
+            names = {("dual", "a"): NamedTensor(dual, axes[w])}
             value = evaluate(retention.link, scope.with_names(names, w))
             result[w] = value.on(axes[w]).expand(dual.shape)
         elif retention.simplex is not None:
@@ -116,13 +120,15 @@ def linked(spec: MemorySpec, scope: Scope, duals: Mapping[str, Tensor]) -> Weigh
 
 def _of_weight(formula: Expr, scope: Scope, w: str, on: Axes) -> Callable[[Tensor], Tensor]:
     partial = replace(scope, partial=True)
-    return lambda x: evaluate(formula, partial.with_names({("dual", "w"): Value(x, on)}, w)).on(on)
+    return lambda x: evaluate(
+        formula, partial.with_names({("dual", "w"): NamedTensor(x, on)}, w)
+    ).on(on)
 
 
 def _kinks_of(formula: Expr, scope: Scope, w: str, on: Axes) -> Callable[[Tensor], list[Tensor]]:
     def kinks(x: Tensor) -> list[Tensor]:
-        found: list[Value] = []
-        inside = replace(scope.with_names({("dual", "w"): Value(x, on)}, w), kinks=found)
+        found: list[NamedTensor] = []
+        inside = replace(scope.with_names({("dual", "w"): NamedTensor(x, on)}, w), kinks=found)
         evaluate(formula, inside)
         return [value.on(on) for value in found]
 
@@ -155,7 +161,7 @@ def proximal(
     assert spec.retention.penalty is not None
     result: Weights = {}
     for w, old in kept.items():
-        inside = scope.with_names({("dual", "w0"): Value(old, axes[w])}, w)
+        inside = scope.with_names({("dual", "w0"): NamedTensor(old, axes[w])}, w)
         penalty = _of_weight(spec.retention.penalty, inside, w, axes[w])
         result[w] = minimise(
             lambda x, pull=slopes[w], penalty=penalty: pull * x + penalty(x),
@@ -170,12 +176,12 @@ def implicit(spec: MemorySpec, scope: Scope, kept: Mapping[str, Tensor]) -> Weig
     the start is what the rule gives without a gradient."""
     zeros = {w: torch.zeros_like(d) for w, d in kept.items()}
     ones = {w: torch.ones_like(d) for w, d in kept.items()}
-    rates, _ = follow(spec, scope, zeros, {}, ones)
-    kept, _ = follow(spec, scope, kept, {}, zeros)
+    rates, _ = apply_rule(spec, scope, zeros, {}, ones)
+    kept, _ = apply_rule(spec, scope, kept, {}, zeros)
     names = list(kept)
 
     def loss(values: list[Tensor]) -> Tensor:
-        inside = seen(spec, scope, dict(zip(names, values, strict=True)))
+        inside = weights_as_read(spec, scope, dict(zip(names, values, strict=True)))
         total = torch.zeros((), dtype=values[0].dtype, device=values[0].device)
         for term in spec.terms:
             if isinstance(term, Write):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from miras_dsl.spec import MemorySpec
 
-from .evaluate import Scope, Value
+from .evaluate import NamedTensor, Scope
 from .token_step import State, leaf_axes, one_token, where_batch, window_leaves
 
 
@@ -125,23 +125,23 @@ def initial(
 
 def _by_token(
     spec: MemorySpec, inputs: Mapping[str, Tensor], time: int
-) -> list[dict[tuple[str, str], Value]]:
-    steps: list[dict[tuple[str, str], Value]] = [{} for _ in range(time)]
+) -> list[dict[tuple[str, str], NamedTensor]]:
+    steps: list[dict[tuple[str, str], NamedTensor]] = [{} for _ in range(time)]
     for (kind, name), axes in leaf_axes(spec).items():
         if name in inputs:
             for step, data in enumerate(inputs[name].unbind(1)):
-                steps[step][kind, name] = Value(data, axes)
+                steps[step][kind, name] = NamedTensor(data, axes)
     return steps
 
 
 def _lasting(
     spec: MemorySpec, sizes: Mapping[str, int], inputs: Mapping[str, Tensor], like: Tensor
-) -> dict[tuple[str, str], Value]:
+) -> dict[tuple[str, str], NamedTensor]:
     """What is the same for every token: sizes and constants of the network."""
     known = {name: value for name, value in spec.params if value is not None} | dict(sizes)
-    names = {("size", n): Value(like.new_full((1, 1), float(v))) for n, v in known.items()}
+    names = {("size", n): NamedTensor(like.new_full((1, 1), float(v))) for n, v in known.items()}
     for name, axes, _ in spec.network.params:
-        names["constant", name] = Value(inputs[name][None], axes)
+        names["constant", name] = NamedTensor(inputs[name][None], axes)
     return names
 
 

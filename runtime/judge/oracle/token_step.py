@@ -14,16 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from miras_dsl.spec import Axes, MemorySpec, Ref, walk
+from miras_dsl.spec import Axes, MemorySpec, Ref, iter_nodes
 
 from . import rules
-from .evaluate import Scope, Value, evaluate
+from .evaluate import NamedTensor, Scope, evaluate
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Trajectory:
     """One trajectory: carried weights, carried tensors (`S.W`); duals, for a link at chunks."""
 
     weights: dict[str, Tensor]
@@ -50,7 +50,7 @@ def window_leaves(spec: MemorySpec, inputs: Mapping[str, Tensor]) -> list[str]:
     for term in spec.terms:
         own = [getattr(term, part, None) for part in ("loss", "error", "place", "answer", "rate")]
         formulas += [formula for formula in own if formula is not None]
-    used = {(n.kind, n.name) for f in formulas for n in walk(f) if isinstance(n, Ref)}
+    used = {(n.kind, n.name) for f in formulas for n in iter_nodes(f) if isinstance(n, Ref)}
     return [
         name
         for kind, name in leaf_axes(spec)
@@ -91,7 +91,9 @@ def one_token(
                     read = _bases(spec, scope, state, courses)[0]
                 else:
                     read = _live(spec, scope, state, courses[-1])
-                answer = evaluate(spec.read, rules.seen(spec, scope, read)).on(("value",))
+                answer = evaluate(spec.read, rules.weights_as_read(spec, scope, read)).on(
+                    ("value",)
+                )
     assert answer is not None, "an order always reads"
     state = _pack(spec, scope, state, courses)
     if track:
@@ -117,7 +119,7 @@ def _before_write(order: tuple[str, ...]) -> list[str]:
 def _pair(scope: Scope, number: int) -> Scope:
     """The scope of one of the token's pairs."""
     sliced = {
-        name: Value(
+        name: NamedTensor(
             value.data.select(2 + value.axes.index("pair"), number),
             tuple(axis for axis in value.axes if axis != "pair"),
         )
@@ -133,10 +135,10 @@ def _placed(spec: MemorySpec, inputs: Mapping[str, Tensor], scope: Scope, state:
         return scope
     place = state["position"] % spec.algorithm.anchored.block + 1
     like = next(iter(scope.names.values())).data
-    names = {("position", "position"): Value(place.to(like.dtype)[:, None])}
+    names = {("position", "position"): NamedTensor(place.to(like.dtype)[:, None])}
     for gate in spec.gates:
         if "position" in gate.axes:
-            names["gate", gate.name] = Value(inputs[gate.name][:, place - 1].T)
+            names["gate", gate.name] = NamedTensor(inputs[gate.name][:, place - 1].T)
     return scope.with_names(names)
 
 
@@ -162,13 +164,13 @@ def _open_block(spec: MemorySpec, scope: Scope, state: State) -> State:
     return new
 
 
-def _unpack(spec: MemorySpec, state: State) -> list[Course]:
+def _unpack(spec: MemorySpec, state: State) -> list[Trajectory]:
     anchored, names = spec.algorithm.anchored, [weight.name for weight in spec.states]
     carries = [f"{s}.{w}" for s in spec.algorithm.carry for w in names]
     ends = [*(f".{i}" for i in range(1, anchored.sweeps if anchored else 1)), ""]
     duals = {w: state[f"{w}.dual"] for w in names} if spec.retention.at == "chunk" else {}
     return [
-        Course(
+        Trajectory(
             {w: state[w + end] for w in names},
             {c: state[c + end] for c in carries},
             {} if end else duals,
@@ -177,7 +179,7 @@ def _unpack(spec: MemorySpec, state: State) -> list[Course]:
     ]
 
 
-def _live(spec: MemorySpec, scope: Scope, state: State, course: Course) -> dict[str, Tensor]:
+def _live(spec: MemorySpec, scope: Scope, state: State, course: Trajectory) -> dict[str, Tensor]:
     """The weights as they are used: through the link, or scaled from the anchor."""
     anchored = spec.algorithm.anchored
     if spec.retention.at == "token" and spec.retention.penalty is None:
@@ -194,7 +196,7 @@ def _live(spec: MemorySpec, scope: Scope, state: State, course: Course) -> dict[
 
 
 def _bases(
-    spec: MemorySpec, scope: Scope, state: State, courses: list[Course]
+    spec: MemorySpec, scope: Scope, state: State, courses: list[Trajectory]
 ) -> list[dict[str, Tensor]]:
     """The weights at which each trajectory takes its gradients."""
     if spec.algorithm.anchored is None:
@@ -205,8 +207,8 @@ def _bases(
     return [anchor, *(_live(spec, scope, state, course) for course in courses[:-1])]
 
 
-def _decayed(spec: MemorySpec, scope: Scope, course: Course) -> Course:
-    return Course(
+def _decayed(spec: MemorySpec, scope: Scope, course: Trajectory) -> Trajectory:
+    return Trajectory(
         rules.decayed(spec, scope, course.weights),
         course.carries,
         rules.decayed(spec, scope, course.duals),
@@ -217,21 +219,21 @@ def _written(
     spec: MemorySpec,
     scope: Scope,
     state: State,
-    course: Course,
+    course: Trajectory,
     base: dict[str, Tensor],
     track: bool,
-) -> Course:
+) -> Trajectory:
     """The trajectory after a write with gradients at ``base``."""
     if spec.algorithm.implicit:
-        return Course(rules.implicit(spec, scope, course.weights), course.carries, course.duals)
+        return Trajectory(rules.implicit(spec, scope, course.weights), course.carries, course.duals)
     slopes = _slopes(spec, scope, state, base, track)
-    weights, carries = rules.follow(spec, scope, course.weights, course.carries, slopes)
+    weights, carries = rules.apply_rule(spec, scope, course.weights, course.carries, slopes)
     if spec.retention.penalty is not None:
         weights = rules.proximal(spec, scope, course.weights, slopes)
     duals = course.duals
     if duals:
-        duals, _ = rules.follow(spec, scope, duals, course.carries, slopes)
-    return Course(weights, carries, duals)
+        duals, _ = rules.apply_rule(spec, scope, duals, course.carries, slopes)
+    return Trajectory(weights, carries, duals)
 
 
 def _slopes(
@@ -249,7 +251,9 @@ def _slopes(
         written = torch.stack([(data != 0).flatten(1).any(1) for data in past.values()]).any(0)
         # A slot never written counts for nothing; formulas that divide see this token there.
         names = {
-            key: Value(where_batch(written, data, scope.names[key].data.detach()), leaves[key])
+            key: NamedTensor(
+                where_batch(written, data, scope.names[key].data.detach()), leaves[key]
+            )
             for key, data in past.items()
         }
         old = rules.gradients(spec, scope.with_names(names), base, track)
@@ -260,7 +264,7 @@ def _slopes(
     return total
 
 
-def _pack(spec: MemorySpec, scope: Scope, state: State, courses: list[Course]) -> State:
+def _pack(spec: MemorySpec, scope: Scope, state: State, courses: list[Trajectory]) -> State:
     """The state after the token."""
     new, algorithm = dict(state), spec.algorithm
     for number, course in enumerate(courses, 1):

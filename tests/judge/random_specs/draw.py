@@ -26,7 +26,7 @@ from tests.judge.random_specs.space import (
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class SpecRecipe:
     """One value on each axis of the design space.
 
     alpha, eta  shape of the decay gate and of the rate
@@ -78,7 +78,7 @@ class Recipe:
         return f"{shape}substitution{' with momentum' if carried else ''}"
 
 
-def orders(recipe: Recipe) -> list[str]:
+def orders(recipe: SpecRecipe) -> list[str]:
     """Every order in which the events of a recipe may happen."""
     events = ["predict", "write", "read"]
     if recipe.bias == "dot" and not recipe.deep:
@@ -92,7 +92,7 @@ def orders(recipe: Recipe) -> list[str]:
     ]
 
 
-def legal(recipe: Recipe) -> bool:
+def legal(recipe: SpecRecipe) -> bool:
     """Whether the language gives the recipe a meaning."""
     r = recipe
     vector, one = r.architecture == "vector", r.sizes == "one"
@@ -118,7 +118,7 @@ def legal(recipe: Recipe) -> bool:
     )
 
 
-def _solved(recipe: Recipe) -> bool:
+def _solved(recipe: SpecRecipe) -> bool:
     """Whether an implicit step has one end: other biases are refused by the derivation."""
     kept = recipe.retention in ("none", "constant", "l2", "decay in place")
     return kept and not recipe.deep and recipe.bias in _CONVEX and "gd" in recipe.rule
@@ -127,7 +127,7 @@ def _solved(recipe: Recipe) -> bool:
 _CONVEX = ("l2", "l2_full", "weighted", "lp", "huber", "logcosh", "two terms", "in place")
 
 
-def _shape_fits(recipe: Recipe, shape: str) -> bool:
+def _shape_fits(recipe: SpecRecipe, shape: str) -> bool:
     if recipe.deep:
         return shape in ("scalar", "row")
     if recipe.architecture == "vector":
@@ -135,10 +135,10 @@ def _shape_fits(recipe: Recipe, shape: str) -> bool:
     return True
 
 
-def draw(random: Random) -> Recipe:
+def sample(random: Random) -> SpecRecipe:
     """A legal recipe, every axis at random."""
     while True:
-        start = Recipe(
+        start = SpecRecipe(
             architecture=random.choice(list(ARCHITECTURES)),
             bias=random.choice(list(BIASES)),
             rule=random.choice(list(RULES)),
@@ -158,19 +158,21 @@ def draw(random: Random) -> Recipe:
                 return recipe
 
 
-def several(random: Random, count: int, coverage: Counter[tuple[str, str]]) -> Iterator[Recipe]:
+def sample_covering(
+    random: Random, count: int, coverage: Counter[tuple[str, str]]
+) -> Iterator[SpecRecipe]:
     """Recipes that between them cover the space; ``coverage`` counts what has been drawn."""
     wanted = sorted(space())
     for _ in range(count):
         rarest = min(wanted, key=lambda value: coverage[value])
-        drawn = (draw(random) for _ in range(4000))
-        candidates = list(islice((r for r in drawn if rarest in values(r)), 4)) or [draw(random)]
+        drawn = (sample(random) for _ in range(4000))
+        candidates = list(islice((r for r in drawn if rarest in values(r)), 4)) or [sample(random)]
         best = min(candidates, key=lambda r: sorted(coverage[value] for value in values(r)))
         coverage.update(values(best))
         yield best
 
 
-def values(recipe: Recipe) -> list[tuple[str, str]]:
+def values(recipe: SpecRecipe) -> list[tuple[str, str]]:
     """What a recipe covers: (axis, value) pairs."""
     axes = {n: v for n, v in asdict(recipe).items() if n not in ("formula", "number", "order")}
     first = recipe.order.split(", ")[0]
@@ -191,9 +193,9 @@ def space() -> set[tuple[str, str]]:
     return {(axis, value) for axis, table in tables.items() for value in table}
 
 
-def simpler(recipe: Recipe) -> Iterator[Recipe]:
+def shrink(recipe: SpecRecipe) -> Iterator[SpecRecipe]:
     """Legal recipes that differ in one axis, put back to its plainest value, and fit an order."""
-    plain = asdict(Recipe())
+    plain = asdict(SpecRecipe())
     for axis, value in plain.items():
         if axis == "order" or getattr(recipe, axis) == value:
             continue
@@ -204,7 +206,7 @@ def simpler(recipe: Recipe) -> Iterator[Recipe]:
                 break
 
 
-def text(recipe: Recipe, name: str = "Random") -> str:
+def text(recipe: SpecRecipe, name: str = "Random") -> str:
     """The `.mem` text of a recipe."""
     bias, scale = BIASES[recipe.bias]
     outside = OUTSIDES[recipe.formula].format(c=recipe.number)
@@ -253,7 +255,7 @@ def text(recipe: Recipe, name: str = "Random") -> str:
     )
 
 
-def calmed(recipe: Recipe, scale: float) -> float:
+def calmed(recipe: SpecRecipe, scale: float) -> float:
     """A largest rate at which the recipe does not run away within a hundred tokens."""
     scale /= 8 if recipe.anchored else 1
     scale /= 3 if recipe.rule != "gd" and recipe.rule != "gd in place" else 1
@@ -264,7 +266,7 @@ def calmed(recipe: Recipe, scale: float) -> float:
     return round(scale, 5)
 
 
-def _axes(recipe: Recipe, shape: str) -> str:
+def _axes(recipe: SpecRecipe, shape: str) -> str:
     if shape == "scalar":
         return ""
     if recipe.architecture == "vector":

@@ -89,14 +89,14 @@ def evidence(d: CompiledMemory) -> list[str]:
 
 def state_size(d: CompiledMemory) -> sp.Expr:
     """How many numbers one head carries from token to token, over the memory's parameters."""
-    sizes = dict(d.spec.sizes)
+    sizes = dict(d.model.sizes)
     each = [sp.prod([sizes[axis] for axis in weight.axes]) for weight in d.rule.weights]
     return sp.expand(sp.Add(*each))
 
 
 def flops(program: Program, spec: MemorySpec) -> sp.Expr:
     """Floating-point operations of a program: two for each product summed, one for each formula."""
-    sizes = dict(spec.sizes)
+    sizes = {ir.axis_of(word): size for word, size in spec.sizes}
 
     def extent(node: Node, *others: Node) -> sp.Expr:
         axes = {axis for n in (node, *others) for axis in n.axes}

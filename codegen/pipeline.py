@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from miras_dsl.codegen.derive.chunk import WITHOUT_GRADIENT, ChunkForm, chunkwise_form
+from miras_dsl.codegen.derive.chunk import ChunkForm, chunkwise_form
 from miras_dsl.codegen.derive.update import UpdateRule, update_rule
 from miras_dsl.codegen.emit.identifiers import snake_case, source_ref
 from miras_dsl.codegen.emit.imports import import_lines
@@ -128,7 +128,7 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
         except NotChunkable as reason:
             obstacle = str(reason)
         if form is not None:
-            reverse = adjoint(form.program, WITHOUT_GRADIENT)
+            reverse = adjoint(form.program)
             check_size(node for _, node in reverse.results)
             forward, backward = schedule(form.program), schedule(reverse)
     except DerivationError as reason:

@@ -130,7 +130,7 @@ class _Anonymous:
         return ";".join(lines) + "->" + ",".join(at[root] for root in roots)
 
     def _input(self, x: Input) -> str:
-        return f"{self.name(x.kind, x.name)}{x.shape}"
+        return f"{self.name(x.role.value, x.name)}{x.shape}"
 
     def _node(self, node: Node, at: dict[Node, str]) -> str:
         if isinstance(node, ForwardSubstitution):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from miras_dsl.codegen.model.build import POSITION
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.inline_maps import affine_coefficients
 from miras_dsl.ir import (
@@ -28,6 +27,7 @@ from miras_dsl.ir import (
     J,
     Node,
     Program,
+    Role,
     broadcast,
     contract,
     inputs_of,
@@ -41,9 +41,6 @@ from miras_dsl.ir import (
 from .transitions import VALID
 from .update import UpdateRule
 from .vectorize import Key, StateRead, TokenVectorizer
-
-WITHOUT_GRADIENT = frozenset({VALID.name, POSITION})
-"""Inputs without a gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ def chunkwise_form(rule: UpdateRule) -> ChunkForm:
     results = [("y", y)]
     for state, _ in rule.linear:
         results.append((state.name, lifting.at_end(state)))
-    used = [x for x in inputs_of(node for _, node in results) if x.kind != "state"]
+    used = [x for x in inputs_of(node for _, node in results) if x.role is not Role.STATE]
     states = tuple(state for state, _ in rule.linear)
     program = Program((*used, *states), tuple(results), tuple((s, s.name) for s in states))
     return ChunkForm(rule, program, lifting.family(), tuple(lifting.evidence))
@@ -111,8 +108,8 @@ class _WriteSolver(TokenVectorizer):
         while todo:
             parts = [part for part in todo.pop() if part is not None]
             for x in inputs_of(parts):
-                if x.kind in ("state", "after"):
-                    fresh = self._reached(Input(x.name, x.shape, "state")) - found
+                if x.role in (Role.STATE, Role.NEXT):
+                    fresh = self._reached(Input(x.name, x.shape, Role.STATE)) - found
                     found |= fresh
                     todo += fresh
         return found
@@ -135,7 +132,7 @@ class _WriteSolver(TokenVectorizer):
         """The rows of a write whose row i depends on the rows before it."""
         u, x = key
         if x is None or any(
-            n.kind in ("state", "after") and self._touches(n, key) for n in inputs_of([x])
+            n.role in (Role.STATE, Role.NEXT) and self._touches(n, key) for n in inputs_of([x])
         ):
             raise NotChunkable("what the memory learns from depends on its own state")
         reads = [
@@ -165,11 +162,11 @@ class _WriteSolver(TokenVectorizer):
         return self._substitution(u, read, reading, score, gates), self.lift(x)
 
     def _touches(self, x: Input, key: Key) -> bool:
-        return key in self._reached(Input(x.name, x.shape, "state"))
+        return key in self._reached(Input(x.name, x.shape, Role.STATE))
 
     def _touches_any(self, node: Node, key: Key) -> bool:
         return any(
-            x.kind in ("state", "after") and self._touches(x, key) for x in inputs_of([node])
+            x.role in (Role.STATE, Role.NEXT) and self._touches(x, key) for x in inputs_of([node])
         )
 
     def _affine(
@@ -205,14 +202,14 @@ class _WriteSolver(TokenVectorizer):
         gates: tuple[Node, Node] | None,
     ) -> Node:
         """``U_i = body(P_i + Σ_j A_ij U_j)``, row after row."""
-        hole = Input("r", read.axes, "hole")
+        hole = Input("r", read.axes, Role.HOLE)
         unknown = {part for part in postorder([u]) if read in postorder([part])}
         rows: dict[Node, Input] = {}
         exchange: dict[Node, Node] = {read: hole}
         for part in postorder([u]):
             for operand in part.operands if part in unknown and part is not read else ():
                 if operand not in unknown and operand not in rows and inputs_of([operand]):
-                    rows[operand] = Input(f"row{len(rows)}", operand.axes, "hole")
+                    rows[operand] = Input(f"row{len(rows)}", operand.axes, Role.HOLE)
         exchange |= rows
         (body,) = substitute([u], exchange)
         lifted = tuple((h, broadcast(self.lift(part), (I,))) for part, h in rows.items())

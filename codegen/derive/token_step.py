@@ -9,10 +9,16 @@ from miras_dsl.codegen.errors import DerivationError
 from miras_dsl.codegen.inner_step.implicit_step import implicit_step
 from miras_dsl.codegen.inner_step.mirror_map import Link
 from miras_dsl.codegen.inner_step.proximal_step import proximal_step
-from miras_dsl.codegen.model.build import axes_of, exp, gate_input, program_input, signed_gates
+from miras_dsl.codegen.model.build import (
+    exp,
+    gate_input,
+    program_input,
+    row_and_column,
+    signed_gates,
+)
 from miras_dsl.codegen.model.lower import lower
 from miras_dsl.codegen.model.types import MemoryModel
-from miras_dsl.ir import Input, Node, substitute
+from miras_dsl.ir import Input, Node, Role, substitute
 from miras_dsl.ir import Number as Constant
 from miras_dsl.spec import Loss, MemorySpec, Number, Ref, iter_nodes
 
@@ -71,7 +77,7 @@ def run_token(
                 settled = not {"decay", "write"} & set(model.order[at + 1 :])
                 seen: Mapping[str, Node] = current
                 if settled:
-                    seen = {w: Input(s.name, s.axes, "after") for w, s in course.weights.items()}
+                    seen = {w: Input(s.name, s.axes, Role.NEXT) for w, s in course.weights.items()}
                 (answer,) = substitute([model.answer], weight_points(model, seen, link))
             case _:
                 raise AssertionError(f"unknown event {event}")
@@ -114,7 +120,9 @@ def weight_points(
 ) -> dict[Node, Node]:
     """The weights as gradients and answers see them: through the link, if there is one."""
     return {
-        Input(w.name, w.axes, "point"): link(w.name, weights[w.name]) if link else weights[w.name]
+        Input(w.name, w.axes, Role.WEIGHT): link(w.name, weights[w.name])
+        if link
+        else weights[w.name]
         for w in model.weights
     }
 
@@ -127,7 +135,7 @@ def _rules(
 ) -> tuple[dict[str, Node], dict[tuple[str, str], Node]]:
     new, new_carried = dict(kept), dict(carried)
     for weight in (w.name for w in model.weights):
-        axes = axes_of(model.spec, weight)
+        axes = row_and_column(model.spec, weight)
         for target, formula in model.algorithm.rules:
 
             def name(ref: Ref, weight: str = weight) -> Node:

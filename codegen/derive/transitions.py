@@ -1,7 +1,7 @@
 """How a write reaches a later token: the unrolled `Φ(i, j)` of every state.
 
 A state that only decays has a path in closed form: one logarithm per token for a scalar decay, one per
-channel for a row or column gate.  States that feed others (a momentum feeds its weight) have dense
+channel for a row or column gate.  States that feed others (a whenum feeds its weight) have dense
 triangles, one product of triangles per coupling; they need scalar gates.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import sympy as sp
 
@@ -25,8 +26,10 @@ from miras_dsl.ir import (
     L,
     Mask,
     Node,
+    Role,
     Shift,
     TakeLast,
+    Triangle,
     broadcast,
     contract,
     elementwise,
@@ -37,13 +40,26 @@ from miras_dsl.ir import (
 )
 from miras_dsl.scalar.functions import OPERANDS
 
-VALID = Input("valid", (I,), "token")
+VALID = Input("valid", (I,), Role.PREDICATE)
 """1 for a token, 0 for padding: a padded row writes nothing and passes nothing on."""
 
 
 def exponential(log: Node) -> Node:
     """e^log."""
     return ONE if is_zero(log) else elementwise(sp.exp(OPERANDS[0]), log)
+
+
+class When(Enum):
+    """The moment of a token at which a state is read."""
+
+    BEFORE = auto()  # as the token before has left it
+    DECAYED = auto()  # after its own decay
+    AFTER = auto()  # after the token's write
+
+    @staticmethod
+    def of(state: Input) -> When:
+        """The moment that an input of role STATE or NEXT stands for."""
+        return When.AFTER if state.role is Role.NEXT else When.BEFORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +87,18 @@ class Transition:
     scale: Node
     strict: bool
 
+    @property
+    def reach(self) -> Triangle:
+        """The pairs (i, j) of a token and a write that it sees."""
+        return Triangle(I, J, self.strict)
+
     def triangle(self) -> Node | None:
         """The factor [#i, #j] that all channels share, or None if it is 1."""
         if self.dense is not None:
             return self.dense
         if self.scalar is None:
             return None
-        return Decay(self.scalar[0], rename(self.scalar[1], {I: J}), I, J, self.strict)
+        return Decay(self.scalar[0], rename(self.scalar[1], {I: J}), self.reach)
 
     def gates(self, axis: Axis) -> tuple[Node, Node] | None:
         """The logarithms (a, b) of a channel gate on an axis."""
@@ -86,10 +107,8 @@ class Transition:
     def dense_channels(self, weight: Node) -> Node:
         """``weight`` times every channel's decay, masked: for a state materialised per token."""
         for _, a, b in self.logs:
-            weight = weight * Decay(a, rename(b, {I: J}), I, J, self.strict)
-        return (
-            weight if self.logs or self.triangle() is not None else Mask(weight, I, J, self.strict)
-        )
+            weight = weight * Decay(a, rename(b, {I: J}), self.reach)
+        return weight if self.logs or self.triangle() is not None else Mask(weight, self.reach)
 
 
 class Transitions:
@@ -131,10 +150,10 @@ class Transitions:
 
     # ------------------------------------------------------------ at a token
 
-    def entries(self, state: Input, moment: str) -> Iterator[tuple[Input, InitialTransition]]:
-        """How each first state reaches this one ``before``, ``decayed`` (by its own decay) or ``after``."""
+    def entries(self, state: Input, when: When) -> Iterator[tuple[Input, InitialTransition]]:
+        """How each first state reaches this one at a moment of a token."""
         logs = self.logs(state)
-        upto = {axis: self._upto(log, moment) for axis, log in logs.items()}
+        upto = {axis: self._upto(log, when) for axis, log in logs.items()}
         scalar = exponential(upto[None]) if None in upto else None
         yield (
             state,
@@ -146,32 +165,32 @@ class Transitions:
             for other, factor in self._coupling(state)[0].items():
                 yield (
                     other,
-                    InitialTransition(factor if moment == "after" else Shift(factor, I, 1), ()),
+                    InitialTransition(factor if when is When.AFTER else Shift(factor, I, 1), ()),
                 )
 
     def writes(
-        self, state: Input, moment: str
+        self, state: Input, when: When
     ) -> Iterator[tuple[tuple[Node, Node | None], Transition]]:
         """How each write reaches the state."""
         if self.coupled(state):
             for key, dense in self._coupling(state)[1].items():
-                if moment == "after":
+                if when is When.AFTER:
                     yield key, Transition(dense, None, (), ONE, False)
                 else:
                     yield key, Transition(Shift(dense, I, 1), None, (), ONE, True)
             return
         logs = self.logs(state)
-        strict = moment != "after"
-        pairs = {axis: (self._upto(log, moment), Cumsum(log, I)) for axis, log in logs.items()}
+        strict = when is not When.AFTER
+        pairs = {axis: (self._upto(log, when), Cumsum(log, I)) for axis, log in logs.items()}
         channels = tuple((axis, a, b) for axis, (a, b) in pairs.items() if axis is not None)
         for write in self.linear[state].writes:
             scale = broadcast(self.lift(write.scale), (I,))
             yield (write.u, write.x), Transition(None, pairs.get(None), channels, scale, strict)
 
     @staticmethod
-    def _upto(log: Node, moment: str) -> Node:
+    def _upto(log: Node, when: When) -> Node:
         whole = Cumsum(log, I)
-        return whole - log if moment == "before" else whole
+        return whole - log if when is When.BEFORE else whole
 
     def _coupling(
         self, state: Input
@@ -207,18 +226,18 @@ class Transitions:
             if set(taken.axes) - {I}:
                 raise NotChunkable(f"{state.name} takes in {other.name} by channel")
             taken = rename(taken * VALID, {I: L})
-            for first, entry in self.entries(other, "before"):
+            for first, entry in self.entries(other, When.BEFORE):
                 if entry.logs:
                     raise NotChunkable(f"{other.name} feeds {state.name} and decays by channel")
                 factor = broadcast(ONE if entry.scalar is None else entry.scalar, (I,))
                 reach = contract(own, rename(factor, {I: L}) * taken, (L,))
                 firsts[first] = firsts[first] + reach if first in firsts else reach
-            for key, path in self.writes(other, "before"):
+            for key, path in self.writes(other, When.BEFORE):
                 source = path.triangle()
                 if path.logs:
                     raise NotChunkable(f"{other.name} feeds {state.name} and decays by channel")
                 if source is None:
-                    source = Mask(broadcast(ONE, (I, J)), I, J, True)
+                    source = Mask(broadcast(ONE, (I, J)), Triangle(I, J, strict=True))
                 source = source * rename(path.scale, {I: J})
                 reach = contract(own, rename(source, {I: L}) * taken, (L,))
                 dense[key] = dense[key] + reach if key in dense else reach
@@ -228,9 +247,9 @@ class Transitions:
     def _own(log: Node | None) -> Node:
         """The triangle [#i, #l] of a state's own decay."""
         if log is None:
-            return Mask(broadcast(ONE, (I, L)), I, L, False)
+            return Mask(broadcast(ONE, (I, L)), Triangle(I, L))
         whole = Cumsum(broadcast(log, (I,)), I)
-        return Decay(whole, rename(whole, {I: L}), I, L, False)
+        return Decay(whole, rename(whole, {I: L}), Triangle(I, L))
 
     # ------------------------------------------------------------ at the chunk's end
 

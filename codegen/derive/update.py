@@ -15,7 +15,7 @@ from miras_dsl.codegen.model.build import memory_inputs, program_input, with_log
 from miras_dsl.codegen.model.lower import lower
 from miras_dsl.codegen.model.types import MemoryInput, MemoryModel, StateTensor
 from miras_dsl.codegen.passes.affine_state import AffineUpdate, NotChunkable, to_affine_state
-from miras_dsl.ir import ZERO, Input, Node, Program, inputs_of, substitute
+from miras_dsl.ir import ZERO, Input, Node, Program, Role, inputs_of, substitute
 
 from .token_step import Trajectory, run_token, weight_points
 
@@ -65,14 +65,14 @@ def update_rule(model: MemoryModel) -> UpdateRule:
     def states(suffix: str, init: str | None) -> dict[str, Input]:
         for w in model.weights:
             weights.append(StateTensor(f"{w.name}{suffix}", w.name, w.axes, init or w.init))
-        return {w.name: Input(f"{w.name}{suffix}", w.axes, "state") for w in model.weights}
+        return {w.name: Input(f"{w.name}{suffix}", w.axes, Role.STATE) for w in model.weights}
 
     def momenta(suffix: str) -> dict[tuple[str, str], Input]:
         found = {}
         for carry, of in carries:
             axes = next(w.axes for w in model.weights if w.name == of)
             weights.append(StateTensor(f"{carry}.{of}{suffix}", of, axes, "zero"))
-            found[carry, of] = Input(f"{carry}.{of}{suffix}", axes, "state")
+            found[carry, of] = Input(f"{carry}.{of}{suffix}", axes, Role.STATE)
         return found
 
     last = Trajectory(states("", "weight" if at_chunk else None), momenta(""))
@@ -122,7 +122,7 @@ def update_rule(model: MemoryModel) -> UpdateRule:
 
     if algorithm.reset:
         refresh = _resets(model, weights)
-    old = [Input(w.name, w.axes, "state") for w in weights]
+    old = [Input(w.name, w.axes, Role.STATE) for w in weights]
     return _finish(model, old, new, answer, tuple(weights), tuple(refresh), close)
 
 
@@ -175,11 +175,13 @@ def _finish(
     except NotChunkable as reason:
         linear, obstacle = {}, str(reason)
     values = {s: linear[s].as_node() if s in linear else new[s.name] for s in old}
-    (y,) = substitute([answer], {Input(s.name, s.axes, "after"): v for s, v in values.items()})
+    (y,) = substitute([answer], {Input(s.name, s.axes, Role.NEXT): v for s, v in values.items()})
     results = (("y", y), *((s.name, v) for s, v in values.items()))
-    used = [x for x in inputs_of(node for _, node in results) if x.kind != "state"]
+    used = [x for x in inputs_of(node for _, node in results) if x.role is not Role.STATE]
     names = {x.name for x in used} | {
-        x.name for x in inputs_of(node for _, node in (*refresh, *close)) if x.kind != "state"
+        x.name
+        for x in inputs_of(node for _, node in (*refresh, *close))
+        if x.role is not Role.STATE
     }
     return UpdateRule(
         name=model.name,

@@ -24,6 +24,7 @@ from miras_dsl.ir import (
     J,
     Mask,
     Node,
+    Role,
     broadcast,
     contract,
     inputs_of,
@@ -32,11 +33,11 @@ from miras_dsl.ir import (
     with_operands,
 )
 
-from .transitions import VALID, Transition, Transitions, exponential
+from .transitions import VALID, Transition, Transitions, When, exponential
 from .update import UpdateRule
 
 Key = tuple[Node, Node | None]
-"""A write is known by its two vectors; states that share them (a weight and its momentum) share it."""
+"""A write is known by its two vectors; states that share them (a weight and its whenum) share it."""
 
 
 @dataclass(slots=True)
@@ -101,15 +102,15 @@ class TokenVectorizer(ABC):
         """Whether ``node`` is a state as a whole: it is not lifted but read or materialised."""
         if len(node.axes) < 2 or not isinstance(node, Node):
             return False
-        if not any(x.kind in ("state", "after") for x in inputs_of([node])):
+        if not any(x.role in (Role.STATE, Role.NEXT) for x in inputs_of([node])):
             return False
         return any(node.axes == state.axes for state in self.states)
 
     def _one(self, node: Node) -> Node:
         if isinstance(node, Input):
-            if node.kind == "token":
-                return Input(node.name, (I, *node.axes), "token")
-            return self._materialised(node) if node.kind in ("state", "after") else node
+            if node.role.per_token:
+                return Input(node.name, (I, *node.axes), node.role)
+            return self._materialised(node) if node.role in (Role.STATE, Role.NEXT) else node
         if isinstance(node, Contract):
             for matrix, other in ((node.left, node.right), (node.right, node.left)):
                 if self.is_matrix(matrix) and not self.is_matrix(other) and len(node.over) == 1:
@@ -133,23 +134,23 @@ class TokenVectorizer(ABC):
         return reading.value(over)
 
     def read(self, matrix: Node, query: Node, over: Axis) -> StateRead:
-        """``matrix`` (an affine formula of states at one moment of the token) asked with ``query``."""
+        """``matrix`` (an affine formula of states at one when of the token) asked with ``query``."""
         if isinstance(matrix, Input):
-            moment = "after" if matrix.kind == "after" else "before"
-            return self._read_state(Input(matrix.name, matrix.shape, "state"), moment, query, over)
+            when = When.of(matrix)
+            return self._read_state(Input(matrix.name, matrix.shape, Role.STATE), when, query, over)
         axes = matrix.axes
-        afters = {Input(state.name, state.shape, "after") for state in self.states}
+        afters = {Input(state.name, state.shape, Role.NEXT) for state in self.states}
         found = to_affine_state(matrix, axes, self.states | afters)
         state = found.keep[0][0] if found.keep else None
         if state is not None and found == AffineUpdate(self._decayed(state), ()):
-            return self._read_state(state, "decayed", query, over)
+            return self._read_state(state, When.DECAYED, query, over)
         reading = StateRead()
         for state, coefficient in found.keep:
             gate = self.lift(coefficient)
             onto = gate if over in gate.axes else ONE
-            moment = "after" if state.kind == "after" else "before"
+            when = When.of(state)
             asked = self._read_state(
-                Input(state.name, state.shape, "state"), moment, query * onto, over
+                Input(state.name, state.shape, Role.STATE), when, query * onto, over
             )
             reading.add(asked, ONE, ONE if over in gate.axes else gate)
         for write in found.writes:
@@ -177,9 +178,9 @@ class TokenVectorizer(ABC):
         asked, given = (x, u) if over == axes[-1] else (u, x)
         return contract(query, asked, (over,)) * given * self.lift(write.scale)
 
-    def _read_state(self, state: Input, moment: str, query: Node, over: Axis) -> StateRead:
+    def _read_state(self, state: Input, when: When, query: Node, over: Axis) -> StateRead:
         reading = StateRead()
-        for entry, path in self.paths.entries(state, moment):
+        for entry, path in self.paths.entries(state, when):
             asked = query
             gate: Node = path.scalar if path.scalar is not None else ONE
             for axis, log in path.logs:
@@ -190,7 +191,7 @@ class TokenVectorizer(ABC):
             if not gate.axes[1:]:
                 asked, gate = asked * gate, ONE
             reading.entries.append((entry, asked, gate))
-        for key, path in self.paths.writes(state, moment):
+        for key, path in self.paths.writes(state, when):
             if key in self.pending:
                 u, x = None, self.lift(key[1]) if key[1] is not None else None
             else:
@@ -210,7 +211,7 @@ class TokenVectorizer(ABC):
             else:
                 channel = state.axes[0] if row_side else state.axes[-1]
                 reading.free = reading.free + GatedApply(
-                    score, given, gates[0], rename(gates[1], {I: J}), channel, I, J, path.strict, J
+                    score, given, gates[0], rename(gates[1], {I: J}), channel, path.reach, J
                 )
         return reading
 
@@ -220,7 +221,7 @@ class TokenVectorizer(ABC):
         gates = path.gates(over)
         if gates is not None:
             score: Node = GatedContract(
-                query, later, gates[0], rename(gates[1], {I: J}), over, I, J, path.strict
+                query, later, gates[0], rename(gates[1], {I: J}), over, path.reach
             )
         else:
             score = contract(query, later, (over,))
@@ -228,7 +229,7 @@ class TokenVectorizer(ABC):
         if triangle is not None:
             score = score * triangle
         elif gates is None:
-            score = Mask(score, I, J, path.strict)
+            score = Mask(score, path.reach)
         return score * rename(path.scale * VALID, {I: J})
 
     def _materialised(self, node: Node) -> Node:
@@ -237,17 +238,17 @@ class TokenVectorizer(ABC):
             return with_operands(
                 node, {operand: self._lifted(operand) for operand in node.operands}
             )
-        state = Input(node.name, node.shape, "state")
-        moment = "after" if node.kind == "after" else "before"
+        state = Input(node.name, node.shape, Role.STATE)
+        when = When.of(node)
         if state not in self.states:
             raise NotChunkable(f"{node.name} is not a state of this memory")
         result: Node = ZERO
-        for entry, path in self.paths.entries(state, moment):
+        for entry, path in self.paths.entries(state, when):
             value: Node = entry if path.scalar is None else entry * path.scalar
             for _, log in path.logs:
                 value = value * exponential(log)
             result = result + broadcast(value, (I,))
-        for key, path in self.paths.writes(state, moment):
+        for key, path in self.paths.writes(state, when):
             if key in self.pending:
                 raise NotChunkable("the update is not a formula of its predictions alone")
             u, x = self.write(key)
@@ -258,7 +259,7 @@ class TokenVectorizer(ABC):
                 gates = path.gates(state.axes[0])
                 given = rename(u, {I: J})
                 if gates is None:
-                    masked = weight if triangle is not None else Mask(weight, I, J, path.strict)
+                    masked = weight if triangle is not None else Mask(weight, path.reach)
                     result = result + contract(masked, given, (J,))
                 else:
                     result = result + GatedApply(
@@ -267,9 +268,7 @@ class TokenVectorizer(ABC):
                         gates[0],
                         rename(gates[1], {I: J}),
                         state.axes[0],
-                        I,
-                        J,
-                        path.strict,
+                        path.reach,
                         J,
                     )
                 continue

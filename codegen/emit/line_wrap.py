@@ -10,7 +10,7 @@ WIDTH = 100
 
 def statement(target: str, expression: str, comment: str, indent: int = 4) -> list[str]:
     """``target = expression  # comment`` in lines of at most `WIDTH` characters where it can be."""
-    line = f"{target} = {expression}  # {comment}"
+    line = f"{target} = {expression}" + (f"  # {comment}" if comment else "")
     if len(line) + indent <= WIDTH:
         return [line]
     if len(f"{target} = {expression}") + indent <= WIDTH:
@@ -25,6 +25,11 @@ def statement(target: str, expression: str, comment: str, indent: int = 4) -> li
         return [f"# {target} {comment}", f"{target} = {head}", *body, tail]
     body = [line for piece in parts for line in _opened(piece, indent + 4)]
     return [f"# {target} {comment}", f"{target} = (", *(f"    {line}" for line in body), ")"]
+
+
+def assignment(target: str, expression: str, indent: int = 8) -> list[str]:
+    """``target = expression`` in lines of at most `WIDTH` characters where it can be."""
+    return [line for line in statement(target, expression, "", indent) if line != f"# {target} "]
 
 
 def _opened(piece: str, indent: int) -> list[str]:

@@ -24,6 +24,7 @@ from miras_dsl.ir import (
     Contract,
     Input,
     Node,
+    Role,
     contract,
     elementwise,
     inputs_of,
@@ -47,7 +48,7 @@ from .scalar_equation import NotScalar, ScalarEquation, cheap_to_simplify, scala
 
 BEFORE = sp.Symbol("p", real=True)
 STEP = sp.Symbol("s", real=True)
-GRAD, KEPT = Input("grad", (), "hole"), Input("kept", (), "hole")
+GRAD, KEPT = Input("grad", (), Role.HOLE), Input("kept", (), Role.HOLE)
 
 
 class NoImplicitStep(DerivationError):
@@ -81,7 +82,7 @@ def implicit_step(model: MemoryModel, weights: Mapping[str, Node]) -> dict[str, 
     ((name, gradient),) = model.gradients
     rate, base = _rule(model, name)
     (start,) = substitute([base], {KEPT: weights[name]})
-    point = Input(name, model.weights[0].axes, "point")
+    point = Input(name, model.weights[0].axes, Role.WEIGHT)
     equation = _equation(gradient, point)
     if equation is None:
         return {name: gradient}
@@ -169,7 +170,7 @@ def _studied(model: MemoryModel, equation: _Equation) -> ScalarEquation:
 
 def _expect_positive(model: MemoryModel, rate: Node) -> None:
     try:
-        formula = scalar_equation(rate, Input("none", (), "hole"), model.spec)
+        formula = scalar_equation(rate, Input("none", (), Role.HOLE), model.spec)
     except NotScalar:
         raise NoImplicitStep("`implicit` needs a rate that is a number for each weight") from None
     if not (numbers(formula.formula, samples(formula.ranges)) >= 0).all():

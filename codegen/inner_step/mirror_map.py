@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import sympy as sp
 
-from miras_dsl.codegen.model.build import axes_of, program_input
+from miras_dsl.codegen.model.build import program_input, row_and_column
 from miras_dsl.codegen.model.lower import lower, softmax
 from miras_dsl.codegen.model.types import MemoryModel
 from miras_dsl.ir import Node
@@ -36,7 +36,7 @@ def link_function(model: MemoryModel) -> Link | None:
             return lower(
                 formula,
                 lambda ref: dual if ref.kind == "dual" else program_input(ref, model.spec, weight),
-                axes_of(model.spec, weight),
+                row_and_column(model.spec, weight),
             )
 
         return given
@@ -66,7 +66,7 @@ def _on_simplex(model: MemoryModel, potential: Expr, simplex: Expr) -> Link:
     factors = {weight.name: entropy(model.spec, weight.name) for weight in model.weights}
 
     def link(weight: str, dual: Node) -> Node:
-        (column,) = [w.axes[-1] for w in model.spec.states if w.name == weight]
+        column = row_and_column(model.spec, weight)[-1]
         formula, factor = factors[weight]
         mass = lower(simplex, lambda ref: program_input(ref, model.spec, weight))
         return softmax(formula.placed(DUAL / factor, {DUAL: dual}), (column,)) * mass

@@ -7,7 +7,7 @@ import sympy as sp
 from miras_dsl.codegen.errors import DerivationError
 from miras_dsl.codegen.model.build import program_input
 from miras_dsl.codegen.model.lower import lower
-from miras_dsl.ir import Input, Node
+from miras_dsl.ir import Input, Node, Role, axes_of
 from miras_dsl.scalar.monotone_inverse import UNKNOWN as W
 from miras_dsl.spec import MemorySpec, Ref, iter_nodes
 
@@ -41,10 +41,10 @@ def _potential(spec: MemorySpec, weight: str) -> ScalarEquation:
     potential = spec.retention.bregman
     assert potential is not None
 
-    axes = next(
+    words = next(
         (n.axes for n in iter_nodes(potential) if isinstance(n, Ref) and n.kind == "dual"), ()
     )
-    hole = Input("w", axes, "hole")
+    hole = Input("w", axes_of(words), Role.HOLE)
 
     def name(ref: Ref) -> Node:
         return hole if ref.kind == "dual" else program_input(ref, spec, weight)

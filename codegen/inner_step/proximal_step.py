@@ -8,7 +8,7 @@ from miras_dsl.codegen.errors import ConflictingClauses, DerivationError
 from miras_dsl.codegen.model.build import program_input
 from miras_dsl.codegen.model.lower import lower
 from miras_dsl.codegen.model.types import MemoryModel
-from miras_dsl.ir import Input, Node
+from miras_dsl.ir import Input, Node, Role, axes_of
 from miras_dsl.spec import Interval, Ref, iter_nodes
 
 from .closed_form_inverse import solve
@@ -63,10 +63,10 @@ def _expect_alone(model: MemoryModel, weight: str) -> None:
 def _studied(model: MemoryModel, weight: str) -> tuple[ScalarEquation, MonotoneFunction, Node]:
     penalty, spec = model.retention.penalty, model.spec
     assert penalty is not None
-    axes = next(
+    words = next(
         (n.axes for n in iter_nodes(penalty) if isinstance(n, Ref) and n.kind == "dual"), ()
     )
-    hole, start = Input("w", axes, "hole"), Input("w0", axes, "hole")
+    hole, start = Input("w", axes_of(words), Role.HOLE), Input("w0", axes_of(words), Role.HOLE)
 
     def name(ref: Ref) -> Node:
         if ref.kind == "dual":

@@ -8,7 +8,20 @@ from dataclasses import replace as replace_fields
 from miras_dsl.codegen.passes.affine_state import AffineUpdate
 from miras_dsl.codegen.passes.autodiff import gradient, vjp
 from miras_dsl.codegen.passes.inline_maps import has_logarithm
-from miras_dsl.ir import ONE, ZERO, Axes, Input, Node, elementwise, inputs_of, ordered, substitute
+from miras_dsl.ir import (
+    ONE,
+    ZERO,
+    Axes,
+    Input,
+    Node,
+    Role,
+    axes_of,
+    axis_of,
+    elementwise,
+    inputs_of,
+    ordered,
+    substitute,
+)
 from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Ref, Write, iter_nodes
 
@@ -34,7 +47,7 @@ def build_model(spec: MemorySpec) -> MemoryModel:
     def name(ref: Ref) -> Node:
         return program_input(ref, spec)
 
-    points = {s.name: Input(s.name, ordered(s.axes), "point") for s in spec.states}
+    points = {s.name: Input(s.name, axes_of(s.axes), Role.WEIGHT) for s in spec.states}
     gradients: dict[str, Node] = {state: ZERO for state in points}
     for term in spec.terms:
         match term:
@@ -53,13 +66,15 @@ def build_model(spec: MemorySpec) -> MemoryModel:
         name=spec.name,
         spec=spec,
         feeds=tuple(memory_inputs(spec).values()),
-        weights=tuple(StateTensor(s.name, s.name, ordered(s.axes), s.init) for s in spec.states),
+        weights=tuple(
+            StateTensor(s.name, s.name, ordered(axes_of(s.axes)), s.init) for s in spec.states
+        ),
         gradients=tuple(gradients.items()),
         answer=lower(spec.read, name),
         retention=spec.retention,
         algorithm=spec.algorithm,
         order=spec.order,
-        sizes=spec.sizes,
+        sizes=tuple((axis_of(word), size) for word, size in spec.sizes),
     )
 
 
@@ -98,11 +113,9 @@ def _windowed(
     total = dict(gradients)
     for age in range(1, width):
         factor = factor * discount
-        there = factor * Input(f"written_past{age}", (), "token")
+        there = factor * Input(f"written_past{age}", (), Role.PREDICATE)
         exchange: dict[Node, Node] = {
-            Input(leaf, feeds[leaf].axes, "token"): Input(
-                f"{leaf}_past{age}", feeds[leaf].axes, "token"
-            )
+            feeds[leaf].as_input(): replace_fields(feeds[leaf], name=f"{leaf}_past{age}").as_input()
             for leaf in window_inputs(spec)
         }
         for weight, gradient_ in gradients.items():
@@ -148,7 +161,7 @@ def per_pair(spec: MemorySpec) -> MemorySpec:
                     rate=strip(old.rate),
                 )
 
-    def bare(axes: Axes) -> Axes:
+    def bare(axes: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(axis for axis in axes if axis != "pair")
 
     return replace_fields(
@@ -167,17 +180,17 @@ def program_input(ref: Ref, spec: MemorySpec, weight: str | None = None) -> Node
     """What a name of a formula is in a program; ``weight`` says whose row a gate per row steers."""
     match ref.kind:
         case "token":
-            return Input(input_name(ref.name, spec), ref.axes, "token")
+            return Input(input_name(ref.name, spec), axes_of(ref.axes), Role.TOKEN)
         case "gate":
             return gate_input(ref.name, spec, weight)
         case "state":
-            return Input(ref.name, ordered(ref.axes), "point")
+            return Input(ref.name, axes_of(ref.axes), Role.WEIGHT)
         case "constant":
-            return Input(input_name(ref.name, spec), ref.axes, "constant")
+            return Input(input_name(ref.name, spec), axes_of(ref.axes), Role.CONSTANT)
         case "size":
-            return size_of(ref.name, dict(spec.sizes))
+            return size_of(ref.name, {axis_of(word): size for word, size in spec.sizes})
         case "position":
-            return Input(POSITION, (), "token")
+            return Input(POSITION, (), Role.POSITION)
         case _:
             raise AssertionError(f"a {ref.kind} has no place in a bias or read")
 
@@ -188,10 +201,10 @@ def gate_input(gate: str, spec: MemorySpec, weight: str | None, log: bool = Fals
     name, axes = input_name(gate, spec), declared.axes
     if "row" in axes:
         assert weight is not None, f"{gate}[row] is used outside a weight's own rule"
-        name, axes = f"{name}_{weight}", (row_axis(spec, weight),)
+        name, axes = f"{name}_{weight}", weight_axes(spec, weight)[:1]
     if "position" in axes:
         axes = ()
-    return Input(f"log_{name}" if log else name, axes, "token")
+    return Input(f"log_{name}" if log else name, axes_of(axes), Role.GATE)
 
 
 def input_name(name: str, spec: MemorySpec) -> str:
@@ -203,14 +216,14 @@ def input_name(name: str, spec: MemorySpec) -> str:
     return f"in_{name}" if meant or any(name.startswith(f"{o}_") for o in owners) else name
 
 
-def row_axis(spec: MemorySpec, weight: str) -> str:
-    """The axis of a weight's outputs."""
-    return axes_of(spec, weight)[0]
-
-
-def axes_of(spec: MemorySpec, weight: str) -> Axes:
-    """The axes of a weight, outputs first."""
+def weight_axes(spec: MemorySpec, weight: str) -> tuple[str, ...]:
+    """The words for the axes of a weight, outputs first."""
     return next(s.axes for s in spec.states if s.name == weight)
+
+
+def row_and_column(spec: MemorySpec, weight: str) -> Axes:
+    """The axes that formulas for every weight call `row` and `column`."""
+    return axes_of(weight_axes(spec, weight))
 
 
 def memory_inputs(spec: MemorySpec) -> dict[str, MemoryInput]:
@@ -218,7 +231,7 @@ def memory_inputs(spec: MemorySpec) -> dict[str, MemoryInput]:
     feeds: dict[str, MemoryInput] = {}
     for token in spec.tokens:
         name = input_name(token.name, spec)
-        feeds[name] = MemoryInput(name, token.name, "token", token.axes)
+        feeds[name] = MemoryInput(name, token.name, "token", axes_of(token.axes))
     for gate in spec.gates:
         kind = "position" if "position" in gate.axes else "gate"
         own = input_name(gate.name, spec)
@@ -226,15 +239,15 @@ def memory_inputs(spec: MemorySpec) -> dict[str, MemoryInput]:
             for state in spec.states:
                 for log in (False, True):
                     name = f"{'log_' if log else ''}{own}_{state.name}"
-                    axes = tuple(row_axis(spec, state.name) if a == "row" else a for a in gate.axes)
-                    feeds[name] = MemoryInput(name, gate.name, kind, axes, state.name, log)
+                    axes = tuple(state.axes[0] if a == "row" else a for a in gate.axes)
+                    feeds[name] = MemoryInput(name, gate.name, kind, axes_of(axes), state.name, log)
             continue
         for log in (False, True):
             name = f"log_{own}" if log else own
-            feeds[name] = MemoryInput(name, gate.name, kind, gate.axes, None, log)
+            feeds[name] = MemoryInput(name, gate.name, kind, axes_of(gate.axes), None, log)
     for constant, axes, _ in spec.network.params:
         name = input_name(constant, spec)
-        feeds[name] = MemoryInput(name, constant, "constant", axes)
+        feeds[name] = MemoryInput(name, constant, "constant", axes_of(axes))
     return feeds
 
 
@@ -259,7 +272,7 @@ def with_logarithms(
         if not has_logarithm(node) or any(g.of in signed for g in gates):
             return node
         exchange: dict[Node, Node] = {
-            Input(g.name, g.axes, "token"): exp(gate_input(g.of, spec, g.weight, log=True))
+            g.as_input(): exp(gate_input(g.of, spec, g.weight, log=True))
             for g in gates
             if only is None or g.of in only
         }
@@ -282,18 +295,3 @@ def exp(x: Node) -> Node:
     import sympy as sp
 
     return elementwise(sp.exp(OPERANDS[0]), x)
-
-
-def used_by_gates(spec: MemorySpec) -> set[str]:
-    """Names of gates that only other gates read."""
-    return {
-        r.name
-        for g in spec.gates
-        for r in iter_nodes(g.expr)
-        if isinstance(r, Ref) and r.kind == "gate"
-    }
-
-
-def token_axes(spec: MemorySpec, name: str) -> Axes:
-    """The axes of a token by name."""
-    return next(token.axes for token in spec.tokens if token.name == name)

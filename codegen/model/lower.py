@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 
 import sympy as sp
 
@@ -11,14 +10,15 @@ from miras_dsl.ir import (
     Axes,
     Axis,
     AxisSize,
-    Input,
     Map,
     Node,
     Number,
     Reduce,
+    axis_of,
     broadcast,
     contract,
     elementwise,
+    hidden,
     reduce_mean,
     reduce_sum,
     rename,
@@ -78,28 +78,31 @@ def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes = ()) -> Node:
     `row` and `column`.
     """
     done: dict[int, Node] = {}
-    own = dict(zip(("row", "column"), generic, strict=False))
-    own |= {axis: "" for axis in ("row", "column")[len(generic) :] if generic}
+    own: dict[str, Axis | None] = {}
+    if generic:
+        own = dict.fromkeys(("row", "column")) | dict(zip(("row", "column"), generic, strict=False))
+
+    def axes(words: Iterable[str]) -> Axes:
+        """The axes that words name; a vector has no column."""
+        found = (own[word] if word in own else axis_of(word) for word in words)
+        return tuple(axis for axis in found if axis is not None)
 
     def visit(node: Expr) -> Node:
         if id(node) not in done:
             args = [visit(arg) for arg in getattr(node, "args", ())]
-            done[id(node)] = _one(_on(node, own), args, name)
+            done[id(node)] = _one(node, args, name, axes)
         return done[id(node)]
 
     return visit(expr)
 
 
-def _on(expr: Expr, own: Mapping[Axis, Axis]) -> Expr:
-    """An operation that runs over `row` or `column` on a weight's own axes; a vector has no column."""
-    if not isinstance(expr, Apply) or not own or expr.option("over") is None:
-        return expr
-    axes = tuple(own.get(axis, axis) for axis in over(expr))
-    options = tuple((n, tuple(a for a in axes if a) if n == "over" else v) for n, v in expr.options)
-    return replace(expr, options=options)
-
-
-def _one(expr: Expr, args: list[Node], name: Callable[[Ref], Node]) -> Node:
+def _one(
+    expr: Expr,
+    args: list[Node],
+    name: Callable[[Ref], Node],
+    axes: Callable[[Iterable[str]], Axes],
+) -> Node:
+    over = axes(summed(expr))
     match expr:
         case Numeral(value):
             return Number(value)
@@ -114,33 +117,34 @@ def _one(expr: Expr, args: list[Node], name: Callable[[Ref], Node]) -> Node:
         case Apply("outer", _):
             return args[0] * args[1]
         case Apply("contract", _):
-            return contract(args[0], args[1], over(expr))
+            return contract(args[0], args[1], over)
         case Apply("sum", _):
-            return reduce_sum(args[0], over(expr))
+            return reduce_sum(args[0], over)
         case Apply("mean", _):
-            return reduce_mean(args[0], over(expr))
+            return reduce_mean(args[0], over)
         case Apply("norm", _):
-            return norm(args[0], over(expr), expr.option("p", sp.Integer(2)))
+            return norm(args[0], over, expr.option("p", sp.Integer(2)))
         case Apply("normalize", _):
             return args[0] * elementwise(
-                1 / scalars.maximum(X, EPSILON), norm(args[0], over(expr), sp.Integer(2))
+                1 / scalars.maximum(X, EPSILON), norm(args[0], over, sp.Integer(2))
             )
         case Apply("retag", _):
-            return rename(args[0], dict(expr.option("axes", ())))  # type: ignore[arg-type]
+            pairs = expr.option("axes", ())
+            return rename(args[0], {axis_of(a): axis_of(b) for a, b in pairs})  # type: ignore
         case Apply("layernorm", _):
-            return layer_norm(args, over(expr))
+            return layer_norm(args, over)
         case Apply("softmax", _):
-            return softmax(args[0], over(expr))
+            return softmax(args[0], over)
         case Apply("orthogonal", _):
             return orthogonal(args[0], expr.option("steps", 5))
         case Apply(op, _):
             raise AssertionError(f"`{op}` has no meaning inside a memory; the checker moves it out")
 
 
-def over(expr: Apply) -> Axes:
-    """The axes that an operation sums over."""
-    axes = expr.option("over", ())
-    return (axes,) if isinstance(axes, str) else tuple(axes)  # type: ignore[arg-type]
+def summed(expr: Expr) -> tuple[str, ...]:
+    """The words for the axes that an operation runs over."""
+    words = expr.option("over", ()) if isinstance(expr, Apply) else ()
+    return (words,) if isinstance(words, str) else tuple(words)  # type: ignore[arg-type]
 
 
 def _inner(node: Node) -> tuple[sp.Expr, tuple[Node, ...]]:
@@ -205,14 +209,14 @@ def orthogonal(x: Node, steps: object) -> Node:
     ``X = G / |G|``, then ``X = a X + (b A + c A²) X`` with ``A = X Xᵀ`` and the quintic's coefficients.
     """
     row, column = x.axes
-    twin = f"{row}~"
+    twin, third_row = hidden(f"{row}~"), hidden(f"{row}~~")
     length = norm(x, x.axes, sp.Integer(2))
     x = x * elementwise(1 / scalars.maximum(X, EPSILON), length)
     first, second, third = QUINTIC
     for _ in range(int(str(steps))):
         gram = contract(x, rename(x, {row: twin}), (column,))
-        square = contract(gram, rename(gram, {row: twin, twin: f"{twin}~"}), (twin,))
-        square = rename(square, {f"{twin}~": twin})
+        square = contract(gram, rename(gram, {row: twin, twin: third_row}), (twin,))
+        square = rename(square, {third_row: twin})
         mixed = elementwise(second * X + third * Y, gram, square)
         x = elementwise(first * X, x) + contract(mixed, rename(x, {row: twin}), (twin,))
     return x
@@ -224,8 +228,3 @@ def size_of(parameter: str, sizes: Mapping[Axis, sp.Expr]) -> Node:
         if size == sp.Symbol(parameter, positive=True, integer=True) or str(size) == parameter:
             return AxisSize(axis)
     raise AssertionError(f"no axis has size {parameter}")
-
-
-def token_input(name: str, axes: Axes) -> Input:
-    """A per-token input of a program."""
-    return Input(name, axes, "token")

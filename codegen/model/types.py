@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from miras_dsl.ir import Axes, Axis, Node
+from miras_dsl.ir import Axes, Axis, Input, Node, Role, hidden
 from miras_dsl.spec import Algorithm, MemorySpec, Retention
+
+POSITIONS = hidden("position")
+"""The axis of a gate that has a number for every position of a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,16 @@ class MemoryInput:
     weight: str | None = None
     log: bool = False
 
+    @property
+    def role(self) -> Role:
+        """What it is in a program: constants per head, and gates and tokens of every token."""
+        return {"token": Role.TOKEN, "constant": Role.CONSTANT}.get(self.kind, Role.GATE)
+
+    def as_input(self) -> Input:
+        """The program input; a gate per position is one number of every token there."""
+        axes = tuple(axis for axis in self.axes if axis != POSITIONS)
+        return Input(self.name, axes, self.role)
+
 
 @dataclass(frozen=True, slots=True)
 class StateTensor:
@@ -51,7 +64,7 @@ class MemoryModel:
     """A memory whose formulas are nodes over feeds and weights.
 
     gradients  weight -> its gradient (rates applied), as a node over weights at the point where
-               gradients are taken; weights appear as Input(kind="state")
+               gradients are taken; weights appear as inputs of role WEIGHT
     answer     what leaves the memory, over weights and feeds
     sizes      axis -> size, over the memory's parameters
     """

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from miras_dsl.ir import ONE, ZERO, Axes, Input, Map, Node, Number, broadcast, formula, inputs_of
+from miras_dsl.ir import (
+    ONE,
+    ZERO,
+    Axes,
+    Input,
+    Map,
+    Node,
+    Number,
+    Role,
+    broadcast,
+    formula,
+    inputs_of,
+)
 from miras_dsl.scalar.functions import OPERANDS
 
 from .size_limits import can_expand
@@ -149,7 +161,7 @@ def _outer(term: sp.Expr, nodes: Mapping[sp.Symbol, Node], axes: Axes) -> RankOn
 
 def _reads_state(node: Node) -> bool:
     """Whether a node depends on a state: then it belongs to the row that is solved for."""
-    return any(x.kind == "state" for x in inputs_of([node]))
+    return any(x.role is Role.STATE for x in inputs_of([node]))
 
 
 def _factor_out_scalars(write: RankOneWrite) -> RankOneWrite:

@@ -34,8 +34,10 @@ from miras_dsl.ir import (
     Program,
     Reduce,
     Rename,
+    Role,
     Shift,
     TakeLast,
+    Triangle,
     broadcast,
     contract,
     elementwise,
@@ -48,6 +50,9 @@ from miras_dsl.ir import (
     substitute,
 )
 from miras_dsl.scalar.functions import OPERANDS, derivative
+
+EARLIER = Triangle(I, J, strict=True)
+"""What a token takes from the tokens before it."""
 
 
 def vjp(cotangents: Mapping[Node, Node], wrt: Iterable[Node]) -> dict[Node, Node]:
@@ -105,28 +110,29 @@ def vjp_rule(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
             yield x, PlaceLast(g, axis)
         case PlaceLast(x, axis):
             yield x, TakeLast(g, axis)
-        case Mask(x, row, col, strict):
-            yield x, reduce_sum(Mask(g, row, col, strict), set(node.axes) - set(x.axes))
-        case Decay(a, b, _, _, _):
+        case Mask(x, triangle):
+            yield x, reduce_sum(Mask(g, triangle), set(node.axes) - set(x.axes))
+        case Decay(a, b, _):
             moved = node * g
             yield a, reduce_sum(moved, set(node.axes) - set(a.axes))
             yield b, -reduce_sum(moved, set(node.axes) - set(b.axes))
-        case GatedContract(x, y, a, b, over, row, col, strict):
-            dx = GatedApply(g, y, a, b, over, row, col, strict, col)
-            dy = GatedApply(g, x, a, b, over, row, col, strict, row)
+        case GatedContract(x, y, a, b, over, triangle):
+            dx = GatedApply(g, y, a, b, over, triangle, triangle.col)
+            dy = GatedApply(g, x, a, b, over, triangle, triangle.row)
             yield from ((x, dx), (y, dy), (a, x * dx), (b, -(y * dy)))
-        case GatedApply(m, y, a, b, channel, row, col, strict, over):
-            other = row if over == col else col
-            dy = GatedApply(m, g, a, b, channel, row, col, strict, other)
+        case GatedApply(m, y, a, b, channel, triangle, over):
+            col = triangle.col
+            other = triangle.row if over == col else col
+            dy = GatedApply(m, g, a, b, channel, triangle, other)
             at_row, at_col = (g, y) if over == col else (y, g)
-            yield m, GatedContract(at_row, at_col, a, b, channel, row, col, strict)
+            yield m, GatedContract(at_row, at_col, a, b, channel, triangle)
             yield y, dy
             of_row, of_col = (g * node, y * dy) if over == col else (y * dy, g * node)
             yield from ((a, of_row), (b, -of_col))
         case Inverse(x, row, col):
             first = contract(rename(node, {row: L, col: row}), rename(g, {row: L, col: M}), (L,))
             second = contract(first, rename(node, {row: col, col: M}), (M,))
-            yield x, Mask(-second, row, col, True)
+            yield x, Mask(-second, Triangle(row, col, True))
         case ForwardSubstitution():
             yield from _substitution(node, g)
         case _:
@@ -144,13 +150,13 @@ def _substitution(node: ForwardSubstitution, g: Node) -> Iterator[tuple[Node, No
     else:
         (channel,) = set(p.axes) - {I}
         high, low = gates[0], rename(gates[1], {I: J})
-        sources = GatedApply(a, earlier, high, low, channel, I, J, True, J)
+        sources = GatedApply(a, earlier, high, low, channel, EARLIER, J)
     rows_r = p + sources
 
-    hole = Input("t", node.body.axes, "hole")
+    hole = Input("t", node.body.axes, Role.HOLE)
     rows = dict(node.rows)
     slopes = vjp({node.body: hole}, [node.r, *rows])
-    kept_r = Input("kept", node.r.axes, "hole")
+    kept_r = Input("kept", node.r.axes, Role.HOLE)
     (body,) = substitute([slopes[node.r]], {node.r: kept_r})
     through = g
     if not is_zero(body):
@@ -161,13 +167,13 @@ def _substitution(node: ForwardSubstitution, g: Node) -> Iterator[tuple[Node, No
             back = rename(contract(a, dr, (I,)), {J: I})
             da = contract(dr, earlier, set(node.body.axes))
         else:
-            moved = GatedApply(a, dr, high, low, channel, I, J, True, I)
+            moved = GatedApply(a, dr, high, low, channel, EARLIER, I)
             back = rename(moved, {J: I})
-            da = GatedContract(dr, earlier, high, low, channel, I, J, True)
+            da = GatedContract(dr, earlier, high, low, channel, EARLIER)
             yield gates[0], dr * sources
             yield gates[1], -(node * back)
         yield p, dr
-        yield a, Mask(da, I, J, True)
+        yield a, Mask(da, EARLIER)
         through = g + back
     lifted = {node.r: rows_r, hole: through, **rows}
     for h, row in node.rows:
@@ -180,32 +186,32 @@ def _substitution(node: ForwardSubstitution, g: Node) -> Iterator[tuple[Node, No
         )
 
 
-def adjoint(program: Program, constant: frozenset[str] = frozenset()) -> Program:
+def adjoint(program: Program) -> Program:
     """The reverse mode of a program: a program of the same type that is walked the other way.
 
     Its carried states are the cotangents ``d_S`` of the carried states; the states on entry of each
-    chunk become inputs of kind ``saved``; every output ``y`` brings an input ``d_y``; the results are
-    ``d_x`` for every input x that is not ``constant``.
+    chunk become inputs of role SAVED; every output ``y`` brings an input ``d_y``; the results are
+    ``d_x`` for every input x whose role has a gradient.
     """
     carried = dict(program.carried)
-    states = {state: Input(state.name, state.shape, "saved") for state in carried}
+    states = {state: Input(state.name, state.shape, Role.SAVED) for state in carried}
     names = {name: state for state, name in program.carried}
     cotangents: dict[Node, Node] = {}
     inputs: list[Input] = []
     for name, node in program.results:
         if name in names:
-            cotangent = Input(f"d_{names[name].name}", names[name].shape, "state")
+            cotangent = Input(f"d_{names[name].name}", names[name].shape, Role.STATE)
         else:
-            cotangent = Input(f"d_{name}", node.axes, "token" if I in node.axes else "cotangent")
+            cotangent = Input(f"d_{name}", node.axes, Role.COTANGENT)
         inputs.append(cotangent)
         cotangents[node] = cotangents[node] + cotangent if node in cotangents else cotangent
-    wanted = [x for x in program.inputs if x.name not in constant]
+    wanted = [x for x in program.inputs if x.role.differentiable]
     found = vjp(cotangents, wanted)
     results = substitute([broadcast(found[x], x.axes) for x in wanted], states)
     rewritten = tuple(states.get(x, x) for x in program.inputs)
     return Program(
         inputs=(*rewritten, *inputs),
         results=tuple((f"d_{x.name}", r) for x, r in zip(wanted, results, strict=True)),
-        carried=tuple((Input(f"d_{s.name}", s.shape, "state"), f"d_{s.name}") for s in carried),
+        carried=tuple((Input(f"d_{s.name}", s.shape, Role.STATE), f"d_{s.name}") for s in carried),
         reverse=not program.reverse,
     )

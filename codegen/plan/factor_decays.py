@@ -34,6 +34,7 @@ from miras_dsl.ir import (
     Rename,
     Shift,
     TakeLast,
+    Triangle,
     contract,
     elementwise,
     postorder,
@@ -109,12 +110,14 @@ def factor_decay_products(program: Program, known: Mapping[str, Interval], token
     for node in order:
         here = with_operands(node, made) if node.operands else node
         match here:
-            case GatedContract(x, y, a, b, over, row, col, strict) if _near(a, b, known, tokens):
+            case GatedContract(x, y, a, b, over, triangle) if _near(a, b, known, tokens):
                 score = contract(x * _grown(a), y * _undone(b), (over,))
-                here = _lower(score, row, col, strict)
-            case GatedApply(m, y, a, b, _, row, col, strict, over) if _near(a, b, known, tokens):
-                inner, outer = (_undone(b), _grown(a)) if over == col else (_grown(a), _undone(b))
-                here = contract(_lower(m, row, col, strict), y * inner, (over,)) * outer
+                here = _lower(score, triangle)
+            case GatedApply(m, y, a, b, _, triangle, over) if _near(a, b, known, tokens):
+                inner, outer = (
+                    (_undone(b), _grown(a)) if over == triangle.col else (_grown(a), _undone(b))
+                )
+                here = contract(_lower(m, triangle), y * inner, (over,)) * outer
             case Map(formula, (Map() as x,)) if formula == sp.exp(OPERANDS[0]) and x in logs:
                 here = _parted(here, x, known, tokens)
             case Map(formula, args) if not isinstance(formula, sp.exp):
@@ -180,23 +183,22 @@ def _exponential(formula: sp.Expr, x: Node) -> Node:
     return elementwise(formula, x)
 
 
-def _lower(x: Node, row: str, col: str, strict: bool) -> Node:
+def _lower(x: Node, triangle: Triangle) -> Node:
     """``x`` on the triangle; itself, if it is 0 elsewhere already."""
-    return x if _is_lower(x, row, col, strict) else Mask(x, row, col, strict)
+    return x if is_zero_outside(x, triangle) else Mask(x, triangle)
 
 
-def _is_lower(x: Node, row: str, col: str, strict: bool) -> bool:
+def is_zero_outside(x: Node, triangle: Triangle) -> bool:
+    """Whether ``x`` is known to be 0 outside a triangle."""
     match x:
-        case Mask(_, r, c, s) | Decay(_, _, r, c, s):
-            return (r, c) == (row, col) and (s or not strict)
-        case GatedContract(_, _, _, _, _, r, c, s):
-            return (r, c) == (row, col) and (s or not strict)
+        case Mask(_, own) | Decay(_, _, own) | GatedContract(_, _, _, _, _, own):
+            return own.within(triangle)
         case Broadcast(inner):
-            return _is_lower(inner, row, col, strict)
+            return is_zero_outside(inner, triangle)
         case Map(formula, args):
             factors = sp.Mul.make_args(formula)
             held = zip(OPERANDS, args, strict=False)
-            return any(slot in factors and _is_lower(arg, row, col, strict) for slot, arg in held)
+            return any(slot in factors and is_zero_outside(arg, triangle) for slot, arg in held)
         case _:
             return False
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import sympy as sp
 
 from miras_dsl.codegen.derive.transitions import VALID
-from miras_dsl.ir import Broadcast, Cumsum, Input, Map, Node, Reduce, Rename, Shift, TakeLast
+from miras_dsl.ir import Broadcast, Cumsum, Input, Map, Node, Reduce, Rename, Role, Shift, TakeLast
 from miras_dsl.scalar.functions import OPERANDS
 
 
@@ -21,7 +21,7 @@ def log_decay_nodes(nodes: Iterable[Node], given: Iterable[Node]) -> set[Node]:
     summed = {node.operands[0] for node in nodes if isinstance(node, Cumsum | Reduce)}
     for node in nodes:
         match node:
-            case Input(name, _, "token") if name.startswith("log_"):
+            case Input(name, _, role) if role is Role.GATE and name.startswith("log_"):
                 found.add(node)
             case Cumsum(x) | Broadcast(x) | Rename(x) | Shift(x) | TakeLast(x) if x in found:
                 found.add(node)

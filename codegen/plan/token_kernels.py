@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import sympy as sp
 
 from miras_dsl.codegen.derive.update import UpdateRule
-from miras_dsl.codegen.model.build import POSITION
 from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.codegen.passes.cse import eliminate_in_program, is_call
 from miras_dsl.ir import (
+    KEY,
+    VALUE,
     AxisSize,
     Broadcast,
     Contract,
@@ -27,6 +28,7 @@ from miras_dsl.ir import (
     Program,
     Reduce,
     Rename,
+    Role,
     broadcast,
     inputs_of,
     is_zero,
@@ -35,7 +37,7 @@ from miras_dsl.ir import (
 from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.scalar.monotone_inverse import monotone_inverse
 
-AXES = frozenset({"value", "key"})
+AXES = frozenset({VALUE, KEY})
 """The axes of a tile: its rows and its columns."""
 
 
@@ -87,7 +89,7 @@ def unsupported_reason(rule: UpdateRule) -> str:
     for node in nodes:
         beyond = set(node.axes) - AXES
         if beyond:
-            return f"it has the axis {min(beyond)}, and a tile has only value and key"
+            return f"it has the axis {min(map(str, beyond))}, and a tile has only value and key"
         if isinstance(node, Rename):
             return "it moves a vector from one axis to another"
         if isinstance(node, Map) and node.formula.has(monotone_inverse):
@@ -102,15 +104,13 @@ def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
     reason = unsupported_reason(rule)
     if reason:
         raise ValueError(f"{rule.name} has no token-by-token kernel: {reason}")
-    results = tuple(
-        (n, broadcast(r, ("value",)) if n == "y" else r) for n, r in rule.program.results
-    )
+    results = tuple((n, broadcast(r, (VALUE,)) if n == "y" else r) for n, r in rule.program.results)
     step = Program(rule.program.inputs, results, rule.program.carried)
-    back = _derived(step)
+    back = adjoint(step)
     refresh, close = _turn(rule, rule.refresh), _turn(rule, rule.close)
     programs = [(step, back), *(turn for turn in (refresh, close) if turn)]
     inputs = list(dict.fromkeys(x for forward, _ in programs for x in forward.inputs))
-    tokens = [x for x in inputs if x.kind == "token" and x.name != POSITION]
+    tokens = [x for x in inputs if x.role.per_token and x.role is not Role.POSITION]
     # The first token sets the type of the answers: a token before any gate, earlier tokens last.
     feeds = [feed.name for feed in rule.model.feeds]
     tokens.sort(key=lambda x: feeds.index(x.name) if x.name in feeds else len(feeds))
@@ -123,7 +123,7 @@ def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
     return RecurrentPlan(
         rule=rule,
         tokens=tuple(tokens),
-        constants=tuple(x for x in inputs if x.kind == "constant"),
+        constants=tuple(x for x in inputs if x.role is Role.CONSTANT),
         states=rule.states,
         step=step,
         walk=eliminate_in_program(
@@ -135,7 +135,7 @@ def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
         close=_each_shared(close),
         block=rule.block,
         micro=rule.micro,
-        position=any(x.name == POSITION for x in inputs),
+        position=any(x.role is Role.POSITION for x in inputs),
         split=not why,
         why=why,
         partial=partial if not why else frozenset(),
@@ -148,9 +148,9 @@ def _turn(rule: UpdateRule, changes: tuple[tuple[str, Node], ...]) -> EdgeProgra
         return None
     becomes = dict(changes)
     results = tuple((s.name, becomes.get(s.name, s)) for s in rule.states)
-    others = [x for x in inputs_of(node for _, node in results) if x.kind != "state"]
+    others = [x for x in inputs_of(node for _, node in results) if x.role is not Role.STATE]
     program = Program((*others, *rule.states), results, rule.program.carried)
-    return program, _derived(program)
+    return program, adjoint(program)
 
 
 def _each_shared(turn: EdgePrograms | None) -> EdgePrograms | None:
@@ -158,18 +158,11 @@ def _each_shared(turn: EdgePrograms | None) -> EdgePrograms | None:
     return turn and (eliminate_in_program(turn[0], is_call), eliminate_in_program(turn[1], is_call))
 
 
-def _derived(program: Program) -> Program:
-    """The adjoint of a program; the place in a block has no gradient."""
-    back = adjoint(program)
-    results = tuple((name, node) for name, node in back.results if name != f"d_{POSITION}")
-    return Program(back.inputs, results, back.carried, back.reverse)
-
-
 def _coupling(program: Program) -> str:
     """What ties the rows of a tile to each other in a forward program."""
     for node in postorder(node for _, node in program.results):
         match node:
-            case Contract(_, _, over) | Reduce(_, _, over) if "value" in over:
+            case Contract(_, _, over) | Reduce(_, _, over) if VALUE in over:
                 return "the rule sums over the value axis"
     return ""
 
@@ -180,7 +173,7 @@ def _shares(rule: UpdateRule, programs: Iterable[Program]) -> tuple[str, frozens
     The adjoint is linear in its cotangents, so a sum over the value axis that is left as one share
     for each block may pass through linear steps only, and may not come back to the value axis.
     """
-    carried = {f"d_{s.name}" for s in rule.states if "value" not in s.axes}
+    carried = {f"d_{s.name}" for s in rule.states if VALUE not in s.axes}
     found: set[str] = set()
     for program in programs:
         partial: dict[Node, bool] = {}
@@ -191,9 +184,9 @@ def _shares(rule: UpdateRule, programs: Iterable[Program]) -> tuple[str, frozens
                     here = partial[left] or partial[right]
                     if partial[left] and partial[right]:
                         return "the gradient is not linear in a sum over values", frozenset()
-                    partial[node] = here or "value" in over
+                    partial[node] = here or VALUE in over
                 case Reduce(kind, x, over):
-                    partial[node] = partial[x] or "value" in over
+                    partial[node] = partial[x] or VALUE in over
                     if partial[x] and kind != "sum":
                         return "the gradient takes a maximum of sums over values", frozenset()
                 case Broadcast(x, _):
@@ -203,11 +196,11 @@ def _shares(rule: UpdateRule, programs: Iterable[Program]) -> tuple[str, frozens
                     if used and not _linear(formula, used):
                         return "the gradient is not linear in a sum over values", frozenset()
                     partial[node] = bool(used)
-            if partial[node] and "value" in node.axes:
+            if partial[node] and VALUE in node.axes:
                 return "the gradient spreads a sum over values again", frozenset()
         for name, node in program.results:
             x = next(x for x in program.inputs if f"d_{x.name}" == name)
-            if "value" in x.axes:
+            if VALUE in x.axes:
                 continue
             if not partial[node] and not is_zero(node):
                 return "a gradient does not come from the value axis", frozenset()

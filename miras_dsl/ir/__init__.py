@@ -4,9 +4,9 @@ A node is immutable and interned: two nodes that say the same thing are the same
 is identity, sharing is automatic and a formula of any size hashes in constant time.
 
 Axes are names.  A contraction names the axes it sums, everything else is united by name, and there is
-no transpose.  Batch, head and chunk are never written: every node is computed for each of them.  Axes
-that start with `#` count tokens of a chunk (`#i`, `#j` …, all of the chunk's length); a rule that runs
-token by token has the same operations without them.
+no transpose: in which order an array stores its axes is a decision of the plan.  Batch, head and chunk
+are never written: every node is computed for each of them.  The axes `I, J, L, M` count tokens of one
+chunk; a rule that runs token by token has the same operations without them.
 
 The operations
     Input · Number · Extent                 leaves; Extent is the size of an axis as a number
@@ -20,12 +20,30 @@ The operations
     Substitute                              g_i = body(p_i + sum_j A_ij g_j), row after row
 """
 
+from .axes import (
+    KEY,
+    PAIR,
+    VALUE,
+    Axes,
+    Axis,
+    AxisRole,
+    I,
+    J,
+    L,
+    M,
+    Role,
+    Triangle,
+    axes_of,
+    axis_names,
+    axis_of,
+    hidden,
+    is_token_axis,
+    ordered,
+)
 from .builders import contract, reduce_mean, reduce_sum, rename
 from .nodes import (
     ONE,
     ZERO,
-    Axes,
-    Axis,
     AxisSize,
     Broadcast,
     Contract,
@@ -34,12 +52,8 @@ from .nodes import (
     ForwardSubstitution,
     GatedApply,
     GatedContract,
-    I,
     Input,
     Inverse,
-    J,
-    L,
-    M,
     Map,
     Mask,
     Node,
@@ -53,17 +67,19 @@ from .nodes import (
     constant,
     elementwise,
     formula,
-    is_token_axis,
     is_zero,
-    ordered,
 )
 from .program import Program, inputs_of, postorder, substitute, with_operands
 
 __all__ = [
+    "KEY",
     "ONE",
+    "PAIR",
+    "VALUE",
     "ZERO",
     "Axes",
     "Axis",
+    "AxisRole",
     "AxisSize",
     "Broadcast",
     "Contract",
@@ -86,13 +102,19 @@ __all__ = [
     "Program",
     "Reduce",
     "Rename",
+    "Role",
     "Shift",
     "TakeLast",
+    "Triangle",
+    "axes_of",
+    "axis_names",
+    "axis_of",
     "broadcast",
     "constant",
     "contract",
     "elementwise",
     "formula",
+    "hidden",
     "inputs_of",
     "is_token_axis",
     "is_zero",

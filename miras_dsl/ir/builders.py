@@ -8,10 +8,9 @@ import sympy as sp
 
 from miras_dsl.scalar.functions import OPERANDS
 
+from .axes import Axes, Axis, ordered
 from .nodes import (
     ZERO,
-    Axes,
-    Axis,
     AxisSize,
     Broadcast,
     Contract,
@@ -22,7 +21,6 @@ from .nodes import (
     _is_zero,
     broadcast,
     elementwise,
-    ordered,
 )
 
 
@@ -95,7 +93,7 @@ def contract(left: Node, right: Node, over: Iterable[Axis]) -> Node:
 
 def rename(x: Node, names: Mapping[Axis, Axis]) -> Node:
     """``x`` with other axis names; leaves that lack them stay as they are."""
-    here = tuple(sorted((a, b) for a, b in names.items() if a in x.axes and a != b))
+    here = tuple((a, names[a]) for a in x.axes if names.get(a, a) != a)
     if not here:
         return x
     if isinstance(x, Rename):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from . import (
     Rename,
     Shift,
     TakeLast,
+    Triangle,
     ordered,
     postorder,
 )
@@ -116,21 +118,20 @@ def _product(left: Node, right: Node, axes: Axes, a: Array, b: Array) -> Array:
     return np.einsum(spec, a, b, optimize=True)
 
 
-def _triangle(row: Axis, col: Axis, axes: Axes, size: int, strict: bool) -> Array:
-    lower = np.tril(np.ones((size, size), bool), -1 if strict else 0)
+def _triangle(where: Triangle, axes: Axes, size: int) -> Array:
+    row, col = where.row, where.col
+    lower = np.tril(np.ones((size, size), bool), -1 if where.strict else 0)
     if axes.index(row) > axes.index(col):
         lower = lower.T
     return align(lower, tuple(axis for axis in axes if axis in (row, col)), axes)
 
 
-def _weights(
-    a: Node, b: Node, x: Array, y: Array, row: Axis, col: Axis, strict: bool
-) -> tuple[Array, Axes]:
+def _weights(a: Node, b: Node, x: Array, y: Array, where: Triangle) -> tuple[Array, Axes]:
     """``e^(a - b)`` on the triangle, else 0, with the axes of both."""
     axes = ordered((*a.axes, *b.axes))
     exponent = align(x, a.axes, axes) - align(y, b.axes, axes)
-    size = x.shape[x.ndim - len(a.axes) + a.axes.index(row)]
-    keep = _triangle(row, col, axes, size, strict)
+    size = x.shape[x.ndim - len(a.axes) + a.axes.index(where.row)]
+    keep = _triangle(where, axes, size)
     return np.where(keep, np.exp(np.where(keep, exponent, 0.0)), 0.0), axes
 
 
@@ -195,18 +196,18 @@ def _one(
             index[at] = slice(-1, None)
             result[tuple(index)] = out
             return result
-        case Mask(x, row, col, strict):
-            keep = _triangle(row, col, node.axes, sizes[row], strict)
+        case Mask(x, triangle):
+            keep = _triangle(triangle, node.axes, sizes[triangle.row])
             return np.where(keep, align(done[x], x.axes, node.axes), 0.0)
-        case Decay(a, b, row, col, strict):
-            return _weights(a, b, done[a], done[b], row, col, strict)[0]
-        case GatedContract(x, y, a, b, over, row, col, strict):
-            weight, axes = _weights(a, b, done[a], done[b], row, col, strict)
+        case Decay(a, b, triangle):
+            return _weights(a, b, done[a], done[b], triangle)[0]
+        case GatedContract(x, y, a, b, over, triangle):
+            weight, axes = _weights(a, b, done[a], done[b], triangle)
             full = ordered((*axes, *node.axes, over))
             terms = align(operand(x), x.axes, full) * align(operand(y), y.axes, full)
             return (terms * align(weight, axes, full)).sum(full.index(over) - len(full))
-        case GatedApply(m, y, a, b, _, row, col, strict, over):
-            weight, axes = _weights(a, b, done[a], done[b], row, col, strict)
+        case GatedApply(m, y, a, b, _, triangle, over):
+            weight, axes = _weights(a, b, done[a], done[b], triangle)
             full = ordered((*axes, *m.axes, *y.axes))
             terms = align(operand(m), m.axes, full) * align(operand(y), y.axes, full)
             return (terms * align(weight, axes, full)).sum(full.index(over) - len(full))
@@ -219,7 +220,7 @@ def _one(
         case ForwardSubstitution():
             return _substitute(node, done, sizes)
         case _:
-            raise AssertionError(f"no meaning for {type(node).__name__}")
+            assert_never(node)
 
 
 def _substitute(

@@ -11,27 +11,7 @@ import sympy as sp
 
 from miras_dsl.scalar.functions import OPERANDS
 
-Axis = str
-Axes = tuple[Axis, ...]
-
-I, J, L, M = "#i", "#j", "#l", "#m"
-"""Axes over the tokens of one chunk."""
-
-
-def is_token_axis(axis: Axis) -> bool:
-    """Whether an axis counts tokens of a chunk."""
-    return axis.startswith("#")
-
-
-def _rank(axis: Axis) -> tuple[int, str]:
-    if is_token_axis(axis):
-        return (0, axis)
-    return ({"pair": 1, "value": 2, "key": 4}.get(axis, 3), axis)
-
-
-def ordered(axes: Iterable[Axis]) -> Axes:
-    """Axes in the one order in which arrays store them: tokens, pairs, value, hidden, key."""
-    return tuple(sorted(set(axes), key=_rank))
+from .axes import Axes, Axis, I, Role, Triangle, ordered
 
 
 class _Interned(type):
@@ -67,7 +47,7 @@ def _cached(compute: Callable[[Any], Axes]) -> property:
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Node(_Cached, metaclass=_Interned):
-    """A tensor.  `axes` is computed from the operands and always in stored order."""
+    """A tensor.  `axes` is computed from the operands and always in canonical order."""
 
     @_cached
     def axes(self) -> Axes:
@@ -81,7 +61,7 @@ class Node(_Cached, metaclass=_Interned):
     def __repr__(self) -> str:
         """What it is and its shape; the operands are not shown, there may be thousands."""
         name = f" {self.name}" if isinstance(self, Input) else ""
-        return f"<{type(self).__name__}{name} [{', '.join(self.axes)}]>"
+        return f"<{type(self).__name__}{name} [{', '.join(map(str, self.axes))}]>"
 
     def __add__(self, other: Node | float) -> Node:
         return elementwise(OPERANDS[0] + OPERANDS[1], self, constant(other))
@@ -98,15 +78,16 @@ class Node(_Cached, metaclass=_Interned):
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Input(Node):
-    """A tensor that comes from outside, by name.
-
-    kind  token (one per token), state (carried), saved (a state as it was at the chunk's start),
-          constant (per head), cotangent, or hole (a row of a Substitute's body)
-    """
+    """A tensor that comes from outside, by name."""
 
     name: str
     shape: Axes
-    kind: str
+    role: Role
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token has its own: by its role, or because it has an axis of tokens."""
+        return self.role.per_token or I in self.shape
 
     @_cached
     def axes(self) -> Axes:
@@ -285,16 +266,14 @@ class PlaceLast(Node):
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Mask(Node):
-    """``x`` where row >= col (row > col if ``strict``), else 0."""
+    """``x`` on a triangle, else 0."""
 
     x: Node
-    row: Axis
-    col: Axis
-    strict: bool
+    triangle: Triangle
 
     @_cached
     def axes(self) -> Axes:
-        return ordered((*self.x.axes, self.row, self.col))
+        return ordered((*self.x.axes, self.triangle.row, self.triangle.col))
 
     @property
     def operands(self) -> tuple[Node, ...]:
@@ -303,16 +282,14 @@ class Mask(Node):
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Decay(Node):
-    """``e^(a_row - b_col)`` where row >= col (row > col if ``strict``), else 0.
+    """``e^(a_row - b_col)`` on a triangle, else 0.
 
     The exponent is masked before the exponential: above the triangle it may be huge.
     """
 
     a: Node
     b: Node
-    row: Axis
-    col: Axis
-    strict: bool
+    triangle: Triangle
 
     @_cached
     def axes(self) -> Axes:
@@ -332,9 +309,7 @@ class GatedContract(Node):
     a: Node
     b: Node
     over: Axis
-    row: Axis
-    col: Axis
-    strict: bool
+    triangle: Triangle
 
     @_cached
     def axes(self) -> Axes:
@@ -358,9 +333,7 @@ class GatedApply(Node):
     a: Node
     b: Node
     channel: Axis
-    row: Axis
-    col: Axis
-    strict: bool
+    triangle: Triangle
     over: Axis
 
     @_cached

@@ -56,8 +56,8 @@ class Style:
 
     def axis(self, axis: Axis) -> str:
         """An axis; token axes without their mark."""
-        bare = axis.removeprefix("#")
-        return bare if not self.latex or axis.startswith("#") else f"\\mathrm{{{bare}}}"
+        plain = not self.latex or ir.is_token_axis(axis)
+        return axis.name if plain else f"\\mathrm{{{axis.name}}}"
 
     def axes(self, axes: Axes) -> str:
         """Several axes."""
@@ -84,10 +84,10 @@ class Style:
         """A decay from b to a."""
         return f"e^{{{a} - {b}}}" if self.latex else f"exp({a} - {b})"
 
-    def where(self, row: Axis, col: Axis, strict: bool) -> str:
+    def where(self, triangle: ir.Triangle) -> str:
         """The triangle on which something is not zero."""
-        sign = (">" if strict else "\\ge") if self.latex else (">" if strict else ">=")
-        return f"[{self.axis(row)} {sign} {self.axis(col)}]"
+        sign = ">" if triangle.strict else "\\ge" if self.latex else ">="
+        return f"[{self.axis(triangle.row)} {sign} {self.axis(triangle.col)}]"
 
 
 TEXT, LATEX = Style(False), Style(True)
@@ -146,8 +146,8 @@ class Printer:
         if node in self.names and not top:
             return self.names[node]
         match node:
-            case ir.Input(name, _, kind):
-                return s.name(f"{name}_0" if kind == "saved" else name)
+            case ir.Input(name, _, role):
+                return s.name(f"{name}_0" if role is ir.Role.SAVED else name)
             case ir.AxisSize(axis):
                 return f"|{s.axis(axis)}|"
             case ir.Contract(left, right, over):
@@ -170,22 +170,22 @@ class Printer:
                 return s.call("last", (axis,), self.text(x))
             case ir.PlaceLast(x, axis):
                 return s.call("put_last", (axis,), self.text(x))
-            case ir.Mask(x, row, col, strict):
-                return f"{atom(x)} {s.where(row, col, strict)}"
-            case ir.Decay(a, b, row, col, strict):
-                return f"{s.exponential(atom(a), atom(b))} {s.where(row, col, strict)}"
-            case ir.GatedContract(x, y, a, b, over, row, col, strict):
+            case ir.Mask(x, triangle):
+                return f"{atom(x)} {s.where(triangle)}"
+            case ir.Decay(a, b, triangle):
+                return f"{s.exponential(atom(a), atom(b))} {s.where(triangle)}"
+            case ir.GatedContract(x, y, a, b, over, triangle):
                 decayed = s.product(s.product(atom(x), atom(y)), s.exponential(atom(a), atom(b)))
-                return f"{s.sum((over,), decayed)} {s.where(row, col, strict)}"
-            case ir.GatedApply(m, y, a, b, _, row, col, strict, over):
+                return f"{s.sum((over,), decayed)} {s.where(triangle)}"
+            case ir.GatedApply(m, y, a, b, _, triangle, over):
                 decayed = s.product(s.product(atom(m), atom(y)), s.exponential(atom(a), atom(b)))
-                return f"{s.sum((over,), decayed)} {s.where(row, col, strict)}"
+                return f"{s.sum((over,), decayed)} {s.where(triangle)}"
             case ir.Inverse(x, row, col):
                 return s.call("inverse", (row, col), f"1 + {atom(x)}")
             case ir.ForwardSubstitution():
                 return self._rows(node)
             case _:
-                raise AssertionError(f"{type(node).__name__} has no spelling")
+                raise AssertionError(f"{type(node).__name__} is spelled by its caller")
 
     def _rows(self, node: ir.ForwardSubstitution) -> str:
         """A substitution, with its body over the row's own right-hand side."""
@@ -193,10 +193,10 @@ class Printer:
         body = Printer(self.style, {**self.names, **holes, node.r: self.style.name("r")})
         order = "reverse_rows" if node.reverse else "rows"
         earlier = self.style.product(self._atom(node.a), self.style.name("g"))
-        right = f"{self._atom(node.p)} + {self.style.sum(('#j',), earlier)}"
+        right = f"{self._atom(node.p)} + {self.style.sum((ir.J,), earlier)}"
         given = f"{self.style.name('r')} = {right}"
         return self.style.call(
-            order, ("#i",), f"{self.style.name('g')} = {body.text(node.body)}", given
+            order, (ir.I,), f"{self.style.name('g')} = {body.text(node.body)}", given
         )
 
 

@@ -74,17 +74,15 @@ def with_operands(node: Node, operand: Mapping[Node, Node]) -> Node:
             return TakeLast(operand[x], axis)
         case PlaceLast(x, axis):
             return PlaceLast(operand[x], axis)
-        case Mask(x, row, col, strict):
-            return Mask(operand[x], row, col, strict)
-        case Decay(a, b, row, col, strict):
-            return Decay(operand[a], operand[b], row, col, strict)
-        case GatedContract(x, y, a, b, over, row, col, strict):
-            return GatedContract(
-                operand[x], operand[y], operand[a], operand[b], over, row, col, strict
-            )
-        case GatedApply(m, y, a, b, channel, row, col, strict, over):
+        case Mask(x, triangle):
+            return Mask(operand[x], triangle)
+        case Decay(a, b, triangle):
+            return Decay(operand[a], operand[b], triangle)
+        case GatedContract(x, y, a, b, over, triangle):
+            return GatedContract(operand[x], operand[y], operand[a], operand[b], over, triangle)
+        case GatedApply(m, y, a, b, channel, triangle, over):
             return GatedApply(
-                operand[m], operand[y], operand[a], operand[b], channel, row, col, strict, over
+                operand[m], operand[y], operand[a], operand[b], channel, triangle, over
             )
         case Inverse(x, row, col):
             return Inverse(operand[x], row, col)

@@ -25,6 +25,7 @@ from miras_dsl.codegen.model.build import window_inputs
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.codegen.pipeline import CompiledMemory, RenderedModule, compile_file
 from miras_dsl.exceptions import SpecWarning
+from miras_dsl.ir import axis_names
 from miras_dsl.runtime.execute.packed import Packed, batch_rows
 from miras_dsl.runtime.kernels.recurrent import supported
 from miras_dsl.runtime.layers.conv_state import MIN_GATE, upcast
@@ -166,8 +167,8 @@ def as_oracle_function(
     timed = {feed.name for feed in rule.feeds if feed.kind in ("token", "gate")}
     written = {s.name: s.axes for s in spec.states}
     declared = {w.name: written[w.of] for w in rule.weights}
-    turned = {s.name: _places(declared[s.name], s.axes) for s in rule.states}
-    back = {s.name: _places(s.axes, declared[s.name]) for s in rule.states}
+    turned = {s.name: _places(declared[s.name], axis_names(s.axes)) for s in rule.states}
+    back = {s.name: _places(axis_names(s.axes), declared[s.name]) for s in rule.states}
 
     def first(like: Tensor, count: int) -> State:
         blank = upcast(like.new_empty(0))
@@ -182,7 +183,7 @@ def as_oracle_function(
         if spec.algorithm.anchored is not None or spec.algorithm.reset:
             state["position"] = blank.new_zeros(count, dtype=torch.int64)
         for name in window_inputs(spec):
-            axes = next(feed.axes for feed in rule.feeds if feed.name == name)
+            axes = next(axis_names(f.axes) for f in rule.feeds if f.name == name)
             past = [count, spec.algorithm.window[0] - 1, like.shape[2], *(extents[a] for a in axes)]
             state[f"window.{name}"] = blank.new_zeros(past)
         return state

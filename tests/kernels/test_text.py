@@ -14,7 +14,7 @@ from miras_dsl.codegen.emit.triton.module import recurrent_module
 from miras_dsl.codegen.model.build import build_model
 from miras_dsl.codegen.plan.padding import TAME_LANES, WILD_LANES, ZERO_LANES, padding_values
 from miras_dsl.codegen.plan.token_kernels import plan_recurrent, unsupported_reason
-from miras_dsl.ir import Input, Program, contract, elementwise
+from miras_dsl.ir import KEY, VALUE, Input, Program, Role, contract, elementwise
 from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.source import Source
 from tests.kernels.extra import EXTRA
@@ -103,7 +103,7 @@ def test_values_are_shared_out_unless_the_rule_sums_over_them(name: str, split: 
     plan = plan_recurrent(rule_of(name))
     assert plan.split == split
     assert bool(plan.why) == (not split)
-    keyed = {f"d_{x.name}" for x in (*plan.tokens, *plan.states) if "value" not in x.axes}
+    keyed = {f"d_{x.name}" for x in (*plan.tokens, *plan.states) if VALUE not in x.axes}
     assert plan.partial == (keyed if split else frozenset())
 
 
@@ -126,7 +126,7 @@ def test_a_network_has_no_such_kernel_and_says_why() -> None:
         plan_recurrent(rule_of("wide", WIDE))
 
 
-X, Y = Input("x", ("key",), "token"), Input("y", ("key",), "token")
+X, Y = Input("x", (KEY,), "token"), Input("y", (KEY,), Role.TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -138,16 +138,16 @@ X, Y = Input("x", ("key",), "token"), Input("y", ("key",), "token")
         (X * (Y + 1.0), ZERO_LANES),
         (elementwise(OPERANDS[0] / OPERANDS[1], X, Y), WILD_LANES),
         (X * elementwise(1 / OPERANDS[0], Y), WILD_LANES),
-        (X * contract(X, elementwise(1 / OPERANDS[0], Y), ("key",)), ZERO_LANES),
+        (X * contract(X, elementwise(1 / OPERANDS[0], Y), (KEY,)), ZERO_LANES),
     ],
 )  # fmt: skip
 def test_what_padded_lanes_hold(node, lane) -> None:
-    assert padding_values([Program((X, Y), (("z", node),), ())])[node, "key"] == lane
+    assert padding_values([Program((X, Y), (("z", node),), ())])[node, KEY] == lane
 
 
 def test_a_state_that_fills_its_lanes_is_not_taken_for_zero() -> None:
-    state = Input("S", ("key",), "state")
+    state = Input("S", (KEY,), Role.STATE)
     filled = Program((X, state), (("y", state), ("S", state + X + 1.0)), ((state, "S"),))
     empty = Program((X, state), (("y", state), ("S", state * 2.0 + X)), ((state, "S"),))
-    assert padding_values([filled])[state, "key"] == TAME_LANES
-    assert padding_values([empty])[state, "key"] == ZERO_LANES
+    assert padding_values([filled])[state, KEY] == TAME_LANES
+    assert padding_values([empty])[state, KEY] == ZERO_LANES

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miras_dsl.ir import Program
+from miras_dsl.ir import KEY, VALUE, Program, hidden, is_token_axis
 from miras_dsl.ir.interpreter import Array
 from tests.meaning import deep_forms as deep
 from tests.meaning import forms, loops
@@ -91,13 +91,11 @@ CASES = _cases()
 def values_of(case: Case, seed: int = 0) -> dict[str, Array]:
     """Arrays for every input: gates in their ranges, keys and queries of length 1."""
     rng = np.random.default_rng(seed)
-    sizes = dict(zip(("value", "hidden", "key"), case.sizes, strict=True))
+    sizes = dict(zip((VALUE, hidden("hidden"), KEY), case.sizes, strict=True))
     values: dict[str, Array] = {}
     for x in case.program.inputs:
         shape = [
-            (case.length if x.kind == "token" else case.chunk)
-            if axis.startswith("#")
-            else sizes[axis]
+            (case.length if x.per_token else case.chunk) if is_token_axis(axis) else sizes[axis]
             for axis in x.axes
         ]
         values[x.name] = _draw(x.name, rng, shape)

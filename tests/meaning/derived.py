@@ -13,8 +13,9 @@ from miras_dsl.check import read
 from miras_dsl.codegen.derive.chunk import VALID
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.model.build import POSITION
+from miras_dsl.codegen.model.types import POSITIONS
 from miras_dsl.codegen.pipeline import CompiledMemory, compile_memory
-from miras_dsl.ir import I, Input, J, L, M, Node, Program, inputs_of
+from miras_dsl.ir import I, Input, J, L, M, Node, Program, axis_of, inputs_of
 from miras_dsl.ir.interpreter import Array, evaluate
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec, Ref
@@ -52,7 +53,9 @@ def extents(rule: UpdateRule) -> dict[str, int]:
     spec = rule.model.spec
     given = {name: SIZES.get(name, default or 4) for name, default in spec.params}
     return {
-        axis: int(str(size.xreplace({s: sp.Integer(given[str(s)]) for s in size.free_symbols})))
+        axis_of(axis): int(
+            str(size.xreplace({s: sp.Integer(given[str(s)]) for s in size.free_symbols}))
+        )
         for axis, size in spec.sizes
     }
 
@@ -63,7 +66,7 @@ def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
     decay = spec.retention.decay.name if isinstance(spec.retention.decay, Ref) else ""
     values: Arrays = {VALID.name: np.ones(length), POSITION: 1.0 + np.arange(length) % BLOCK}
     for feed in rule.feeds:
-        shape = [sizes[axis] for axis in feed.axes if axis != "position"]
+        shape = [sizes[axis] for axis in feed.axes if axis != POSITIONS]
         match feed.kind:
             case "token":
                 x = rng.standard_normal((length, *shape))
@@ -86,7 +89,7 @@ def environment(
 ) -> dict[Input, Array]:
     """Values of the inputs: tokens at ``here``, states as they are now."""
     known = values | states
-    return {x: known[n][here] if x.kind == "token" else known[n] for n, x in inputs.items()}
+    return {x: known[n][here] if x.per_token else known[n] for n, x in inputs.items()}
 
 
 def turned(
@@ -154,5 +157,5 @@ def walk_back(
         made = dict(zip(names, evaluate([n for _, n in back], env, sizes), strict=True))
         states = {x.name: np.broadcast_to(made[n], states[x.name].shape) for x, n in back.carried}
         for name, total in found.items():
-            total[here if inputs[name].kind == "token" else ...] += made[f"d_{name}"]
+            total[here if inputs[name].per_token else ...] += made[f"d_{name}"]
     return found | {name[2:]: x for name, x in states.items()}

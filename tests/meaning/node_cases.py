@@ -6,6 +6,9 @@ import numpy as np
 import sympy as sp
 
 from miras_dsl.ir import (
+    KEY,
+    VALUE,
+    Axis,
     AxisSize,
     Broadcast,
     Contract,
@@ -26,10 +29,13 @@ from miras_dsl.ir import (
     PlaceLast,
     Reduce,
     Rename,
+    Role,
     Shift,
     TakeLast,
+    Triangle,
     contract,
     elementwise,
+    hidden,
     reduce_mean,
     reduce_sum,
     rename,
@@ -38,11 +44,11 @@ from miras_dsl.ir.interpreter import Array
 from miras_dsl.scalar.functions import OPERANDS, sigmoid, sign
 
 X, Y, Z = OPERANDS[:3]
-SIZES = {I: 6, J: 6, L: 6, "value": 3, "key": 4, "hidden": 5, "other": 3}
+SIZES = {I: 6, J: 6, L: 6, VALUE: 3, KEY: 4, hidden("hidden"): 5, hidden("other"): 3}
 
 
-def leaf(name: str, *axes: str) -> Input:
-    return Input(name, axes, "constant")
+def leaf(name: str, *axes: Axis) -> Input:
+    return Input(name, axes, Role.CONSTANT)
 
 
 def draw(leaves: list[Input], rng: np.random.Generator, *batch: int) -> dict[Input, Array]:
@@ -53,45 +59,47 @@ def shape(node: Node) -> tuple[int, ...]:
     return tuple(SIZES[axis] for axis in node.axes)
 
 
-A, B = leaf("A", I, "key"), leaf("B", J, "key")
+A, B = leaf("A", I, KEY), leaf("B", J, KEY)
 T = leaf("T", I, J)
-LOWER = Mask(T, I, J, True)
-P = leaf("p", I, "value")
-R = Input("r", ("value",), "hole")
-RATE, SCALE = Input("rate", (), "hole"), Input("scale", ("value",), "hole")
-RATES, SCALES = (RATE, leaf("rates", I)), (SCALE, leaf("scales", I, "value"))
-GATES = leaf("ga", I, "value"), leaf("gb", I, "value")
+LOWER = Mask(T, Triangle(I, J, True))
+P = leaf("p", I, VALUE)
+R = Input("r", (VALUE,), Role.HOLE)
+RATE, SCALE = Input("rate", (), Role.HOLE), Input("scale", (VALUE,), Role.HOLE)
+RATES, SCALES = (RATE, leaf("rates", I)), (SCALE, leaf("scales", I, VALUE))
+GATES = leaf("ga", I, VALUE), leaf("gb", I, VALUE)
 
 
 def triangle(strict: bool) -> dict[str, Node]:
     """The operations on the triangle, at row >= col and with the roles of #i and #j changed."""
-    a, b = leaf("a", I, "key"), leaf("b", J, "key")
-    x, y, m = leaf("x", I, "key"), leaf("y", J, "key"), leaf("m", I, J)
+    a, b = leaf("a", I, KEY), leaf("b", J, KEY)
+    x, y, m = leaf("x", I, KEY), leaf("y", J, KEY), leaf("m", I, J)
     word = "strict" if strict else "with diagonal"
     return {
-        f"mask {word}": Mask(T, I, J, strict),
-        f"mask {word}, transposed": Mask(T, J, I, strict),
-        f"mask {word}, a row": Mask(leaf("z", I), I, J, strict),
-        f"mask {word}, channels": Mask(leaf("z", I, J, "value"), I, J, strict),
-        f"decay {word}": Decay(leaf("a", I), leaf("b", J), I, J, strict),
-        f"decay {word}, transposed": Decay(leaf("a", J), leaf("b", I), J, I, strict),
-        f"decay {word}, channels": Decay(a, b, I, J, strict),
-        f"gated contract {word}": GatedContract(x, y, a, b, "key", I, J, strict),
-        f"gated contract {word}, transposed": GatedContract(y, x, b, a, "key", J, I, strict),
-        f"gated apply {word} over col": GatedApply(m, y, a, b, "key", I, J, strict, J),
-        f"gated apply {word} over row": GatedApply(m, x, a, b, "key", I, J, strict, I),
+        f"mask {word}": Mask(T, Triangle(I, J, strict)),
+        f"mask {word}, transposed": Mask(T, Triangle(J, I, strict)),
+        f"mask {word}, a row": Mask(leaf("z", I), Triangle(I, J, strict)),
+        f"mask {word}, channels": Mask(leaf("z", I, J, VALUE), Triangle(I, J, strict)),
+        f"decay {word}": Decay(leaf("a", I), leaf("b", J), Triangle(I, J, strict)),
+        f"decay {word}, transposed": Decay(leaf("a", J), leaf("b", I), Triangle(J, I, strict)),
+        f"decay {word}, channels": Decay(a, b, Triangle(I, J, strict)),
+        f"gated contract {word}": GatedContract(x, y, a, b, KEY, Triangle(I, J, strict)),
+        f"gated contract {word}, transposed": GatedContract(
+            y, x, b, a, KEY, Triangle(J, I, strict)
+        ),
+        f"gated apply {word} over col": GatedApply(m, y, a, b, KEY, Triangle(I, J, strict), J),
+        f"gated apply {word} over row": GatedApply(m, x, a, b, KEY, Triangle(I, J, strict), I),
     }
 
 
 def substitutions() -> dict[str, Node]:
     """Bodies that are elementwise, gated, row-coupled, with parameters per token, and constant."""
     tanh = elementwise(sp.tanh(X) * Y, R, RATE)
-    square = reduce_sum(elementwise(X**2, R), ("value",))
+    square = reduce_sum(elementwise(X**2, R), (VALUE,))
     coupled = elementwise(X * Z / (1 + Y), R, square, SCALE)
     softmax = elementwise(sp.exp(X), R)
-    softmax = elementwise(X / Y, softmax, reduce_sum(softmax, ("value",)))
-    mix = Input("mix", ("value", "other"), "hole")
-    mixed = contract(mix, rename(R, {"value": "other"}), ("other",))
+    softmax = elementwise(X / Y, softmax, reduce_sum(softmax, (VALUE,)))
+    mix = Input("mix", (VALUE, hidden("other")), Role.HOLE)
+    mixed = contract(mix, rename(R, {VALUE: hidden("other")}), (hidden("other"),))
     return {
         "substitute": ForwardSubstitution(LOWER, P, tanh, R, (RATES,)),
         "substitute, identity": ForwardSubstitution(LOWER, P, R, R, ()),
@@ -105,7 +113,7 @@ def substitutions() -> dict[str, Node]:
         ),
         "substitute, reads no row": ForwardSubstitution(LOWER, P, SCALE, R, (SCALES,)),
         "substitute, one axis more of parameters": ForwardSubstitution(
-            LOWER, P, mixed, R, ((mix, leaf("mixes", I, "value", "other")),)
+            LOWER, P, mixed, R, ((mix, leaf("mixes", I, VALUE, hidden("other"))),)
         ),
         "substitute, gated": ForwardSubstitution(LOWER, P, tanh, R, (RATES,), GATES),
         "substitute, gated and coupled": ForwardSubstitution(
@@ -122,26 +130,26 @@ def substitutions() -> dict[str, Node]:
 
 NODES: dict[str, Node] = {
     "input": A,
-    "number": Contract(A, Broadcast(Number(sp.Rational(1, 3)), ("key",)), ("key",)),
-    "extent": elementwise(X / Y, A, AxisSize("key")),
-    "mean": reduce_mean(A, ("key",)),
+    "number": Contract(A, Broadcast(Number(sp.Rational(1, 3)), (KEY,)), (KEY,)),
+    "extent": elementwise(X / Y, A, AxisSize(KEY)),
+    "mean": reduce_mean(A, (KEY,)),
     "map": Map(sp.tanh(X) * Y + Z**2, (A, leaf("row", I), leaf("scalar"))),
-    "map, broadcast both ways": Map(sigmoid(X * Y), (leaf("row", I), leaf("u", "value"))),
-    "contract": Contract(A, B, ("key",)),
+    "map, broadcast both ways": Map(sigmoid(X * Y), (leaf("row", I), leaf("u", VALUE))),
+    "contract": Contract(A, B, (KEY,)),
     "contract, two axes": Contract(
-        leaf("E", I, "key", "value"), leaf("F", "hidden", "value", "key"), ("key", "value")
+        leaf("E", I, KEY, VALUE), leaf("F", hidden("hidden"), VALUE, KEY), (KEY, VALUE)
     ),
-    "contract, shared axis kept": Contract(A, leaf("F", I, "key", "hidden"), ("key",)),
-    "contract with itself": Contract(A, A, ("key",)),
-    "sum": Reduce("sum", A, ("key",)),
-    "sum over tokens": Reduce("sum", A, (I, "key")),
+    "contract, shared axis kept": Contract(A, leaf("F", I, KEY, hidden("hidden")), (KEY,)),
+    "contract with itself": Contract(A, A, (KEY,)),
+    "sum": Reduce("sum", A, (KEY,)),
+    "sum over tokens": Reduce("sum", A, (I, KEY)),
     "max shifts a softmax": elementwise(
         X / Y,
-        elementwise(sp.exp(X - Y), A, Reduce("max", A, ("key",))),
-        reduce_sum(elementwise(sp.exp(X - Y), A, Reduce("max", A, ("key",))), ("key",)),
+        elementwise(sp.exp(X - Y), A, Reduce("max", A, (KEY,))),
+        reduce_sum(elementwise(sp.exp(X - Y), A, Reduce("max", A, (KEY,))), (KEY,)),
     ),
-    "spread": Broadcast(leaf("row", I), ("hidden", "key")),
-    "spread, used": Broadcast(leaf("row", I), ("key",)) * A,
+    "spread": Broadcast(leaf("row", I), (hidden("hidden"), KEY)),
+    "spread, used": Broadcast(leaf("row", I), (KEY,)) * A,
     "rename": Rename(A, ((I, J),)),
     "rename, swapped": Rename(T, ((I, J), (J, I))),
     "cumsum": Cumsum(A, I),
@@ -152,10 +160,10 @@ NODES: dict[str, Node] = {
     "shift the second": Shift(T, J, 1),
     "last": TakeLast(A, I),
     "last of the second": TakeLast(T, J),
-    "put": PlaceLast(leaf("u", "value"), I),
+    "put": PlaceLast(leaf("u", VALUE), I),
     "put the second": PlaceLast(leaf("row", I), J),
     "inverse": Inverse(LOWER, I, J),
-    "inverse, transposed": Inverse(Mask(T, J, I, True), J, I),
+    "inverse, transposed": Inverse(Mask(T, Triangle(J, I, True)), J, I),
     "inverse applied twice": Contract(
         Inverse(LOWER, I, J), Rename(Inverse(LOWER, I, J), ((I, J), (J, L))), (J,)
     ),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from miras_dsl.codegen.passes.autodiff import adjoint
+from miras_dsl.ir import Role
 from tests.meaning.cases import CASES, Case, values_of
 from tests.meaning.walk import walk, walk_back
 
@@ -37,5 +38,5 @@ def test_an_adjoint_carries_cotangents_and_reads_saved_states() -> None:
     back = adjoint(program)
     assert back.reverse and not program.reverse
     assert [x.name for x, _ in back.carried] == ["d_S", "d_N"]
-    assert [x.name for x in back.inputs if x.kind == "saved"] == ["S", "N"]
+    assert [x.name for x in back.inputs if x.role is Role.SAVED] == ["S", "N"]
     assert [name for name, _ in back] == [f"d_{x.name}" for x in program.inputs]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from miras_dsl.check import read
+from miras_dsl.codegen.model.types import POSITIONS
 from miras_dsl.codegen.pipeline import CompiledMemory, compile_file
 from miras_dsl.runtime import run as runner
 from miras_dsl.runtime.execute.call import validate
@@ -95,7 +96,7 @@ def arguments(compiled: CompiledMemory, tokens: int) -> tuple[dict[str, Tensor],
     sizes, pairs = extents(rule), rule.model.algorithm.pairs
     feeds, state = {}, {}
     for feed in rule.feeds:
-        axes = [sizes[a] for a in feed.axes if a != "position"]
+        axes = [sizes[a] for a in feed.axes if a != POSITIONS]
         lead: tuple[int, ...] = (1, tokens, HEADS)
         spec = compiled.spec
         declared = {t.name: t.axes for t in (*spec.tokens, *spec.gates)}.get(feed.of, ())

@@ -9,6 +9,7 @@ import sympy as sp
 from miras_dsl import ir
 from miras_dsl.codegen.passes.autodiff import gradient, vjp
 from miras_dsl.ir import (
+    KEY,
     ONE,
     Broadcast,
     ForwardSubstitution,
@@ -21,6 +22,7 @@ from miras_dsl.ir import (
     Node,
     PlaceLast,
     Rename,
+    Role,
     Shift,
     TakeLast,
     contract,
@@ -73,7 +75,7 @@ def test_gradient_against_differences(name: str, node: Node) -> None:
     rng = np.random.default_rng(len(name))
     leaves = inputs_of([node])
     values = draw(leaves, rng)
-    cotangent = Input("cotangent", node.axes, "cotangent")
+    cotangent = Input("cotangent", node.axes, Role.COTANGENT)
     weight = rng.standard_normal(shape(node))
     found = vjp({node: cotangent}, leaves)
 
@@ -111,7 +113,7 @@ def test_batch_axes_are_independent(name: str, node: Node) -> None:
 @pytest.mark.parametrize(("name", "node"), ALL, ids=list(NODES))
 def test_rebuilding_changes_no_value(name: str, node: Node) -> None:
     leaves = inputs_of([node])
-    twins = {x: Input(f"{x.name}_twin", x.shape, x.kind) for x in leaves}
+    twins = {x: Input(f"{x.name}_twin", x.shape, x.role) for x in leaves}
     (other,) = substitute([node], twins)
     assert other is not node
     assert other.axes == node.axes
@@ -133,7 +135,7 @@ def value(node: Node, **arrays: Array) -> Array:
 def test_meaning_on_the_triangle(strict: bool) -> None:
     """Each entry written out; above the triangle a huge exponent must not reach the exponential."""
     rng = np.random.default_rng(0)
-    n, d = SIZES[I], SIZES["key"]
+    n, d = SIZES[I], SIZES[KEY]
     x, y, m = rng.standard_normal((n, d)), rng.standard_normal((n, d)), rng.standard_normal((n, n))
     a = -np.cumsum(rng.uniform(0, 400, (n, d)), 0)
     b = a.copy()
@@ -224,19 +226,19 @@ def test_a_reverse_substitution_is_the_mirror_image(gates: tuple[Node, Node] | N
 
 
 def test_gradient_of_a_sum_is_one_everywhere() -> None:
-    slope = gradient(reduce_sum(A, (I, "key")), A)
+    slope = gradient(reduce_sum(A, (I, KEY)), A)
     assert evaluate([slope], {}, SIZES)[0] == 1
-    assert is_zero(gradient(reduce_sum(A, (I, "key")), P))
+    assert is_zero(gradient(reduce_sum(A, (I, KEY)), P))
 
 
 def test_gated_operations_are_adjoint_to_each_other() -> None:
-    g = Input("g", (I, J), "cotangent")
+    g = Input("g", (I, J), Role.COTANGENT)
     node = NODES["gated contract strict"]
-    x, y = (leaf("x", I, "key"), leaf("y", J, "key"))
+    x, y = (leaf("x", I, KEY), leaf("y", J, KEY))
     found = vjp({node: g}, [x, y])
     assert all(isinstance(found[each], GatedApply) for each in (x, y))
     node = NODES["gated apply strict over col"]
-    back = vjp({node: Input("g", node.axes, "cotangent")}, [leaf("m", I, J)])
+    back = vjp({node: Input("g", node.axes, Role.COTANGENT)}, [leaf("m", I, J)])
     assert isinstance(back[leaf("m", I, J)], GatedContract)
 
 

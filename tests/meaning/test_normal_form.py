@@ -10,6 +10,8 @@ import sympy as sp
 
 from miras_dsl import ir
 from miras_dsl.ir import (
+    KEY,
+    VALUE,
     ZERO,
     Broadcast,
     Contract,
@@ -18,6 +20,7 @@ from miras_dsl.ir import (
     Mask,
     Node,
     Shift,
+    Triangle,
     contract,
     elementwise,
     is_zero,
@@ -33,52 +36,52 @@ X, Y, Z = OPERANDS[:3]
 
 
 def test_the_same_formula_is_the_same_object() -> None:
-    assert Contract(A, A, ("key",)) is Contract(A, A, ("key",))
-    assert leaf("A", I, "key") is A
+    assert Contract(A, A, (KEY,)) is Contract(A, A, (KEY,))
+    assert leaf("A", I, KEY) is A
     assert elementwise(X + Y, A, P) is elementwise(X + Y, A, P)
     assert elementwise(X + Y, A, A) is elementwise(2 * X, A)
-    assert Mask(T, I, J, True) is not Mask(T, I, J, False)
+    assert Mask(T, Triangle(I, J, True)) is not Mask(T, Triangle(I, J, False))
 
 
 def test_normal_form() -> None:
     assert A * 1 is A
     assert A + 0 is A
     assert is_zero(A * 0)
-    assert is_zero(contract(A, ZERO, ("key",)))
+    assert is_zero(contract(A, ZERO, (KEY,)))
     assert rename(rename(A, {I: J}), {J: I}) is A
-    assert isinstance(contract(A, leaf("u", "value"), ()), ir.Map)
+    assert isinstance(contract(A, leaf("u", VALUE), ()), ir.Map)
     swapped = rename(rename(T, {I: J, J: I}), {I: J, J: I})
     assert swapped is T
 
 
-ROW, U, C = leaf("row", I), leaf("u", "value"), leaf("C", I, "key")
+ROW, U, C = leaf("row", I), leaf("u", VALUE), leaf("C", I, KEY)
 SUMS = [
     (
-        reduce_sum(Broadcast(ROW, ("key", "value")), ("key",)),
+        reduce_sum(Broadcast(ROW, (KEY, VALUE)), (KEY,)),
         lambda r, u, a, c: 4 * r[:, None] + 0 * u,
     ),
-    (reduce_sum(ROW, (I, "key")), lambda r, u, a, c: 4 * r.sum()),
-    (reduce_sum(elementwise(3 * X * Y, A, ROW), ("key",)), lambda r, u, a, c: 3 * r * a.sum(1)),
+    (reduce_sum(ROW, (I, KEY)), lambda r, u, a, c: 4 * r.sum()),
+    (reduce_sum(elementwise(3 * X * Y, A, ROW), (KEY,)), lambda r, u, a, c: 3 * r * a.sum(1)),
     (reduce_sum(elementwise(3 * X * Y, A, ROW), (I,)), lambda r, u, a, c: 3 * r @ a),
     (
-        reduce_sum(elementwise(X * Y * Z, A, ROW, C), ("key",)),
+        reduce_sum(elementwise(X * Y * Z, A, ROW, C), (KEY,)),
         lambda r, u, a, c: r * (a * c).sum(1),
     ),
-    (reduce_sum(elementwise(X * Y, A, C), (I, "key")), lambda r, u, a, c: (a * c).sum()),
-    (reduce_sum(elementwise(X * Y, ROW, U), (I, "value")), lambda r, u, a, c: r.sum() * u.sum()),
+    (reduce_sum(elementwise(X * Y, A, C), (I, KEY)), lambda r, u, a, c: (a * c).sum()),
+    (reduce_sum(elementwise(X * Y, ROW, U), (I, VALUE)), lambda r, u, a, c: r.sum() * u.sum()),
     (reduce_sum(elementwise(X * Y, ROW, U), (I,)), lambda r, u, a, c: r.sum() * u),
-    (contract(Broadcast(ROW, ("key",)), A, ("key",)), lambda r, u, a, c: r * a.sum(1)),
-    (contract(A, Broadcast(ROW, ("key",)), ("key",)), lambda r, u, a, c: r * a.sum(1)),
+    (contract(Broadcast(ROW, (KEY,)), A, (KEY,)), lambda r, u, a, c: r * a.sum(1)),
+    (contract(A, Broadcast(ROW, (KEY,)), (KEY,)), lambda r, u, a, c: r * a.sum(1)),
     (
-        contract(Broadcast(ROW, ("key",)), Broadcast(U, ("key",)), ("key",)),
+        contract(Broadcast(ROW, (KEY,)), Broadcast(U, (KEY,)), (KEY,)),
         lambda r, u, a, c: 4 * r[:, None] * u,
     ),
-    (contract(ROW, A, ("key",)), lambda r, u, a, c: r * a.sum(1)),
-    (contract(A, ROW, ("key",)), lambda r, u, a, c: r * a.sum(1)),
-    (contract(A, U, (I, "key")), lambda r, u, a, c: a.sum() * u),
-    (contract(U, A, (I, "value")), lambda r, u, a, c: u.sum() * a.sum(0)),
-    (contract(A, U, ("value", "key")), lambda r, u, a, c: a.sum(1) * u.sum()),
-    (contract(ROW, U, ("key",)), lambda r, u, a, c: 4 * r[:, None] * u),
+    (contract(ROW, A, (KEY,)), lambda r, u, a, c: r * a.sum(1)),
+    (contract(A, ROW, (KEY,)), lambda r, u, a, c: r * a.sum(1)),
+    (contract(A, U, (I, KEY)), lambda r, u, a, c: a.sum() * u),
+    (contract(U, A, (I, VALUE)), lambda r, u, a, c: u.sum() * a.sum(0)),
+    (contract(A, U, (VALUE, KEY)), lambda r, u, a, c: a.sum(1) * u.sum()),
+    (contract(ROW, U, (KEY,)), lambda r, u, a, c: 4 * r[:, None] * u),
 ]
 
 

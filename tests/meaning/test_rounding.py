@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from miras_dsl.ir import I, Input, contract
+from miras_dsl.ir import KEY, I, Input, Role, contract
 from miras_dsl.ir.interpreter import EXACT, Array, Rounding, evaluate, rounded
 from tests.meaning import forms
 from tests.meaning.cases import Case, values_of
@@ -57,11 +57,11 @@ def test_an_unknown_type_is_refused() -> None:
 
 
 def test_only_operands_of_products_are_rounded() -> None:
-    a, b = Input("a", (I, "key"), "token"), Input("b", (I, "key"), "token")
+    a, b = Input("a", (I, KEY), Role.TOKEN), Input("b", (I, KEY), Role.TOKEN)
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 4, 5))
     found, summed = evaluate(
-        [contract(a, b, ("key",)), a + b], {a: x, b: y}, {}, Rounding("bfloat16", "float64")
+        [contract(a, b, (KEY,)), a + b], {a: x, b: y}, {}, Rounding("bfloat16", "float64")
     )
     low = [rounded(z, "bfloat16") for z in (x, y)]
     np.testing.assert_allclose(found, (low[0] * low[1]).sum(1), rtol=1e-12)

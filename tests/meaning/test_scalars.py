@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from miras_dsl.ir import ZERO, Input, constant, elementwise
+from miras_dsl.ir import ZERO, Input, Role, constant, elementwise
 from miras_dsl.ir.interpreter import evaluate
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.functions import OPERANDS, derivative
@@ -150,7 +150,7 @@ def test_powers_of_numbers_are_numbers(power: type[sp.Function], x: float) -> No
 
 @pytest.mark.parametrize("condition", [0, 1, -1, 0.25])
 def test_a_constant_condition_chooses(condition: float) -> None:
-    a, b = Input("a", (), "constant"), Input("b", (), "constant")
+    a, b = Input("a", (), Role.CONSTANT), Input("b", (), Role.CONSTANT)
     node = elementwise(scalars.where(scalars.sign(OPERANDS[2]), X, P), a, b, constant(condition))
     values = {a: np.asarray(3.0), b: np.asarray(5.0)}
     assert evaluate([node], values, {})[0] == (3.0 if condition else 5.0)

@@ -10,15 +10,26 @@ import pytest
 import sympy as sp
 
 from miras_dsl.codegen.passes.cse import eliminate_common_subexpressions, is_call, is_work
-from miras_dsl.ir import AxisSize, Contract, Input, Map, Node, contract, elementwise, postorder
+from miras_dsl.ir import (
+    KEY,
+    AxisSize,
+    Contract,
+    Input,
+    Map,
+    Node,
+    Role,
+    contract,
+    elementwise,
+    postorder,
+)
 from miras_dsl.ir.interpreter import evaluate
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.functions import OPERANDS
 from tests.meaning.derived import compiled, shipped
 
 A, B = OPERANDS[:2]
-X, Y = Input("x", ("key",), "token"), Input("y", ("key",), "token")
-LOG = Input("log_a", (), "token")
+X, Y = Input("x", (KEY,), Role.TOKEN), Input("y", (KEY,), Role.TOKEN)
+LOG = Input("log_a", (), Role.TOKEN)
 
 
 def maps(roots: list[Node]) -> list[sp.Expr]:
@@ -30,7 +41,7 @@ def test_a_function_of_two_formulas_is_one_node(worth) -> None:
     z = X * Y
     roots = [
         elementwise(A * scalars.erf(A), z) + 1.0,
-        contract(elementwise(scalars.erf(A) ** 2 - B, z, Y), X, ("key",)),
+        contract(elementwise(scalars.erf(A) ** 2 - B, z, Y), X, (KEY,)),
         elementwise(sp.exp(A) * B, LOG, X),
         elementwise(sp.exp(A) + A, LOG),
     ]
@@ -47,19 +58,19 @@ def test_a_function_of_two_formulas_is_one_node(worth) -> None:
 def test_arithmetic_is_shared_only_where_asked() -> None:
     roots = [
         elementwise((A + B) * A, X, Y),
-        contract(elementwise(sp.exp(A + B), X, Y), X, ("key",)),
+        contract(elementwise(sp.exp(A + B), X, Y), X, (KEY,)),
     ]
     assert len(maps(eliminate_common_subexpressions(roots, is_call))) == 2
     assert sum(f == A + B for f in maps(eliminate_common_subexpressions(roots, is_work))) == 1
 
 
 def test_signs_scales_and_sizes_are_as_short_as_a_name() -> None:
-    size = AxisSize("key")
+    size = AxisSize(KEY)
     roots = [
         elementwise(sp.sin(-2 * A), X),
-        contract(elementwise(sp.cos(-2 * A), X), Y, ("key",)),
+        contract(elementwise(sp.cos(-2 * A), X), Y, (KEY,)),
         elementwise(A / B, Y, size),
-        contract(elementwise(sp.sin(A / B), X, size), Y, ("key",)),
+        contract(elementwise(sp.sin(A / B), X, size), Y, (KEY,)),
     ]
     assert eliminate_common_subexpressions(roots, is_work) == roots
 
@@ -76,7 +87,7 @@ def test_terms_of_different_parts_stay_apart() -> None:
 
 
 def test_a_program_without_repetition_stays_as_it_is() -> None:
-    root = Contract(X, elementwise(sp.exp(A), Y), ("key",))
+    root = Contract(X, elementwise(sp.exp(A), Y), (KEY,))
     assert eliminate_common_subexpressions([root], is_work) == [root]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miras_dsl.ir import I, Input, J, L, M, Program
+from miras_dsl.ir import I, Input, J, L, M, Program, Role
 from miras_dsl.ir.interpreter import EXACT, Array, Rounding, evaluate
 
 Arrays = Mapping[str, Array]
@@ -43,7 +43,7 @@ def walk(program: Program, values: Arrays, chunk: int, rounding: Rounding = EXAC
         entries.append(states)
         here = slice(start, min(start + chunk, length))
         env = {
-            x: values[x.name][here] if x.kind == "token" else states.get(x.name, values[x.name])
+            x: values[x.name][here] if x.per_token else states.get(x.name, values[x.name])
             for x in program.inputs
         }
         sizes = axis_sizes(program, values, here.stop - here.start)
@@ -75,18 +75,17 @@ def walk_back(
         here = slice(number * chunk, min((number + 1) * chunk, len(values["q"])))
         env: dict[Input, Array] = {}
         for x in back.inputs:
-            match x.kind:
-                case "token":
-                    env[x] = every[x.name][here]
-                case "saved":
-                    env[x] = entries[number][x.name]
-                case "state":
-                    env[x] = states[x.name]
-                case _:
-                    env[x] = every[x.name]
+            if x.per_token:
+                env[x] = every[x.name][here]
+            elif x.role is Role.SAVED:
+                env[x] = entries[number][x.name]
+            elif x.role is Role.STATE:
+                env[x] = states[x.name]
+            else:
+                env[x] = every[x.name]
         sizes = axis_sizes(back, every, here.stop - here.start)
         found = dict(zip(names, evaluate([n for _, n in back], env, sizes), strict=True))
         states = {x.name: np.broadcast_to(found[n], states[x.name].shape) for x, n in back.carried}
         for name, total in gradients.items():
-            total[here if inputs[name].kind == "token" else ...] += found[f"d_{name}"]
+            total[here if inputs[name].per_token else ...] += found[f"d_{name}"]
     return gradients | {name[2:]: x for name, x in states.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from miras_dsl import spec
 from miras_dsl.codegen.emit.layer.modules import emit_module
 from miras_dsl.codegen.model.types import MemoryInput
+from miras_dsl.ir import axes_of
 from miras_dsl.runtime.layers.conv_state import ConvState
 from tests.module import rules
 from tests.module.written import write
@@ -22,7 +24,8 @@ Layer = nn.Module
 
 
 def build(path: Path, made: spec.MemorySpec, feeds: tuple[MemoryInput, ...], **sizes: int) -> Layer:
-    """The layer of a spec in float64; its memory is never called."""
+    """The layer of a spec in float64; its memory is never called.  Axes of feeds are words."""
+    feeds = tuple(replace(feed, axes=axes_of(map(str, feed.axes))) for feed in feeds)
     torch.manual_seed(2)
     module: ModuleType = write(path / "m.py", "m", [emit_module(made, feeds, rules.WEIGHTS)])
     if importlib.util.find_spec("ruff") is not None:

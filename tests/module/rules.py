@@ -6,6 +6,7 @@ import sympy as sp
 
 from miras_dsl import spec
 from miras_dsl.codegen.model.types import MemoryInput, StateTensor
+from miras_dsl.ir import KEY, VALUE
 from miras_dsl.source import Source, Span
 
 TEXT = '''
@@ -117,11 +118,11 @@ def memory(
 
 
 FEEDS = (
-    MemoryInput("query", "query", "token", ("key",)),
-    MemoryInput("key", "key", "token", ("key",)),
-    MemoryInput("value", "value", "token", ("value",)),
+    MemoryInput("query", "query", "token", (KEY,)),
+    MemoryInput("key", "key", "token", (KEY,)),
+    MemoryInput("value", "value", "token", (VALUE,)),
     MemoryInput("log_alpha", "alpha", "gate", (), log=True),
     MemoryInput("eta", "eta", "gate", ()),
-    MemoryInput("skip", "skip", "constant", ("value",)),
+    MemoryInput("skip", "skip", "constant", (VALUE,)),
 )
-WEIGHTS = (StateTensor("W", "W", ("value", "key"), "learned"),)
+WEIGHTS = (StateTensor("W", "W", (VALUE, KEY), "learned"),)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from miras_dsl import spec
 from miras_dsl.codegen.emit.layer.modules import emit_module
 from miras_dsl.codegen.model.types import MemoryInput, StateTensor
+from miras_dsl.ir import axes_of
 from miras_dsl.runtime.layers.conv_state import ConvState
 from tests.module import rules
 from tests.module.features import Layer, build, fed, x
@@ -91,16 +92,16 @@ def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
         algorithm=spec.Algorithm((), anchored=spec.Anchored(16)),
     )
     feeds = (
-        MemoryInput("log_g_A", "g", "gate", ("h1",), weight="A", log=True),
-        MemoryInput("g_B", "g", "gate", ("value",), weight="B"),
+        MemoryInput("log_g_A", "g", "gate", axes_of(("h1",)), weight="A", log=True),
+        MemoryInput("g_B", "g", "gate", axes_of(("value",)), weight="B"),
     )
     weights = (
-        StateTensor("A", "A", ("h1", "key"), "learned"),
-        StateTensor("B", "B", ("value", "h1"), "positive"),
-        StateTensor("S.A", "A", ("h1", "key"), "zero"),
-        StateTensor("B.anchor", "B", ("value", "h1"), "weight"),
-        StateTensor("B.dual", "B", ("value", "h1"), "positive"),
-        StateTensor("C", "C", ("key", "h1"), "learned"),
+        StateTensor("A", "A", axes_of(("h1", "key")), "learned"),
+        StateTensor("B", "B", axes_of(("value", "h1")), "positive"),
+        StateTensor("S.A", "A", axes_of(("h1", "key")), "zero"),
+        StateTensor("B.anchor", "B", axes_of(("value", "h1")), "weight"),
+        StateTensor("B.dual", "B", axes_of(("value", "h1")), "positive"),
+        StateTensor("C", "C", axes_of(("key", "h1")), "learned"),
     )
     module = write(tmp_path / "m.py", "m", [emit_module(made, feeds, weights)])
     layer = module.M(width=8, heads=2)
@@ -143,6 +144,7 @@ def test_pairs_constants_positions_and_windows(tmp_path: Path) -> None:
         MemoryInput("rate", "rate", "position", ("position",)),
         MemoryInput("spread_out", "spread_out", "gate", K),
     )
+    feeds = tuple(replace(feed, axes=axes_of(feed.axes)) for feed in feeds)
     text = emit_module(made, feeds, rules.WEIGHTS, tails=("key", "eta"))
     layer = write(tmp_path / "m.py", "m", [text]).M(width=8, heads=2, dk=3)
     values, state = fed(layer, x.float()), layer.initial_state(2)["memory"]

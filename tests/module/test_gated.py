@@ -16,6 +16,7 @@ from miras_dsl.codegen.emit.torch.functions import emit_function
 from miras_dsl.codegen.pipeline import compile_file
 from miras_dsl.codegen.plan.factor_decays import factor_decay_products
 from miras_dsl.ir import (
+    KEY,
     Cumsum,
     GatedApply,
     GatedContract,
@@ -26,6 +27,8 @@ from miras_dsl.ir import (
     Node,
     Program,
     Reduce,
+    Role,
+    Triangle,
     elementwise,
     postorder,
     rename,
@@ -99,18 +102,19 @@ def test_later_rows_change_nothing_before_them():
 # ------------------------------------------------------------ one product, where ranges allow it
 
 NEAR, FAR = Interval(-0.1, 0.0), Interval(-1.0, 0.0)
-QUERY, KEY, LOG = (Input(name, ("#i", "key"), "token") for name in ("query", "key", "log_alpha"))
+QUERY, KEYS = (Input(name, (I, KEY), Role.TOKEN) for name in ("query", "key"))
+LOG = Input("log_alpha", (I, KEY), Role.GATE)
 
 
 def scored(strict: bool) -> Program:
     """Query and key through a decay per channel, then applied to keys both ways round."""
     total = Cumsum(LOG, I)
     a, b = total, rename(total, {I: J})
-    score = GatedContract(QUERY, rename(KEY, {I: J}), a, b, "key", I, J, strict)
-    y = rename(KEY, {I: J})
-    onto = GatedApply(score, y, a, b, "key", I, J, strict, J)
-    into = rename(GatedApply(score, QUERY, a, b, "key", I, J, strict, I), {J: I})
-    return Program((QUERY, KEY, LOG), (("score", score), ("onto", onto), ("into", into)), ())
+    score = GatedContract(QUERY, rename(KEYS, {I: J}), a, b, KEY, Triangle(I, J, strict))
+    y = rename(KEYS, {I: J})
+    onto = GatedApply(score, y, a, b, KEY, Triangle(I, J, strict), J)
+    into = rename(GatedApply(score, QUERY, a, b, KEY, Triangle(I, J, strict), I), {J: I})
+    return Program((QUERY, KEYS, LOG), (("score", score), ("onto", onto), ("into", into)), ())
 
 
 def nodes_of(program: Program) -> list[Node]:
@@ -198,8 +202,8 @@ def test_exponentials_of_logarithms_are_shared():
     total = Cumsum(LOG, I)
     whole = Reduce("sum", LOG, (I,))
     left = elementwise(sp.exp(OPERANDS[0]) * OPERANDS[1], whole - total, QUERY)
-    right = elementwise(OPERANDS[0] * sp.exp(-OPERANDS[1]), KEY, total)
-    program = Program((QUERY, KEY, LOG), (("left", left), ("right", right)), ())
+    right = elementwise(OPERANDS[0] * sp.exp(-OPERANDS[1]), KEYS, total)
+    program = Program((QUERY, KEYS, LOG), (("left", left), ("right", right)), ())
     made = factor_decay_products(program, {"log_alpha": NEAR}, 64)
     grown = {n for n in nodes_of(made) if isinstance(n, Map) and n.formula.has(sp.exp)}
     assert {n.args for n in grown} == {(whole,), (total,)}

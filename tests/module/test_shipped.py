@@ -75,10 +75,10 @@ def test_a_shipped_module(name: str, tmp_path: Path) -> None:
         paired = {i.name for i in (*made.tokens, *made.gates) if "pair" in i.axes}
         for feed in model.feeds:
             pairs = (made.algorithm.pairs,) if feed.of in paired else ()
-            wanted = (*lead[feed.kind], *pairs, *(sizes[a] for a in feed.axes))
+            wanted = (*lead[feed.kind], *pairs, *(sizes[a.name] for a in feed.axes))
             assert module.seen["fed"][feed.name].shape == wanted, feed.name
         for weight in model.weights:
-            wanted = (3, 2, *(sizes[a] for a in weight.axes))
+            wanted = (3, 2, *(sizes[a.name] for a in weight.axes))
             assert module.seen["state"][weight.name].shape == wanted, weight.name
         y.square().mean().backward()
         for parameter, value in layer.named_parameters():

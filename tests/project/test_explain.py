@@ -11,7 +11,7 @@ import pytest
 import miras_dsl as miras
 from miras_dsl.codegen.explain import STAGES, explain, flops, state_size
 from miras_dsl.codegen.pipeline import compile_memory
-from miras_dsl.ir import I, Input, J, Mask, Program, contract, rename
+from miras_dsl.ir import KEY, I, Input, J, Mask, Program, Role, Triangle, contract, rename
 from miras_dsl.ir.printer import LATEX, TEXT, print_program
 from tests.project.command import GOOD
 
@@ -36,8 +36,8 @@ def test_its_latex_is_the_same_formula():
 
 def test_what_is_used_twice_gets_a_name_and_what_is_used_once_does_not():
     """Scores that two results share are one line; a formula used once stays in place."""
-    q, k = Input("q", (I, "key"), "token"), Input("k", (I, "key"), "token")
-    scores = Mask(contract(q, rename(k, {I: J}), ("key",)), I, J, False)
+    q, k = Input("q", (I, KEY), "token"), Input("k", (I, KEY), Role.TOKEN)
+    scores = Mask(contract(q, rename(k, {I: J}), (KEY,)), Triangle(I, J, False))
     program = Program((q, k), (("a", scores + 1), ("b", scores * 2)), ())
     assert print_program(program, TEXT).splitlines() == [
         "before: every chunk by itself",
@@ -52,12 +52,12 @@ def test_what_is_used_twice_gets_a_name_and_what_is_used_once_does_not():
 
 def test_brackets_stand_where_they_must():
     """A sum inside a product keeps its brackets, in both spellings."""
-    a, b, c = (Input(n, ("key",), "token") for n in "abc")
-    program = Program((a, b, c), (("y", contract(a + b, c, ("key",))), ("z", (a + b) * c)), ())
+    a, b, c = (Input(n, (KEY,), Role.TOKEN) for n in "abc")
+    program = Program((a, b, c), (("y", contract(a + b, c, (KEY,))), ("z", (a + b) * c)), ())
     text = print_program(program, TEXT)
     assert "z = c*t1" in text
     assert "t1 = a + b" in text
-    once = Program((a, b, c), (("y", contract(a + b, c, ("key",))),), ())
+    once = Program((a, b, c), (("y", contract(a + b, c, (KEY,))),), ())
     assert "sum[key]((a + b) * c)" in print_program(once, TEXT)
     assert r"\left(a + b\right)\,c" in print_program(once, LATEX)
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import sympy as sp
 
+from miras_dsl.codegen.emit.line_wrap import assignment
 from miras_dsl.spec import POINTWISE, Apply, Axes, Axis, Expr, Number, Ref
 
 from .decay_init import decay_init
@@ -120,7 +121,7 @@ class _Formula:
         """The value under a name of its own, the same for the same expression."""
         if value.text not in self.book.computed:
             name = self.book.computed[value.text] = self.book.fresh(name or f"{self.owner}_part")
-            self.book.lines.append(f"{name} = {value.text}")
+            self.book.lines += assignment(name, value.text)
         return replace(value, text=self.book.computed[value.text], binds=5)
 
     def operation(self, expr: Apply, args: list[Expression]) -> Expression:

@@ -9,7 +9,7 @@ from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.emit.scalar_printer import TORCH, print_scalar
 from miras_dsl.codegen.inner_step.initial_dual import initial_dual, initial_mass
 from miras_dsl.codegen.model.types import MemoryInput, StateTensor
-from miras_dsl.ir import ordered
+from miras_dsl.ir import axis_names, ordered
 from miras_dsl.scalar.monotone_inverse import UNKNOWN
 from miras_dsl.spec import MemorySpec
 
@@ -45,7 +45,7 @@ def initial_state(
         items.append(("position", "empty.new_zeros(batch, dtype=torch.int64)"))
     for feed in (f for f in feeds if f.name in tails):
         assert spec.algorithm.window is not None
-        sizes = ", ".join(feeding.size_text(a, True) for a in ordered(feed.axes))
+        sizes = ", ".join(feeding.size_text(a, True) for a in axis_names(ordered(feed.axes)))
         length = spec.algorithm.window[0] - 1
         shape = f"batch, {length}, self.heads" + (f", {sizes}" if sizes else "")
         items.append((f"window.{feed.name}", f"empty.new_zeros({shape})"))
@@ -56,7 +56,7 @@ def _first_value(spec: MemorySpec, weight: StateTensor, feeding: InputStatements
     state = feeding.state(weight.of)
     init = state.init if weight.init == "weight" else weight.init
     if init == "zero":
-        sizes = ", ".join(feeding.size_text(a, True) for a in ordered(weight.axes))
+        sizes = ", ".join(feeding.size_text(a, True) for a in axis_names(ordered(weight.axes)))
         return f"empty.new_zeros(batch, self.heads, {sizes})"
     first = f"self.{state.name}_start"
     if init == "positive":
@@ -64,7 +64,9 @@ def _first_value(spec: MemorySpec, weight: StateTensor, feeding: InputStatements
         mass = carried.mass if carried else initial_mass(spec)
         first = f"rows_on_simplex({first}, {number_text(mass).text})"
         first = print_scalar(carried.slope, {UNKNOWN: first}, TORCH) if carried else first
-    turned = broadcast_to(Expression(first, "heads", state.axes, headed=True), ordered(weight.axes))
+    turned = broadcast_to(
+        Expression(first, "heads", state.axes, headed=True), axis_names(ordered(weight.axes))
+    )
     return f"expand_initial({turned.text}, batch)"
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from miras_dsl.codegen.emit.identifiers import RESERVED, identifier, source_ref
+from miras_dsl.codegen.emit.line_wrap import assignment
 from miras_dsl.codegen.model.types import MemoryInput
-from miras_dsl.ir import ordered
+from miras_dsl.ir import axis_names, ordered
 from miras_dsl.source import NOWHERE
 from miras_dsl.spec import Axes, Axis, Expr, Gate, MemorySpec, Ref, State, Token, iter_nodes
 
@@ -115,7 +116,7 @@ class MethodBody:
 
     def item(self, feed: MemoryInput) -> str:
         """The value of a feed, in its axes and full shape."""
-        value, axes = self.value(feed.of, feed.weight, feed.log), ordered(feed.axes)
+        value, axes = self.value(feed.of, feed.weight, feed.log), axis_names(ordered(feed.axes))
         declared = [a.axes for a in (*self.spec.tokens, *self.spec.gates) if a.name == feed.of]
         if any("pair" in each for each in declared):  # programs see one pair, calls all of them
             axes = ("pair", *(a for a in axes if a != "pair"))
@@ -182,7 +183,7 @@ class MethodBody:
             made = self.filled(made, token.axes)
             made = Expression(f"{made.inside(5)}.to(dtype)", "heads", token.axes, True, True)
         self.lines.insert(note, f"# {name}: {place}")
-        self.lines.append(f"{name} = {made.text}")
+        self.lines += assignment(name, made.text)
         if token.name.startswith("_"):  # the checker's own: no backbone can name it
             return Expression(name, "heads", token.axes, True, True)
         part = self.part(name, "shape", f'TokenPreprocess("{token.name}", backbone, {shape})')
@@ -209,7 +210,7 @@ class MethodBody:
             expr = logarithm if log and logarithm is not None else gate.expr
             made = self.book.write(expr, owner, weight, rows)
         self.lines.insert(note, f"# {name}: {source_ref(gate.span)}")
-        self.lines.append(f"{name} = {made.text}")
+        self.lines += assignment(name, made.text)
         kind = "heads" if made.kind == "flat" else made.kind
         return Expression(name, kind, made.axes, made.timed, made.headed)
 

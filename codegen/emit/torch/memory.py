@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from miras_dsl.codegen.derive.chunk import VALID, WITHOUT_GRADIENT, ChunkForm
+from miras_dsl.codegen.derive.chunk import VALID, ChunkForm
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.emit.line_wrap import prose
@@ -15,7 +15,7 @@ from miras_dsl.codegen.model.build import signed_gates, window_inputs
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.codegen.passes.autodiff import vjp
 from miras_dsl.codegen.plan.factor_decays import decay_ranges, factor_decay_products, logarithms_of
-from miras_dsl.ir import Input, Node, Program, broadcast, inputs_of
+from miras_dsl.ir import Input, Node, Program, Role, axis_names, broadcast, inputs_of
 from miras_dsl.ir.printer import program_lines
 from miras_dsl.spec import Ref
 
@@ -55,7 +55,7 @@ def emit_memory(
         _block_edge(f"{name}_close", "what a block ends with", rule, rule.close, bodies),
     ]
     feeds = rule.feeds
-    states = [(s.name, identifier_of(s.name), tuple(s.axes)) for s in rule.states]
+    states = [(s.name, identifier_of(s.name), axis_names(s.axes)) for s in rule.states]
     return render(
         "torch/memory.py.j2",
         {
@@ -73,7 +73,7 @@ def emit_memory(
             "backward": backward,
             "step": step,
             "turns": turns,
-            "feeds": [(f.name, f.kind, tuple(f.axes), f.log) for f in feeds],
+            "feeds": [(f.name, f.kind, axis_names(f.axes), f.log) for f in feeds],
             "arguments": _arguments(feeds),
             "states": states,
             "chunk": chunk,
@@ -86,7 +86,7 @@ def emit_memory(
             "valid": VALID.name,
             "window": rule.model.algorithm.window[0] if rule.model.algorithm.window else 0,
             "tails": window_inputs(rule.model.spec),
-            "answer": rule.program.result("y").axes,
+            "answer": axis_names(rule.program.result("y").axes),
         },
     )
 
@@ -156,18 +156,18 @@ def _block_edge_adjoint(
     axes = {state.name: state.axes for state in rule.states}
     cotangents: dict[Node, Node] = {}
     for name, node in changes:
-        given = Input(f"d_{name}", axes[name], "cotangent")
+        given = Input(f"d_{name}", axes[name], Role.COTANGENT)
         cotangents[node] = cotangents[node] + given if node in cotangents else given
     gates = [
         x
         for x in inputs_of(node for _, node in changes)
-        if x.kind == "token" and x.name not in WITHOUT_GRADIENT
+        if x.role.per_token and x.role.differentiable
     ]
     found = vjp(cotangents, [*rule.states, *gates])
     results = []
     for state in rule.states:
         share = found[state]
         if state.name not in changed:
-            share = share + Input(f"d_{state.name}", state.axes, "cotangent")
+            share = share + Input(f"d_{state.name}", state.axes, Role.COTANGENT)
         results.append((f"d_{state.name}", broadcast(share, state.axes)))
     return results + [(f"d_{gate.name}", broadcast(found[gate], gate.axes)) for gate in gates]

@@ -26,13 +26,13 @@ from miras_dsl.ir import (
 
 def identifier_of(name: str) -> str:
     """A state or input name as an identifier: `S.W1` is `S_W1`."""
-    word = name.replace(".", "_").replace("#", "")
+    word = name.replace(".", "_")
     return f"{word}_" if iskeyword(word) or word in ("torch", "ops", "runner", "size") else word
 
 
 def shape_comment(axes: Axes) -> str:
     """`[i, value]`."""
-    return "[" + ", ".join(axis.lstrip("#") for axis in axes) + "]"
+    return "[" + ", ".join(map(str, axes)) + "]"
 
 
 @dataclass(slots=True)

@@ -13,6 +13,9 @@ import sympy as sp
 from miras_dsl.codegen.emit.scalar_printer import print_number, print_scalar
 from miras_dsl.codegen.plan.partition import stored_as
 from miras_dsl.ir import (
+    KEY,
+    PAIR,
+    VALUE,
     Axes,
     Axis,
     AxisSize,
@@ -27,6 +30,8 @@ from miras_dsl.ir import (
     Input,
     Inverse,
     J,
+    L,
+    M,
     Map,
     Mask,
     Node,
@@ -36,6 +41,7 @@ from miras_dsl.ir import (
     Rename,
     Shift,
     TakeLast,
+    Triangle,
     postorder,
 )
 from miras_dsl.scalar.functions import OPERANDS
@@ -67,7 +73,7 @@ class TorchPrinter:
             case Number(value):
                 return print_number(value)
             case AxisSize(axis):
-                return f'size["{axis.lstrip("#")}"]'
+                return f'size["{axis}"]'
             case _:
                 return self.names[here]
 
@@ -114,11 +120,9 @@ class TorchPrinter:
                 return f"{self.ref(x)}.select({self.place(axis, x.axes)}, -1)"
             case PlaceLast(x, axis):
                 at = self.place(axis, node.axes)
-                return f"ops.pad_to_last({self.ref(x)}, {at}, size[{axis.lstrip('#')!r}])".replace(
-                    "'", '"'
-                )
-            case Mask(x, row, col, strict):
-                where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
+                return f"ops.pad_to_last({self.ref(x)}, {at}, size['{axis}'])".replace("'", '"')
+            case Mask(x, triangle):
+                where = self._triangle(triangle, node.axes)
                 sizes = self._sizes(node.axes)
                 here = stored_as(x)
                 if isinstance(here, Number):
@@ -128,14 +132,15 @@ class TorchPrinter:
                         f"ops.tril(ops.broadcast({self.aligned(x, node.axes)}, {sizes}), {where})"
                     )
                 return f"ops.tril({self.ref(x)}, {where})"
-            case Decay(a, b, row, col, strict):
-                where = f"{self.place(row, node.axes)}, {self.place(col, node.axes)}, {strict}"
+            case Decay(a, b, triangle):
+                where = self._triangle(triangle, node.axes)
                 later, earlier = (self.aligned(x, node.axes) for x in (a, b))
                 return f"ops.masked_decay({later} - {earlier}, {where}, size)"
-            case GatedContract(x, y, a, b, _, _, _, strict):
-                return f"ops.gated_contract({self._refs(x, y, a, b)}, {strict})"
-            case GatedApply(m, y, a, b, _, row, _, strict, over):
-                return f"ops.gated_apply({self._refs(m, y, a, b)}, {strict}, {over == row})"
+            case GatedContract(x, y, a, b, _, triangle):
+                return f"ops.gated_contract({self._refs(x, y, a, b)}, {triangle.strict})"
+            case GatedApply(m, y, a, b, _, triangle, over):
+                mirrored = over == triangle.row
+                return f"ops.gated_apply({self._refs(m, y, a, b)}, {triangle.strict}, {mirrored})"
             case Inverse(x):
                 return f"ops.unit_lower_inverse({self.ref(x)})"
             case ForwardSubstitution(a, p, _, _, rows, gates, reverse):
@@ -146,11 +151,15 @@ class TorchPrinter:
             case _:
                 raise AssertionError(f"{type(node).__name__} is not computed")
 
+    def _triangle(self, triangle: Triangle, axes: Axes) -> str:
+        row, col = (self.place(axis, axes) for axis in (triangle.row, triangle.col))
+        return f"{row}, {col}, {triangle.strict}"
+
     def _refs(self, *nodes: Node) -> str:
         return ", ".join(self.ref(n) for n in nodes)
 
     def _sizes(self, axes: Axes) -> str:
-        inner = ", ".join(f'size["{axis.lstrip("#")}"]' for axis in axes)
+        inner = ", ".join(f'size["{axis}"]' for axis in axes)
         return f"({inner}{',' if len(axes) == 1 else ''})"
 
     def _map(self, node: Map) -> str:
@@ -220,7 +229,7 @@ class TorchPrinter:
         return f'torch.einsum("{spec}", {a}, {b})'
 
 
-_LETTERS = {I: "i", J: "j", "#l": "l", "#m": "m", "key": "k", "value": "v", "pair": "p"}
+_LETTERS = {I: "i", J: "j", L: "l", M: "m", KEY: "k", VALUE: "v", PAIR: "p"}
 
 
 def _letters(axes: Axes, table: dict[Axis, str]) -> str:

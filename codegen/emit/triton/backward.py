@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.plan.token_kernels import RecurrentPlan
-from miras_dsl.ir import Input
+from miras_dsl.ir import VALUE, Input, Role
 
 from .frame import (
     KernelNames,
@@ -62,13 +62,13 @@ def backward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
         "reclose": _adjoint_at_block_end(plan, names, states, inputs),
         "back": _back(plan, names, states, inputs),
         "unopen": _adjoint_at_block_start(plan, names, states, inputs),
-        "y": ("value",),
+        "y": (VALUE,),
     }
 
 
 def _share(plan: RecurrentPlan, x: Input, share: str, whole: str) -> str:
     """The row of a gradient: its own for each block of values, if each has only a share of it."""
-    return share if plan.split and "value" not in x.axes else whole
+    return share if plan.split and VALUE not in x.axes else whole
 
 
 def _state(plan: RecurrentPlan, names: KernelNames, x: Input) -> Variable:
@@ -84,7 +84,7 @@ def _state(plan: RecurrentPlan, names: KernelNames, x: Input) -> Variable:
         shut=names.new(f"{name}_shut"),
         kept=names.new(f"{name}_kept"),
         past=names.new(f"{name}_past"),
-        past_row="past_v" if plan.split and "value" in x.axes else "past",
+        past_row="past_v" if plan.split and VALUE in x.axes else "past",
         d_end=names.new(f"{d}_end"),
         d_next=names.new(f"{d}_next"),
         partial=f"d_{x.name}" in plan.partial,
@@ -108,8 +108,8 @@ def _inside(
     """Names for an adjoint: states as they were (`at`), and the cotangents that come in (`d`)."""
     inside = dict(names.of)
     for x, v in zip(plan.states, states, strict=True):
-        inside[Input(x.name, x.shape, "saved")] = getattr(v, at)
-        inside[Input(f"d_{x.name}", x.shape, "state")] = getattr(v, d)
+        inside[Input(x.name, x.shape, Role.SAVED)] = getattr(v, at)
+        inside[Input(f"d_{x.name}", x.shape, Role.STATE)] = getattr(v, d)
     return inside
 
 
@@ -120,7 +120,7 @@ def _back(
     add to them."""
     turns = bool(plan.refresh or plan.close)
     inside = _inside(plan, names, states, "open", "d")
-    inside[Input("d_y", ("value",), "cotangent")] = "d_y"
+    inside[Input("d_y", (VALUE,), Role.COTANGENT)] = "d_y"
     results = dict(plan.back.results)
     wanted, absent = [], []
     for x, v in inputs:
@@ -168,7 +168,7 @@ def _adjoint_at_block_end(
     walk = [Target(after[x], x.axes, plan.walk.result(x.name), True) for x in plan.states]
     lines = names.writer.lines(walk, opened)
     inside = _inside(plan, names, states, "name", "d")
-    inside |= {Input(x.name, x.shape, "saved"): after[x] for x in plan.states}
+    inside |= {Input(x.name, x.shape, Role.SAVED): after[x] for x in plan.states}
     results = dict(plan.close[1].results)
     before, adds, wanted = [], [], []
     for x, v in inputs:

@@ -9,7 +9,7 @@ from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.model.build import POSITION
 from miras_dsl.codegen.plan.padding import padding_values
 from miras_dsl.codegen.plan.token_kernels import RecurrentPlan
-from miras_dsl.ir import Axes, Input, Program, inputs_of
+from miras_dsl.ir import KEY, VALUE, Axes, Input, Program, Role, axis_names, inputs_of
 from miras_dsl.ir.printer import print_program
 from miras_dsl.source import NOWHERE
 from miras_dsl.spec import MemorySpec
@@ -66,7 +66,7 @@ def names_of(plan: RecurrentPlan) -> KernelNames:
     of: dict[Input, str] = {}
     for x in (*plan.tokens, *plan.constants, *plan.states):
         of[x] = writer.name(x.name)
-    return KernelNames(writer, of | {Input(POSITION, (), "token"): "position"})
+    return KernelNames(writer, of | {Input(POSITION, (), Role.POSITION): "position"})
 
 
 def targets(
@@ -108,7 +108,7 @@ def frame_slots(
 ) -> dict[str, object]:
     """The slots that both templates have; ``keep`` for a kernel that may keep checkpoints."""
     spec, every = plan.rule.model.spec, (*plan.tokens, *plan.constants, *plan.states)
-    axes = tuple(a for a in SIZES if a == "value" or any(a in x.axes for x in every))
+    axes = tuple(a for a in SIZES if a == VALUE or any(a in x.axes for x in every))
     law: list[str] = []
     for line in print_program(plan.rule.program).split("\n"):
         if line.startswith("  "):
@@ -116,7 +116,7 @@ def frame_slots(
     place = "place_ptr, " if plan.block else ""
     parameters = _listed([f"{p}_ptr" for p in pointers])
     parameters += [f"offsets_ptr, {place}T, L, H,", "V: tl.constexpr, BV: tl.constexpr,"]
-    parameters += ["K: tl.constexpr, BK: tl.constexpr,"] if "key" in axes else []
+    parameters += ["K: tl.constexpr, BK: tl.constexpr,"] if KEY in axes else []
     kinds = ("SEGMENT", "PACKED", *(("KEEP",) if keep else ()))
     parameters.append(" ".join(f"{kind}: tl.constexpr," for kind in kinds))
     block = plan.block * plan.micro
@@ -128,7 +128,7 @@ def frame_slots(
         "cited": _cited(spec),
         "shapes": _aligned(shapes),
         "parameters": parameters,
-        "axes": axes,
+        "axes": axis_names(axes),
         "block": block,
         "place": bool(plan.block),
         "position": f"({step} + 1).to(tl.float32)" if plan.position else "",

@@ -10,7 +10,7 @@ from miras_dsl.codegen.emit.imports import import_lines
 from miras_dsl.codegen.emit.namespace import assert_defined_once
 from miras_dsl.codegen.emit.render import render
 from miras_dsl.codegen.plan.token_kernels import RecurrentPlan, plan_recurrent
-from miras_dsl.ir import Input
+from miras_dsl.ir import VALUE, Input, axis_names
 
 from .backward import backward
 from .frame import (
@@ -72,7 +72,7 @@ def _forward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
     lines += [(v.end, shape("N, H", v.axes), f"out: {v.name} after the last token") for v in states]
     lines += [(v.kept, shape("-, H", v.axes), f"out: {v.name} before each segment") for v in states]
     refresh, close = (block_edge_lines(plan, names, states, part) for part in ("open", "shut"))
-    step = [Target("y", ("value",), plan.step.result("y"))]
+    step = [Target("y", (VALUE,), plan.step.result("y"))]
     step += targets(plan, states, plan.step, "next")
     return {
         **frame_slots(plan, prefix, pointers, lines, keep=True),
@@ -82,7 +82,7 @@ def _forward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
         "refresh": refresh + assign_back(states, "open") if refresh else [],
         "step": names.writer.lines(step, names.of),
         "close": close + assign_back(states, "shut") if close else [],
-        "y": ("value",),
+        "y": (VALUE,),
     }
 
 
@@ -102,7 +102,7 @@ def _table(plan: RecurrentPlan, prefix: str) -> str:
 
 
 def _pairs(inputs: Iterable[Input]) -> str:
-    lines = "".join(f"        {_quoted((x.name, x.axes))},\n" for x in inputs)
+    lines = "".join(f"        {_quoted((x.name, axis_names(x.axes)))},\n" for x in inputs)
     return f"(\n{lines}    )" if lines else "()"
 
 

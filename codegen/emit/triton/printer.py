@@ -15,7 +15,10 @@ import sympy as sp
 from miras_dsl.codegen.emit.scalar_printer import TRITON, print_number, print_scalar
 from miras_dsl.codegen.plan.padding import TAME_LANES, ZERO_LANES, PaddingTable
 from miras_dsl.ir import (
+    KEY,
+    VALUE,
     Axes,
+    Axis,
     AxisSize,
     Broadcast,
     Contract,
@@ -31,14 +34,14 @@ from miras_dsl.scalar.functions import OPERANDS
 
 SHAPES: Mapping[Axes, str] = {
     (): "",
-    ("value",): "[BV, 1]",
-    ("key",): "[1, BK]",
-    ("value", "key"): "[BV, BK]",
+    (VALUE,): "[BV, 1]",
+    (KEY,): "[1, BK]",
+    (VALUE, KEY): "[BV, BK]",
 }
-PREFIX: Mapping[Axes, str] = {(): "s", ("value",): "v", ("key",): "k", ("value", "key"): "w"}
-MASKS = {"value": "m_v", "key": "m_k"}
-SIZES = {"value": "V", "key": "K"}
-DIMENSION = {"value": 0, "key": 1}
+PREFIX: Mapping[Axes, str] = {(): "s", (VALUE,): "v", (KEY,): "k", (VALUE, KEY): "w"}
+MASKS = {VALUE: "m_v", KEY: "m_k"}
+SIZES = {VALUE: "V", KEY: "K"}
+DIMENSION = {VALUE: 0, KEY: 1}
 TAKEN = frozenset({
     "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "tl_math",
     "triton", "range", "float", "t", "j", "y", "row", "start", "length", "segment", "share",
@@ -160,13 +163,13 @@ class TritonPrinter:
             case _:
                 raise AssertionError(f"{type(node).__name__} is not printed as a line")
 
-    def _lane(self, node: Node, axis: str) -> int:
+    def _lane(self, node: Node, axis: Axis) -> int:
         return self.lanes[node, axis] if axis in node.axes else TAME_LANES
 
-    def _wild(self, left: Node, right: Node, axis: str) -> bool:
+    def _wild(self, left: Node, right: Node, axis: Axis) -> bool:
         return max(self._lane(left, axis), self._lane(right, axis)) > TAME_LANES
 
-    def _sum(self, value: str, axes: Axes, over: Axes, zero: set[str]) -> tuple[str, Axes]:
+    def _sum(self, value: str, axes: Axes, over: Axes, zero: set[Axis]) -> tuple[str, Axes]:
         missing = set(over) - set(axes)
         if missing:
             axes = ordered((*axes, *missing))
@@ -208,7 +211,7 @@ def zeros(axes: Axes) -> str:
     """Zeros in the shape of some axes."""
     if not axes:
         return "0.0"
-    sizes = ["BV" if "value" in axes else "1", "BK" if "key" in axes else "1"]
+    sizes = ["BV" if VALUE in axes else "1", "BK" if KEY in axes else "1"]
     return f"tl.zeros([{', '.join(sizes)}], tl.float32)"
 
 

@@ -29,22 +29,28 @@ from miras_dsl.ir import (
 )
 from tests.judge.faults import Patch, fault, in_program, nodes
 
+
+def retriangled(node: Any, strict: bool) -> Any:
+    """An operation on a triangle with or without its diagonal."""
+    return replace(node, triangle=replace(node.triangle, strict=strict))
+
+
 # ------------------------------------------------------------ the chunk program
 
 
 @fault("sum", "the answer does not see its own token: the triangle is strict")
 def _(patch: Patch) -> None:
-    in_program(patch, nodes(Decay, lambda n: replace(n, strict=True)))
+    in_program(patch, nodes(Decay, lambda n: retriangled(n, True)))
 
 
 @fault("plain sum", "the mask is strict where it should hold the diagonal")
 def _(patch: Patch) -> None:
-    in_program(patch, nodes(Mask, lambda n: replace(n, strict=not n.strict)))
+    in_program(patch, nodes(Mask, lambda n: retriangled(n, not n.triangle.strict)))
 
 
 @fault("channels", "the triangle of decays per channel is strict")
 def _(patch: Patch) -> None:
-    in_program(patch, nodes(GatedContract, lambda n: replace(n, strict=not n.strict)))
+    in_program(patch, nodes(GatedContract, lambda n: retriangled(n, not n.triangle.strict)))
 
 
 @fault("sum", "the decay runs backwards: e^(b - a)")
@@ -74,7 +80,9 @@ def _(patch: Patch) -> None:
 
 @fault("delta", "the prediction decays as if the token came first")
 def _(patch: Patch) -> None:
-    in_program(patch, nodes(Decay, lambda n: replace(n, a=Shift(n.a, I, 1)) if n.strict else n))
+    in_program(
+        patch, nodes(Decay, lambda n: replace(n, a=Shift(n.a, I, 1)) if n.triangle.strict else n)
+    )
 
 
 @fault("momentum", "earlier rows enter a substitution with the wrong sign")
@@ -93,7 +101,7 @@ def _(patch: Patch) -> None:
 
 @fault("rows", "the channel gates of an answer are strict")
 def _(patch: Patch) -> None:
-    in_program(patch, nodes(GatedApply, lambda n: replace(n, strict=True)))
+    in_program(patch, nodes(GatedApply, lambda n: retriangled(n, True)))
 
 
 @fault("delta", "the state is not carried to the next chunk")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from miras_dsl.codegen import pipeline
+from miras_dsl.codegen.derive import token_step
 from miras_dsl.codegen.emit.torch import memory as memory_text
 from miras_dsl.codegen.inner_step import closed_form_inverse, implicit_step, proximal_step
 from miras_dsl.codegen.model import build as model
@@ -20,7 +21,6 @@ from miras_dsl.codegen.passes import autodiff
 from miras_dsl.ir import ONE, ZERO
 from miras_dsl.runtime.execute import call as call_feeds
 from miras_dsl.runtime.execute import chunk_scan, window
-from miras_dsl.runtime.judge.oracle import token_step
 from miras_dsl.runtime.ops import tensor_ops
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar import monotone_inverse
@@ -205,14 +205,16 @@ def _(patch: Patch) -> None:
 @fault("penalty", "a proximal step goes up the gradient")
 def _(patch: Patch) -> None:
     made = proximal_step.proximal_step
-    patch.setattr(token_step, "proximal", lambda m, w, slope, before: made(m, w, -slope, before))
+    patch.setattr(
+        token_step, "proximal_step", lambda m, w, slope, before: made(m, w, -slope, before)
+    )
 
 
 @fault("penalty", "a proximal step is pulled to zero, not to where the weight was")
 def _(patch: Patch) -> None:
     made = proximal_step.proximal_step
     patch.setattr(
-        token_step, "proximal", lambda model, w, slope, before: made(model, w, slope, ZERO)
+        token_step, "proximal_step", lambda model, w, slope, before: made(model, w, slope, ZERO)
     )
 
 

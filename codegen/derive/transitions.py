@@ -152,8 +152,7 @@ class Transitions:
 
     def entries(self, state: Input, when: When) -> Iterator[tuple[Input, InitialTransition]]:
         """How each first state reaches this one at a moment of a token."""
-        logs = self.logs(state)
-        upto = {axis: self._upto(log, when) for axis, log in logs.items()}
+        upto = {axis: self._upto(log, when) for axis, log in self.logs(state).items()}
         scalar = exponential(upto[None]) if None in upto else None
         yield (
             state,

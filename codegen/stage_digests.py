@@ -15,13 +15,14 @@ from typing import Any
 
 import sympy as sp
 
+from miras_dsl.codegen.plan.kernel_plan import Kernel, KernelPlan, computed, walks
 from miras_dsl.ir import ForwardSubstitution, Input, Node, Program, postorder
 from miras_dsl.spec import Apply, Gate, Loss, MemorySpec, Network, Ref, State, Token, Write
 
 from .digest import sha256
 from .pipeline import CompiledMemory
 
-STAGES = ("spec", "model", "rule", "chunk", "adjoint", "schedule", "text")
+STAGES = ("spec", "model", "rule", "chunk", "adjoint", "plan", "text")
 OWN = frozenset({"query", "key", "value", "position", "valid", "y", "d_y"})
 """Names that every memory has and no user chooses."""
 GENERIC = frozenset({"keep", "weight", "grad", "x", "dual", "position"})
@@ -42,12 +43,21 @@ def stage_digests(memory: CompiledMemory) -> dict[str, str]:
     if form is not None and memory.reverse is not None:
         found["chunk"] = sha256(form.family + _Anonymous().program(form.program))
         found["adjoint"] = sha256(_Anonymous().program(memory.reverse))
-        cuts = (memory.forward_schedule, memory.backward_schedule)
-        parts = [p for cut in cuts if cut for p in (cut.before, cut.loop, cut.after)]
-        texts = [_Anonymous().nodes([*p.takes, *p.nodes, *p.gives]) if p else "-" for p in parts]
-        found["schedule"] = sha256("|".join(texts))
+    found["plan"] = sha256("|".join(_kernel(memory.plan, kernel) for kernel in memory.plan.kernels))
     found["text"] = sha256(nameless(memory.text))
     return found
+
+
+def _kernel(plan: KernelPlan, kernel: Kernel) -> str:
+    """A kernel without names: its loops, and what it reads, computes and writes."""
+    names = _Anonymous()
+    loops = [f"{walk.along.value}{walk.step}" for walk in walks(kernel)]
+    by_scope: dict[str, list[Node]] = {}
+    for id in (*kernel.reads, *computed(kernel.body), *kernel.writes):
+        by_scope.setdefault(plan.values[id].scope, []).append(plan.values[id].node)
+    texts = [names.nodes(nodes) for nodes in by_scope.values()]
+    grid = [getattr(along, "value", along) for along in kernel.grid]
+    return f"{kernel.phase.value} {grid} {loops} {texts}"
 
 
 @dataclass(slots=True)

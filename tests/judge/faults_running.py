@@ -179,7 +179,7 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     def early(self: ChunkedInputs, y: Tensor) -> Tensor:
         call = self.call
-        return self.ground.layout.gather_back(y)[:, :: call.memory.micro].to(call.out)
+        return self.ground.layout.gather_back(y)[:, :: call.memory.steps_per_token].to(call.out)
 
     patch.setattr(ChunkedInputs, "answer", early)
 

@@ -173,7 +173,7 @@ def test_a_chunk_is_not_done_token_by_token(name: str) -> None:
             run(memory, feeds, state, None)
         return operations.count
 
-    one = memory.chunk // memory.micro
+    one = memory.chunk // memory.steps_per_token
     two, three, four = (cost(runner.run, n * one) for n in (2, 3, 4))
     assert 0 < three - two == four - three
     assert 4 * (four - three) < cost(lambda *given: run_token_loop(validate(*given)), one)

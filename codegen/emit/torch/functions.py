@@ -1,226 +1,153 @@
-"""The functions of one program as torch text, and what passes between them."""
+"""The functions of a plan as torch text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from miras_dsl.codegen.emit.line_wrap import statement
 from miras_dsl.codegen.emit.scalar_printer import print_number
-from miras_dsl.codegen.passes.cse import (
-    eliminate_common_subexpressions,
-    eliminate_in_program,
-    is_work,
+from miras_dsl.codegen.plan.kernel_plan import (
+    AtBlock,
+    Compute,
+    Edge,
+    Kernel,
+    KernelPlan,
+    Phase,
+    RowFunction,
+    Statement,
+    Value,
+    Walk,
 )
-from miras_dsl.codegen.plan.log_precision import log_decay_nodes
-from miras_dsl.codegen.plan.partition import Part, Schedule, schedule, stored_as
-from miras_dsl.codegen.plan.product_precision import fp64_products
-from miras_dsl.ir import (
-    AxisSize,
-    ForwardSubstitution,
-    Input,
-    Node,
-    Number,
-    Program,
-    inputs_of,
-    postorder,
-)
+from miras_dsl.codegen.plan.naming import shape_comment
+from miras_dsl.ir import AxisSize, Input, Node, Number, inputs_of
 
-from .naming import NameTable, identifier_of, shape_comment, suggested_name
-from .printer import TorchPrinter, body_nodes, inlined
+from .printer import TorchPrinter
+
+DOCS = {
+    "before": "what needs no carried state, for all chunks at once",
+    "loop": "one chunk after the other",
+    "after": "what reads the states of all chunks, and no later state needs",
+    "back_before": "gradients: what needs no carried cotangent, for all chunks at once",
+    "back_loop": "gradients: one chunk after the other, from the last",
+    "back_after": "gradients: what reads the cotangents of all chunks",
+    "token": "one token",
+}
+EDGE_NAMES = {Edge.START: "block_start", Edge.END: "block_end"}
+EDGE_DOCS = {Edge.START: "what a new block starts from", Edge.END: "what a block ends with"}
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A generated function: name, arguments, lines, what it returns."""
+    """A generated function: name, parameters, lines, what it returns."""
 
     name: str
     doc: str
-    takes: tuple[str, ...]
+    params: tuple[str, ...]
     lines: tuple[str, ...]
-    gives: tuple[str, ...]
+    returns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ScanFunctions:
-    """A program as functions, and which names pass between them.
+class EdgeFunction:
+    """The function for the edge of a block, and the results that its values are."""
 
-    states   (state's name in a dictionary, its argument in the functions, its next value)
-    results  (result, name of the value)
-    """
-
-    before: Function | None
-    loop: Function
-    after: Function | None
-    states: tuple[tuple[str, str, str], ...]
-    results: tuple[tuple[str, str], ...]
+    function: Function
+    results: tuple[str, ...]
 
 
 class FunctionEmitter:
-    """The functions of one program; bodies of substitutions are collected beside them."""
+    """Prints the kernels of one plan; values of a scope share their names."""
 
-    def __init__(self, prefix: str, bodies: list[Function]) -> None:
-        self.prefix = prefix
-        self.bodies = bodies
-        self.names = NameTable()
-        self.body_names: dict[ForwardSubstitution, str] = {}
-        self.logs: set[Node] = set()
-        self.careful: set[Node] = set()
+    def __init__(self, plan: KernelPlan, prefix: str) -> None:
+        self.plan, self.prefix = plan, prefix
+        self.rows = {(row.body, row.holes): row.name for row in plan.rows}
+        scopes: dict[str, list[Value]] = {}
+        for value in plan.values:
+            scopes.setdefault(value.scope, []).append(value)
+        self.printers = {scope: TorchPrinter(found, self.rows) for scope, found in scopes.items()}
 
-    def walk(self, program: Program) -> ScanFunctions:
-        cut = _shared_cut(program)
-        program = cut.program
-        order = postorder(node for _, node in program.results)
-        self.logs, self.careful = log_decay_nodes(order, ()), fp64_products(order)
-        results = {stored_as(node): name for name, node in program.results}
-        nodes: list[Node] = []
-        for part in (cut.before, cut.loop, cut.after):
-            nodes += part.nodes if part else ()
-        for x in (n for n in postorder(n for _, n in program.results) if isinstance(n, Input)):
-            self.names.name(x, identifier_of(x.name))
-        hidden: set[Node] = set()
-        for part in (cut.before, cut.loop, cut.after):
-            if part:
-                hidden |= inlined(part.nodes, part.gives)
-        next_names = {
-            stored_as(program.result(name)): f"{identifier_of(s.name)}_next"
-            for s, name in program.carried
-        }
-        for node in nodes:
-            if node not in hidden:
-                self.names.name(
-                    node,
-                    next_names.get(node)
-                    or self._result_name(results.get(node))
-                    or suggested_name(node),
-                )
-        return ScanFunctions(
-            self._part("before", "what needs no state, for all chunks at once", cut.before, hidden),
-            self._function("loop", "one chunk after the other", cut.loop, hidden),
-            self._part(
-                "after",
-                "what needs the states of all chunks, and no later state needs",
-                cut.after,
-                hidden,
-            ),
-            tuple(
-                (s.name, identifier_of(s.name), self.value(program.result(name)))
-                for s, name in program.carried
-            ),
-            tuple((name, self.value(node)) for name, node in program.results),
-        )
-
-    @staticmethod
-    def _result_name(name: str | None) -> str | None:
-        return identifier_of(name) if name else None
-
-    def value(self, node: Node) -> str:
-        here = stored_as(node)
-        if isinstance(here, Number):
-            return "zero" if here.value == 0 else "one"
-        return self.names.given[here]
-
-    def _part(self, name: str, doc: str, part: Part | None, hidden: set[Node]) -> Function | None:
-        return self._function(name, doc, part, hidden) if part else None
-
-    def _function(self, name: str, doc: str, part: Part, hidden: set[Node]) -> Function:
+    def kernel(self, kernel: Kernel) -> Function:
+        """A kernel without the loops around its statements: the runtime walks."""
+        ids = [id for s in _unlooped(kernel.body) if isinstance(s, Compute) for id in s.values]
         return Function(
-            f"{self.prefix}_{name}",
-            doc,
-            tuple(self.names.given[n] for n in part.takes if not isinstance(n, Number | AxisSize)),
-            self.lines(part.nodes, hidden),
-            tuple(self.names.given[n] for n in part.gives),
+            f"{self.prefix}_{kernel.name}",
+            DOCS[kernel.name],
+            tuple(self._value(id).name for id in kernel.reads if not self._is_number(id)),
+            self._lines(self._value(id) for id in ids),
+            tuple(self._returned(id, kernel) for id in kernel.writes),
         )
 
-    def lines(self, nodes: Iterable[Node], hidden: set[Node]) -> tuple[str, ...]:
-        """One statement per node that has a name."""
-        made = []
-        for node in nodes:
-            if node in hidden or isinstance(node, AxisSize):
-                continue
-            if isinstance(node, ForwardSubstitution):
-                self.body_names[node] = self._body(node)
-            printer = TorchPrinter(
-                self.names.given, hidden, self.body_names, self.logs, self.careful
-            )
-            name, shape = self.names.given[node], shape_comment(node.axes)
-            made += statement(name, printer.expression(node), shape)
-        return tuple(made)
+    def edges(self, phase: Phase) -> dict[Edge, EdgeFunction]:
+        """The functions of a phase for the edges of blocks."""
+        found: dict[Edge, EdgeFunction] = {}
+        for kernel in self.plan.kernels_of(phase):
+            for each in kernel.body:
+                for edge in each.body if isinstance(each, Walk) else ():
+                    if isinstance(edge, AtBlock):
+                        found[edge.when] = self._edge(edge, phase)
+        return found
 
-    def _body(self, node: ForwardSubstitution) -> str:
-        # No name of a user begins with `_`, so no argument can hide a body.
-        name = f"_{self.prefix.removeprefix('_')}_row{len(self.bodies) + 1}"
-        section = FunctionEmitter(name, self.bodies)
-        holes = [node.r, *(hole for hole, _ in node.rows)]
-        for hole in holes:
-            section.names.name(hole, identifier_of(hole.name))
-        (body,) = eliminate_common_subexpressions([node.body], is_work)
-        root = stored_as(body)
-        nodes = body_nodes(root)
-        hidden = inlined(nodes, [root])
-        for inner in nodes:
-            if inner not in hidden:
-                section.names.name(inner, "g" if inner is root else suggested_name(inner))
-        lines = section.lines(nodes, hidden)
-        value = (
-            section.value(root)
-            if not isinstance(root, Number)
-            else f"ops.full({print_number(root.value)}, r.shape, size)"
+    def _edge(self, edge: AtBlock, phase: Phase) -> EdgeFunction:
+        back = phase is Phase.BACKWARD
+        results = [self._value(c.next) for c in edge.carry]
+        results += [self._value(id) for id in edge.results]
+        states = [self._value(c.state).node for c in edge.carry]
+        named = [node.name for node in states if isinstance(node, Input)]
+        named += [self._value(id).name for id in edge.results]
+        ids = [id for s in edge.body if isinstance(s, Compute) for id in s.values]
+        inputs = inputs_of(value.node for value in results)
+        names = self.printers[results[0].scope].names
+        function = Function(
+            f"{self.prefix}_{EDGE_NAMES[edge.when]}{'_back' if back else ''}",
+            f"{'gradients of ' if back else ''}{EDGE_DOCS[edge.when]}",
+            tuple(names[x] for x in inputs),
+            self._lines(self._value(id) for id in ids),
+            tuple(_number_text(value.node) or value.name for value in results),
         )
-        self.bodies.append(
-            Function(
-                section.prefix,
-                "a row of the write, given what the memory answers",
-                tuple(section.names.given[hole] for hole in holes),
-                lines,
-                (value,),
-            )
+        return EdgeFunction(function, tuple(named))
+
+    def row_function(self, row: RowFunction) -> Function:
+        """The body of a substitution."""
+        printer = self.printers[row.name]
+        holes = set(row.holes)
+        lines = self._lines(value for value in row.values if value.node not in holes)
+        if isinstance(row.result, Number):
+            returned = f"ops.full({print_number(row.result.value)}, r.shape, size)"
+        else:
+            returned = printer.names[row.result]
+        doc = "a row of the write, given what the memory answers"
+        return Function(
+            row.name, doc, tuple(printer.names[h] for h in row.holes), lines, (returned,)
         )
-        return section.prefix
+
+    def _value(self, id: int) -> Value:
+        return self.plan.values[id]
+
+    def _is_number(self, id: int) -> bool:
+        return isinstance(self._value(id).node, Number | AxisSize)
+
+    def _returned(self, id: int, kernel: Kernel) -> str:
+        value = self._value(id)
+        return (kernel.phase is Phase.STEP and _number_text(value.node)) or value.name
+
+    def _lines(self, values: Iterable[Value]) -> tuple[str, ...]:
+        lines: list[str] = []
+        for value in values:
+            comment = shape_comment(value.node.axes)
+            comment += f"  {value.cited}" if value.cited else ""
+            expression = self.printers[value.scope].expression(value.node)
+            lines += statement(value.name, expression, comment)
+        return tuple(lines)
 
 
-def _shared_cut(program: Program) -> Schedule:
-    """A program cut into parts, each of which computes a term once.
-
-    A term that needs no state leaves the loop when it becomes a node, and may meet its like before it.
-    """
-    cut = schedule(program)
-    for _ in range(3):
-        parts = [part.nodes for part in (cut.before, cut.loop, cut.after) if part]
-        program = eliminate_in_program(cut.program, is_work, parts)
-        if program.results == cut.program.results:
-            break
-        cut = schedule(program)
-    return cut
+def _number_text(node: Node) -> str:
+    return print_number(node.value) if isinstance(node, Number) else ""
 
 
-def emit_function(
-    name: str, doc: str, results: Sequence[tuple[str, Node]], bodies: list[Function]
-) -> Function:
-    """Some results as one function of their inputs."""
-    section = FunctionEmitter(name, bodies)
-    roots = [
-        stored_as(node)
-        for node in eliminate_common_subexpressions([node for _, node in results], is_work)
-    ]
-    section.logs = log_decay_nodes(postorder(roots), ())
-    for x in inputs_of(roots):
-        section.names.name(x, identifier_of(x.name))
-    nodes = [
-        n
-        for n in postorder(roots)
-        if not isinstance(n, Input | Number | AxisSize) and stored_as(n) is n
-    ]
-    hidden = inlined(nodes, roots)
-    wished = {root: identifier_of(result) for root, (result, _) in zip(roots, results, strict=True)}
-    for node in nodes:
-        if node not in hidden:
-            word = wished.get(node, suggested_name(node))
-            section.names.name(
-                node, f"{word}_next" if word in section.names.taken and node in wished else word
-            )
-    made = section.lines(nodes, hidden)
-    takes = tuple(section.names.given[x] for x in inputs_of(roots))
-    literal = {"zero": "0.0", "one": "1.0"}
-    gives = (section.value(root) for root in roots)
-    return Function(name, doc, takes, made, tuple(literal.get(word, word) for word in gives))
+def _unlooped(body: Iterable[Statement]) -> list[Statement]:
+    """The statements of a body, those of its loops in their place."""
+    found: list[Statement] = []
+    for each in body:
+        found += _unlooped(each.body) if isinstance(each, Walk) else [each]
+    return found

@@ -1,0 +1,196 @@
+"""Names of values: those of the derivation, else read off the operation and what it works on.
+
+`error` is the derivation's; `d_error` is its cotangent; `query_key` is a product of two named values;
+`rate_decay` a formula of them.  A number at the end only tells two equal names apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from keyword import iskeyword
+
+import sympy as sp
+
+from miras_dsl.ir import (
+    Axes,
+    Broadcast,
+    Contract,
+    Cumsum,
+    Decay,
+    ForwardSubstitution,
+    GatedApply,
+    GatedContract,
+    Input,
+    Inverse,
+    Label,
+    Map,
+    Mask,
+    Node,
+    Number,
+    PlaceLast,
+    Reduce,
+    Rename,
+    Shift,
+    TakeLast,
+    is_token_axis,
+)
+from miras_dsl.scalar.functions import OPERANDS
+
+from .partition import stored_as
+
+LONGEST = 30
+"""Characters of a name that the compiler makes."""
+OWN_WORDS = frozenset({"torch", "ops", "runner", "size", "F"})
+"""What the functions of a memory call their own."""
+
+
+def identifier_of(name: str) -> str:
+    """A state or input name as an identifier: `S.W1` is `S_W1`."""
+    word = name.replace(".", "_")
+    return f"{word}_" if iskeyword(word) or word in OWN_WORDS else word
+
+
+def shape_comment(axes: Axes) -> str:
+    """`[i, value]`."""
+    return "[" + ", ".join(map(str, axes)) + "]"
+
+
+@dataclass(slots=True)
+class NameTable:
+    """An identifier for each node, unique in its scope.
+
+    labels  what the derivation calls some of the nodes
+    """
+
+    labels: Mapping[Node, Label] = field(default_factory=dict)
+    given: dict[Node, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=lambda: set(OWN_WORDS))
+
+    def name(self, node: Node, wish: str = "") -> str:
+        """Give ``node`` a name: the wish, else the label, else one that says what it is."""
+        if node not in self.given:
+            word = wish or self.suggested(node)
+            self.given[node] = self._unique(word, node.axes)
+        return self.given[node]
+
+    def _unique(self, word: str, axes: Axes) -> str:
+        """The word, with its axes or else a number after it where it is taken."""
+        options = [word]
+        letters = "".join(axis.name[0] for axis in axes)
+        if letters:
+            options.append(f"{word}_{letters}")
+        for made in options:
+            if made not in self.taken and len(made) <= LONGEST:
+                break
+        else:
+            count = 2
+            while f"{word}_{count}" in self.taken:
+                count += 1
+            made = f"{word}_{count}"
+        self.taken.add(made)
+        return made
+
+    def of(self, node: Node) -> str:
+        """The name of an operand, as part of another name."""
+        here = stored_as(node)
+        if isinstance(here, Input):
+            return self.given.get(here) or identifier_of(here.name)
+        if isinstance(here, Rename | Broadcast):
+            return self.of(here.x)
+        if here in self.given:
+            return self.given[here]
+        label = self.labels.get(here)
+        return label.name if label and label.name else ""
+
+    def suggested(self, node: Node) -> str:
+        """A telling name for what an operation makes."""
+        label = self.labels.get(node)
+        if label is not None and label.name:
+            return label.name
+        if label is not None and label.of is not None and self.of(label.of):
+            return _short("d", self.of(label.of)) or self._by_operation(node)
+        return self._by_operation(node)
+
+    def _by_operation(self, node: Node) -> str:
+        def called(word: str, *operands: Node) -> str:
+            return _short(word, *(self.of(x) for x in operands)) or word
+
+        match node:
+            case Decay():
+                return "decay"
+            case Inverse(x):
+                return called("inverse_of", x) if self.of(x) else "inverse"
+            case ForwardSubstitution(reverse=reverse):
+                return "cotangent_rows" if reverse else "rows"
+            case Cumsum(x, _, reverse):
+                return called("sum_from_here" if reverse else "sum_to_here", x)
+            case Mask(x):
+                return called("lower", x)
+            case GatedContract(x, y):
+                return _short(self.of(x), self.of(y), "decayed") or "decayed_scores"
+            case GatedApply(_, y):
+                return called("decayed_sum", y)
+            case Reduce(kind, x):
+                return called("sum" if kind == "sum" else "max", x)
+            case Shift(x, _, by):
+                return called("previous" if by > 0 else "following", x)
+            case TakeLast(x):
+                return called("last", x)
+            case PlaceLast(x):
+                return called("at_last", x)
+            case Broadcast(x):
+                return called("each", x)
+            case Rename(x):
+                return called("turned", x)
+            case Contract(left, right):
+                tokens = [axis for axis in node.axes if is_token_axis(axis)]
+                word = "scores" if len(tokens) > 1 else "read" if tokens else "written"
+                return _short(self.of(left), self.of(right)) or word
+            case Map(formula, args):
+                return self._of_map(formula, args)
+            case Input() | Number():
+                return identifier_of(getattr(node, "name", "number"))
+            case _:
+                return "value"
+
+    def _of_map(self, formula: sp.Expr, args: tuple[Node, ...]) -> str:
+        names = [self.of(arg) for arg in args]
+        if not all(names):
+            names = [name for name in names if name]
+        if len(args) == 1 and names:
+            word = _function_word(formula)
+            return _short(word, names[0]) or word
+        if isinstance(formula, sp.Add):
+            # What is added up is mostly shares of one thing: the longest common beginning names it.
+            parts = [name.split("_") for name in names]
+            common = []
+            for words in zip(*parts, strict=False):
+                if len(set(words)) > 1:
+                    break
+                common.append(words[0])
+            if common and common != ["d"]:
+                return _short("total", *common) or "total"
+            return (_short(names[0], "and", names[-1]) if len(names) == 2 else "") or "total"
+        return _short(*names) or _short(*(name.split("_")[0] for name in names)) or "product"
+
+
+def _function_word(formula: sp.Expr) -> str:
+    """A word for what a formula of one operand does."""
+    x = OPERANDS[0]
+    if formula == -x:
+        return "minus"
+    if formula.is_Function:
+        return type(formula).__name__.lower()
+    if isinstance(formula, sp.Pow) and formula.base == x:
+        return "inverse" if formula.exp == -1 else "power_of"
+    number, rest = formula.as_coeff_Mul()
+    if rest == x:
+        return "minus" if number.is_negative else "scaled"
+    return "function_of"
+
+
+def _short(*words: str) -> str:
+    """Words joined, or "" where that would be too long a name."""
+    joined = "_".join(word for word in words if word)
+    return joined if len(joined) <= LONGEST - 4 else ""

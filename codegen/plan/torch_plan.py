@@ -9,6 +9,7 @@ states on entry of each chunk and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from miras_dsl.codegen.derive.block_edge import at_block_end, at_block_start
 from miras_dsl.codegen.derive.chunk import ChunkForm
@@ -16,7 +17,7 @@ from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.codegen.passes.cse import eliminate_in_program, is_work
 from miras_dsl.codegen.passes.fuse_maps import fuse, fusible
-from miras_dsl.ir import Label, Node, Number, Program, inputs_of, ordered, postorder
+from miras_dsl.ir import Node, Number, Program, inputs_of, ordered, postorder
 
 from .build import PlanBuilder, Scope, fused_roots, users_of
 from .factor_decays import decay_ranges, factor_decay_products, logarithms_of
@@ -39,6 +40,9 @@ from .partition import is_statement, partition, stored_as
 
 CHUNK = 64
 """Tokens of a chunk where the meaning of the rule does not fix it."""
+
+
+Edges = Mapping[Edge, tuple[AtBlock, ...]]
 
 
 def plan_in_torch(
@@ -78,22 +82,23 @@ def torch_plan(
     kernels: list[Kernel] = []
     buffers: list[Buffer] = []
     results: list[tuple[Phase, str, int]] = []
+    changes = {Edge.START: at_block_start(rule), Edge.END: at_block_end(rule)}
+    edges = {where: _edge(made, where, change) for where, change in changes.items()}
     if forward is not None and backward is not None:
-        edges = {
-            Edge.START: at_block_start(rule),
-            Edge.END: at_block_end(rule),
-        }
         programs = [_settled(program) for program in (forward, backward)]
         labels = {**programs[0].labels, **programs[1].labels}
         roots = [node for program in programs for _, node in program.results]
         scope = made.scope("chunk", [*roots, *(x for x, _ in programs[1].carried)], labels)
+        back = {where: _edge(made, where, change, True) for where, change in changes.items()}
+        kernels += _pass(made, scope, programs[0], Phase.FORWARD, edges)
+        kernels += _pass(made, scope, programs[1], Phase.BACKWARD, back)
         for program, phase in zip(programs, (Phase.FORWARD, Phase.BACKWARD), strict=True):
-            kernels += _pass(made, scope, program, phase, edges)
             for name, node in program.results:
                 results.append((phase, name, made.id(scope, stored_as(node))))
         buffers = _buffers(made, scope, kernels)
-    step = _straight(made, "token", Phase.STEP, rule.program, rule.program.labels)
-    kernels.append(step)
+    step = straight_kernel(made, "token", Phase.STEP, rule.program)
+    body = (*edges[Edge.START], *step.body, *edges[Edge.END])
+    kernels.append(replace(step, body=body))
     token = {name: id for name, id in zip(dict(rule.program.results), step.writes, strict=True)}
     results += [(Phase.STEP, name, id) for name, id in token.items()]
     return KernelPlan(
@@ -138,7 +143,7 @@ def _pass(
     scope: Scope,
     program: Program,
     phase: Phase,
-    edges: Mapping[Edge, Program | None],
+    edges: Edges,
 ) -> list[Kernel]:
     regions = {region.name: region for region in partition(program)}
     back = phase is Phase.BACKWARD
@@ -176,20 +181,20 @@ def _walk(
     program: Program,
     body: tuple[Statement, ...],
     back: bool,
-    edges: Mapping[Edge, Program | None],
+    edges: Edges,
 ) -> Walk:
     carry = tuple(
         Carry(made.id(scope, state), made.id(scope, stored_as(program.result(name))))
         for state, name in program.carried
     )
-    first, last = (_edge(made, where, edges[where], back) for where in (Edge.START, Edge.END))
+    first, last = edges[Edge.START], edges[Edge.END]
     if back:
         first, last = last, first
     return Walk(Along.CHUNK, -1 if back else 1, carry, (*first, *body, *last))
 
 
 def _edge(
-    made: PlanBuilder, where: Edge, program: Program | None, back: bool
+    made: PlanBuilder, where: Edge, program: Program | None, back: bool = False
 ) -> tuple[AtBlock, ...]:
     """What happens at the edge of a block, or the adjoint of that."""
     if program is None:
@@ -210,12 +215,10 @@ def _edge(
     return (AtBlock(where, carry, (Compute(ids),), tuple(ends.values())),)
 
 
-def _straight(
-    made: PlanBuilder, name: str, phase: Phase, program: Program, labels: Mapping[Node, Label]
-) -> Kernel:
+def straight_kernel(made: PlanBuilder, name: str, phase: Phase, program: Program) -> Kernel:
     """A program without a loop as one kernel; it writes its results in their order."""
     roots = fused_roots([node for _, node in program.results])
-    scope = made.scope(name, [*roots, *(state for state, _ in program.carried)], labels)
+    scope = made.scope(name, [*roots, *(state for state, _ in program.carried)], program.labels)
     states = {result: state for state, result in program.carried}
     wishes: dict[Node, str] = {}
     for root, (result, _) in zip(roots, program.results, strict=True):

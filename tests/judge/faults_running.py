@@ -171,7 +171,7 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     made = feeds.expand_steps
     patch.setattr(
-        feeds, "expand_steps", lambda memory, *rest: made(replace(memory, once=()), *rest)
+        feeds, "expand_steps", lambda memory, *rest: made(replace(memory, once_per_token=()), *rest)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -72,6 +73,7 @@ class Counting:
         )
 
     def seen(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
         def call(*arguments: Any) -> Any:
             self.calls[name] += 1
             return function(*arguments)

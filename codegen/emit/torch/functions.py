@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from miras_dsl.codegen.emit.line_wrap import statement
@@ -12,12 +12,12 @@ from miras_dsl.codegen.plan.kernel_plan import (
     Compute,
     Edge,
     Kernel,
-    KernelPlan,
     Phase,
     RowFunction,
     Statement,
     Value,
     Walk,
+    statements,
 )
 from miras_dsl.codegen.plan.naming import shape_comment
 from miras_dsl.ir import AxisSize, Input, Node, Number, inputs_of
@@ -57,13 +57,13 @@ class EdgeFunction:
 
 
 class FunctionEmitter:
-    """Prints the kernels of one plan; values of a scope share their names."""
+    """Prints the kernels of a plan, given its values; those of one scope share their names."""
 
-    def __init__(self, plan: KernelPlan, prefix: str) -> None:
-        self.plan, self.prefix = plan, prefix
-        self.rows = {(row.body, row.holes): row.name for row in plan.rows}
+    def __init__(self, values: Sequence[Value], rows: Iterable[RowFunction], prefix: str) -> None:
+        self.values, self.prefix = values, prefix
+        self.rows = {(row.body, row.holes): row.name for row in rows}
         scopes: dict[str, list[Value]] = {}
-        for value in plan.values:
+        for value in values:
             scopes.setdefault(value.scope, []).append(value)
         self.printers = {scope: TorchPrinter(found, self.rows) for scope, found in scopes.items()}
 
@@ -78,14 +78,13 @@ class FunctionEmitter:
             tuple(self._returned(id, kernel) for id in kernel.writes),
         )
 
-    def edges(self, phase: Phase) -> dict[Edge, EdgeFunction]:
-        """The functions of a phase for the edges of blocks."""
+    def edges(self, kernels: Iterable[Kernel]) -> dict[Edge, EdgeFunction]:
+        """The functions of some kernels for the edges of blocks."""
         found: dict[Edge, EdgeFunction] = {}
-        for kernel in self.plan.kernels_of(phase):
-            for each in kernel.body:
-                for edge in each.body if isinstance(each, Walk) else ():
-                    if isinstance(edge, AtBlock):
-                        found[edge.when] = self._edge(edge, phase)
+        for kernel in kernels:
+            for each in statements(kernel.body):
+                if isinstance(each, AtBlock):
+                    found[each.when] = self._edge(each, kernel.phase)
         return found
 
     def _edge(self, edge: AtBlock, phase: Phase) -> EdgeFunction:
@@ -122,7 +121,7 @@ class FunctionEmitter:
         )
 
     def _value(self, id: int) -> Value:
-        return self.plan.values[id]
+        return self.values[id]
 
     def _is_number(self, id: int) -> bool:
         return isinstance(self._value(id).node, Number | AxisSize)

@@ -19,10 +19,10 @@ def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
     prefix   what their names begin with
     kernels  the name of the table of its Triton kernels in the same file, if there is one
     """
-    emitter, outside = FunctionEmitter(plan, prefix), plan.interface
+    emitter, outside = FunctionEmitter(plan.values, plan.rows, prefix), plan.interface
     passes = [_pass(plan, emitter, phase) for phase in (Phase.FORWARD, Phase.BACKWARD)]
     (token,) = (emitter.kernel(kernel) for kernel in plan.kernels_of(Phase.STEP))
-    edges = [emitter.edges(phase) for phase in (Phase.FORWARD, Phase.BACKWARD)]
+    edges = [emitter.edges(plan.kernels_of(phase)) for phase in (Phase.STEP, Phase.BACKWARD)]
     return render(
         "torch/memory.py.j2",
         {

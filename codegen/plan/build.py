@@ -9,6 +9,7 @@ from miras_dsl.codegen.passes.cse import eliminate_common_subexpressions, is_wor
 from miras_dsl.codegen.passes.fuse_maps import fuse, fusible
 from miras_dsl.ir import ForwardSubstitution, Input, Label, Node, Number, postorder
 
+from .joint import users_of
 from .kernel_plan import RowFunction, Value
 from .log_precision import log_decay_nodes
 from .naming import NameTable, identifier_of
@@ -95,12 +96,3 @@ def fused_roots(roots: Iterable[Node]) -> list[Node]:
     order = [n for n in postorder(shared) if is_statement(n)]
     made = fuse(postorder(shared), fusible(order, shared, users_of(order)))
     return [made[root] for root in shared]
-
-
-def users_of(order: Iterable[Node]) -> dict[Node, list[Node]]:
-    """Who reads each node."""
-    users: dict[Node, list[Node]] = {}
-    for node in order:
-        for operand in {stored_as(o) for o in node.operands}:
-            users.setdefault(operand, []).append(node)
-    return users

@@ -8,20 +8,19 @@ states on entry of each chunk and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from miras_dsl.codegen.derive.block_edge import at_block_end, at_block_start
 from miras_dsl.codegen.derive.chunk import ChunkForm
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.passes.autodiff import adjoint
-from miras_dsl.codegen.passes.cse import eliminate_in_program, is_work
-from miras_dsl.codegen.passes.fuse_maps import fuse, fusible
-from miras_dsl.ir import Node, Number, Program, inputs_of, ordered, postorder
+from miras_dsl.ir import AxisSize, Node, Number, Program, inputs_of, ordered, postorder
 
-from .build import PlanBuilder, Scope, fused_roots, users_of
+from .build import PlanBuilder, Scope, fused_roots
 from .factor_decays import decay_ranges, factor_decay_products, logarithms_of
 from .interface import citations, interface
+from .joint import JointProgram, join
 from .kernel_plan import (
     Along,
     AtBlock,
@@ -34,9 +33,11 @@ from .kernel_plan import (
     Phase,
     Statement,
     Walk,
+    computed,
+    walks,
 )
 from .naming import identifier_of
-from .partition import is_statement, partition, stored_as
+from .partition import Region, is_statement, partition, stored_as
 
 CHUNK = 64
 """Tokens of a chunk where the meaning of the rule does not fix it."""
@@ -85,17 +86,18 @@ def torch_plan(
     changes = {Edge.START: at_block_start(rule), Edge.END: at_block_end(rule)}
     edges = {where: _edge(made, where, change) for where, change in changes.items()}
     if forward is not None and backward is not None:
-        programs = [_settled(program) for program in (forward, backward)]
-        labels = {**programs[0].labels, **programs[1].labels}
+        joint = join(forward, backward)
+        programs = (joint.forward, joint.backward)
         roots = [node for program in programs for _, node in program.results]
-        scope = made.scope("chunk", [*roots, *(x for x, _ in programs[1].carried)], labels)
+        roots += [state for state, _ in joint.backward.carried]
+        scope = made.scope("chunk", roots, joint.labels)
         back = {where: _edge(made, where, change, True) for where, change in changes.items()}
-        kernels += _pass(made, scope, programs[0], Phase.FORWARD, edges)
-        kernels += _pass(made, scope, programs[1], Phase.BACKWARD, back)
+        kernels = [*_forward(made, scope, joint, edges), *_backward(made, scope, joint, back)]
         for program, phase in zip(programs, (Phase.FORWARD, Phase.BACKWARD), strict=True):
             for name, node in program.results:
                 results.append((phase, name, made.id(scope, stored_as(node))))
-        buffers = _buffers(made, scope, kernels)
+        kernels = _with_writes(kernels, [id for *_, id in results])
+        buffers = _buffers(made, kernels)
     step = straight_kernel(made, "token", Phase.STEP, rule.program)
     body = (*edges[Edge.START], *step.body, *edges[Edge.END])
     kernels.append(replace(step, body=body))
@@ -117,62 +119,110 @@ def torch_plan(
     )
 
 
-def _settled(program: Program) -> Program:
-    """A program whose nodes are the statements that will be printed: in each region a term is computed
-    once, and formulas that one other formula reads are written into it.
-
-    A term that needs no carried value leaves the loop when it becomes a node, and may meet its like
-    before it.
-    """
-    for _ in range(3):
-        regions = partition(program)
-        parts = [region.nodes for region in regions]
-        shared = eliminate_in_program(program, is_work, parts)
-        if shared.results == program.results:
-            break
-        program = shared
-    order = postorder(node for _, node in program.results)
-    inner: set[Node] = set()
-    for region in partition(program):
-        inner |= fusible(region.nodes, set(region.writes), users_of(region.nodes))
-    return program.with_results(fuse(order, inner))
+REGIONS = {"before": ("before", "before_forward"), "loop": ("loop", "next_state"),
+           "after": ("after", "answer")}  # fmt: skip
+"""For each region of the forward program: what the backward pass computes again, and the rest."""
 
 
-def _pass(
-    made: PlanBuilder,
-    scope: Scope,
-    program: Program,
-    phase: Phase,
-    edges: Edges,
-) -> list[Kernel]:
-    regions = {region.name: region for region in partition(program)}
-    back = phase is Phase.BACKWARD
-    results = {stored_as(node): identifier_of(name) for name, node in program.results}
-    wishes = results | {
-        stored_as(program.result(name)): f"{identifier_of(state.name)}_next"
-        for state, name in program.carried
-    }
+def _forward(made: PlanBuilder, scope: Scope, joint: JointProgram, edges: Edges) -> list[Kernel]:
+    """The kernels of the forward pass."""
+    program = joint.forward
     kernels = []
-    for name in ("before", "loop", "after"):
-        if name not in regions:
+    for region in partition(program):
+        parts = _parts(region, joint.recomputed)
+        ids = {title: _compute(made, scope, program, part) for title, part in parts.items()}
+        if region.name == "loop":
+            body = tuple(compute for compute in ids.values() if compute.values)
+            walk = _walk(made, scope, program, body, 1, edges)
+            kernels.append(_kernel(made, "loop", Phase.FORWARD, (), (walk,), region, scope))
             continue
-        region = regions[name]
-        ids = tuple(made.id(scope, node, wishes.get(node, "")) for node in region.nodes)
-        body: tuple[Statement, ...] = (Compute(ids),)
-        if name == "loop":
-            body = (_walk(made, scope, program, body, back, edges),)
-        grid = () if name == "loop" else (Along.CHUNK,)
-        reads = _ids(made, scope, region.reads, wishes)
-        writes = _ids(made, scope, region.writes, wishes)
-        title = f"back_{name}" if back else name
-        kernels.append(Kernel(title, phase, grid, body, reads, writes))
+        for title, compute in ids.items():
+            if compute.values:
+                grid = (Along.CHUNK,)
+                kernels.append(_kernel(made, title, Phase.FORWARD, grid, (compute,), region, scope))
     return kernels
 
 
-def _ids(
-    made: PlanBuilder, scope: Scope, nodes: Iterable[Node], wishes: Mapping[Node, str]
-) -> tuple[int, ...]:
-    return tuple(made.id(scope, node, wishes.get(node, "")) for node in nodes)
+def _parts(region: Region, recomputed: frozenset[Node]) -> dict[str, list[Node]]:
+    again, rest = REGIONS[region.name]
+    return {
+        again: [node for node in region.nodes if node in recomputed],
+        rest: [node for node in region.nodes if node not in recomputed],
+    }
+
+
+def _backward(made: PlanBuilder, scope: Scope, joint: JointProgram, edges: Edges) -> list[Kernel]:
+    """The kernels of the backward pass: first what it needs of the forward pass, for all chunks at
+    once, for the states on entry of each chunk are kept."""
+    kernels = []
+    for region in partition(joint.forward):
+        (title, nodes), _ = _parts(region, joint.recomputed).items()
+        if nodes:
+            compute = _compute(made, scope, joint.forward, nodes)
+            grid = (Along.CHUNK,)
+            kernels.append(_kernel(made, title, Phase.BACKWARD, grid, (compute,), region, scope))
+    program = joint.backward
+    for region in partition(program):
+        nodes = [node for node in region.nodes if node not in joint.recomputed]
+        compute = _compute(made, scope, program, nodes)
+        title = f"back_{region.name}"
+        if region.name == "loop":
+            walk = _walk(made, scope, program, (compute,), -1, edges)
+            kernels.append(_kernel(made, title, Phase.BACKWARD, (), (walk,), region, scope))
+        elif nodes:
+            grid = (Along.CHUNK,)
+            kernels.append(_kernel(made, title, Phase.BACKWARD, grid, (compute,), region, scope))
+    return kernels
+
+
+def _compute(made: PlanBuilder, scope: Scope, program: Program, nodes: Iterable[Node]) -> Compute:
+    wishes = {stored_as(node): identifier_of(name) for name, node in program.results}
+    wishes |= {
+        stored_as(program.result(name)): f"{identifier_of(state.name)}_next"
+        for state, name in program.carried
+    }
+    return Compute(tuple(made.id(scope, node, wishes.get(node, "")) for node in nodes))
+
+
+def _kernel(
+    made: PlanBuilder,
+    title: str,
+    phase: Phase,
+    grid: tuple[Along, ...],
+    body: tuple[Statement, ...],
+    region: Region,
+    scope: Scope,
+) -> Kernel:
+    """A kernel that reads what its statements need from elsewhere; what it writes is settled when all
+    kernels are known (`_with_writes`)."""
+    ids = list(computed(body))
+    here = set(ids)
+    reads = [
+        made.id(scope, stored_as(operand))
+        for id in ids
+        for operand in made.values[id].node.operands
+        if not isinstance(stored_as(operand), Number | AxisSize)
+    ]
+    if region.name == "loop":
+        carries = [c for s in body if isinstance(s, Walk) for c in s.carry]
+        reads += [c.next for c in carries if not isinstance(made.values[c.next].node, Number)]
+    reads = [id for id in dict.fromkeys(reads) if id not in here]
+    return Kernel(title, phase, grid, body, tuple(reads), ())
+
+
+def _with_writes(kernels: Sequence[Kernel], results: Iterable[int]) -> list[Kernel]:
+    """Kernels that write what another one reads, or what is a result; a kernel that is launched in
+    both passes writes the same in both."""
+    wanted = {id for kernel in kernels for id in kernel.reads} | set(results)
+    found = []
+    for kernel in kernels:
+        made = list(computed(kernel.body))
+        writes = [id for id in made if id in wanted]
+        for walk in walks(kernel):
+            # A carried value that is no statement of the loop leaves it all the same.
+            writes += [c.next for c in walk.carry if c.next not in made]
+        found.append(replace(kernel, writes=tuple(dict.fromkeys(writes))))
+    return found
 
 
 def _walk(
@@ -180,7 +230,7 @@ def _walk(
     scope: Scope,
     program: Program,
     body: tuple[Statement, ...],
-    back: bool,
+    step: int,
     edges: Edges,
 ) -> Walk:
     carry = tuple(
@@ -188,9 +238,9 @@ def _walk(
         for state, name in program.carried
     )
     first, last = edges[Edge.START], edges[Edge.END]
-    if back:
+    if step < 0:
         first, last = last, first
-    return Walk(Along.CHUNK, -1 if back else 1, carry, (*first, *body, *last))
+    return Walk(Along.CHUNK, step, carry, (*first, *body, *last))
 
 
 def _edge(
@@ -231,10 +281,9 @@ def straight_kernel(made: PlanBuilder, name: str, phase: Phase, program: Program
     return Kernel(name, phase, (), (Compute(ids),), reads, writes)
 
 
-def _buffers(made: PlanBuilder, scope: Scope, kernels: Iterable[Kernel]) -> list[Buffer]:
+def _buffers(made: PlanBuilder, kernels: Sequence[Kernel]) -> list[Buffer]:
     """What passes between kernels: a value of every chunk; carried states are kept for the backward
     pass as they are on entry of each chunk."""
-    kernels = list(kernels)
     found: dict[int, Buffer] = {}
     for kernel in kernels:
         for id in kernel.writes:

@@ -12,7 +12,7 @@ from torch import Tensor
 from miras_dsl.runtime.ops.tensor_ops import Sizes
 
 from .chunk_layout import ChunkLayout
-from .program_table import BlockEdge, MemoryTable, ScanProgram, Values
+from .program_table import BlockEdge, MemoryTable, Region, ScanProgram, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ def scan_chunks(
     """Run a program over all chunks."""
     layout, size = ground.layout, ground.size
     values = {"zero": 0.0, "one": 1.0, **values}
-    if program.before:
-        values |= program.before(values, size)
+    for region in program.before:
+        values |= _needed(program, region, region(values, size))
     names = [f"d_{s.name}" if reverse else s.name for s in memory.states]
     words = dict(zip(names, (argument for argument, _ in program.next_values), strict=True))
     after = dict(zip(names, (value for _, value in program.next_values), strict=True))
@@ -75,10 +75,16 @@ def scan_chunks(
             edge = Edge(n, 0, layout.begins(n))
             states = apply_block_edge(memory, memory.at_block_start, values, states, edge, size)
         local = {
-            name: chunk_slice(values[name], n) for name in program.loop.params if name in values
+            name: chunk_slice(values[name], n)
+            for region in program.loop
+            for name in region.params
+            if name in values
         }
         local |= {word: states[state] for state, word in words.items()}
-        made = program.loop(local, size)
+        made: Values = {}
+        for region in program.loop:
+            made |= _needed(program, region, region(local | made, size))
+        made = _needed(program, program.loop[-1], made)
         for state in words:
             entries[state].append(states[state])
         outs.append(made)
@@ -104,18 +110,23 @@ def scan_chunks(
     order = slice(None, None, -1) if reverse else slice(None)
     stacked = {state: torch.stack(found[order]) for state, found in entries.items()}
     values |= {word: stacked[state] for state, word in words.items()}
-    for name in program.loop.names:
-        first = outs[0][name]
+    for name, first in outs[0].items():
         values[name] = (
             torch.stack([made[name] for made in outs[order]])
             if isinstance(first, Tensor)
             else first
         )
-    if program.after:
-        values |= program.after(values, size)
+    for region in program.after:
+        values |= _needed(program, region, region(values, size))
     results = {result: values[name] for result, name in program.result_values}
     kept = {state: torch.stack(found) for state, found in opened.items() if found}
     return ScanResult(results, stacked, kept, states, edges)
+
+
+def _needed(program: ScanProgram, region: Region, made: Values) -> Values:
+    """What is still needed once a region has been computed; the rest may be freed."""
+    needed = program.needed_after(region)
+    return {name: x for name, x in made.items() if name in needed}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
@@ -66,18 +66,31 @@ def _pairs(words: str) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True)
 class ScanProgram:
-    """A chunk program, or its adjoint: functions before, in and after the walk along the chunks.
+    """A chunk program, or its adjoint: functions before, in and after the loop along the chunks.
 
     carried  `S=S_next`: each carried tensor, in the table's order, as an argument and as the value
              that it has after a chunk
     results  `y` or `y=value`: each result and the value that it is
     """
 
-    loop: Region
+    loop: Sequence[Region]
     carried: str
     results: str
-    before: Region | None = None
-    after: Region | None = None
+    before: Sequence[Region] = ()
+    after: Sequence[Region] = ()
+
+    def needed_after(self, region: Region) -> frozenset[str]:
+        """The values that later regions read, or that are results or carried."""
+        return self._needed[id(region)]
+
+    @cached_property
+    def _needed(self) -> dict[int, frozenset[str]]:
+        needed = {value for _, value in (*self.next_values, *self.result_values)}
+        found: dict[int, frozenset[str]] = {}
+        for region in reversed((*self.before, *self.loop, *self.after)):
+            found[id(region)] = frozenset(needed)
+            needed |= set(region.params)
+        return found
 
     @cached_property
     def next_values(self) -> tuple[tuple[str, str], ...]:

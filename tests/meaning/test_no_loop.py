@@ -86,9 +86,9 @@ class Counting:
     def walk(self, name: str, walk: ScanProgram) -> ScanProgram:
         return replace(
             walk,
-            before=walk.before and self.part(f"{name} before", walk.before),
-            loop=self.part(f"{name} loop", walk.loop),
-            after=walk.after and self.part(f"{name} after", walk.after),
+            before=[self.part(f"{name} before", part) for part in walk.before],
+            loop=[self.part(f"{name} loop", walk.loop[0]), *walk.loop[1:]],
+            after=[self.part(f"{name} after", part) for part in walk.after],
         )
 
 
@@ -129,8 +129,10 @@ def test_steps_are_those_that_the_plan_states(
     y.sum().backward()
     found = counting.calls
     assert found["token"] == 0
-    for part in ("forward before", "forward after", "backward before", "backward after"):
-        assert found[part] <= 1, part
+    for way, walk in (("forward", memory.forward), ("backward", memory.backward)):
+        assert walk is not None
+        for part, regions in (("before", walk.before), ("after", walk.after)):
+            assert found[f"{way} {part}"] == len(regions), f"{way} {part}"
     here, back = compiled.depth(tokens), compiled.depth(tokens, backward=True)
     assert found["forward loop"] == here.walks and forward.get("rows", 0) == here.rows
     assert found["backward loop"] == back.walks

@@ -11,6 +11,7 @@ from miras_dsl.codegen.plan.kernel_plan import (
     AtBlock,
     Compute,
     Edge,
+    Exchange,
     Kernel,
     Phase,
     RowFunction,
@@ -18,16 +19,21 @@ from miras_dsl.codegen.plan.kernel_plan import (
     Value,
     Walk,
     statements,
+    walks,
 )
 from miras_dsl.codegen.plan.naming import shape_comment
+from miras_dsl.codegen.plan.partition import stored_as
 from miras_dsl.ir import AxisSize, Input, Node, Number, inputs_of
 
 from .printer import TorchPrinter
 
 DOCS = {
     "before": "what needs no carried state, for all chunks at once",
-    "loop": "one chunk after the other",
-    "after": "what reads the states of all chunks, and no later state needs",
+    "before_forward": "more of that, which the backward pass does not need",
+    "loop": "what reads the states at the start of a chunk, and later states need",
+    "next_state": "the states after a chunk",
+    "after": "what reads the states at the start of a chunk, and no later state needs",
+    "answer": "what leaves the memory",
     "back_before": "gradients: what needs no carried cotangent, for all chunks at once",
     "back_loop": "gradients: one chunk after the other, from the last",
     "back_after": "gradients: what reads the cotangents of all chunks",
@@ -65,17 +71,55 @@ class FunctionEmitter:
         scopes: dict[str, list[Value]] = {}
         for value in values:
             scopes.setdefault(value.scope, []).append(value)
+        self.ids = {scope: {v.node: v.id for v in found} for scope, found in scopes.items()}
         self.printers = {scope: TorchPrinter(found, self.rows) for scope, found in scopes.items()}
 
-    def kernel(self, kernel: Kernel) -> Function:
-        """A kernel without the loops around its statements: the runtime walks."""
-        ids = [id for s in _unlooped(kernel.body) if isinstance(s, Compute) for id in s.values]
+    def functions(self, kernels: Sequence[Kernel], results: Iterable[int]) -> list[list[Function]]:
+        """The functions of each kernel, one for each run of statements in it; the same statements in
+        two kernels are one function."""
+        runs = [_runs(kernel.body) for kernel in kernels]
+        wanted = {id for kernel in runs for run in kernel for id in self._reads(run)} | set(results)
+        wanted |= {c.next for kernel in kernels for walk in walks(kernel) for c in walk.carry}
+        known: dict[tuple[int, ...], Function] = {}
+        found = []
+        for kernel, each in zip(kernels, runs, strict=True):
+            for at, run in enumerate(each):
+                if run.values not in known:
+                    title = "next_state" if at else kernel.name
+                    known[run.values] = self._function(title, run, wanted)
+            found.append([known[run.values] for run in each])
+        return found
+
+    def _function(self, title: str, run: Compute, wanted: set[int]) -> Function:
+        return Function(
+            f"{self.prefix}_{title}",
+            DOCS[title],
+            tuple(self._value(id).name for id in self._reads(run)),
+            self._lines(self._value(id) for id in run.values),
+            tuple(self._value(id).name for id in run.values if id in wanted),
+        )
+
+    def _reads(self, run: Compute) -> list[int]:
+        """What a run of statements reads, in order of first use."""
+        if not run.values:
+            return []
+        ids = self.ids[self._value(run.values[0]).scope]
+        here = set(run.values)
+        operands = (stored_as(o) for id in run.values for o in self._value(id).node.operands)
+        read = (ids[o] for o in operands if not isinstance(o, Number | AxisSize))
+        return [id for id in dict.fromkeys(read) if id not in here]
+
+    def token(self, kernel: Kernel) -> Function:
+        """The function of one token: it returns all results, numbers among them."""
+        (run,) = _runs(kernel.body) or [Compute(())]
         return Function(
             f"{self.prefix}_{kernel.name}",
             DOCS[kernel.name],
-            tuple(self._value(id).name for id in kernel.reads if not self._is_number(id)),
-            self._lines(self._value(id) for id in ids),
-            tuple(self._returned(id, kernel) for id in kernel.writes),
+            tuple(self._value(id).name for id in kernel.reads),
+            self._lines(self._value(id) for id in run.values),
+            tuple(
+                _number_text(self._value(id).node) or self._value(id).name for id in kernel.writes
+            ),
         )
 
     def edges(self, kernels: Iterable[Kernel]) -> dict[Edge, EdgeFunction]:
@@ -123,13 +167,6 @@ class FunctionEmitter:
     def _value(self, id: int) -> Value:
         return self.values[id]
 
-    def _is_number(self, id: int) -> bool:
-        return isinstance(self._value(id).node, Number | AxisSize)
-
-    def _returned(self, id: int, kernel: Kernel) -> str:
-        value = self._value(id)
-        return (kernel.phase is Phase.STEP and _number_text(value.node)) or value.name
-
     def _lines(self, values: Iterable[Value]) -> tuple[str, ...]:
         lines: list[str] = []
         for value in values:
@@ -144,9 +181,15 @@ def _number_text(node: Node) -> str:
     return print_number(node.value) if isinstance(node, Number) else ""
 
 
-def _unlooped(body: Iterable[Statement]) -> list[Statement]:
-    """The statements of a body, those of its loops in their place."""
-    found: list[Statement] = []
+def _runs(body: Iterable[Statement]) -> list[Compute]:
+    """The runs of statements of a body and of its loops; what happens at the edges of blocks aside."""
+    found: list[Compute] = []
     for each in body:
-        found += _unlooped(each.body) if isinstance(each, Walk) else [each]
+        match each:
+            case Compute():
+                found.append(each)
+            case Walk(_, _, _, inner):
+                found += _runs(inner)
+            case AtBlock() | Exchange():
+                pass
     return found

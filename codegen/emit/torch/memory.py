@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from miras_dsl.codegen.emit.line_wrap import prose, wrap_names
 from miras_dsl.codegen.emit.render import render
-from miras_dsl.codegen.plan.kernel_plan import Carry, Edge, Kernel, KernelPlan, Phase, Walk
+from miras_dsl.codegen.plan.kernel_plan import Carry, Edge, Kernel, KernelPlan, Phase, walks
 from miras_dsl.codegen.plan.naming import identifier_of
 from miras_dsl.ir import axis_names
 
@@ -20,8 +20,11 @@ def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
     kernels  the name of the table of its Triton kernels in the same file, if there is one
     """
     emitter, outside = FunctionEmitter(plan.values, plan.rows, prefix), plan.interface
-    passes = [_pass(plan, emitter, phase) for phase in (Phase.FORWARD, Phase.BACKWARD)]
-    (token,) = (emitter.kernel(kernel) for kernel in plan.kernels_of(Phase.STEP))
+    looped = [*plan.kernels_of(Phase.FORWARD), *plan.kernels_of(Phase.BACKWARD)]
+    ends = [id for phase, _, id in plan.results if phase is not Phase.STEP]
+    functions = emitter.functions(looped, ends)
+    passes = [_pass(plan, looped, functions, p) for p in (Phase.FORWARD, Phase.BACKWARD)]
+    (token,) = (emitter.token(kernel) for kernel in plan.kernels_of(Phase.STEP))
     edges = [emitter.edges(plan.kernels_of(phase)) for phase in (Phase.STEP, Phase.BACKWARD)]
     return render(
         "torch/memory.py.j2",
@@ -36,6 +39,7 @@ def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
             "family": plan.family,
             "why": plan.why,
             "rows": [emitter.row_function(row) for row in plan.rows],
+            "functions": list(dict.fromkeys(f for each in functions for f in each)),
             "passes": [made for made in passes if made],
             "token": token,
             "token_results": tuple(plan.results_of(Phase.STEP)),
@@ -60,20 +64,30 @@ def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
 
 
 def _pass(
-    plan: KernelPlan, emitter: FunctionEmitter, phase: Phase
-) -> tuple[str, dict[str, Function], list[str], list[str]] | None:
-    """The functions of a phase by region, its carried states and its results, as the table has them."""
-    kernels: Sequence[Kernel] = plan.kernels_of(phase)
-    if not kernels:
+    plan: KernelPlan,
+    kernels: Sequence[Kernel],
+    functions: Sequence[Sequence[Function]],
+    phase: Phase,
+) -> tuple[str, dict[str, list[Function]], list[str], list[str]] | None:
+    """The functions of a phase before, in and after its loop; its carried states and its results, as
+    the table has them."""
+    regions: dict[str, list[Function]] = {"before": [], "loop": [], "after": []}
+    states: list[str] = []
+    looped = False
+    for kernel, found in zip(kernels, functions, strict=True):
+        if kernel.phase is not phase:
+            continue
+        carries = [carry for walk in walks(kernel) for carry in walk.carry]
+        states += [_carry(plan, carry) for carry in carries]
+        regions["loop" if carries else "after" if looped else "before"] += found
+        looped |= bool(carries)
+    if not looped:
         return None
-    functions = {kernel.name.removeprefix("back_"): emitter.kernel(kernel) for kernel in kernels}
-    carries = [c for kernel in kernels for s in kernel.body if isinstance(s, Walk) for c in s.carry]
-    states = [_carry(plan, carry) for carry in carries]
     results = [
         name if value.name == name else f"{name}={value.name}"
         for name, value in plan.results_of(phase).items()
     ]
-    return phase.value, functions, states, results
+    return phase.value, regions, states, results
 
 
 def _carry(plan: KernelPlan, carry: Carry) -> str:

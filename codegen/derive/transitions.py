@@ -24,6 +24,7 @@ from miras_dsl.ir import (
     Input,
     J,
     L,
+    Label,
     Mask,
     Node,
     Role,
@@ -122,6 +123,7 @@ class Transitions:
             Input, tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]
         ] = {}
         self._coupling_now: list[Input] = []
+        self.labels: dict[Node, Label] = {}
 
     # ------------------------------------------------------------ decays
 
@@ -154,6 +156,9 @@ class Transitions:
         """How each first state reaches this one at a moment of a token."""
         upto = {axis: self._upto(log, when) for axis, log in self.logs(state).items()}
         scalar = exponential(upto[None]) if None in upto else None
+        for log in upto.values():
+            self.labels.setdefault(log, Label("log_since_start", "retention"))
+            self.labels.setdefault(exponential(log), Label("since_start", "retention"))
         yield (
             state,
             InitialTransition(
@@ -256,7 +261,10 @@ class Transitions:
         """Each first state and its factor at the chunk's end."""
         factor: Node = ONE
         for log in self.logs(state).values():
-            factor = factor * exponential(reduce_sum(log, (I,)))
+            whole = reduce_sum(log, (I,))
+            self.labels.setdefault(whole, Label("log_whole_chunk", "retention"))
+            self.labels.setdefault(exponential(whole), Label("whole_chunk", "retention"))
+            factor = factor * exponential(whole)
         yield state, factor
         if self.coupled(state):
             for other, reach in self._coupling(state)[0].items():
@@ -274,6 +282,8 @@ class Transitions:
             axis: exponential(reduce_sum(log, (I,)) - Cumsum(log, I))
             for axis, log in self.logs(state).items()
         }
+        for factor in left.values():
+            self.labels.setdefault(factor, Label("until_end", "retention"))
         row = left.get(state.axes[0], ONE)
         column = left.get(state.axes[-1], ONE) if len(state.axes) > 1 else ONE
         for write in self.linear[state].writes:

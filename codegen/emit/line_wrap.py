@@ -15,6 +15,7 @@ def statement(target: str, expression: str, comment: str, indent: int = 4) -> li
         return [line]
     if len(f"{target} = {expression}") + indent <= WIDTH:
         return [f"# {target} {comment}", f"{target} = {expression}"]
+    end = f"  # {comment}" if comment else ""
     parts = _terms(expression)
     if len(parts) == 1:
         parts = _arguments(expression)
@@ -22,9 +23,9 @@ def statement(target: str, expression: str, comment: str, indent: int = 4) -> li
             return [f"# {target} {comment}", f"{target} = {expression}"]
         head, *inner, tail = parts
         body = [f"    {piece}" for piece in _packed(inner, WIDTH - indent - 4)]
-        return [f"# {target} {comment}", f"{target} = {head}", *body, tail]
+        return [f"{target} = {head}", *body, f"{tail}{end}"]
     body = [line for piece in parts for line in _opened(piece, indent + 4)]
-    return [f"# {target} {comment}", f"{target} = (", *(f"    {line}" for line in body), ")"]
+    return [f"{target} = (", *(f"    {line}" for line in body), f"){end}"]
 
 
 def assignment(target: str, expression: str, indent: int = 8) -> list[str]:

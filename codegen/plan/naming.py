@@ -31,9 +31,11 @@ from miras_dsl.ir import (
     PlaceLast,
     Reduce,
     Rename,
+    Role,
     Shift,
     TakeLast,
     is_token_axis,
+    postorder,
 )
 from miras_dsl.scalar.functions import OPERANDS
 
@@ -65,21 +67,38 @@ class NameTable:
 
     labels: Mapping[Node, Label] = field(default_factory=dict)
     given: dict[Node, str] = field(default_factory=dict)
+    holders: dict[str, list[Node]] = field(default_factory=dict)
+    sources: dict[Node, frozenset[Input]] = field(default_factory=dict)
     taken: set[str] = field(default_factory=lambda: set(OWN_WORDS))
 
     def name(self, node: Node, wish: str = "") -> str:
         """Give ``node`` a name: the wish, else the label, else one that says what it is."""
         if node not in self.given:
             word = wish or self.suggested(node)
-            self.given[node] = self._unique(word, node.axes)
+            self.given[node] = self._unique(word, node)
+            self.holders.setdefault(word, []).append(node)
         return self.given[node]
 
-    def _unique(self, word: str, axes: Axes) -> str:
-        """The word, with its axes or else a number after it where it is taken."""
+    def inputs_of(self, node: Node) -> frozenset[Input]:
+        """All inputs that a value depends on."""
+        for part in postorder([node]) if node not in self.sources else ():
+            if part not in self.sources:
+                own = frozenset({part}) if isinstance(part, Input) else frozenset()
+                self.sources[part] = own.union(*(self.sources[o] for o in part.operands))
+        return self.sources[node]
+
+    def _unique(self, word: str, node: Node) -> str:
+        """The word; where it is taken, with an input after it that the others of this name do not
+        depend on, else with its axes, else with a number."""
         options = [word]
-        letters = "".join(axis.name[0] for axis in axes)
-        if letters:
-            options.append(f"{word}_{letters}")
+        if word in self.taken:
+            own = self.inputs_of(node)
+            others = [self.inputs_of(other) for other in self.holders.get(word, ())]
+            telling = [x for x in own if not any(x in other for other in others)]
+            telling.sort(key=lambda x: (x.role is not Role.TOKEN, len(x.name), x.name))
+            options += [f"{word}_{identifier_of(x.name)}" for x in telling]
+        letters = "".join(axis.name[0] for axis in node.axes)
+        options += [f"{word}_{letters}"] if letters else []
         for made in options:
             if made not in self.taken and len(made) <= LONGEST:
                 break

@@ -83,6 +83,14 @@ def sqrt(x: Tensor) -> Tensor:
     return torch.where(positive, torch.sqrt(torch.where(positive, x, 1.0)), 0.0)
 
 
+def gelu_slope(x: Tensor) -> Tensor:
+    """The derivative of `gelu`, the exact one: Φ(x) + x φ(x) with the standard normal Φ and φ."""
+    return (
+        0.5 * torch.erfc(-0.7071067811865476 * x)
+        + x * torch.exp(-0.5 * (x * x)) * 0.3989422804014327
+    )
+
+
 def rsqrt(x: Tensor) -> Tensor:
     """1 / sqrt(x) for x > 0, else 0."""
     positive = x > 0
@@ -271,6 +279,7 @@ __all__ = [
     "gated_apply",
     "gated_contract",
     "ge0",
+    "gelu_slope",
     "gt0",
     "logcosh",
     "masked_decay",

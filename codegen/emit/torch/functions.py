@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from miras_dsl.codegen.emit.line_wrap import statement
@@ -23,7 +23,8 @@ from miras_dsl.codegen.plan.kernel_plan import (
 )
 from miras_dsl.codegen.plan.naming import shape_comment
 from miras_dsl.codegen.plan.partition import stored_as
-from miras_dsl.ir import AxisSize, Input, Node, Number, inputs_of
+from miras_dsl.ir import AxisSize, ForwardSubstitution, Input, Map, Node, Number, inputs_of
+from miras_dsl.scalar.functions import OPERANDS
 
 from .printer import TorchPrinter
 
@@ -95,7 +96,7 @@ class FunctionEmitter:
             f"{self.prefix}_{title}",
             DOCS[title],
             tuple(self._value(id).name for id in self._reads(run)),
-            self._lines(self._value(id) for id in run.values),
+            self._lines(map(self._value, run.values), wanted),
             tuple(self._value(id).name for id in run.values if id in wanted),
         )
 
@@ -116,7 +117,7 @@ class FunctionEmitter:
             f"{self.prefix}_{kernel.name}",
             DOCS[kernel.name],
             tuple(self._value(id).name for id in kernel.reads),
-            self._lines(self._value(id) for id in run.values),
+            self._lines(map(self._value, run.values), kernel.writes),
             tuple(
                 _number_text(self._value(id).node) or self._value(id).name for id in kernel.writes
             ),
@@ -145,7 +146,7 @@ class FunctionEmitter:
             f"{self.prefix}_{EDGE_NAMES[edge.when]}{'_back' if back else ''}",
             f"{'gradients of ' if back else ''}{EDGE_DOCS[edge.when]}",
             tuple(names[x] for x in inputs),
-            self._lines(self._value(id) for id in ids),
+            self._lines(map(self._value, ids), {value.id for value in results}),
             tuple(_number_text(value.node) or value.name for value in results),
         )
         return EdgeFunction(function, tuple(named))
@@ -154,7 +155,8 @@ class FunctionEmitter:
         """The body of a substitution."""
         printer = self.printers[row.name]
         holes = set(row.holes)
-        lines = self._lines(value for value in row.values if value.node not in holes)
+        ends = {value.id for value in row.values if value.node is row.result}
+        lines = self._lines((v for v in row.values if v.node not in holes), ends)
         if isinstance(row.result, Number):
             returned = f"ops.full({print_number(row.result.value)}, r.shape, size)"
         else:
@@ -167,14 +169,98 @@ class FunctionEmitter:
     def _value(self, id: int) -> Value:
         return self.values[id]
 
-    def _lines(self, values: Iterable[Value]) -> tuple[str, ...]:
+    def _lines(self, values: Iterable[Value], kept: Collection[int]) -> tuple[str, ...]:
+        """Statements that compute some values of one scope.
+
+        A value that one other value reads, once, is written into it as long as the line stays one;
+        ``kept`` are those that must have a name.
+        """
+        values = list(values)
+        if not values:
+            return ()
+        printer = self.printers[values[0].scope]
+        uses = _uses(values)
+        nested: dict[Node, Value] = {}
         lines: list[str] = []
-        for value in values:
+
+        def state(value: Value) -> None:
+            """Write a statement; what it takes in is given its own where the line gets too long."""
+            expression = printer.expression(value.node)
+            inner = [n for n in dict.fromkeys(map(stored_as, value.node.operands)) if n in nested]
+            for node in sorted(inner, key=lambda n: -len(printer.names[n])):
+                if len(expression) <= LONGEST_NESTED:
+                    break
+                name_again(nested[node])
+                expression = printer.expression(value.node)
+            if id_free(value) and len(expression) <= LONGEST_INNER and _nests(value, expression):
+                nested[value.node] = value
+                printer.names[value.node] = _as_operand(expression)
+                return
             comment = shape_comment(value.node.axes)
             comment += f"  {value.cited}" if value.cited else ""
-            expression = self.printers[value.scope].expression(value.node)
-            lines += statement(value.name, expression, comment)
+            lines.extend(statement(value.name, expression, comment))
+            printer.names[value.node] = value.name
+
+        def id_free(value: Value) -> bool:
+            return value.id not in kept and uses.get(value.node) == 1
+
+        def name_again(value: Value) -> None:
+            """Give a nested value a statement after all."""
+            lines.extend(
+                statement(
+                    value.name, printer.expression(value.node), shape_comment(value.node.axes)
+                )
+            )
+            printer.names[value.node] = value.name
+            del nested[value.node]
+
+        for value in values:
+            state(value)
+        for node, value in nested.items():
+            printer.names[node] = value.name
         return tuple(lines)
+
+
+LONGEST_INNER, LONGEST_NESTED = 56, 84
+"""Characters of an expression that is written into another one, and of one that takes others in."""
+
+
+def _uses(values: Iterable[Value]) -> dict[Node, int]:
+    """How often each node stands in the statements of some values."""
+    found: dict[Node, int] = {}
+    for value in values:
+        node = value.node
+        for operand in node.operands:
+            here = stored_as(operand)
+            times = 1
+            if isinstance(node, Map):
+                slots = [s for s, a in zip(OPERANDS, node.args, strict=False) if a is operand]
+                times = sum(node.formula.count(slot) for slot in slots)
+            found[here] = found.get(here, 0) + times
+    return found
+
+
+def _nests(value: Value, expression: str) -> bool:
+    """Whether a value may be written into its reader: not what has to be a name of its own."""
+    return not isinstance(value.node, ForwardSubstitution) and "\n" not in expression
+
+
+def _as_operand(expression: str) -> str:
+    """An expression as part of another one: in brackets, unless it is a call."""
+    return expression if _is_call(expression) else f"({expression})"
+
+
+def _is_call(expression: str) -> bool:
+    """Whether an expression is a chain of names and calls: `ops.tril(x, -2, -1)`, `(a * b).sum((-1,))`."""
+    depth = 0
+    for at, letter in enumerate(expression):
+        if letter in "([":
+            depth += 1
+        elif letter in ")]":
+            depth -= 1
+        elif depth == 0 and not (letter.isalnum() or letter in "._"):
+            return False
+    return True
 
 
 def _number_text(node: Node) -> str:

@@ -29,6 +29,7 @@ from miras_dsl.runtime.execute.program_table import (
     ScanProgram,
     StateTensor,
     Values,
+    returns,
 )
 from miras_dsl.runtime.kernels import recurrent
 from miras_dsl.runtime.kernels.launch_config import Recurrence
@@ -198,6 +199,7 @@ __all__ = [
     "Region",
     "ScanProgram",
     "StateTensor",
+    "returns",
     "run",
     "run_token",
 ]

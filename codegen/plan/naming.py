@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from keyword import iskeyword
 
@@ -74,9 +74,9 @@ class NameTable:
     def name(self, node: Node, wish: str = "") -> str:
         """Give ``node`` a name: the wish, else the label, else one that says what it is."""
         if node not in self.given:
-            word = wish or self.suggested(node)
-            self.given[node] = self._unique(word, node)
-            self.holders.setdefault(word, []).append(node)
+            words = [wish] if wish else self.suggested(node)
+            self.given[node] = self._unique([w for w in words if w] or ["value"], node)
+            self.holders.setdefault(words[0], []).append(node)
         return self.given[node]
 
     def inputs_of(self, node: Node) -> frozenset[Input]:
@@ -87,20 +87,21 @@ class NameTable:
                 self.sources[part] = own.union(*(self.sources[o] for o in part.operands))
         return self.sources[node]
 
-    def _unique(self, word: str, node: Node) -> str:
-        """The word; where it is taken, with an input after it that the others of this name do not
-        depend on, else with its axes, else with a number."""
-        options = [word]
-        if word in self.taken:
+    def _unique(self, words: Sequence[str], node: Node) -> str:
+        """The first word that is free; else one with an input after it that the others of its name do
+        not depend on, or with its axes; else with a number."""
+        word = words[0]
+        options = list(words)
+        if not any(self._is_free(word) for word in options):
             own = self.inputs_of(node)
             others = [self.inputs_of(other) for other in self.holders.get(word, ())]
             telling = [x for x in own if not any(x in other for other in others)]
             telling.sort(key=lambda x: (x.role is not Role.TOKEN, len(x.name), x.name))
-            options += [f"{word}_{identifier_of(x.name)}" for x in telling]
-        letters = "".join(axis.name[0] for axis in node.axes)
-        options += [f"{word}_{letters}"] if letters else []
+            options += [f"{w}_{identifier_of(x.name)}" for w in words for x in telling]
+            letters = "".join(axis.name[0] for axis in node.axes)
+            options += [f"{w}_{letters}" for w in words] if letters else []
         for made in options:
-            if made not in self.taken and len(made) <= LONGEST:
+            if self._is_free(made):
                 break
         else:
             count = 2
@@ -109,6 +110,9 @@ class NameTable:
             made = f"{word}_{count}"
         self.taken.add(made)
         return made
+
+    def _is_free(self, word: str) -> bool:
+        return word not in self.taken and len(word) <= LONGEST
 
     def of(self, node: Node) -> str:
         """The name of an operand, as part of another name."""
@@ -120,36 +124,38 @@ class NameTable:
         if here in self.given:
             return self.given[here]
         label = self.labels.get(here)
-        return label.name if label and label.name else ""
+        return identifier_of(label.name) if label and label.name else ""
 
-    def suggested(self, node: Node) -> str:
-        """A telling name for what an operation makes."""
+    def suggested(self, node: Node) -> list[str]:
+        """Telling names for what an operation makes, the best first."""
         label = self.labels.get(node)
         if label is not None and label.name:
-            return label.name
-        if label is not None and label.of is not None and self.of(label.of):
-            return _short("d", self.of(label.of)) or self._by_operation(node)
+            return [identifier_of(label.name), *self._by_operation(node)]
+        if label is not None and label.of is not None:
+            words = [self.of(label.of)] if self.of(label.of) else self._by_operation(label.of)
+            return [*(_short("d", word) for word in words), *self._by_operation(node)]
         return self._by_operation(node)
 
-    def _by_operation(self, node: Node) -> str:
-        def called(word: str, *operands: Node) -> str:
-            return _short(word, *(self.of(x) for x in operands)) or word
+    def _by_operation(self, node: Node) -> list[str]:
+        def called(word: str, *operands: Node) -> list[str]:
+            names = [self.of(x) for x in operands]
+            return [*_joined(word, *names), word]
 
         match node:
             case Decay():
-                return "decay"
+                return ["decay"]
             case Inverse(x):
-                return called("inverse_of", x) if self.of(x) else "inverse"
+                return called("inverse_of", x) if self.of(x) else ["inverse"]
             case ForwardSubstitution(reverse=reverse):
-                return "cotangent_rows" if reverse else "rows"
+                return ["cotangent_rows" if reverse else "rows"]
             case Cumsum(x, _, reverse):
                 return called("sum_from_here" if reverse else "sum_to_here", x)
             case Mask(x):
                 return called("lower", x)
             case GatedContract(x, y):
-                return _short(self.of(x), self.of(y), "decayed") or "decayed_scores"
-            case GatedApply(_, y):
-                return called("decayed_sum", y)
+                return [*_joined(self.of(x), self.of(y), "decayed"), "decayed_scores"]
+            case GatedApply(m, y):
+                return [*called("decayed_sum", y), *_joined("decayed", self.of(m), self.of(y))]
             case Reduce(kind, x):
                 return called("sum" if kind == "sum" else "max", x)
             case Shift(x, _, by):
@@ -165,21 +171,19 @@ class NameTable:
             case Contract(left, right):
                 tokens = [axis for axis in node.axes if is_token_axis(axis)]
                 word = "scores" if len(tokens) > 1 else "read" if tokens else "written"
-                return _short(self.of(left), self.of(right)) or word
+                return [*_joined(self.of(left), self.of(right)), word]
             case Map(formula, args):
                 return self._of_map(formula, args)
             case Input() | Number():
-                return identifier_of(getattr(node, "name", "number"))
+                return [identifier_of(getattr(node, "name", "number"))]
             case _:
-                return "value"
+                return ["value"]
 
-    def _of_map(self, formula: sp.Expr, args: tuple[Node, ...]) -> str:
-        names = [self.of(arg) for arg in args]
-        if not all(names):
-            names = [name for name in names if name]
-        if len(args) == 1 and names:
+    def _of_map(self, formula: sp.Expr, args: tuple[Node, ...]) -> list[str]:
+        names = [name for name in (self.of(arg) for arg in args) if name]
+        if len(args) == 1:
             word = _function_word(formula)
-            return _short(word, names[0]) or word
+            return [*_joined(word, *names), word]
         if isinstance(formula, sp.Add):
             # What is added up is mostly shares of one thing: the longest common beginning names it.
             parts = [name.split("_") for name in names]
@@ -188,10 +192,10 @@ class NameTable:
                 if len(set(words)) > 1:
                     break
                 common.append(words[0])
-            if common and common != ["d"]:
-                return _short("total", *common) or "total"
-            return (_short(names[0], "and", names[-1]) if len(names) == 2 else "") or "total"
-        return _short(*names) or _short(*(name.split("_")[0] for name in names)) or "product"
+            found = _joined("total", *common) if common and common != ["d"] else []
+            first, *_, last = names if len(names) > 1 else ("", "")
+            return [*found, *_joined(first, "and", last), *_joined("total", first, last), "total"]
+        return [*_joined(*names), "product"]
 
 
 def _function_word(formula: sp.Expr) -> str:
@@ -209,7 +213,22 @@ def _function_word(formula: sp.Expr) -> str:
     return "function_of"
 
 
+def _joined(*words: str) -> list[str]:
+    """Words joined, then with long ones cut to their beginnings: those that are short enough."""
+    given = [word for word in words if word]
+    cut = [[_beginning(word, length) for word in given] for length in (99, 2, 1)]
+    cut.append([given[0], *(_beginning(word, 1) for word in given[1:])] if given else [])
+    cut.append([*(_beginning(word, 1) for word in given[:-1]), given[-1]] if given else [])
+    return list(dict.fromkeys(made for parts in cut if (made := _short(*parts))))
+
+
+def _beginning(word: str, length: int) -> str:
+    """The first so many words of a name, a leading `d` not counted."""
+    parts = word.split("_")
+    return "_".join(parts[: length + (parts[0] == "d")])
+
+
 def _short(*words: str) -> str:
     """Words joined, or "" where that would be too long a name."""
     joined = "_".join(word for word in words if word)
-    return joined if len(joined) <= LONGEST - 4 else ""
+    return joined if len(joined) <= LONGEST - 12 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .builders import contract, reduce_sum, rename
 from .nodes import (
@@ -170,8 +170,9 @@ class Program:
     def with_results(self, made: Mapping[Node, Node]) -> Program:
         """The program with each result replaced by what it has become; labels move along."""
         results = tuple((name, made[node]) for name, node in self.results)
-        labels = {made[n]: label for n, label in self.labels.items() if n in made} | {
-            n: label for n, label in self.labels.items() if n not in made
+        labels = {
+            made.get(n, n): replace(label, of=made.get(label.of, label.of) if label.of else None)
+            for n, label in self.labels.items()
         }
         return Program(self.inputs, results, self.carried, self.reverse, labels)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, update_wrapper
 from inspect import signature
 from typing import Any
 
@@ -33,29 +33,23 @@ class StateTensor:
     axes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class Region:
-    """A generated function, and the names of what it returns, separated by blanks.
+    """A generated function that knows its values by name: its parameters, the last of which is
+    `size`, and what it returns."""
 
-    Its parameters are named as the values that they are; the last one is `size`.
-    """
-
-    function: Callable[..., tuple[Any, ...]]
-    returns: str
-
-    @cached_property
-    def params(self) -> tuple[str, ...]:
-        """The values that the function is given."""
-        return tuple(name for name in signature(self.function).parameters if name != "size")
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The values that the function returns."""
-        return tuple(self.returns.split())
+    def __init__(self, function: Callable[..., tuple[Any, ...]], names: str) -> None:
+        self.function, self.names = function, tuple(names.split())
+        self.params = tuple(name for name in signature(function).parameters if name != "size")
+        update_wrapper(self, function)
 
     def __call__(self, values: Mapping[str, Any], size: Mapping[str, int]) -> Values:
         made = self.function(*(values[name] for name in self.params), size)
         return dict(zip(self.names, made, strict=True))
+
+
+def returns(names: str) -> Callable[[Callable[..., tuple[Any, ...]]], Region]:
+    """Makes a function a `Region`; the names of what it returns are separated by blanks."""
+    return lambda function: Region(function, names)
 
 
 def _pairs(words: str) -> tuple[tuple[str, str], ...]:

@@ -37,6 +37,11 @@ def exponential(log: Tensor, size: Sizes) -> Tensor:
     return torch.exp(log).to(size.dtype)
 
 
+def matvec(a: Tensor, x: Tensor) -> Tensor:
+    """A matrix [.., m, n] times a vector [.., n]."""
+    return (a @ x[..., None]).squeeze(-1)
+
+
 def matmul_fp64(a: Tensor, b: Tensor, size: Sizes) -> Tensor:
     """``a @ b`` summed in double precision, in the computing type."""
     return (a.double() @ b.double()).to(size.dtype)
@@ -284,6 +289,7 @@ __all__ = [
     "logcosh",
     "masked_decay",
     "matmul_fp64",
+    "matvec",
     "monotone_inverse",
     "pad_to_last",
     "permute",

@@ -81,7 +81,7 @@ class Counting:
         return call
 
     def part(self, name: str, part: Region) -> Region:
-        return replace(part, function=self.seen(name, part.function))
+        return Region(self.seen(name, part.function), " ".join(part.names))
 
     def walk(self, name: str, walk: ScanProgram) -> ScanProgram:
         return replace(

@@ -133,7 +133,7 @@ def values(program: Program, query: Tensor, key: Tensor, log: Tensor) -> tuple[T
     """The results of a program through its generated text."""
     built = PlanBuilder("made", {})
     kernel = straight_kernel(built, "token", Phase.STEP, program)
-    made = FunctionEmitter(built.values, (), "made").kernel(kernel)
+    made = FunctionEmitter(built.values, (), "made").token(kernel)
     assert set(made.params) == {"query", "key", "log_alpha"}
     given = {"query": query, "key": key, "log_alpha": log.double()}
     names = {

@@ -253,7 +253,7 @@ def _as_operand(expression: str) -> str:
 def _is_call(expression: str) -> bool:
     """Whether an expression is a chain of names and calls: `ops.tril(x, -2, -1)`, `(a * b).sum((-1,))`."""
     depth = 0
-    for at, letter in enumerate(expression):
+    for letter in expression:
         if letter in "([":
             depth += 1
         elif letter in ")]":

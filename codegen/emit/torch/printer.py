@@ -159,21 +159,17 @@ class TorchPrinter:
         return f"({inner}{',' if len(axes) == 1 else ''})"
 
     def _map(self, node: Map) -> str:
-        formula, args = node.formula, node.args
-        names = {
-            slot: self.aligned(arg, node.axes) for slot, arg in zip(OPERANDS, args, strict=False)
-        }
-        sizes = {
-            slot
-            for slot, arg in zip(OPERANDS, args, strict=False)
-            if isinstance(stored_as(arg), AxisSize)
-        }
-        if len(sizes) == len(args) or not formula.is_rational_function(*sizes):
+        formula = node.formula
+        slots = dict(zip(OPERANDS, node.args, strict=False))
+        names = {slot: self.aligned(arg, node.axes) for slot, arg in slots.items()}
+        formula = self._means(formula, slots, names, node.axes)
+        sizes = {slot for slot, arg in slots.items() if isinstance(stored_as(arg), AxisSize)}
+        alone = {s for f in formula.atoms(sp.Function) for s in f.free_symbols & sizes
+                 if f.free_symbols <= sizes}  # fmt: skip
+        if len(sizes) == len(slots) or alone:
             # A size by itself is Python's number; a function of one, or nothing but sizes, needs torch's.
             names |= {slot: f"ops.full({names[slot]}, (), size)" for slot in sizes}
-        logs = {
-            slot for slot, arg in zip(OPERANDS, args, strict=False) if stored_as(arg) in self.logs
-        }
+        logs = {slot for slot, arg in slots.items() if stored_as(arg) in self.logs}
         if logs and node not in self.logs:
             formula = formula.replace(
                 lambda part: isinstance(part, sp.exp) and bool(part.free_symbols & logs),
@@ -182,6 +178,27 @@ class TorchPrinter:
             bare = outside_exponents(formula) & logs
             names |= {slot: f"{names[slot]}.to(size.dtype)" for slot in bare}
         return print_scalar(formula, names, TORCH_WITH_LOGS)
+
+    def _means(
+        self,
+        formula: sp.Expr,
+        slots: Mapping[sp.Symbol, Node],
+        names: dict[sp.Symbol, str],
+        axes: Axes,
+    ) -> sp.Expr:
+        """The formula with a sum over an axis, divided by the size of the axis, as a mean."""
+        sizes = {arg.axis: slot for slot, arg in slots.items() if isinstance(arg, AxisSize)}
+        for slot, arg in slots.items():
+            if not isinstance(arg, Reduce) or arg.kind != "sum" or len(arg.over) != 1:
+                continue
+            size, text = sizes.get(arg.over[0]), self.names.get(arg, "")
+            if size is None or ".sum((" not in text or text.count(".sum((") > 1:
+                continue
+            meant = formula.xreplace({slot: slot * size})
+            if size not in meant.free_symbols:
+                formula = meant
+                names[slot] = names[slot].replace(".sum((", ".mean((")
+        return formula
 
     def _contract(self, node: Contract) -> str:
         left, right, over = node.left, node.right, node.over
@@ -197,6 +214,10 @@ class TorchPrinter:
             if node in self.careful:
                 return f"ops.matmul_fp64({one}, {two}, size)"
             return f"{one} @ {two}"
+        pair = sorted((left, right), key=lambda x: len(x.axes))
+        if len(over) == 1 and [len(x.axes) for x in pair] == [1, 2] and len(node.axes) == 1:
+            matrix = self.ref(pair[1]) if pair[1].axes[1] == over[0] else f"{self.ref(pair[1])}.mT"
+            return f"ops.matvec({matrix}, {self.ref(pair[0])})"
         table: dict[Axis, str] = {}
         spec = "->".join(
             (

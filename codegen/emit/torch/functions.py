@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from miras_dsl.codegen.emit.line_wrap import statement
 from miras_dsl.codegen.emit.scalar_printer import print_number
 from miras_dsl.codegen.plan.kernel_plan import (
     AtBlock,
@@ -21,12 +20,11 @@ from miras_dsl.codegen.plan.kernel_plan import (
     statements,
     walks,
 )
-from miras_dsl.codegen.plan.naming import shape_comment
 from miras_dsl.codegen.plan.partition import stored_as
-from miras_dsl.ir import AxisSize, ForwardSubstitution, Input, Map, Node, Number, inputs_of
-from miras_dsl.scalar.functions import OPERANDS
+from miras_dsl.ir import AxisSize, Input, Node, Number, inputs_of
 
 from .printer import TorchPrinter
+from .statements import Statements, measure
 
 DOCS = {
     "before": "what needs no carried state, for all chunks at once",
@@ -74,6 +72,7 @@ class FunctionEmitter:
             scopes.setdefault(value.scope, []).append(value)
         self.ids = {scope: {v.node: v.id for v in found} for scope, found in scopes.items()}
         self.printers = {scope: TorchPrinter(found, self.rows) for scope, found in scopes.items()}
+        self.measures = {scope: measure(found, self.rows) for scope, found in scopes.items()}
 
     def functions(self, kernels: Sequence[Kernel], results: Iterable[int]) -> list[list[Function]]:
         """The functions of each kernel, one for each run of statements in it; the same statements in
@@ -170,97 +169,12 @@ class FunctionEmitter:
         return self.values[id]
 
     def _lines(self, values: Iterable[Value], kept: Collection[int]) -> tuple[str, ...]:
-        """Statements that compute some values of one scope.
-
-        A value that one other value reads, once, is written into it as long as the line stays one;
-        ``kept`` are those that must have a name.
-        """
+        """Statements that compute some values of one scope; ``kept`` are those that need a name."""
         values = list(values)
         if not values:
             return ()
-        printer = self.printers[values[0].scope]
-        uses = _uses(values)
-        nested: dict[Node, Value] = {}
-        lines: list[str] = []
-
-        def state(value: Value) -> None:
-            """Write a statement; what it takes in is given its own where the line gets too long."""
-            expression = printer.expression(value.node)
-            inner = [n for n in dict.fromkeys(map(stored_as, value.node.operands)) if n in nested]
-            for node in sorted(inner, key=lambda n: -len(printer.names[n])):
-                if len(expression) <= LONGEST_NESTED:
-                    break
-                name_again(nested[node])
-                expression = printer.expression(value.node)
-            if id_free(value) and len(expression) <= LONGEST_INNER and _nests(value, expression):
-                nested[value.node] = value
-                printer.names[value.node] = _as_operand(expression)
-                return
-            comment = shape_comment(value.node.axes)
-            comment += f"  {value.cited}" if value.cited else ""
-            lines.extend(statement(value.name, expression, comment))
-            printer.names[value.node] = value.name
-
-        def id_free(value: Value) -> bool:
-            return value.id not in kept and uses.get(value.node) == 1
-
-        def name_again(value: Value) -> None:
-            """Give a nested value a statement after all."""
-            lines.extend(
-                statement(
-                    value.name, printer.expression(value.node), shape_comment(value.node.axes)
-                )
-            )
-            printer.names[value.node] = value.name
-            del nested[value.node]
-
-        for value in values:
-            state(value)
-        for node, value in nested.items():
-            printer.names[node] = value.name
-        return tuple(lines)
-
-
-LONGEST_INNER, LONGEST_NESTED = 56, 84
-"""Characters of an expression that is written into another one, and of one that takes others in."""
-
-
-def _uses(values: Iterable[Value]) -> dict[Node, int]:
-    """How often each node stands in the statements of some values."""
-    found: dict[Node, int] = {}
-    for value in values:
-        node = value.node
-        for operand in node.operands:
-            here = stored_as(operand)
-            times = 1
-            if isinstance(node, Map):
-                slots = [s for s, a in zip(OPERANDS, node.args, strict=False) if a is operand]
-                times = sum(node.formula.count(slot) for slot in slots)
-            found[here] = found.get(here, 0) + times
-    return found
-
-
-def _nests(value: Value, expression: str) -> bool:
-    """Whether a value may be written into its reader: not what has to be a name of its own."""
-    return not isinstance(value.node, ForwardSubstitution) and "\n" not in expression
-
-
-def _as_operand(expression: str) -> str:
-    """An expression as part of another one: in brackets, unless it is a call."""
-    return expression if _is_call(expression) else f"({expression})"
-
-
-def _is_call(expression: str) -> bool:
-    """Whether an expression is a chain of names and calls: `ops.tril(x, -2, -1)`, `(a * b).sum((-1,))`."""
-    depth = 0
-    for letter in expression:
-        if letter in "([":
-            depth += 1
-        elif letter in ")]":
-            depth -= 1
-        elif depth == 0 and not (letter.isalnum() or letter in "._"):
-            return False
-    return True
+        scope = values[0].scope
+        return tuple(Statements(self.printers[scope], self.measures[scope], values, kept).lines())
 
 
 def _number_text(node: Node) -> str:

@@ -60,11 +60,7 @@ class _Run:
         self, plan: KernelPlan, arrays: Arrays, sizes: Mapping[Axis, int], rounding: Rounding
     ) -> None:
         self.plan, self.arrays, self.sizes, self.rounding = plan, arrays, sizes, rounding
-        length = next(
-            len(arrays[v.node.name])
-            for v in plan.values
-            if isinstance(v.node, Input) and v.node.role is Role.TOKEN and v.scope == "chunk"
-        )
+        length = len(arrays["valid"])
         starts = range(0, length, plan.chunk)
         self.chunks = [slice(at, min(at + plan.chunk, length)) for at in starts]
         self.store: dict[Node, dict[int, Array]] = {}

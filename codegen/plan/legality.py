@@ -4,7 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from miras_dsl.ir import Axis, AxisSize, Contract, GatedContract, Input, Node, Number, Reduce
+import sympy as sp
+
+from miras_dsl.ir import (
+    Axis,
+    AxisSize,
+    Broadcast,
+    Contract,
+    Cumsum,
+    GatedContract,
+    Input,
+    Map,
+    Mask,
+    Node,
+    Number,
+    PlaceLast,
+    Reduce,
+    Rename,
+    Shift,
+    TakeLast,
+)
+from miras_dsl.scalar.functions import OPERANDS
 
 from .kernel_plan import (
     Along,
@@ -66,16 +86,34 @@ def _reads(plan: KernelPlan, kernel: Kernel, there: set[int]) -> Iterable[str]:
 
 
 def _divided(plan: KernelPlan, kernel: Kernel) -> Iterable[str]:
-    """Sums over an axis that the programs of a kernel divide up, and that nothing adds up."""
+    """Sums over an axis that the programs of a kernel divide up, and that nothing adds up.
+
+    A program has a part of such a sum.  Parts may go through linear steps and be added up later.
+    """
     axes = {axis for axis in kernel.grid if isinstance(axis, Axis)}
     axes |= {kernel.group[0]} if kernel.group else set()
+    if not axes:
+        return
     added = {b.value for b in plan.buffers if b.per is Along.SHARE}
+    late: set[int] = set()
     for each in statements(kernel.body):
-        added |= set(each.values) if isinstance(each, Exchange) else set()
+        if isinstance(each, Exchange):
+            added |= set(each.values)
+            late |= set(each.values) if each.lag else set()
+    parts: set[Node] = set()
     for id in computed(kernel.body):
-        for axis in axes & _summed(plan.values[id].node):
-            if id not in added:
-                yield f"{plan.values[id].name} sums over {axis}, which programs divide up"
+        value = plan.values[id]
+        held = {o for o in value.node.operands if stored_as(o) in parts}
+        whole = not held and not (_summed(value.node) & axes)
+        if held and not _linear(value.node, held):
+            yield f"{value.name} is not linear in a sum of which each program has a part"
+        if not whole and (id not in added or id in late):
+            parts.add(value.node)
+    leaving = {*kernel.writes, *(c.next for walk in walks(kernel) for c in walk.carry)}
+    for id in leaving - added:
+        if plan.values[id].node in parts:
+            name = plan.values[id].name
+            yield f"{name} sums over {min(map(str, axes))}, which programs divide up"
 
 
 def _summed(node: Node) -> set[Axis]:
@@ -86,3 +124,21 @@ def _summed(node: Node) -> set[Axis]:
             return {over}
         case _:
             return set()
+
+
+def _linear(node: Node, held: set[Node]) -> bool:
+    """Whether an operation is linear in some of its operands together."""
+    match node:
+        case Map(formula, args):
+            slots = {s for s, a in zip(OPERANDS, args, strict=False) if a in held}
+            if formula.xreplace(dict.fromkeys(slots, sp.Integer(0))) != 0:
+                return False
+            return all(not formula.diff(slot).free_symbols & slots for slot in slots)
+        case Contract(left, right, _):
+            return not (left in held and right in held)
+        case Reduce("sum", _, _) | Broadcast() | Rename() | Cumsum() | Shift() | Mask():
+            return True
+        case TakeLast() | PlaceLast():
+            return True
+        case _:
+            return False

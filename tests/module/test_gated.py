@@ -127,7 +127,7 @@ def gated(program: Program) -> list[Node]:
 
 def values(program: Program, query: Tensor, key: Tensor, log: Tensor) -> tuple[Tensor, ...]:
     """The results of a program through its generated text."""
-    made = emit_function("made", "results", program.results, [])
+    made = emit_function("made", "results", program.results, [], {"log_alpha"})
     assert set(made.takes) == {"query", "key", "log_alpha"}
     given = {"query": query, "key": key, "log_alpha": log.double()}
     names = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from miras_dsl.codegen.emit.line_wrap import statement
@@ -57,10 +57,14 @@ class ScanFunctions:
 
 
 class FunctionEmitter:
-    """The functions of one program; bodies of substitutions are collected beside them."""
+    """The functions of one program; bodies of substitutions are collected beside them.
 
-    def __init__(self, prefix: str, bodies: list[Function]) -> None:
+    logarithms  names of the inputs that are logarithms of decays
+    """
+
+    def __init__(self, prefix: str, bodies: list[Function], logarithms: Collection[str]) -> None:
         self.prefix = prefix
+        self.logarithms = logarithms
         self.bodies = bodies
         self.names = NameTable()
         self.body_names: dict[ForwardSubstitution, str] = {}
@@ -71,7 +75,7 @@ class FunctionEmitter:
         cut = _shared_cut(program)
         program = cut.program
         order = postorder(node for _, node in program.results)
-        self.logs, self.careful = log_decay_nodes(order, ()), fp64_products(order)
+        self.logs, self.careful = log_decay_nodes(order, self.logarithms), fp64_products(order)
         results = {stored_as(node): name for name, node in program.results}
         nodes: list[Node] = []
         for part in (cut.before, cut.loop, cut.after):
@@ -150,7 +154,7 @@ class FunctionEmitter:
     def _body(self, node: ForwardSubstitution) -> str:
         # No name of a user begins with `_`, so no argument can hide a body.
         name = f"_{self.prefix.removeprefix('_')}_row{len(self.bodies) + 1}"
-        section = FunctionEmitter(name, self.bodies)
+        section = FunctionEmitter(name, self.bodies, self.logarithms)
         holes = [node.r, *(hole for hole, _ in node.rows)]
         for hole in holes:
             section.names.name(hole, identifier_of(hole.name))
@@ -195,15 +199,19 @@ def _shared_cut(program: Program) -> Schedule:
 
 
 def emit_function(
-    name: str, doc: str, results: Sequence[tuple[str, Node]], bodies: list[Function]
+    name: str,
+    doc: str,
+    results: Sequence[tuple[str, Node]],
+    bodies: list[Function],
+    logarithms: Collection[str],
 ) -> Function:
-    """Some results as one function of their inputs."""
-    section = FunctionEmitter(name, bodies)
+    """Some results as one function of their inputs; ``logarithms`` names those that are such."""
+    section = FunctionEmitter(name, bodies, logarithms)
     roots = [
         stored_as(node)
         for node in eliminate_common_subexpressions([node for _, node in results], is_work)
     ]
-    section.logs = log_decay_nodes(postorder(roots), ())
+    section.logs = log_decay_nodes(postorder(roots), logarithms)
     for x in inputs_of(roots):
         section.names.name(x, identifier_of(x.name))
     nodes = [

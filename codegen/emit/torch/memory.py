@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from miras_dsl.codegen.derive.chunk import VALID, ChunkForm
+from miras_dsl.codegen.derive.chunk import ChunkForm
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.emit.line_wrap import prose
 from miras_dsl.codegen.emit.line_wrap import wrap_names as wrapped_names
 from miras_dsl.codegen.emit.render import render
-from miras_dsl.codegen.model.build import signed_gates, window_inputs
+from miras_dsl.codegen.model.inputs import VALID
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.codegen.passes.autodiff import vjp
-from miras_dsl.codegen.plan.factor_decays import decay_ranges, factor_decay_products, logarithms_of
+from miras_dsl.codegen.plan.factor_decays import decay_ranges, factor_decay_products
 from miras_dsl.ir import Input, Node, Program, Role, axis_names, broadcast, inputs_of
 from miras_dsl.ir.printer import program_lines
-from miras_dsl.spec import Ref
 
 from .functions import Function, FunctionEmitter, emit_function
 from .naming import identifier_of
@@ -38,18 +37,17 @@ def emit_memory(
     bodies: list[Function] = []
     forward = backward = None
     evidence = (rule.obstacle,)
+    logs = rule.model.logarithms
     chunk = rule.block * rule.micro or TILE
     if form is not None and reverse is not None:
-        spec = rule.model.spec
-        known = logarithms_of(spec, rule.feeds)
-        forward = FunctionEmitter(name, bodies).walk(
-            factor_decay_products(form.program, known, chunk)
+        forward = FunctionEmitter(name, bodies, logs).walk(
+            factor_decay_products(form.program, logs, chunk)
         )
-        backward = FunctionEmitter(f"{name}_back", bodies).walk(
-            factor_decay_products(reverse, known, chunk)
+        backward = FunctionEmitter(f"{name}_back", bodies, logs).walk(
+            factor_decay_products(reverse, logs, chunk)
         )
-        evidence = (*form.evidence, *map(str, decay_ranges(form.program, spec, rule.feeds, chunk)))
-    step = emit_function(f"{name}_token", "one token", rule.program.results, bodies)
+        evidence = (*form.evidence, *map(str, decay_ranges(form.program, rule.feeds, chunk)))
+    step = emit_function(f"{name}_token", "one token", rule.program.results, bodies, logs)
     turns = [
         _block_edge(f"{name}_refresh", "what a new block starts from", rule, rule.refresh, bodies),
         _block_edge(f"{name}_close", "what a block ends with", rule, rule.close, bodies),
@@ -61,7 +59,7 @@ def emit_memory(
         {
             "name": name,
             "title": rule.name,
-            "place": source_ref(rule.model.spec.span),
+            "place": source_ref(rule.model.spans.memory),
             "law": update_equations(rule),
             "kernels": kernels,
             "wrap": wrapped_names,
@@ -78,14 +76,14 @@ def emit_memory(
             "states": states,
             "chunk": chunk,
             "block": rule.block,
-            "resets": bool(rule.model.algorithm.reset),
+            "resets": bool(rule.model.reset),
             "micro": rule.micro,
             "once": once_per_token_inputs(rule),
             "decay_at": _step_of(rule, "decay"),
             "read_at": _step_of(rule, "read"),
             "valid": VALID.name,
-            "window": rule.model.algorithm.window[0] if rule.model.algorithm.window else 0,
-            "tails": window_inputs(rule.model.spec),
+            "window": rule.model.window.width if rule.model.window else 0,
+            "tails": rule.model.window_inputs,
             "answer": axis_names(rule.program.result("y").axes),
         },
     )
@@ -114,11 +112,10 @@ def _step_of(rule: UpdateRule, event: str) -> int:
 
 def once_per_token_inputs(rule: UpdateRule) -> tuple[str, ...]:
     """Feeds of the decay, which acts on one of a token's steps only."""
-    decay = rule.model.retention.decay
-    if rule.micro == 1 or not isinstance(decay, Ref):
+    decay = rule.model.decay_gate
+    if rule.micro == 1 or decay is None:
         return ()
-    signed = decay.name in signed_gates(rule.model.spec)
-    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log != signed)
+    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log != decay.signed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +137,10 @@ def _block_edge(
 ) -> BlockEdgeFunctions | None:
     if not changes:
         return None
-    forward = emit_function(name, doc, changes, bodies)
+    logs = rule.model.logarithms
+    forward = emit_function(name, doc, changes, bodies, logs)
     results = _block_edge_adjoint(rule, changes)
-    backward = emit_function(f"{name}_back", f"cotangents of {doc}", results, bodies)
+    backward = emit_function(f"{name}_back", f"cotangents of {doc}", results, bodies, logs)
     return BlockEdgeFunctions(
         forward, backward, tuple(state for state, _ in changes), tuple(r for r, _ in results)
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sympy as sp
@@ -19,11 +20,14 @@ from miras_dsl.codegen.derive.update import update_rule
 from miras_dsl.codegen.emit.torch.memory import emit_memory
 from miras_dsl.codegen.emit.triton.module import recurrent_text
 from miras_dsl.codegen.model.build import build_model
-from miras_dsl.codegen.model.types import MemoryModel
+from miras_dsl.codegen.model.types import MemoryInput, MemoryModel
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.codegen.plan.token_kernels import unsupported_reason
-from miras_dsl.source import Source
+from miras_dsl.codegen.stage_digests import nameless
+from miras_dsl.ir import Axis, Input, Node, Role, substitute
+from miras_dsl.scalar.interval import Interval
+from miras_dsl.source import Source, Span
 from miras_dsl.spec import MemorySpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,6 +153,46 @@ def test_the_model_alone_makes_the_text(name: str, monkeypatch: pytest.MonkeyPat
     text = text_of(model, wanted.prefix)
     monkeypatch.undo()
     assert text == wanted.text
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_meaning_is_in_a_name(name: str) -> None:
+    """Gates under names that lie about them: `log_1` is none, and a logarithm is called `in_2`."""
+    model = build_model(SHIPPED[name])
+    gates = [feed for feed in model.feeds if feed.role is Role.GATE]
+    names = {g.name: f"in_{n}" if g.log else f"log_{n}" for n, g in enumerate(gates)}
+    text, lying = text_of(model, "a"), text_of(renamed(model, names), "a")
+    assert not names or text != lying
+    assert nameless(lying) == nameless(text)
+
+
+def renamed(model: MemoryModel, names: dict[str, str]) -> MemoryModel:
+    """The model with some inputs under other names."""
+    given = [*model.feeds, *(model.window.past if model.window else ())]
+    exchange: dict[Node, Node] = {}
+    for feed in given:
+        head, past, age = feed.name.partition("_past")
+        if head in names:
+            name = f"{names[head]}{past}{age}"
+            exchange[feed.as_input()] = replace(feed, name=name).as_input()
+
+    def moved(value: Any) -> Any:
+        match value:
+            case Input() if value.role is Role.HOLE:
+                return value
+            case Node():
+                return substitute([value], exchange)[0]
+            case MemoryInput():
+                return replace(value, name=exchange.get(value.as_input(), value.as_input()).name)
+            case tuple():
+                return tuple(map(moved, value))
+            case _ if is_dataclass(value) and not isinstance(value, type | Span | Interval | Axis):
+                held = {f.name: moved(getattr(value, f.name)) for f in fields(value)}
+                return replace(value, **held)
+            case _:
+                return value
+
+    return moved(model)
 
 
 def text_of(model: MemoryModel, prefix: str) -> str:

@@ -11,6 +11,7 @@ import sympy as sp
 from miras_dsl import ir
 from miras_dsl.check.lints.gradient_reach import only_compared
 from miras_dsl.check.lints.stability import lint
+from miras_dsl.codegen.plan.print_plan import print_plan
 from miras_dsl.ir import Node, Program, postorder
 from miras_dsl.ir.printer import LATEX, TEXT, Style, print_program, program_lines
 from miras_dsl.spec import FileSpec, Gate, Interval, MemorySpec
@@ -54,6 +55,7 @@ def as_json(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
         "update": _rows(d.rule.program),
         "chunk": chunked,
         "adjoint": back,
+        "plan": print_plan(d.plan).splitlines(),
         "code": d.text,
     }
     if stage in parts:
@@ -134,6 +136,9 @@ def _section(d: CompiledMemory, stage: str, style: Style) -> str:
             return d.obstacle if d.form is None else print_program(d.form.program, style)
         case "adjoint":
             return d.obstacle if d.form is None else print_program(d.reverse, style)
+        case "plan":
+            text = print_plan(d.plan)
+            return _verbatim(text, style)
         case _:
             raise AssertionError(f"no stage {stage}")
 

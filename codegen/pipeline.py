@@ -3,12 +3,12 @@
       stage  type              made by        holds
       1      syntax.File       parser         what was written
       2      MemorySpec        check          names resolved, shapes known
-      3      MemoryModel       model_of       bias, read and gradient as tensor nodes
-      4      UpdateRule        update_of      new state from old state and token
-      5      ChunkForm         chunk_of       the same update for a chunk of tokens
+      3      MemoryModel       build_model    bias, read and gradient as tensor nodes
+      4      UpdateRule        update_rule    new state from old state and token
+      5      ChunkForm         chunkwise_form the same update for a chunk of tokens
       6      Program           adjoint        its reverse mode
-      7      Schedule          schedule       what runs before, in and after the walk over chunks
-      8      RenderedModule    memory_text …  text
+      7      KernelPlan        torch_plan …   what each kernel computes, and what passes between them
+      8      RenderedModule    emit_memory …  text
 
 Stages 1 and 2 are `miras_dsl.check.read`; this file calls the others in order.  Every stage is frozen
 data; nothing in it is named after a published model or bias.
@@ -25,20 +25,21 @@ from miras_dsl.codegen.emit.imports import import_lines
 from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_text
 from miras_dsl.codegen.emit.line_wrap import prose
 from miras_dsl.codegen.emit.namespace import FileNames, assert_defined_once, file_names
-from miras_dsl.codegen.emit.torch.memory import TILE, emit_memory
+from miras_dsl.codegen.emit.torch.memory import emit_memory
 from miras_dsl.codegen.emit.triton.module import recurrence_name, recurrent_text
 from miras_dsl.codegen.model.build import build_model
 from miras_dsl.codegen.model.types import MemoryInput, MemoryModel, StateTensor
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.codegen.passes.size_limits import check_size
-from miras_dsl.codegen.plan.partition import Schedule, schedule
+from miras_dsl.codegen.plan.kernel_plan import KernelPlan
 from miras_dsl.codegen.plan.sequential_depth import (
     SequentialDepth,
     chunk_of_steps,
     sequential_depth,
 )
 from miras_dsl.codegen.plan.token_kernels import unsupported_reason as kernel_obstacle
+from miras_dsl.codegen.plan.torch_plan import CHUNK, plan_in_torch
 from miras_dsl.diagnostics import Diagnostic, Label, SpecErrors
 from miras_dsl.ir import Program
 from miras_dsl.spec import FileSpec, MemorySpec
@@ -51,9 +52,10 @@ from .errors import DerivationError
 class CompiledMemory:
     """One memory through all stages.
 
-    form, reverse, forward_schedule, backward_schedule  None when the rule has no chunk form
-    obstacle  why it has none, in words of the language
-    kernels   whether the text has Triton kernels
+    form, reverse  the chunk program and its adjoint; None when the rule has no chunk form
+    obstacle       why it has none, in words of the language
+    plan           how the torch text is computed
+    kernels        whether the text has Triton kernels
     prefix    what its functions are called by: `<prefix>_memory`, `<prefix>_step`
     text      these functions and their parts
     """
@@ -63,9 +65,8 @@ class CompiledMemory:
     rule: UpdateRule
     form: ChunkForm | None
     reverse: Program | None
-    forward_schedule: Schedule | None
-    backward_schedule: Schedule | None
     obstacle: str
+    plan: KernelPlan
     kernels: bool
     prefix: str
     text: str
@@ -84,7 +85,7 @@ class CompiledMemory:
         """How many steps over so many tokens wait for one another, forwards or backwards."""
         program = self.reverse if backward else self.form and self.form.program
         steps = tokens * self.rule.micro
-        chunk = self.rule.block * self.rule.micro or chunk_of_steps(TILE, steps)
+        chunk = self.rule.block * self.rule.micro or chunk_of_steps(CHUNK, steps)
         return sequential_depth(program, chunk, steps)
 
     def sequential_depth(self, tokens: int) -> int:
@@ -122,7 +123,7 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
         model = build_model(spec)
         check_size([model.answer, *(gradient for _, gradient in model.gradients)])
         rule = update_rule(model)
-        form, reverse, forward, backward, obstacle = None, None, None, None, ""
+        form, reverse, obstacle = None, None, ""
         try:
             form = chunkwise_form(rule)
         except NotChunkable as reason:
@@ -130,7 +131,6 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
         if form is not None:
             reverse = adjoint(form.program)
             check_size(node for _, node in reverse.results)
-            forward, backward = schedule(form.program), schedule(reverse)
     except DerivationError as reason:
         clause = {"M05": spec.retention, "M06": spec.algorithm}.get(reason.code[:3], spec)
         at = Label(clause.span, f"in {spec.name}")
@@ -138,12 +138,11 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
     launched = kernels and not kernel_obstacle(rule)
     prefix = prefix or snake_case(spec.name)
     table = recurrence_name(rule, prefix) if launched else ""
-    text = emit_memory(rule, form, reverse, prefix, table)
+    plan = plan_in_torch(rule, form, reverse, obstacle, prefix)
+    text = emit_memory(plan, prefix, table)
     if launched:
         text = f"{recurrent_text(rule, prefix)}\n\n{text}"
-    return CompiledMemory(
-        spec, model, rule, form, reverse, forward, backward, obstacle, launched, prefix, text
-    )
+    return CompiledMemory(spec, model, rule, form, reverse, obstacle, plan, launched, prefix, text)
 
 
 def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:

@@ -15,13 +15,14 @@ from typing import Any
 
 import sympy as sp
 
+from miras_dsl.codegen.plan.kernel_plan import Kernel, KernelPlan, computed, walks
 from miras_dsl.ir import ForwardSubstitution, Input, Node, Program, postorder
 from miras_dsl.spec import Apply, Gate, Loss, MemorySpec, Network, Ref, State, Token, Write
 
 from .digest import sha256
 from .pipeline import CompiledMemory
 
-STAGES = ("spec", "model", "rule", "chunk", "adjoint", "schedule", "text")
+STAGES = ("spec", "model", "rule", "chunk", "adjoint", "plan", "text")
 OWN = frozenset({"query", "key", "value", "position", "valid", "y", "d_y"})
 """Names that every memory has and no user chooses."""
 GENERIC = frozenset({"keep", "weight", "grad", "x", "dual", "position"})
@@ -42,12 +43,21 @@ def stage_digests(memory: CompiledMemory) -> dict[str, str]:
     if form is not None and memory.reverse is not None:
         found["chunk"] = sha256(form.family + _Anonymous().program(form.program))
         found["adjoint"] = sha256(_Anonymous().program(memory.reverse))
-        cuts = (memory.forward_schedule, memory.backward_schedule)
-        parts = [p for cut in cuts if cut for p in (cut.before, cut.loop, cut.after)]
-        texts = [_Anonymous().nodes([*p.takes, *p.nodes, *p.gives]) if p else "-" for p in parts]
-        found["schedule"] = sha256("|".join(texts))
+    found["plan"] = sha256("|".join(_kernel(memory.plan, kernel) for kernel in memory.plan.kernels))
     found["text"] = sha256(nameless(memory.text))
     return found
+
+
+def _kernel(plan: KernelPlan, kernel: Kernel) -> str:
+    """A kernel without names: its loops, and what it reads, computes and writes."""
+    names = _Anonymous()
+    loops = [f"{walk.along.value}{walk.step}" for walk in walks(kernel)]
+    by_scope: dict[str, list[Node]] = {}
+    for id in (*kernel.reads, *computed(kernel.body), *kernel.writes):
+        by_scope.setdefault(plan.values[id].scope, []).append(plan.values[id].node)
+    texts = [names.nodes(nodes) for nodes in by_scope.values()]
+    grid = [getattr(along, "value", along) for along in kernel.grid]
+    return f"{kernel.phase.value} {grid} {loops} {texts}"
 
 
 @dataclass(slots=True)
@@ -164,33 +174,53 @@ def _value(value: object, at: dict[Node, str]) -> str:
 def nameless(text: str) -> str:
     """Generated text as a syntax tree without docstrings, comments and layout, its names numbered.
 
-    Attributes (`torch.exp`) are the library's names and stay; strings with an arrow are einsum's.
+    Names of a function's own are numbered in that function; attributes (`torch.exp`) are the library's
+    names and stay; strings with an arrow are einsum's, and of a list of names only its length stays.
     """
-    given: dict[str, str] = {}
-
-    def number(name: str) -> str:
-        return name if name in OWN else given.setdefault(name, f"n{len(given) + 1}")
-
     tree = ast.parse(text)
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef(body=[ast.Expr(ast.Constant(str())), _, *_]):
                 del node.body[0]
+    _number_names(tree, {}, set())
+    return ast.dump(tree)
+
+
+def _number_names(tree: ast.AST, given: dict[str, str], own: set[str]) -> None:
+    """Number the names below a node: those in ``own`` by a table of the function, others by one of
+    the module."""
+    inside: dict[str, str] = {}
+
+    def number(name: str) -> str:
+        table, mark = (inside, "v") if name in own else (given, "n")
+        return name if name in OWN else table.setdefault(name, f"{mark}{len(table) + 1}")
+
     for node in _in_order(tree):
         match node:
-            case ast.FunctionDef(name=name):
+            case ast.FunctionDef(name=name) if node is not tree:
                 node.name = number(name)
+                local = {arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)}
+                local |= {
+                    n.id
+                    for n in ast.walk(node)
+                    if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+                }
+                _number_names(node, given, local)
             case ast.Name(id=name):
                 node.id = number(name)
             case ast.arg(arg=name) | ast.keyword(arg=str(name)):
                 node.arg = number(name)
             case ast.Constant(value=str(word)) if "->" not in word:
-                node.value = number(word)
-    return ast.dump(tree)
+                words = word.split()
+                node.value = number(word) if len(words) == 1 else f"{len(words)} names"
 
 
 def _in_order(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node of a syntax tree as it is read, from top to bottom."""
+    """Every node of a syntax tree as it is read, from top to bottom; functions inside it are left to
+    whoever reads them."""
     yield tree
     for child in ast.iter_child_nodes(tree):
-        yield from _in_order(child)
+        if isinstance(child, ast.FunctionDef):
+            yield child
+        else:
+            yield from _in_order(child)

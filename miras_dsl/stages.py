@@ -14,5 +14,6 @@ class Stage(StrEnum):
     UPDATE = "update"
     CHUNK = "chunk"
     ADJOINT = "adjoint"
+    PLAN = "plan"
     CODE = "code"
     ALL = "all"

@@ -56,7 +56,7 @@ def require_finite(call: MemoryCall, y: Tensor, after: Mapping[str, Tensor]) -> 
 
 def _first(call: MemoryCall) -> str:
     """What was the first not to be finite, in one sentence."""
-    kinds = {feed.name: feed.kind for feed in call.memory.feeds}
+    kinds = {feed.name: feed.kind for feed in call.memory.inputs}
     moving = {name for name, kind in kinds.items() if kind in ("token", "gate")}
     for name, x in call.state.items():
         if (place := _bad(x)) is not None:

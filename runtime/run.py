@@ -29,6 +29,7 @@ from miras_dsl.runtime.execute.program_table import (
     ScanProgram,
     StateTensor,
     Values,
+    returns,
 )
 from miras_dsl.runtime.kernels import recurrent
 from miras_dsl.runtime.kernels.launch_config import Recurrence
@@ -63,7 +64,7 @@ def run_token(
     memory: MemoryTable, feeds: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One token: the same inputs without the axis T."""
-    timed = {f.name for f in memory.feeds if f.kind in ("token", "gate")}
+    timed = {f.name for f in memory.inputs if f.kind in ("token", "gate")}
     longer = {name: x.unsqueeze(1) if name in timed else x for name, x in feeds.items()}
     y, new = _run(validate(memory, longer, state, None), None, tokenwise=True)
     return y.squeeze(1), new
@@ -110,12 +111,12 @@ class ChunkedInputs:
     def answer(self, y: Tensor) -> Tensor:
         """[chunks, rows, chunk, *axes] -> [B, T, H, *axes], one per token."""
         flat, memory = self.ground.layout.gather_back(y), self.call.memory
-        return flat[:, memory.read_at :: memory.micro].to(self.call.out)
+        return flat[:, memory.read_at :: memory.steps_per_token].to(self.call.out)
 
 
 def prepare(call: MemoryCall) -> ChunkedInputs:
     """Expand tokens with several steps, lay everything out in chunks."""
-    memory, micro = call.memory, call.memory.micro
+    memory, micro = call.memory, call.memory.steps_per_token
     steps, chunk = call.tokens * micro, chunk_for(memory, call.tokens * micro)
     lengths = tuple(length * micro for length in call.lengths)
     offsets = (0,) * len(lengths)
@@ -123,11 +124,11 @@ def prepare(call: MemoryCall) -> ChunkedInputs:
         offsets = tuple(place * micro for place in call.state["position"].tolist())
     layout = chunk_layout(call.batch, steps, call.heads, chunk, lengths, offsets, call.device)
     moving, tails = per_token(call, exactly=True)
-    logs = {feed.name for feed in memory.feeds if feed.log}
+    logs = {feed.name for feed in memory.inputs if feed.log}
     laid = {name: layout.chunked(x, blank=name in logs) for name, x in moving.items()}
     for name, x in call.constants().items():
         laid[name] = x.repeat(layout.sequences, *[1] * (x.dim() - 1)).unsqueeze(0)
-    laid[memory.valid] = layout.valid(call.dtype)
+    laid["valid"] = layout.valid(call.dtype)
     laid["position"] = layout.positions(memory.block, micro, call.dtype)
     states = {name: x.flatten(0, 1) for name, x in call.carried().items()}
     ground = ScanContext(layout, call.size(**dict.fromkeys("ijlm", chunk)))
@@ -153,8 +154,10 @@ class _Chunked(torch.autograd.Function):
         states = {s.name: x for s, x in zip(memory.states, tensors[count:], strict=True)}
         assert memory.forward is not None
         walked = scan_chunks(memory, memory.forward, values, states, ground, False)
-        saved = {s.word: walked.entries[s.name] for s in memory.states}
-        saved |= {f"open_{s.word}": walked.opened[s.name] for s in memory.states if walked.opened}
+        saved = {s.argument: walked.entries[s.name] for s in memory.states}
+        saved |= {
+            f"open_{s.argument}": walked.opened[s.name] for s in memory.states if walked.opened
+        }
         ctx.memory, ctx.ground, ctx.names, ctx.words = memory, ground, names, tuple(saved)
         ctx.save_for_backward(*tensors[:count], *saved.values())
         return (walked.results["y"], *(walked.last[s.name] for s in memory.states))
@@ -196,6 +199,7 @@ __all__ = [
     "Region",
     "ScanProgram",
     "StateTensor",
+    "returns",
     "run",
     "run_token",
 ]

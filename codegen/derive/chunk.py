@@ -68,7 +68,9 @@ def chunkwise_form(rule: UpdateRule) -> ChunkForm:
         results.append((state.name, lifting.at_end(state)))
     used = [x for x in inputs_of(node for _, node in results) if x.role is not Role.STATE]
     states = tuple(state for state, _ in rule.linear)
-    program = Program((*used, *states), tuple(results), tuple((s, s.name) for s in states))
+    carried = tuple((s, s.name) for s in states)
+    labels = {**lifting.labels, **lifting.paths.labels}
+    program = Program((*used, *states), tuple(results), carried, labels=labels)
     return ChunkForm(rule, program, lifting.family(), tuple(lifting.evidence))
 
 
@@ -174,7 +176,8 @@ class _WriteSolver(TokenVectorizer):
     ) -> Node:
         """``U = c (P + A U) + d``: one inverse, split so that it leaves the loop."""
         slope, rest = (self.lift(part) for part in affine)
-        inverse = Inverse(-(slope * score), I, J)
+        inverse = Inverse(self.label(-(slope * score), "coupling"), I, J)
+        self.label(inverse, "solve")
         self.evidence.append(
             "the prediction enters the update affinely: rows are solved by one inverse"
         )
@@ -185,13 +188,14 @@ class _WriteSolver(TokenVectorizer):
         result = ZERO
         known = slope * reading.free + rest
         if not is_zero(known):
-            result = result + solved(known)
+            result = result + self.label(solved(known), "rows_free")
         for state, query, gate in reading.entries:
             if gate is ONE:
-                result = result + contract(solved(slope * query), state, (over,))
+                kernel = self.label(solved(slope * query), f"rows_of_{state.name}")
+                result = result + contract(kernel, state, (over,))
             else:
                 result = result + solved(slope * contract(query, state, (over,)) * gate)
-        return result
+        return self.label(result, "rows", "bias")
 
     def _substitution(
         self,

@@ -25,6 +25,7 @@ from miras_dsl.ir import (
     Input,
     J,
     L,
+    Label,
     Mask,
     Node,
     Role,
@@ -130,6 +131,7 @@ class Transitions:
             Input, tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]
         ] = {}
         self._coupling_now: list[Input] = []
+        self.labels: dict[Node, Label] = {}
 
     # ------------------------------------------------------------ decays
 
@@ -160,9 +162,11 @@ class Transitions:
 
     def entries(self, state: Input, when: When) -> Iterator[tuple[Input, InitialTransition]]:
         """How each first state reaches this one at a moment of a token."""
-        logs = self.logs(state)
-        upto = {axis: self._upto(log, when) for axis, log in logs.items()}
+        upto = {axis: self._upto(log, when) for axis, log in self.logs(state).items()}
         scalar = exponential(upto[None]) if None in upto else None
+        for log in upto.values():
+            self.labels.setdefault(log, Label("log_since_start", "retention"))
+            self.labels.setdefault(exponential(log), Label("since_start", "retention"))
         yield (
             state,
             InitialTransition(
@@ -265,7 +269,10 @@ class Transitions:
         """Each first state and its factor at the chunk's end."""
         factor: Node = ONE
         for log in self.logs(state).values():
-            factor = factor * exponential(reduce_sum(log, (I,)))
+            whole = reduce_sum(log, (I,))
+            self.labels.setdefault(whole, Label("log_whole_chunk", "retention"))
+            self.labels.setdefault(exponential(whole), Label("whole_chunk", "retention"))
+            factor = factor * exponential(whole)
         yield state, factor
         if self.coupled(state):
             for other, reach in self._coupling(state)[0].items():
@@ -283,6 +290,8 @@ class Transitions:
             axis: exponential(reduce_sum(log, (I,)) - Cumsum(log, I))
             for axis, log in self.logs(state).items()
         }
+        for factor in left.values():
+            self.labels.setdefault(factor, Label("until_end", "retention"))
         row = left.get(state.axes[0], ONE)
         column = left.get(state.axes[-1], ONE) if len(state.axes) > 1 else ONE
         for write in self.linear[state].writes:

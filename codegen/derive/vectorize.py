@@ -23,8 +23,10 @@ from miras_dsl.ir import (
     I,
     Input,
     J,
+    Label,
     Mask,
     Node,
+    Number,
     Role,
     broadcast,
     contract,
@@ -84,6 +86,7 @@ class TokenVectorizer(ABC):
         self.pending: set[Key] = set()
         self.evidence: list[str] = []
         self.kinds: set[str] = set()
+        self.labels: dict[Node, Label] = {}
 
     # ------------------------------------------------------------ lifting
 
@@ -92,7 +95,16 @@ class TokenVectorizer(ABC):
         for part in postorder([node]):
             if part not in self.done and not self.is_matrix(part):
                 self.done[part] = self._one(part)
+                known = self.rule.program.labels.get(part)
+                if known is not None:
+                    self.label(self.done[part], known.name, known.clause)
         return self._lifted(node)
+
+    def label(self, node: Node, name: str, clause: str = "") -> Node:
+        """The node, which a plan will call by this name."""
+        if not isinstance(node, Input | Number):
+            self.labels.setdefault(node, Label(name, clause))
+        return node
 
     def _lifted(self, node: Node) -> Node:
         if node not in self.done:

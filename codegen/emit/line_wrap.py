@@ -15,6 +15,7 @@ def statement(target: str, expression: str, comment: str, indent: int = 4) -> li
         return [line]
     if len(f"{target} = {expression}") + indent <= WIDTH:
         return [f"# {target} {comment}", f"{target} = {expression}"]
+    end = f"  # {comment}" if comment else ""
     parts = _terms(expression)
     if len(parts) == 1:
         parts = _arguments(expression)
@@ -22,9 +23,11 @@ def statement(target: str, expression: str, comment: str, indent: int = 4) -> li
             return [f"# {target} {comment}", f"{target} = {expression}"]
         head, *inner, tail = parts
         body = [f"    {piece}" for piece in _packed(inner, WIDTH - indent - 4)]
-        return [f"# {target} {comment}", f"{target} = {head}", *body, tail]
+        return [f"{target} = {head}", *body, f"{tail}{end}"]
     body = [line for piece in parts for line in _opened(piece, indent + 4)]
-    return [f"# {target} {comment}", f"{target} = (", *(f"    {line}" for line in body), ")"]
+    if all(len(piece) + indent + 4 <= WIDTH for piece in body) and body == parts:
+        body = _filled(parts, WIDTH - indent - 4)
+    return [f"{target} = (", *(f"    {line}" for line in body), f"){end}"]
 
 
 def assignment(target: str, expression: str, indent: int = 8) -> list[str]:
@@ -34,6 +37,9 @@ def assignment(target: str, expression: str, indent: int = 8) -> list[str]:
 
 def _opened(piece: str, indent: int) -> list[str]:
     """A term in one line, or with its bracket opened onto lines of their own."""
+    factors = _split(piece, (" * ", " / "))
+    if len(piece) + indent > WIDTH and len(factors) > 1:
+        return _filled(factors, WIDTH - indent)
     sign, bracket, rest = piece.partition("(")
     if len(piece) + indent <= WIDTH or not rest.endswith(")") or sign.strip("*/+- "):
         return [piece]
@@ -42,6 +48,17 @@ def _opened(piece: str, indent: int) -> list[str]:
         return [piece]
     body = [line for part in inner for line in _opened(part, indent + 4)]
     return [f"{sign}(", *(f"    {line}" for line in body), ")"]
+
+
+def _filled(factors: Sequence[str], width: int) -> list[str]:
+    """Factors, each but the first with its sign before it, as many on a line as fit."""
+    lines = [factors[0]]
+    for factor in factors[1:]:
+        if len(lines[-1]) + len(factor) + 1 <= width:
+            lines[-1] += f" {factor}"
+        else:
+            lines.append(factor)
+    return lines
 
 
 def wrap_names(words: Sequence[str], indent: int) -> list[str]:

@@ -19,10 +19,13 @@ from miras_dsl.spec import FileSpec
 
 from .identifiers import RESERVED, identifier, snake_case
 
-FUNCTIONS = ("token", "refresh", "refresh_back", "close", "close_back")
+FUNCTIONS = ("token", "block_start", "block_start_back", "block_end", "block_end_back")
 """Straight functions of a memory."""
-WALKS = ("before", "loop", "after", "back_before", "back_loop", "back_after")
-"""The parts of its walk over chunks, and of the reverse."""
+WALKS = (
+    *("before", "before_forward", "loop", "next_state", "after", "answer"),
+    *("back_before", "back_loop", "back_after"),
+)
+"""The regions of its chunk program, and of the adjoint of that."""
 ENTRIES = ("memory", "step", "forward", "backward")
 """What is called from outside, and the Triton kernels."""
 ROWS = re.compile(r"(_row\d+)+\Z")
@@ -70,8 +73,8 @@ def reserved_names(prefix: str) -> frozenset[str]:
     What nothing outside calls begins with `_`: its constant, its kernels' table, its rows.
     """
     called = (f"{prefix}_{part}" for part in (*FUNCTIONS, *WALKS, *ENTRIES))
-    rows = (f"_{prefix}{part}_row" for part in ("", "_back", *(f"_{p}" for p in FUNCTIONS)))
-    return frozenset({f"_{prefix}", f"_{prefix}_kernels", *called, *rows})
+    own = {f"_{prefix}", f"_{prefix}_kernels", f"_{prefix}_row"}
+    return frozenset(own.union(called))
 
 
 def unreserved(text: str, prefix: str) -> set[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import sympy as sp
 
 from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.activations import gelu, gelu_slope
 from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities, monotone_inverse
 
 Printer = Callable[..., str]
@@ -25,6 +26,8 @@ TORCH: Mapping[type, Printer] = {
     sp.sin: "torch.sin({})".format,
     sp.cos: "torch.cos({})".format,
     scalars.erf: "torch.erf({})".format,
+    gelu: "F.gelu({})".format,
+    gelu_slope: "ops.gelu_slope({})".format,
     scalars.asinh: "torch.asinh({})".format,
     scalars.sigmoid: "torch.sigmoid({})".format,
     scalars.softplus: "ops.softplus({})".format,
@@ -51,6 +54,8 @@ TRITON: Mapping[type, Printer] = {
     sp.sin: "tl.sin({})".format,
     sp.cos: "tl.cos({})".format,
     scalars.erf: "tl.erf({})".format,
+    gelu: "tl_math.gelu({})".format,
+    gelu_slope: "tl_math.gelu_slope({})".format,
     scalars.asinh: "tl_math.asinh({})".format,
     scalars.sigmoid: "tl.sigmoid({})".format,
     scalars.softplus: "tl_math.softplus({})".format,

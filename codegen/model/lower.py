@@ -24,6 +24,7 @@ from miras_dsl.ir import (
     rename,
 )
 from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.activations import gelu
 from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.spec import Apply, Expr, Ref
 from miras_dsl.spec import Number as Numeral
@@ -52,7 +53,7 @@ POINTWISE: Mapping[str, sp.Expr] = {
     "softplus": scalars.softplus(X),
     "relu": scalars.maximum(X, sp.Integer(0)),
     "silu": X * scalars.sigmoid(X),
-    "gelu": X * (1 + scalars.erf(X / sp.sqrt(2))) / 2,
+    "gelu": gelu(X),
     "gelu_tanh": X
     * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (X + sp.Rational(44715, 1000000) * X**3)))
     / 2,

@@ -25,6 +25,7 @@ from miras_dsl.ir import (
     Inverse,
     J,
     L,
+    Label,
     M,
     Map,
     Mask,
@@ -55,8 +56,15 @@ EARLIER = Triangle(I, J, strict=True)
 """What a token takes from the tokens before it."""
 
 
-def vjp(cotangents: Mapping[Node, Node], wrt: Iterable[Node]) -> dict[Node, Node]:
-    """The cotangents of ``wrt``, given those of some results; 0 where nothing depends on it."""
+def vjp(
+    cotangents: Mapping[Node, Node],
+    wrt: Iterable[Node],
+    labels: dict[Node, Label] | None = None,
+) -> dict[Node, Node]:
+    """The cotangents of ``wrt``, given those of some results; 0 where nothing depends on it.
+
+    labels  takes a label for the cotangent of each node on the way, if it is given
+    """
     adjoint: dict[Node, Node] = {}
     for node, cotangent in cotangents.items():
         adjoint[node] = adjoint[node] + cotangent if node in adjoint else cotangent
@@ -69,6 +77,8 @@ def vjp(cotangents: Mapping[Node, Node], wrt: Iterable[Node]) -> dict[Node, Node
     for node in reversed(order):
         if node not in adjoint or node not in needed or is_zero(adjoint[node]):
             continue
+        if labels is not None:
+            labels.setdefault(adjoint[node], Label("", of=node))
         for operand, share in vjp_rule(node, broadcast(adjoint[node], node.axes)):
             if operand in needed and not is_zero(share):
                 adjoint[operand] = adjoint[operand] + share if operand in adjoint else share
@@ -190,11 +200,11 @@ def adjoint(program: Program) -> Program:
     """The reverse mode of a program: a program of the same type that is walked the other way.
 
     Its carried states are the cotangents ``d_S`` of the carried states; the states on entry of each
-    chunk become inputs of role SAVED; every output ``y`` brings an input ``d_y``; the results are
-    ``d_x`` for every input x whose role has a gradient.
+    chunk stay inputs, as the forward program has them, so that equal values of both programs are one;
+    every output ``y`` brings an input ``d_y``; the results are ``d_x`` for every input x whose role
+    has a gradient.
     """
     carried = dict(program.carried)
-    states = {state: Input(state.name, state.shape, Role.SAVED) for state in carried}
     names = {name: state for state, name in program.carried}
     cotangents: dict[Node, Node] = {}
     inputs: list[Input] = []
@@ -206,12 +216,12 @@ def adjoint(program: Program) -> Program:
         inputs.append(cotangent)
         cotangents[node] = cotangents[node] + cotangent if node in cotangents else cotangent
     wanted = [x for x in program.inputs if x.role.differentiable]
-    found = vjp(cotangents, wanted)
-    results = substitute([broadcast(found[x], x.axes) for x in wanted], states)
-    rewritten = tuple(states.get(x, x) for x in program.inputs)
+    labels = dict(program.labels)
+    found = vjp(cotangents, wanted, labels)
     return Program(
-        inputs=(*rewritten, *inputs),
-        results=tuple((f"d_{x.name}", r) for x, r in zip(wanted, results, strict=True)),
+        inputs=(*program.inputs, *inputs),
+        results=tuple((f"d_{x.name}", broadcast(found[x], x.axes)) for x in wanted),
         carried=tuple((Input(f"d_{s.name}", s.shape, Role.STATE), f"d_{s.name}") for s in carried),
         reverse=not program.reverse,
+        labels=labels,
     )

@@ -33,9 +33,12 @@ def eliminate_in_program(
     program: Program, worth: Worth, parts: Iterable[Sequence[Node]] = ()
 ) -> Program:
     """A program with its repeated terms shared; within each of some parts, or as a whole."""
-    names, roots = zip(*program.results, strict=True)
-    results = tuple(zip(names, eliminate_common_subexpressions(roots, worth, parts), strict=True))
-    return Program(program.inputs, results, program.carried, program.reverse)
+    labelled = list(program.labels)
+    order = set(postorder(node for _, node in program.results))
+    labelled = [node for node in labelled if node in order]
+    roots = [*(node for _, node in program.results), *labelled]
+    made = eliminate_common_subexpressions(roots, worth, parts)
+    return program.with_results(dict(zip(roots, made, strict=True)))
 
 
 def eliminate_common_subexpressions(

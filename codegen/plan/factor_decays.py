@@ -115,8 +115,7 @@ def factor_decay_products(program: Program, known: Mapping[str, Interval], token
             case Map(formula, args) if not isinstance(formula, sp.exp):
                 here = _shared(formula, args, logs, known, tokens)
         made[node] = here
-    results = tuple((name, made[root]) for name, root in program.results)
-    return Program(program.inputs, results, program.carried, program.reverse)
+    return program.with_results(made)
 
 
 def _shared(

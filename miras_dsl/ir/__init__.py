@@ -69,7 +69,7 @@ from .nodes import (
     formula,
     is_zero,
 )
-from .program import Program, inputs_of, postorder, substitute, with_operands
+from .program import Label, Program, inputs_of, postorder, substitute, with_operands
 
 __all__ = [
     "KEY",
@@ -93,6 +93,7 @@ __all__ = [
     "Inverse",
     "J",
     "L",
+    "Label",
     "M",
     "Map",
     "Mask",

@@ -103,9 +103,9 @@ class Role(Enum):
     PREDICATE  1 or 0 for every token: whether there is one; it has no gradient
     CONSTANT   learned, one per head
     WEIGHT     a weight of the memory in a formula of the spec, at whatever point it is taken
-    STATE      a carried tensor, as it is before the token or the chunk
+    STATE      a carried tensor, as it is before the token or the chunk (also in an adjoint, which
+               carries the cotangents and is given the tensor)
     NEXT       a carried tensor, as it is after the token
-    SAVED      a carried tensor that the forward pass has kept for the backward pass
     COTANGENT  the gradient of a result, given to an adjoint
     HOLE       an operand of a formula that is applied later, such as a row of a substitution
     """
@@ -118,7 +118,6 @@ class Role(Enum):
     WEIGHT = "weight"
     STATE = "state"
     NEXT = "next"
-    SAVED = "saved"
     COTANGENT = "cotangent"
     HOLE = "hole"
 

@@ -146,8 +146,8 @@ class Printer:
         if node in self.names and not top:
             return self.names[node]
         match node:
-            case ir.Input(name, _, role):
-                return s.name(f"{name}_0" if role is ir.Role.SAVED else name)
+            case ir.Input(name):
+                return s.name(name)
             case ir.AxisSize(axis):
                 return f"|{s.axis(axis)}|"
             case ir.Contract(left, right, over):

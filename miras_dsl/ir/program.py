@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from .builders import contract, reduce_sum, rename
 from .nodes import (
@@ -117,6 +117,20 @@ def inputs_of(roots: Iterable[Node]) -> list[Input]:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """What a derivation calls a value.
+
+    name    a word or two: `error`, `decay`, `since_start`
+    clause  the clause of the memory that it comes from, "" if none: `bias`, `retention` …
+    of      for a cotangent, the value whose cotangent it is
+    """
+
+    name: str
+    clause: str = ""
+    of: Node | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A computation for one chunk (or one token): inputs in, named results out.
 
@@ -124,12 +138,14 @@ class Program:
     results  outputs and new states by name
     carried  (state input, name of the result that is its next value)
     reverse  whether chunks are walked from the last to the first
+    labels   what the derivation calls some of the values, for people; it decides nothing
     """
 
     inputs: tuple[Input, ...]
     results: tuple[tuple[str, Node], ...]
     carried: tuple[tuple[Input, str], ...]
     reverse: bool = False
+    labels: Mapping[Node, Label] = field(default_factory=dict, compare=False, repr=False)
 
     def result(self, name: str) -> Node:
         """A result by name."""
@@ -150,6 +166,15 @@ class Program:
             node: "before" if node not in sequential else "loop" if node in looped else "after"
             for node in order
         }
+
+    def with_results(self, made: Mapping[Node, Node]) -> Program:
+        """The program with each result replaced by what it has become; labels move along."""
+        results = tuple((name, made[node]) for name, node in self.results)
+        labels = {
+            made.get(n, n): replace(label, of=made.get(label.of, label.of) if label.of else None)
+            for n, label in self.labels.items()
+        }
+        return Program(self.inputs, results, self.carried, self.reverse, labels)
 
     def __iter__(self) -> Iterator[tuple[str, Node]]:
         return iter(self.results)

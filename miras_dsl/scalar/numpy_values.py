@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import erf
+from math import erf, erfc
 
 import numpy as np
 import sympy as sp
 
 from . import functions as scalars
+from .activations import gelu, gelu_slope
 from .monotone_inverse import UNKNOWN, monotone_inverse
 
 Array = np.ndarray
 
 _ERF = np.vectorize(erf, otypes=[float])
+_ERFC = np.vectorize(erfc, otypes=[float])
+
+
+def _normal(x: Array) -> Array:
+    """The standard normal distribution function."""
+    return 0.5 * _ERFC(-x / np.sqrt(2))
 
 
 def _logcosh(x: Array) -> Array:
@@ -32,6 +39,8 @@ NUMPY = {
     sp.sin: np.sin,
     sp.cos: np.cos,
     scalars.erf: _ERF,
+    gelu: lambda x: x * _normal(x),
+    gelu_slope: lambda x: _normal(x) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi),
     scalars.asinh: np.arcsinh,
     scalars.sigmoid: lambda x: np.exp(np.minimum(x, 0.0)) / (1 + np.exp(-np.abs(x))),
     scalars.softplus: lambda x: np.logaddexp(0.0, x),

@@ -69,7 +69,7 @@ class MemoryCall:
         """What is fed once, in the type of the computation."""
         return {
             f.name: self.feeds[f.name].to(torch.float64 if f.log else self.dtype)
-            for f in self.memory.feeds
+            for f in self.memory.inputs
             if f.kind == "constant"
         }
 
@@ -84,17 +84,17 @@ def validate(
 
     Raises ValueError, with the tensor's name and a way out, where something does not fit.
     """
-    absent = {f.name for f in memory.feeds} - feeds.keys()
+    absent = {f.name for f in memory.inputs} - feeds.keys()
     if absent:
         raise ValueError(f"{memory.name}: the input {min(absent)} is missing")
-    first = next(f.name for f in memory.feeds if f.kind in ("token", "gate"))
+    first = next(f.name for f in memory.inputs if f.kind in ("token", "gate"))
     lead = feeds[first]
     if lead.dim() < 3:
         raise ValueError(f"{memory.name}: {first} is {list(lead.shape)}, not [B, T, H, …]")
     batch, tokens, heads = lead.shape[:3]
     bounds = parse_cu_seqlens(lead, cu_seqlens)
     sizes: dict[str, int] = {}
-    for feed in memory.feeds:
+    for feed in memory.inputs:
         x = feeds[feed.name]
         _require_numbers(memory, feed.name, x, first, lead.device)
         if feed.kind == "position":
@@ -102,14 +102,15 @@ def validate(
         elif feed.kind == "constant":
             _require(memory, feed.name, x, (heads,), feed.axes, sizes)
         else:
-            several = memory.micro > 1 and x.dim() == 4 + len(feed.axes)
-            shape = (batch, tokens, heads, *([memory.micro] if several else []))
+            several = memory.steps_per_token > 1 and x.dim() == 4 + len(feed.axes)
+            shape = (batch, tokens, heads, *([memory.steps_per_token] if several else []))
             _require(memory, feed.name, x, shape, feed.axes, sizes)
     sequences = batch if bounds is None else len(bounds)
-    axes = {f.name: f.axes for f in memory.feeds}
+    axes = {f.name: f.axes for f in memory.inputs}
     wanted = [(s.name, (sequences, heads), s.axes) for s in memory.states]
     wanted += [
-        (f"window.{n}", (sequences, memory.window - 1, heads), axes[n]) for n in memory.tails
+        (f"window.{n}", (sequences, memory.window - 1, heads), axes[n])
+        for n in memory.window_inputs
     ]
     for name, shape, own in wanted:
         x = _state(memory, state, name, sequences)
@@ -117,7 +118,7 @@ def validate(
         _require(memory, f"state {name}", x, shape, own, sizes)
     if memory.block:
         _require_positions(memory, _state(memory, state, "position", sequences), sequences)
-    kinds = [feeds[f.name].dtype for f in memory.feeds] + [state[n].dtype for n, *_ in wanted]
+    kinds = [feeds[f.name].dtype for f in memory.inputs] + [state[n].dtype for n, *_ in wanted]
     dtype = torch.float64 if torch.float64 in kinds else torch.float32
     return MemoryCall(
         memory, feeds, state, bounds, batch, tokens, heads, sizes, dtype, lead.dtype, lead.device
@@ -186,8 +187,8 @@ def per_token(call: MemoryCall, exactly: bool) -> tuple[dict[str, Tensor], dict[
     exactly  in the type of the computation, logarithms of decays in float64; else as they come
     """
     memory, made = call.memory, {}
-    standing = _standing(call) if any(f.kind == "position" for f in memory.feeds) else None
-    for feed in memory.feeds:
+    standing = _standing(call) if any(f.kind == "position" for f in memory.inputs) else None
+    for feed in memory.inputs:
         x = call.feeds[feed.name]
         if feed.kind == "constant":
             continue
@@ -198,7 +199,7 @@ def per_token(call: MemoryCall, exactly: bool) -> tuple[dict[str, Tensor], dict[
         made[feed.name] = expand_steps(memory, feed, x)
     if not memory.window:
         return made, {}
-    before = {name: call.state[f"window.{name}"] for name in memory.tails}
+    before = {name: call.state[f"window.{name}"] for name in memory.window_inputs}
     leaves = {n: call.feeds[n].to(call.dtype) if exactly else call.feeds[n] for n in before}
     since = None
     if memory.resets:
@@ -230,12 +231,12 @@ def position_after(call: MemoryCall) -> dict[str, Tensor]:
 
 def expand_steps(memory: MemoryTable, feed: MemoryInput, x: Tensor) -> Tensor:
     """[B, T, H, (pair,) *axes] -> [B, T * micro, H, *axes]: the steps of a token one after the other."""
-    if memory.micro == 1:
+    if memory.steps_per_token == 1:
         return x
     if x.dim() - 3 > len(feed.axes):
         return x.movedim(3, 2).flatten(1, 2)
-    if feed.name in memory.once:
+    if feed.name in memory.once_per_token:
         still = torch.zeros_like(x) if feed.log else torch.ones_like(x)
-        steps = [x if n == memory.decay_at else still for n in range(memory.micro)]
+        steps = [x if n == memory.decay_at else still for n in range(memory.steps_per_token)]
         return torch.stack(steps, 2).flatten(1, 2)
-    return x.repeat_interleave(memory.micro, 1)
+    return x.repeat_interleave(memory.steps_per_token, 1)

@@ -22,7 +22,7 @@ def run_token_loop(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
     """The answers and the state after a call, one token after the other."""
     if call.bounds is None:
         return _sequences(call)
-    timed = {f.name for f in call.memory.feeds if f.kind in ("token", "gate")}
+    timed = {f.name for f in call.memory.inputs if f.kind in ("token", "gate")}
     answers, states = [], []
     for n, (start, end) in enumerate(pairwise(call.bounds.ends)):
         feeds = {name: x[:, start:end] if name in timed else x for name, x in call.feeds.items()}
@@ -39,28 +39,32 @@ def _sequences(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
     memory, size = call.memory, call.size()
     moving, tails = per_token(call, exactly=True)
     perpetual, carried = call.constants(), call.carried()
-    values = {s.word: carried[s.name] for s in memory.states}
+    values = {s.argument: carried[s.name] for s in memory.states}
     position = call.state["position"] if memory.block else None
     answers = []
-    for t in range(call.tokens * memory.micro):
+    for t in range(call.tokens * memory.steps_per_token):
         here = perpetual | {name: x[:, t] for name, x in moving.items()}
         if position is not None:
             here["position"] = (position + 1).to(call.dtype)[:, None].expand(-1, call.heads)
-            if t % memory.micro == 0:
-                values = apply_block_edge(memory, memory.refresh, values, here, position == 0, size)
+            if t % memory.steps_per_token == 0:
+                values = apply_block_edge(
+                    memory, memory.at_block_start, values, here, position == 0, size
+                )
         made = memory.token({**here, **values}, size)
         values = {
-            s.word: x
+            s.argument: x
             if isinstance(x := made[s.name], Tensor)
-            else torch.full_like(values[s.word], x)
+            else torch.full_like(values[s.argument], x)
             for s in memory.states
         }
-        if t % memory.micro == memory.read_at:
+        if t % memory.steps_per_token == memory.read_at:
             answers.append(made["y"])
-        if position is not None and (t + 1) % memory.micro == 0:
+        if position is not None and (t + 1) % memory.steps_per_token == 0:
             position = (position + 1) % memory.block
-            values = apply_block_edge(memory, memory.close, values, here, position == 0, size)
-    new = dict(call.state) | tails | {s.name: values[s.word] for s in memory.states}
+            values = apply_block_edge(
+                memory, memory.at_block_end, values, here, position == 0, size
+            )
+    new = dict(call.state) | tails | {s.name: values[s.argument] for s in memory.states}
     return torch.stack(answers, 1).to(call.out), new | position_after(call)
 
 
@@ -76,7 +80,7 @@ def apply_block_edge(
     if turn is None or not bool(rows.any()):
         return values
     made = turn.forward({**fed, **values}, size)
-    words = {s.name: s.word for s in memory.states}
+    words = {s.name: s.argument for s in memory.states}
     result = dict(values)
     for name, new in made.items():
         old = values[words[name]]

@@ -43,7 +43,7 @@ def should_use(call: MemoryCall) -> bool:
 
 def recurrent(call: MemoryCall, kernels: Recurrence) -> tuple[Tensor, dict[str, Tensor]]:
     """The answers and the state after a call that is not empty, computed in float32."""
-    memory, micro = call.memory, call.memory.micro
+    memory, micro = call.memory, call.memory.steps_per_token
     moving, tails = per_token(call, exactly=False)
     constants, states = call.constants(), call.carried()
     tensors = [moving[name] for name, _ in kernels.tokens]

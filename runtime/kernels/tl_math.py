@@ -64,6 +64,19 @@ def logcosh(x):
 
 
 @triton.jit
+def gelu(x):
+    """x Φ(x) with the standard normal distribution Φ."""
+    return 0.5 * x * (1.0 + tl.erf(0.7071067811865476 * x))
+
+
+@triton.jit
+def gelu_slope(x):
+    """The derivative of `gelu`."""
+    density = tl.exp(-0.5 * (x * x)) * 0.3989422804014327
+    return 0.5 * (1.0 + tl.erf(0.7071067811865476 * x)) + x * density
+
+
+@triton.jit
 def asinh(x):
     """log(x + sqrt(x^2 + 1)), of the size of x; far out the root is x itself."""
     size = tl.abs(x)

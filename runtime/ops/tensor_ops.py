@@ -37,6 +37,11 @@ def exponential(log: Tensor, size: Sizes) -> Tensor:
     return torch.exp(log).to(size.dtype)
 
 
+def matvec(a: Tensor, x: Tensor) -> Tensor:
+    """A matrix [.., m, n] times a vector [.., n]."""
+    return (a @ x[..., None]).squeeze(-1)
+
+
 def matmul_fp64(a: Tensor, b: Tensor, size: Sizes) -> Tensor:
     """``a @ b`` summed in double precision, in the computing type."""
     return (a.double() @ b.double()).to(size.dtype)
@@ -81,6 +86,14 @@ def sqrt(x: Tensor) -> Tensor:
     """The square root; 0 with derivative 0 for x <= 0."""
     positive = x > 0
     return torch.where(positive, torch.sqrt(torch.where(positive, x, 1.0)), 0.0)
+
+
+def gelu_slope(x: Tensor) -> Tensor:
+    """The derivative of `gelu`, the exact one: Φ(x) + x φ(x) with the standard normal Φ and φ."""
+    return (
+        0.5 * torch.erfc(-0.7071067811865476 * x)
+        + x * torch.exp(-0.5 * (x * x)) * 0.3989422804014327
+    )
 
 
 def rsqrt(x: Tensor) -> Tensor:
@@ -271,10 +284,12 @@ __all__ = [
     "gated_apply",
     "gated_contract",
     "ge0",
+    "gelu_slope",
     "gt0",
     "logcosh",
     "masked_decay",
     "matmul_fp64",
+    "matvec",
     "monotone_inverse",
     "pad_to_last",
     "permute",

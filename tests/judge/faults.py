@@ -97,8 +97,8 @@ def in_reverse(patch: Patch, change: Callable[[Program], Program]) -> None:
     """Change the derived reverse mode."""
     made = pipeline.adjoint
 
-    def changed(program: Program, constant: frozenset[str]) -> Program:
-        return change(made(program, constant))
+    def changed(program: Program) -> Program:
+        return change(made(program))
 
     patch.setattr(pipeline, "adjoint", changed)
 

@@ -110,7 +110,7 @@ def _(patch: Patch) -> None:
     def floored(self: Any, gate: Any, weight: Any, log: bool) -> Expression:
         found = made(self, gate, weight, log)
         if log:
-            self.lines[-1] = self.lines[-1].replace(".clamp(min=LEAST)", ".clamp(min=0.95)")
+            self.lines[-1] = self.lines[-1].replace(".clamp(min=MIN_GATE)", ".clamp(min=0.95)")
         return found
 
     patch.setattr(memory_inputs.MethodBody, "gate", floored)

@@ -25,6 +25,7 @@ from miras_dsl.ir import (
     Reduce,
     Shift,
     TakeLast,
+    Triangle,
     rename,
 )
 from tests.judge.faults import Patch, Shares, fault, in_adjoint, in_reverse, nodes
@@ -113,7 +114,7 @@ def _(patch: Patch) -> None:
 @fault("delta", "reverse of an inverse: not transposed")
 def _(patch: Patch) -> None:
     def turned(node: Inverse, shares: Shares) -> Iterable[tuple[Node, Node]]:
-        return [(x, Mask(rename(s, {I: J, J: I}), I, J, True)) for x, s in shares]
+        return [(x, Mask(rename(s, {I: J, J: I}), Triangle(I, J, True))) for x, s in shares]
 
     in_adjoint(patch, Inverse, turned)
 

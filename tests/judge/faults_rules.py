@@ -13,11 +13,11 @@ from torch import Tensor
 
 from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.derive import token_step
-from miras_dsl.codegen.emit.torch import memory as memory_text
 from miras_dsl.codegen.inner_step import closed_form_inverse, implicit_step, proximal_step
 from miras_dsl.codegen.model import build as model_build
 from miras_dsl.codegen.model import lower
 from miras_dsl.codegen.passes import autodiff
+from miras_dsl.codegen.plan import interface as plan_interface
 from miras_dsl.ir import ONE, ZERO
 from miras_dsl.runtime.execute import call as call_feeds
 from miras_dsl.runtime.execute import chunk_scan, window
@@ -119,7 +119,7 @@ def _(patch: Patch) -> None:
 
 @fault("steps", "the answer is taken before the last step")
 def _(patch: Patch) -> None:
-    patch.setattr(memory_text, "_step_of", lambda rule, event: 0)
+    patch.setattr(plan_interface, "_step_of", lambda rule, event: 0)
 
 
 @fault("steps", "the decay waits for the last of a token's steps")

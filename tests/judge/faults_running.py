@@ -171,7 +171,7 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     made = feeds.expand_steps
     patch.setattr(
-        feeds, "expand_steps", lambda memory, *rest: made(replace(memory, once=()), *rest)
+        feeds, "expand_steps", lambda memory, *rest: made(replace(memory, once_per_token=()), *rest)
     )
 
 
@@ -179,7 +179,7 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     def early(self: ChunkedInputs, y: Tensor) -> Tensor:
         call = self.call
-        return self.ground.layout.gather_back(y)[:, :: call.memory.micro].to(call.out)
+        return self.ground.layout.gather_back(y)[:, :: call.memory.steps_per_token].to(call.out)
 
     patch.setattr(ChunkedInputs, "answer", early)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.activations import gelu, gelu_slope
 from miras_dsl.scalar.functions import OPERANDS
 
 X = OPERANDS[0]
@@ -31,6 +32,8 @@ ONE: dict[type, Exact] = {
     sp.sin: mpmath.sin,
     sp.cos: mpmath.cos,
     scalars.erf: mpmath.erf,
+    gelu: lambda x: x * mpmath.ncdf(x),
+    gelu_slope: lambda x: mpmath.ncdf(x) + x * mpmath.npdf(x),
     scalars.asinh: mpmath.asinh,
     scalars.sigmoid: lambda x: 1 / (1 + mpmath.exp(-x)),
     scalars.softplus: lambda x: mpmath.log1p(mpmath.exp(x)),
@@ -76,6 +79,10 @@ def points(dtype: torch.dtype, positive: bool = False) -> Tensor:
     return both.to(torch.float32).to(dtype)
 
 
+TERMS: dict[str, Exact] = {"gelu": abs, "gelu_slope": lambda x: mpmath.mpf(1)}
+"""Sums whose terms cancel for negative operands, in torch's own function too: the size of the terms."""
+
+
 def worst(name: str, x: Tensor, found: Tensor) -> tuple[float, float]:
     """The largest relative error, in units of the type's eps, and where it is.
 
@@ -90,7 +97,10 @@ def worst(name: str, x: Tensor, found: Tensor) -> tuple[float, float]:
                 error = 0.0 if got == float("inf") * _sign(true) else float("inf")
             else:
                 off = abs(mpmath.mpf(got) - true) - mpmath.mpf(info.tiny)
-                error = float(max(off, 0) / abs(true) / info.eps) if true else abs(got) / info.tiny
+                size = abs(true)
+                if name in TERMS:
+                    size = max(size, TERMS[name](mpmath.mpf(given)))
+                error = float(max(off, 0) / size / info.eps) if size else abs(got) / info.tiny
             if not error <= most:
                 most, at = error, given
     return most, at

@@ -58,7 +58,7 @@ def test_a_coupled_rule_is_held_whole() -> None:
 def call_of(name: str) -> tuple[MemoryCall, Recurrence]:
     """Two tokens of zeros for a shipped memory with one matrix, and its kernels."""
     _, memory, kernels = tables(memory_named(name))
-    feeds = {f.name: torch.zeros(1, 2, 1, *[4] * len(f.axes)) for f in memory.feeds}
+    feeds = {f.name: torch.zeros(1, 2, 1, *[4] * len(f.axes)) for f in memory.inputs}
     return validate(memory, feeds, {"W": torch.zeros(1, 1, 4, 4)}, None), kernels
 
 

@@ -12,9 +12,11 @@ import mpmath
 import pytest
 import sympy as sp
 import torch
+from torch.nn import functional
 
 from miras_dsl.codegen.emit.scalar_printer import TORCH, TRITON, print_scalar
 from miras_dsl.runtime.ops import tensor_ops
+from miras_dsl.scalar.activations import ACTIVATIONS
 from miras_dsl.scalar.functions import FUNCTIONS
 from tests.kernels.scalar_cases import CASES, POSITIVE, X, points, worst
 from tests.kernels.test_interpreter import ROOT
@@ -25,7 +27,7 @@ UNITS = 8
 
 def test_every_function_that_can_be_printed_is_tried() -> None:
     tried = {part.func for formula, _ in CASES.values() for part in sp.preorder_traversal(formula)}
-    assert set(TORCH) <= tried and set(TRITON) <= tried and set(FUNCTIONS) <= tried
+    assert {*TORCH, *TRITON, *FUNCTIONS, *ACTIVATIONS} <= tried
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -33,7 +35,7 @@ def test_every_function_that_can_be_printed_is_tried() -> None:
 def test_torch_text(name: str, dtype: torch.dtype) -> None:
     x = points(dtype, name in POSITIVE)
     code = print_scalar(CASES[name][0], {X: "x"}, TORCH)
-    found = eval(code, {"torch": torch, "ops": tensor_ops, "x": x})
+    found = eval(code, {"torch": torch, "ops": tensor_ops, "F": functional, "x": x})
     assert worst(name, x, found) < (UNITS, 0.0), code
 
 

@@ -77,10 +77,10 @@ def walk_back(
         for x in back.inputs:
             if x.per_token:
                 env[x] = every[x.name][here]
-            elif x.role is Role.SAVED:
-                env[x] = entries[number][x.name]
-            elif x.role is Role.STATE:
+            elif x.name in states:
                 env[x] = states[x.name]
+            elif x.role is Role.STATE:
+                env[x] = entries[number][x.name]
             else:
                 env[x] = every[x.name]
         sizes = axis_sizes(back, every, here.stop - here.start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from torch import Tensor
 
 import miras_dsl
 from miras_dsl.check import read
-from miras_dsl.codegen.emit.torch.functions import emit_function
+from miras_dsl.codegen.emit.torch.functions import FunctionEmitter
 from miras_dsl.codegen.pipeline import compile_file
+from miras_dsl.codegen.plan.build import PlanBuilder
 from miras_dsl.codegen.plan.factor_decays import factor_decay_products
+from miras_dsl.codegen.plan.kernel_plan import Phase
+from miras_dsl.codegen.plan.torch_plan import straight_kernel
 from miras_dsl.ir import (
     KEY,
     Cumsum,
@@ -127,8 +131,10 @@ def gated(program: Program) -> list[Node]:
 
 def values(program: Program, query: Tensor, key: Tensor, log: Tensor) -> tuple[Tensor, ...]:
     """The results of a program through its generated text."""
-    made = emit_function("made", "results", program.results, [], {"log_alpha"})
-    assert set(made.takes) == {"query", "key", "log_alpha"}
+    built = PlanBuilder("made", {}, {"log_alpha"})
+    kernel = straight_kernel(built, "token", Phase.STEP, program)
+    made = FunctionEmitter(built.values, (), "made").token(kernel)
+    assert set(made.params) == {"query", "key", "log_alpha"}
     given = {"query": query, "key": key, "log_alpha": log.double()}
     names = {
         "ops": tensor_ops,
@@ -136,10 +142,10 @@ def values(program: Program, query: Tensor, key: Tensor, log: Tensor) -> tuple[T
         "size": tensor_ops.Sizes({}, query.dtype, query.device),
         **given,
     }
-    for line in "\n".join(made.lines).split("\n"):
-        name, _, text = line.partition(" = ")
-        names[name] = run_text(text.partition("  #")[0], names)
-    return tuple(run_text(word, names) for word in made.gives)
+    for line in ast.parse("\n".join(made.lines)).body:
+        assert isinstance(line, ast.Assign)
+        names[ast.unparse(line.targets[0])] = run_text(ast.unparse(line.value), names)
+    return tuple(run_text(word, names) for word in made.returns)
 
 
 def run_text(text: str, names: dict[str, Any]) -> Any:

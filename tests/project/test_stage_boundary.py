@@ -24,6 +24,7 @@ from miras_dsl.codegen.model.types import MemoryInput, MemoryModel
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.codegen.plan.token_kernels import unsupported_reason
+from miras_dsl.codegen.plan.torch_plan import plan_in_torch
 from miras_dsl.codegen.stage_digests import nameless
 from miras_dsl.ir import Axis, Input, Node, Role, substitute
 from miras_dsl.scalar.interval import Interval
@@ -198,14 +199,14 @@ def renamed(model: MemoryModel, names: dict[str, str]) -> MemoryModel:
 def text_of(model: MemoryModel, prefix: str) -> str:
     """Stages 4 to 8 of a model."""
     rule = update_rule(model)
-    form = reverse = None
+    form, reverse, obstacle = None, None, ""
     try:
         form = chunkwise_form(rule)
         reverse = adjoint(form.program)
-    except NotChunkable:
-        pass
+    except NotChunkable as reason:
+        obstacle = str(reason)
+    plan = plan_in_torch(rule, form, reverse, obstacle, prefix)
     if unsupported_reason(rule):
-        return emit_memory(rule, form, reverse, prefix, "")
-    table = pipeline.recurrence_name(rule, prefix)
-    text = emit_memory(rule, form, reverse, prefix, table)
+        return emit_memory(plan, prefix)
+    text = emit_memory(plan, prefix, pipeline.recurrence_name(rule, prefix))
     return f"{recurrent_text(rule, prefix)}\n\n{text}"

@@ -10,39 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from miras_dsl.codegen.emit.torch.memory import update_equations
 from miras_dsl.codegen.pipeline import CompiledMemory
-from miras_dsl.ir import Input, Node
-from miras_dsl.ir.printer import print_program, program_lines
+from miras_dsl.codegen.plan.print_plan import print_plan
+from miras_dsl.ir.printer import print_program
 from tests.meaning.derived import compiled
 
 GOLDEN = Path(__file__).with_name("golden")
 
 
 def law(memory: CompiledMemory) -> str:
-    return "\n".join(update_equations(memory.rule))
-
-
-def schedule(memory: CompiledMemory) -> str:
-    """Every step of the chunk form and its reverse, with the part in which it runs."""
-    found = []
-    for title, cut in (
-        ("forwards", memory.forward_schedule),
-        ("backwards", memory.backward_schedule),
-    ):
-        assert cut is not None
-        found.append(title)
-        for name, part in (("before", cut.before), ("loop", cut.loop), ("after", cut.after)):
-            if part is None:
-                continue
-            count = f"{len(part.nodes)} operations"
-            takes = ", ".join(sorted(_name(node) for node in part.takes))
-            found.append(f"  {name}: {count}, gives {len(part.gives)}, takes {takes}")
-            kinds = [type(node).__name__ for node in part.nodes]
-            counts = (f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
-            found.append(f"    {', '.join(counts)}")
-        found += [f"  {part} | {name} = {text}" for part, name, text in program_lines(cut.program)]
-    return "\n".join(found)
+    return "\n".join(memory.plan.interface.equations)
 
 
 def code(memory: CompiledMemory) -> str:
@@ -51,14 +28,10 @@ def code(memory: CompiledMemory) -> str:
     return memory.text if len(memory.text) < 12_000 else lead
 
 
-def _name(node: Node) -> str:
-    return node.name if isinstance(node, Input) else type(node).__name__
-
-
 STAGES: Mapping[str, Callable[[CompiledMemory], str]] = {
     "law": law,
     "rule": lambda memory: print_program(memory.rule.program),
-    "schedule": schedule,
+    "plan": lambda memory: print_plan(memory.plan),
     "code": code,
 }
 

@@ -1,234 +1,195 @@
-"""The functions of one program as torch text, and what passes between them."""
+"""The functions of a plan as torch text."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from miras_dsl.codegen.emit.line_wrap import statement
 from miras_dsl.codegen.emit.scalar_printer import print_number
-from miras_dsl.codegen.passes.cse import (
-    eliminate_common_subexpressions,
-    eliminate_in_program,
-    is_work,
+from miras_dsl.codegen.plan.kernel_plan import (
+    AtBlock,
+    Compute,
+    Edge,
+    Exchange,
+    Kernel,
+    Phase,
+    RowFunction,
+    Statement,
+    Value,
+    Walk,
+    statements,
+    walks,
 )
-from miras_dsl.codegen.plan.log_precision import log_decay_nodes
-from miras_dsl.codegen.plan.partition import Part, Schedule, schedule, stored_as
-from miras_dsl.codegen.plan.product_precision import fp64_products
-from miras_dsl.ir import (
-    AxisSize,
-    ForwardSubstitution,
-    Input,
-    Node,
-    Number,
-    Program,
-    inputs_of,
-    postorder,
-)
+from miras_dsl.codegen.plan.partition import stored_as
+from miras_dsl.ir import AxisSize, Input, Node, Number, inputs_of
 
-from .naming import NameTable, identifier_of, shape_comment, suggested_name
-from .printer import TorchPrinter, body_nodes, inlined
+from .printer import TorchPrinter
+from .statements import Statements, measure
+
+DOCS = {
+    "before": "what needs no carried state, for all chunks at once",
+    "before_forward": "more of that, which the backward pass does not need",
+    "loop": "what reads the states at the start of a chunk, and later states need",
+    "next_state": "the states after a chunk",
+    "after": "what reads the states at the start of a chunk, and no later state needs",
+    "answer": "what leaves the memory",
+    "back_before": "gradients: what needs no carried cotangent, for all chunks at once",
+    "back_loop": "gradients: one chunk after the other, from the last",
+    "back_after": "gradients: what reads the cotangents of all chunks",
+    "token": "one token",
+}
+EDGE_NAMES = {Edge.START: "block_start", Edge.END: "block_end"}
+EDGE_DOCS = {Edge.START: "what a new block starts from", Edge.END: "what a block ends with"}
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A generated function: name, arguments, lines, what it returns."""
+    """A generated function: name, parameters, lines, what it returns."""
 
     name: str
     doc: str
-    takes: tuple[str, ...]
+    params: tuple[str, ...]
     lines: tuple[str, ...]
-    gives: tuple[str, ...]
+    returns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ScanFunctions:
-    """A program as functions, and which names pass between them.
+class EdgeFunction:
+    """The function for the edge of a block, and the results that its values are."""
 
-    states   (state's name in a dictionary, its argument in the functions, its next value)
-    results  (result, name of the value)
-    """
-
-    before: Function | None
-    loop: Function
-    after: Function | None
-    states: tuple[tuple[str, str, str], ...]
-    results: tuple[tuple[str, str], ...]
+    function: Function
+    results: tuple[str, ...]
 
 
 class FunctionEmitter:
-    """The functions of one program; bodies of substitutions are collected beside them.
+    """Prints the kernels of a plan, given its values; those of one scope share their names."""
 
-    logarithms  names of the inputs that are logarithms of decays
-    """
+    def __init__(self, values: Sequence[Value], rows: Iterable[RowFunction], prefix: str) -> None:
+        self.values, self.prefix = values, prefix
+        self.rows = {(row.body, row.holes): row.name for row in rows}
+        scopes: dict[str, list[Value]] = {}
+        for value in values:
+            scopes.setdefault(value.scope, []).append(value)
+        self.ids = {scope: {v.node: v.id for v in found} for scope, found in scopes.items()}
+        self.printers = {scope: TorchPrinter(found, self.rows) for scope, found in scopes.items()}
+        self.measures = {scope: measure(found, self.rows) for scope, found in scopes.items()}
 
-    def __init__(self, prefix: str, bodies: list[Function], logarithms: Collection[str]) -> None:
-        self.prefix = prefix
-        self.logarithms = logarithms
-        self.bodies = bodies
-        self.names = NameTable()
-        self.body_names: dict[ForwardSubstitution, str] = {}
-        self.logs: set[Node] = set()
-        self.careful: set[Node] = set()
+    def functions(self, kernels: Sequence[Kernel], results: Iterable[int]) -> list[list[Function]]:
+        """The functions of each kernel, one for each run of statements in it; the same statements in
+        two kernels are one function."""
+        runs = [_runs(kernel.body) for kernel in kernels]
+        wanted = {id for kernel in runs for run in kernel for id in self._reads(run)} | set(results)
+        wanted |= {c.next for kernel in kernels for walk in walks(kernel) for c in walk.carry}
+        known: dict[tuple[int, ...], Function] = {}
+        found = []
+        for kernel, each in zip(kernels, runs, strict=True):
+            for at, run in enumerate(each):
+                if run.values not in known:
+                    title = "next_state" if at else kernel.name
+                    known[run.values] = self._function(title, run, wanted)
+            found.append([known[run.values] for run in each])
+        return found
 
-    def walk(self, program: Program) -> ScanFunctions:
-        cut = _shared_cut(program)
-        program = cut.program
-        order = postorder(node for _, node in program.results)
-        self.logs, self.careful = log_decay_nodes(order, self.logarithms), fp64_products(order)
-        results = {stored_as(node): name for name, node in program.results}
-        nodes: list[Node] = []
-        for part in (cut.before, cut.loop, cut.after):
-            nodes += part.nodes if part else ()
-        for x in (n for n in postorder(n for _, n in program.results) if isinstance(n, Input)):
-            self.names.name(x, identifier_of(x.name))
-        hidden: set[Node] = set()
-        for part in (cut.before, cut.loop, cut.after):
-            if part:
-                hidden |= inlined(part.nodes, part.gives)
-        next_names = {
-            stored_as(program.result(name)): f"{identifier_of(s.name)}_next"
-            for s, name in program.carried
-        }
-        for node in nodes:
-            if node not in hidden:
-                self.names.name(
-                    node,
-                    next_names.get(node)
-                    or self._result_name(results.get(node))
-                    or suggested_name(node),
-                )
-        return ScanFunctions(
-            self._part("before", "what needs no state, for all chunks at once", cut.before, hidden),
-            self._function("loop", "one chunk after the other", cut.loop, hidden),
-            self._part(
-                "after",
-                "what needs the states of all chunks, and no later state needs",
-                cut.after,
-                hidden,
-            ),
-            tuple(
-                (s.name, identifier_of(s.name), self.value(program.result(name)))
-                for s, name in program.carried
-            ),
-            tuple((name, self.value(node)) for name, node in program.results),
-        )
-
-    @staticmethod
-    def _result_name(name: str | None) -> str | None:
-        return identifier_of(name) if name else None
-
-    def value(self, node: Node) -> str:
-        here = stored_as(node)
-        if isinstance(here, Number):
-            return "zero" if here.value == 0 else "one"
-        return self.names.given[here]
-
-    def _part(self, name: str, doc: str, part: Part | None, hidden: set[Node]) -> Function | None:
-        return self._function(name, doc, part, hidden) if part else None
-
-    def _function(self, name: str, doc: str, part: Part, hidden: set[Node]) -> Function:
+    def _function(self, title: str, run: Compute, wanted: set[int]) -> Function:
         return Function(
-            f"{self.prefix}_{name}",
-            doc,
-            tuple(self.names.given[n] for n in part.takes if not isinstance(n, Number | AxisSize)),
-            self.lines(part.nodes, hidden),
-            tuple(self.names.given[n] for n in part.gives),
+            f"{self.prefix}_{title}",
+            DOCS[title],
+            tuple(self._value(id).name for id in self._reads(run)),
+            self._lines(map(self._value, run.values), wanted),
+            tuple(self._value(id).name for id in run.values if id in wanted),
         )
 
-    def lines(self, nodes: Iterable[Node], hidden: set[Node]) -> tuple[str, ...]:
-        """One statement per node that has a name."""
-        made = []
-        for node in nodes:
-            if node in hidden or isinstance(node, AxisSize):
-                continue
-            if isinstance(node, ForwardSubstitution):
-                self.body_names[node] = self._body(node)
-            printer = TorchPrinter(
-                self.names.given, hidden, self.body_names, self.logs, self.careful
-            )
-            name, shape = self.names.given[node], shape_comment(node.axes)
-            made += statement(name, printer.expression(node), shape)
-        return tuple(made)
+    def _reads(self, run: Compute) -> list[int]:
+        """What a run of statements reads, in order of first use."""
+        if not run.values:
+            return []
+        ids = self.ids[self._value(run.values[0]).scope]
+        here = set(run.values)
+        operands = (stored_as(o) for id in run.values for o in self._value(id).node.operands)
+        read = (ids[o] for o in operands if not isinstance(o, Number | AxisSize))
+        return [id for id in dict.fromkeys(read) if id not in here]
 
-    def _body(self, node: ForwardSubstitution) -> str:
-        # No name of a user begins with `_`, so no argument can hide a body.
-        name = f"_{self.prefix.removeprefix('_')}_row{len(self.bodies) + 1}"
-        section = FunctionEmitter(name, self.bodies, self.logarithms)
-        holes = [node.r, *(hole for hole, _ in node.rows)]
-        for hole in holes:
-            section.names.name(hole, identifier_of(hole.name))
-        (body,) = eliminate_common_subexpressions([node.body], is_work)
-        root = stored_as(body)
-        nodes = body_nodes(root)
-        hidden = inlined(nodes, [root])
-        for inner in nodes:
-            if inner not in hidden:
-                section.names.name(inner, "g" if inner is root else suggested_name(inner))
-        lines = section.lines(nodes, hidden)
-        value = (
-            section.value(root)
-            if not isinstance(root, Number)
-            else f"ops.full({print_number(root.value)}, r.shape, size)"
+    def token(self, kernel: Kernel) -> Function:
+        """The function of one token: it returns all results, numbers among them."""
+        (run,) = _runs(kernel.body) or [Compute(())]
+        return Function(
+            f"{self.prefix}_{kernel.name}",
+            DOCS[kernel.name],
+            tuple(self._value(id).name for id in kernel.reads),
+            self._lines(map(self._value, run.values), kernel.writes),
+            tuple(
+                _number_text(self._value(id).node) or self._value(id).name for id in kernel.writes
+            ),
         )
-        self.bodies.append(
-            Function(
-                section.prefix,
-                "a row of the write, given what the memory answers",
-                tuple(section.names.given[hole] for hole in holes),
-                lines,
-                (value,),
-            )
+
+    def edges(self, kernels: Iterable[Kernel]) -> dict[Edge, EdgeFunction]:
+        """The functions of some kernels for the edges of blocks."""
+        found: dict[Edge, EdgeFunction] = {}
+        for kernel in kernels:
+            for each in statements(kernel.body):
+                if isinstance(each, AtBlock):
+                    found[each.when] = self._edge(each, kernel.phase)
+        return found
+
+    def _edge(self, edge: AtBlock, phase: Phase) -> EdgeFunction:
+        back = phase is Phase.BACKWARD
+        results = [self._value(c.next) for c in edge.carry]
+        results += [self._value(id) for id in edge.results]
+        states = [self._value(c.state).node for c in edge.carry]
+        named = [node.name for node in states if isinstance(node, Input)]
+        named += [self._value(id).name for id in edge.results]
+        ids = [id for s in edge.body if isinstance(s, Compute) for id in s.values]
+        inputs = inputs_of(value.node for value in results)
+        names = self.printers[results[0].scope].names
+        function = Function(
+            f"{self.prefix}_{EDGE_NAMES[edge.when]}{'_back' if back else ''}",
+            f"{'gradients of ' if back else ''}{EDGE_DOCS[edge.when]}",
+            tuple(names[x] for x in inputs),
+            self._lines(map(self._value, ids), {value.id for value in results}),
+            tuple(_number_text(value.node) or value.name for value in results),
         )
-        return section.prefix
+        return EdgeFunction(function, tuple(named))
+
+    def row_function(self, row: RowFunction) -> Function:
+        """The body of a substitution."""
+        printer = self.printers[row.name]
+        holes = set(row.holes)
+        ends = {value.id for value in row.values if value.node is row.result}
+        lines = self._lines((v for v in row.values if v.node not in holes), ends)
+        if isinstance(row.result, Number):
+            returned = f"ops.full({print_number(row.result.value)}, r.shape, size)"
+        else:
+            returned = printer.names[row.result]
+        doc = "a row of the write, given what the memory answers"
+        return Function(
+            row.name, doc, tuple(printer.names[h] for h in row.holes), lines, (returned,)
+        )
+
+    def _value(self, id: int) -> Value:
+        return self.values[id]
+
+    def _lines(self, values: Iterable[Value], kept: Collection[int]) -> tuple[str, ...]:
+        """Statements that compute some values of one scope; ``kept`` are those that need a name."""
+        values = list(values)
+        if not values:
+            return ()
+        scope = values[0].scope
+        return tuple(Statements(self.printers[scope], self.measures[scope], values, kept).lines())
 
 
-def _shared_cut(program: Program) -> Schedule:
-    """A program cut into parts, each of which computes a term once.
-
-    A term that needs no state leaves the loop when it becomes a node, and may meet its like before it.
-    """
-    cut = schedule(program)
-    for _ in range(3):
-        parts = [part.nodes for part in (cut.before, cut.loop, cut.after) if part]
-        program = eliminate_in_program(cut.program, is_work, parts)
-        if program.results == cut.program.results:
-            break
-        cut = schedule(program)
-    return cut
+def _number_text(node: Node) -> str:
+    return print_number(node.value) if isinstance(node, Number) else ""
 
 
-def emit_function(
-    name: str,
-    doc: str,
-    results: Sequence[tuple[str, Node]],
-    bodies: list[Function],
-    logarithms: Collection[str],
-) -> Function:
-    """Some results as one function of their inputs; ``logarithms`` names those that are such."""
-    section = FunctionEmitter(name, bodies, logarithms)
-    roots = [
-        stored_as(node)
-        for node in eliminate_common_subexpressions([node for _, node in results], is_work)
-    ]
-    section.logs = log_decay_nodes(postorder(roots), logarithms)
-    for x in inputs_of(roots):
-        section.names.name(x, identifier_of(x.name))
-    nodes = [
-        n
-        for n in postorder(roots)
-        if not isinstance(n, Input | Number | AxisSize) and stored_as(n) is n
-    ]
-    hidden = inlined(nodes, roots)
-    wished = {root: identifier_of(result) for root, (result, _) in zip(roots, results, strict=True)}
-    for node in nodes:
-        if node not in hidden:
-            word = wished.get(node, suggested_name(node))
-            section.names.name(
-                node, f"{word}_next" if word in section.names.taken and node in wished else word
-            )
-    made = section.lines(nodes, hidden)
-    takes = tuple(section.names.given[x] for x in inputs_of(roots))
-    literal = {"zero": "0.0", "one": "1.0"}
-    gives = (section.value(root) for root in roots)
-    return Function(name, doc, takes, made, tuple(literal.get(word, word) for word in gives))
+def _runs(body: Iterable[Statement]) -> list[Compute]:
+    """The runs of statements of a body and of its loops; what happens at the edges of blocks aside."""
+    found: list[Compute] = []
+    for each in body:
+        match each:
+            case Compute():
+                found.append(each)
+            case Walk(_, _, _, inner):
+                found += _runs(inner)
+            case AtBlock() | Exchange():
+                pass
+    return found

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import sympy as sp
 
 from miras_dsl.codegen.emit.scalar_printer import print_number, print_scalar
+from miras_dsl.codegen.plan.kernel_plan import Value
 from miras_dsl.codegen.plan.partition import stored_as
 from miras_dsl.ir import (
     KEY,
@@ -42,7 +43,6 @@ from miras_dsl.ir import (
     Shift,
     TakeLast,
     Triangle,
-    postorder,
 )
 from miras_dsl.scalar.functions import OPERANDS
 
@@ -50,21 +50,16 @@ from .exponents import TORCH_WITH_LOGS, Exponent, outside_exponents
 
 
 class TorchPrinter:
-    """Prints the nodes of one function."""
+    """Prints the values of one scope, which it knows by their nodes."""
 
     def __init__(
-        self,
-        names: Mapping[Node, str],
-        inline: Iterable[Node],
-        bodies: Mapping[ForwardSubstitution, str],
-        logs: Iterable[Node] = (),
-        careful: Iterable[Node] = (),
-    ):
-        self.names = names
-        self.logs = set(logs)
-        self.careful = set(careful)
-        self.inline = set(inline)
-        self.bodies = bodies
+        self, values: Iterable[Value], rows: Mapping[tuple[Node, tuple[Input, ...]], str]
+    ) -> None:
+        values = list(values)
+        self.names = {value.node: value.name for value in values}
+        self.logs = {v.node for v in values if v.dtype == "float64"}
+        self.careful = {v.node for v in values if v.accumulate == "float64"}
+        self.rows = rows
 
     def ref(self, node: Node) -> str:
         """The text that stands for a node's value."""
@@ -143,10 +138,11 @@ class TorchPrinter:
                 return f"ops.gated_apply({self._refs(m, y, a, b)}, {triangle.strict}, {mirrored})"
             case Inverse(x):
                 return f"ops.unit_lower_inverse({self.ref(x)})"
-            case ForwardSubstitution(a, p, _, _, rows, gates, reverse):
+            case ForwardSubstitution(a, p, _, r, rows, gates, reverse):
+                holes = (r, *(hole for hole, _ in rows))
                 given = self._refs(*(row for _, row in rows)) + ("," if len(rows) == 1 else "")
                 gated = f"({self._refs(*gates)})" if gates else "None"
-                how = f"{self.bodies[node]}, ({given}), {gated}, {reverse}"
+                how = f"{self.rows[node.body, holes]}, ({given}), {gated}, {reverse}"
                 return f"ops.substitute({self._refs(a, p)}, {how}, size)"
             case _:
                 raise AssertionError(f"{type(node).__name__} is not computed")
@@ -163,19 +159,17 @@ class TorchPrinter:
         return f"({inner}{',' if len(axes) == 1 else ''})"
 
     def _map(self, node: Map) -> str:
-        formula, args = self._fused(node)
-        names = {
-            slot: self.aligned(arg, node.axes) for slot, arg in zip(OPERANDS, args, strict=False)
-        }
-        sizes = {
-            slot
-            for slot, arg in zip(OPERANDS, args, strict=False)
-            if isinstance(stored_as(arg), AxisSize)
-        }
-        if len(sizes) == len(args) or not formula.is_rational_function(*sizes):
+        formula = node.formula
+        slots = dict(zip(OPERANDS, node.args, strict=False))
+        names = {slot: self.aligned(arg, node.axes) for slot, arg in slots.items()}
+        formula = self._means(formula, slots, names, node.axes)
+        sizes = {slot for slot, arg in slots.items() if isinstance(stored_as(arg), AxisSize)}
+        alone = {s for f in formula.atoms(sp.Function) for s in f.free_symbols & sizes
+                 if f.free_symbols <= sizes}  # fmt: skip
+        if len(sizes) == len(slots) or alone:
             # A size by itself is Python's number; a function of one, or nothing but sizes, needs torch's.
             names |= {slot: f"ops.full({names[slot]}, (), size)" for slot in sizes}
-        logs = {slot for slot, arg in zip(OPERANDS, args, strict=False) if arg in self.logs}
+        logs = {slot for slot, arg in slots.items() if stored_as(arg) in self.logs}
         if logs and node not in self.logs:
             formula = formula.replace(
                 lambda part: isinstance(part, sp.exp) and bool(part.free_symbols & logs),
@@ -185,25 +179,26 @@ class TorchPrinter:
             names |= {slot: f"{names[slot]}.to(size.dtype)" for slot in bare}
         return print_scalar(formula, names, TORCH_WITH_LOGS)
 
-    def _fused(self, node: Map) -> tuple[sp.Expr, list[Node]]:
-        """The formula of a map with the maps that only it uses written into it."""
-        args: list[Node] = []
-        symbols: dict[Node, sp.Symbol] = {}
-
-        def visit(map_: Map) -> sp.Expr:
-            exchange: dict[sp.Symbol, sp.Expr] = {}
-            for slot, arg in zip(OPERANDS, map_.args, strict=False):
-                if arg in self.inline and isinstance(arg, Map):
-                    exchange[slot] = visit(arg)
-                    continue
-                if arg not in symbols:
-                    symbols[arg] = sp.Symbol(f"_{len(args)}", real=True)
-                    args.append(arg)
-                exchange[slot] = symbols[arg]
-            return map_.formula.xreplace(exchange)
-
-        formula = visit(node)
-        return formula.xreplace({s: OPERANDS[args.index(n)] for n, s in symbols.items()}), args
+    def _means(
+        self,
+        formula: sp.Expr,
+        slots: Mapping[sp.Symbol, Node],
+        names: dict[sp.Symbol, str],
+        axes: Axes,
+    ) -> sp.Expr:
+        """The formula with a sum over an axis, divided by the size of the axis, as a mean."""
+        sizes = {arg.axis: slot for slot, arg in slots.items() if isinstance(arg, AxisSize)}
+        for slot, arg in slots.items():
+            if not isinstance(arg, Reduce) or arg.kind != "sum" or len(arg.over) != 1:
+                continue
+            size, text = sizes.get(arg.over[0]), self.names.get(arg, "")
+            if size is None or ".sum((" not in text or text.count(".sum((") > 1:
+                continue
+            meant = formula.xreplace({slot: slot * size})
+            if size not in meant.free_symbols:
+                formula = meant
+                names[slot] = names[slot].replace(".sum((", ".mean((")
+        return formula
 
     def _contract(self, node: Contract) -> str:
         left, right, over = node.left, node.right, node.over
@@ -219,6 +214,10 @@ class TorchPrinter:
             if node in self.careful:
                 return f"ops.matmul_fp64({one}, {two}, size)"
             return f"{one} @ {two}"
+        pair = sorted((left, right), key=lambda x: len(x.axes))
+        if len(over) == 1 and [len(x.axes) for x in pair] == [1, 2] and len(node.axes) == 1:
+            matrix = self.ref(pair[1]) if pair[1].axes[1] == over[0] else f"{self.ref(pair[1])}.mT"
+            return f"ops.matvec({matrix}, {self.ref(pair[0])})"
         table: dict[Axis, str] = {}
         spec = "->".join(
             (
@@ -240,37 +239,3 @@ def _letters(axes: Axes, table: dict[Axis, str]) -> str:
             table[axis] = _LETTERS.get(axis) or next(free)
         out += table[axis]
     return out
-
-
-def inlined(nodes: Iterable[Node], kept: Iterable[Node]) -> set[Node]:
-    """The maps that one other map of the same axes reads, once, and nobody else: no statement of
-    their own, as long as the formula that takes them in stays one that can be read."""
-    nodes, kept = list(nodes), set(kept)
-    users: dict[Node, list[Node]] = {}
-    for node in nodes:
-        for operand in {stored_as(o) for o in node.operands}:
-            users.setdefault(operand, []).append(node)
-    found: set[Node] = set()
-    operands: dict[Node, int] = {}
-    for node in nodes:
-        operands[node] = sum(operands[x] if x in found else 1 for x in node.operands)
-        using = users.get(node, [])
-        if isinstance(node, Map) and node not in kept and len(using) == 1:
-            (user,) = using
-            if not isinstance(user, Map) or node not in user.args or user.axes != node.axes:
-                continue
-            slot = OPERANDS[user.args.index(node)]
-            if sum(part == slot for part in sp.preorder_traversal(user.formula)) > 1:
-                continue
-            if node.formula.count_ops() < 24 and operands[node] <= 8:
-                found.add(node)
-    return found
-
-
-def body_nodes(body: Node) -> list[Node]:
-    """The operations of a substitution's body, in order."""
-    return [
-        n
-        for n in postorder([body])
-        if not isinstance(n, Input | Number | AxisSize) and stored_as(n) is n
-    ]

@@ -108,7 +108,7 @@ def _inside(
     """Names for an adjoint: states as they were (`at`), and the cotangents that come in (`d`)."""
     inside = dict(names.of)
     for x, v in zip(plan.states, states, strict=True):
-        inside[Input(x.name, x.shape, Role.SAVED)] = getattr(v, at)
+        inside[x] = getattr(v, at)
         inside[Input(f"d_{x.name}", x.shape, Role.STATE)] = getattr(v, d)
     return inside
 
@@ -168,7 +168,7 @@ def _adjoint_at_block_end(
     walk = [Target(after[x], x.axes, plan.walk.result(x.name), True) for x in plan.states]
     lines = names.writer.lines(walk, opened)
     inside = _inside(plan, names, states, "name", "d")
-    inside |= {Input(x.name, x.shape, Role.SAVED): after[x] for x in plan.states}
+    inside |= after
     results = dict(plan.close[1].results)
     before, adds, wanted = [], [], []
     for x, v in inputs:

@@ -1,0 +1,85 @@
+"""What the caller of a memory's kernels must know: inputs, states, blocks, steps of a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from miras_dsl.codegen.derive.update import UpdateRule
+from miras_dsl.codegen.emit.identifiers import source_ref
+from miras_dsl.codegen.model.types import MemoryInput
+from miras_dsl.ir import Axes, Input
+from miras_dsl.ir.printer import program_lines
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The outside of a memory.
+
+    cited           the line of the spec where it stands
+    equations       the rule for one token, line by line
+    answer          axes of what leaves the memory
+    steps_per_token steps that one token takes; of these, the decay acts in step ``decay_at`` and the
+                    answer is that of step ``read_at``
+    once_per_token  inputs of the decay, which acts in one of the steps only
+    window          tokens that each step learns from, 0 for its own only; window_inputs: what it then
+                    needs of earlier tokens
+    resets          whether a block starts with nothing of the one before
+    """
+
+    cited: str
+    equations: tuple[str, ...]
+    inputs: tuple[MemoryInput, ...]
+    states: tuple[Input, ...]
+    answer: Axes
+    steps_per_token: int
+    once_per_token: tuple[str, ...]
+    decay_at: int
+    read_at: int
+    window: int
+    window_inputs: tuple[str, ...]
+    resets: bool
+
+
+def interface(rule: UpdateRule) -> Interface:
+    """The outside of a rule."""
+    model = rule.model
+    return Interface(
+        cited=source_ref(model.spans.memory),
+        equations=tuple(
+            f"{name} = {text}"
+            for _, name, text in program_lines(rule.program)
+            if name != f"{text}'"
+        ),
+        inputs=rule.feeds,
+        states=rule.states,
+        answer=rule.program.result("y").axes,
+        steps_per_token=rule.micro,
+        once_per_token=_once_per_token(rule),
+        decay_at=_step_of(rule, "decay"),
+        read_at=_step_of(rule, "read"),
+        window=model.window.width if model.window else 0,
+        window_inputs=model.window_inputs,
+        resets=bool(model.reset),
+    )
+
+
+def citations(rule: UpdateRule) -> dict[str, str]:
+    """The line of each clause, as comments give it: `robust.mem:4 (bias)`."""
+    spans = rule.model.spans
+    clauses = {"bias": spans.bias, "retention": spans.retention, "algorithm": spans.algorithm}
+    return {clause: f"{source_ref(span)} ({clause})" for clause, span in clauses.items()}
+
+
+def _step_of(rule: UpdateRule, event: str) -> int:
+    """Of a token's steps, the one with an event that happens once: the first if it comes before the
+    write, else the last."""
+    order = rule.model.order
+    early = event in order and order.index(event) < order.index("write")
+    return 0 if early else rule.micro - 1
+
+
+def _once_per_token(rule: UpdateRule) -> tuple[str, ...]:
+    decay = rule.model.decay_gate
+    if rule.micro == 1 or decay is None:
+        return ()
+    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log != decay.signed)

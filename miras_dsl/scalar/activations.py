@@ -1,0 +1,42 @@
+"""Activations that torch has as one function, with their derivatives as functions of their own.
+
+A formula of `erf` and `exp` would be torn apart wherever two derivatives share a term; as functions
+they print as what a reader knows.
+"""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from .functions import _Real
+
+
+class gelu(_Real):
+    """x Φ(x) with the standard normal distribution Φ(x) = (1 + erf(x / sqrt 2)) / 2."""
+
+    @classmethod
+    def said(cls, x: sp.Expr) -> sp.Expr:
+        return x * (1 + sp.erf(x / sp.sqrt(2))) / 2
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return gelu_slope(self.args[0])
+
+
+class gelu_slope(_Real):
+    """The derivative of `gelu`: Φ(x) + x φ(x) with the density φ(x) = exp(-x²/2) / sqrt(2 π)."""
+
+    @classmethod
+    def said(cls, x: sp.Expr) -> sp.Expr:
+        return (1 + sp.erf(x / sp.sqrt(2))) / 2 + x * _density(x)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        x = self.args[0]
+        return (2 - x**2) * _density(x)
+
+
+def _density(x: sp.Expr) -> sp.Expr:
+    return sp.exp(-(x**2) / 2) / sp.sqrt(2 * sp.pi)
+
+
+ACTIVATIONS = (gelu, gelu_slope)
+"""Every function of this file; printers and tests go through this list and `FUNCTIONS`."""

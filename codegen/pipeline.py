@@ -27,7 +27,7 @@ from miras_dsl.codegen.emit.line_wrap import prose
 from miras_dsl.codegen.emit.namespace import FileNames, assert_defined_once, file_names
 from miras_dsl.codegen.emit.torch.memory import emit_memory
 from miras_dsl.codegen.emit.triton.module import recurrence_name, recurrent_text
-from miras_dsl.codegen.model.build import build_model, window_inputs
+from miras_dsl.codegen.model.build import build_model
 from miras_dsl.codegen.model.types import MemoryInput, MemoryModel, StateTensor
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
@@ -157,7 +157,7 @@ def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:
     }
     parts = [compiled.text for compiled in memories.values()]
     for m in memories.values():
-        parts.append(emit_module(m.spec, m.feeds, m.weights, window_inputs(m.spec), names))
+        parts.append(emit_module(m.spec, m.feeds, m.weights, m.model.window_inputs, names))
     parts += [layer_text(layer, names) for layer in spec.layers.values()]
     parts += [model_text(model, names) for model in spec.models.values()]
     body = "\n\n".join(part.strip("\n") + "\n" for part in parts)

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import inf
 
 import sympy as sp
 
+from .scalar.interval import Interval as Interval
 from .source import NOWHERE, Span
 
 Axis = str
@@ -126,14 +126,6 @@ def iter_nodes(expr: Expr) -> Iterator[Expr]:
         else:
             stack.append((node, True))
             stack.extend((arg, False) for arg in reversed(node.args))
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A closed range of real numbers; either end may be infinite."""
-
-    low: float = -inf
-    high: float = inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from miras_dsl.codegen.model.inputs import VALID
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.inline_maps import affine_coefficients
 from miras_dsl.ir import (
@@ -38,7 +39,6 @@ from miras_dsl.ir import (
     substitute,
 )
 
-from .transitions import VALID
 from .update import UpdateRule
 from .vectorize import Key, StateRead, TokenVectorizer
 
@@ -79,7 +79,7 @@ class _WriteSolver(TokenVectorizer):
 
     def family(self) -> str:
         """The class of the rule, strongest coupling first."""
-        anchored = self.rule.model.algorithm.anchored
+        anchored = self.rule.model.anchored
         if anchored is not None:
             return "sweeps" if anchored.sweeps > 1 else "anchored"
         for kind in ("substitution", "affine"):

@@ -9,18 +9,8 @@ from miras_dsl.codegen.errors import DerivationError
 from miras_dsl.codegen.inner_step.implicit_step import implicit_step
 from miras_dsl.codegen.inner_step.mirror_map import Link
 from miras_dsl.codegen.inner_step.proximal_step import proximal_step
-from miras_dsl.codegen.model.build import (
-    exp,
-    gate_input,
-    program_input,
-    row_and_column,
-    signed_gates,
-)
-from miras_dsl.codegen.model.lower import lower
 from miras_dsl.codegen.model.types import MemoryModel
 from miras_dsl.ir import Input, Node, Role, substitute
-from miras_dsl.ir import Number as Constant
-from miras_dsl.spec import Loss, MemorySpec, Number, Ref, iter_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +46,7 @@ def run_token(
     for at, event in enumerate(model.order):
         match event:
             case "decay":
-                current = {w: value * _decay(model.spec, w) for w, value in current.items()}
+                current = {w: value * _decay(model, w) for w, value in current.items()}
             case "predict":
                 asked = current
             case "write":
@@ -67,12 +57,13 @@ def run_token(
                     weight_points(model, source, link if linked_anchors else None),
                 )
                 slopes = dict(zip(names, moved, strict=True))
-                if model.algorithm.implicit:
+                if model.implicit:
                     slopes = implicit_step(model, current)
                 kept = current
                 current, carried = _rules(model, kept, carried, slopes)
-                if model.retention.penalty is not None:
-                    current = {w: proximal_step(model, w, slopes[w], kept[w]) for w in kept}
+                for w in kept:
+                    if model.formulas_of(w).penalty is not None:
+                        current[w] = proximal_step(model, w, slopes[w], kept[w])
             case "read":
                 settled = not {"decay", "write"} & set(model.order[at + 1 :])
                 seen: Mapping[str, Node] = current
@@ -86,15 +77,14 @@ def run_token(
     return TokenResult(new, answer, asked)
 
 
-def _decay(spec: MemorySpec, weight: str) -> Node:
-    decay = spec.retention.decay
-    assert decay is not None, "the checker asks for `decay` in the order only with a decay"
-    if isinstance(decay, Number):
-        return Constant(decay.value)
-    if decay.name in signed_gates(spec):
-        _require_its_own(spec, decay.name)
-        return gate_input(decay.name, spec, weight)
-    return exp(gate_input(decay.name, spec, weight, log=True))
+def _decay(model: MemoryModel, weight: str) -> Node:
+    """The factor of a weight.  Raises SharedDecay where a token of several steps cannot have it."""
+    gate, factor = model.decay_gate, model.formulas_of(weight).decay
+    assert factor is not None, "the checker asks for `decay` in the order only with a decay"
+    # Among several steps the decay acts once, and anything else that its gate does in each.
+    if gate is not None and gate.signed and gate.shared and model.steps_per_token > 1:
+        raise SharedDecay(f"the decay `{gate.name}` may be negative and does something else too")
+    return factor
 
 
 class SharedDecay(DerivationError):
@@ -102,17 +92,6 @@ class SharedDecay(DerivationError):
 
     code = "M0502"
     help = "give the decay a gate of its own with the same formula"
-
-
-def _require_its_own(spec: MemorySpec, gate: str) -> None:
-    """Among several steps the decay acts once, and anything else that its gate does in each."""
-    algorithm, terms = spec.algorithm, spec.terms
-    if max(algorithm.steps, algorithm.pairs) == 1:
-        return
-    formulas = [formula for _, formula in algorithm.rules] + [term.rate for term in terms]
-    formulas += [t.loss if isinstance(t, Loss) else t.error for t in terms] + [spec.read]
-    if any(isinstance(r, Ref) and r.name == gate for f in formulas for r in iter_nodes(f)):
-        raise SharedDecay(f"the decay `{gate}` may be negative and does something else too")
 
 
 def weight_points(
@@ -133,26 +112,18 @@ def _rules(
     carried: Mapping[tuple[str, str], Node],
     slopes: Mapping[str, Node],
 ) -> tuple[dict[str, Node], dict[tuple[str, str], Node]]:
+    """The weights and carried tensors after the rules of the algorithm."""
     new, new_carried = dict(kept), dict(carried)
-    for weight in (w.name for w in model.weights):
-        axes = row_and_column(model.spec, weight)
-        for target, formula in model.algorithm.rules:
-
-            def name(ref: Ref, weight: str = weight) -> Node:
-                match ref.kind:
-                    case "grad":
-                        return slopes[weight]
-                    case "keep":
-                        return kept[weight]
-                    case "weight":
-                        return new[weight]
-                    case "carry":
-                        return new_carried[ref.name, weight]
-                    case _:
-                        return program_input(ref, model.spec, weight)
-
-            value = lower(formula, name, axes)
-            if target in model.algorithm.carry:
+    for weight, formulas in model.formulas:
+        for target, rule in formulas.rules:
+            given: dict[Node, Node] = {
+                formulas.grad: slopes[weight],
+                formulas.kept: kept[weight],
+                formulas.newest: new[weight],
+            }
+            given |= {hole: new_carried[name, weight] for name, hole in formulas.carried}
+            (value,) = substitute([rule], given)
+            if (target, weight) in new_carried:
                 new_carried[target, weight] = value
             else:
                 new[weight] = value

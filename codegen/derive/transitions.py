@@ -7,12 +7,13 @@ triangles, one product of triangles per coupling; they need scalar gates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
 import sympy as sp
 
+from miras_dsl.codegen.model.inputs import VALID
 from miras_dsl.codegen.passes.affine_state import AffineUpdate, NotChunkable
 from miras_dsl.codegen.passes.inline_maps import inline
 from miras_dsl.ir import (
@@ -34,15 +35,13 @@ from miras_dsl.ir import (
     broadcast,
     contract,
     elementwise,
-    formula,
     is_zero,
     reduce_sum,
     rename,
 )
 from miras_dsl.scalar.functions import OPERANDS
 
-VALID = Input("valid", (I,), Role.PREDICATE)
-"""1 for a token, 0 for padding: a padded row writes nothing and passes nothing on."""
+from .logarithms import decay_logarithms
 
 
 def exponential(log: Node) -> Node:
@@ -113,10 +112,19 @@ class Transition:
 
 
 class Transitions:
-    """The unrolled recurrences of a rule."""
+    """The unrolled recurrences of a rule.
 
-    def __init__(self, linear: Mapping[Input, AffineUpdate], lift: Callable[[Node], Node]) -> None:
+    logarithms  names of the inputs that are logarithms of decays
+    """
+
+    def __init__(
+        self,
+        linear: Mapping[Input, AffineUpdate],
+        lift: Callable[[Node], Node],
+        logarithms: Container[str],
+    ) -> None:
         self.linear = linear
+        self.logarithms = logarithms
         self.lift = lift
         self._logs: dict[Input, dict[Axis | None, Node]] = {}
         self._dense: dict[
@@ -134,15 +142,15 @@ class Transitions:
             if own is None:
                 raise NotChunkable(f"{state.name} forgets everything at every token")
             self._logs[state] = {
-                axis: self._per_token(self.lift(log)) for axis, log in _split(own, state).items()
+                axis: self._per_token(self.lift(log))
+                for axis, log in decay_logarithms(own, state).items()
             }
         return self._logs[state]
 
-    @staticmethod
-    def _per_token(log: Node) -> Node:
+    def _per_token(self, log: Node) -> Node:
         """A decay acts at every token and at no padding, where logarithms that are fed are 0."""
         whole, args = inline(log)
-        fed = all(isinstance(arg, Input) and arg.name.startswith("log_") for arg in args)
+        fed = all(isinstance(arg, Input) and arg.name in self.logarithms for arg in args)
         sums = all(term.as_coeff_Mul()[1] in OPERANDS for term in sp.Add.make_args(whole))
         return log if fed and sums else log * VALID
 
@@ -289,27 +297,3 @@ class Transitions:
         for write in self.linear[state].writes:
             scale = broadcast(self.lift(write.scale), (I,)) * left.get(None, ONE)
             yield (write.u, write.x), scale, row, column
-
-
-def _split(coefficient: Node, state: Input) -> dict[Axis | None, Node]:
-    """The logarithm of a decay, by axis.  Raises Obstacle when it is not a product of exponentials."""
-    whole, args = inline(coefficient)
-    nodes = dict(zip(OPERANDS, args, strict=False))
-    result: dict[Axis | None, Node] = {}
-    for factor in sp.Mul.make_args(whole):
-        if factor == 1:
-            continue
-        if isinstance(factor, sp.exp):
-            log = factor.args[0]
-        elif factor.is_positive and factor.is_number:
-            log = sp.log(factor)
-        else:
-            raise NotChunkable(f"{state.name} is multiplied by something that may be negative or 0")
-        for term in sp.Add.make_args(log):
-            held = {axis for slot in term.free_symbols for axis in nodes[slot].axes}
-            if len(held) > 1 or not held <= set(state.axes):
-                raise NotChunkable(f"{state.name} has a decay for every entry of its own")
-            axis = next(iter(held), None)
-            part = formula(term, nodes)
-            result[axis] = result[axis] + part if axis in result else part
-    return result

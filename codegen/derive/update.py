@@ -10,13 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from miras_dsl.codegen.errors import DerivationError
+from miras_dsl.codegen.inner_step.initial_dual import initial_dual, initial_mass
 from miras_dsl.codegen.inner_step.mirror_map import Link, link_function
-from miras_dsl.codegen.model.build import memory_inputs, program_input, with_logarithms
-from miras_dsl.codegen.model.lower import lower
-from miras_dsl.codegen.model.types import MemoryInput, MemoryModel, StateTensor
+from miras_dsl.codegen.model.types import (
+    InitialValue,
+    MemoryInput,
+    MemoryModel,
+    StateKind,
+    StateTensor,
+)
 from miras_dsl.codegen.passes.affine_state import AffineUpdate, NotChunkable, to_affine_state
 from miras_dsl.ir import ZERO, Input, Node, Program, Role, inputs_of, substitute
 
+from .logarithms import with_logarithms
 from .token_step import Trajectory, run_token, weight_points
 
 
@@ -56,35 +62,36 @@ class UpdateRule:
 
 def update_rule(model: MemoryModel) -> UpdateRule:
     """Play one token."""
-    algorithm, anchored = model.algorithm, model.algorithm.anchored
-    carries = [(carry, weight.name) for weight in model.weights for carry in algorithm.carry]
-    at_chunk = model.retention.at == "chunk"
+    anchored, at_chunk = model.anchored, model.at_chunk
     link = link_function(model)
     weights: list[StateTensor] = []
 
-    def states(suffix: str, init: str | None) -> dict[str, Input]:
+    def states(suffix: str, init: str | None, kind: StateKind) -> dict[str, Input]:
         for w in model.weights:
-            weights.append(StateTensor(f"{w.name}{suffix}", w.name, w.axes, init or w.init))
+            start = _start(model, w, kind)
+            name = f"{w.name}{suffix}"
+            weights.append(StateTensor(name, w.name, w.axes, init or w.init, kind, start))
         return {w.name: Input(f"{w.name}{suffix}", w.axes, Role.STATE) for w in model.weights}
 
     def momenta(suffix: str) -> dict[tuple[str, str], Input]:
         found = {}
-        for carry, of in carries:
-            axes = next(w.axes for w in model.weights if w.name == of)
-            weights.append(StateTensor(f"{carry}.{of}{suffix}", of, axes, "zero"))
-            found[carry, of] = Input(f"{carry}.{of}{suffix}", axes, Role.STATE)
+        for w in model.weights:
+            for carry in model.carry:
+                name = f"{carry}.{w.name}{suffix}"
+                weights.append(StateTensor(name, w.name, w.axes, "zero", StateKind.CARRIED))
+                found[carry, w.name] = Input(name, w.axes, Role.STATE)
         return found
 
-    last = Trajectory(states("", "weight" if at_chunk else None), momenta(""))
+    last = Trajectory(states("", "weight" if at_chunk else None, StateKind.WEIGHT), momenta(""))
     earlier = [
-        Trajectory(states(f".{n}", "weight"), momenta(f".{n}"))
+        Trajectory(states(f".{n}", "weight", StateKind.TRAJECTORY), momenta(f".{n}"))
         for n in range(1, anchored.sweeps if anchored else 1)
     ]
-    anchors = states(".anchor", "weight") if anchored else {}
-    duals = states(".dual", None) if at_chunk else {}
+    anchors = states(".anchor", "weight", StateKind.ANCHOR) if anchored else {}
+    duals = states(".dual", None, StateKind.DUAL) if at_chunk else {}
 
     seen_through = None if at_chunk else link
-    scale = scale_of(model)
+    scale = anchored.scale if anchored else None
     if scale is not None:
         seen_through = scaled(scale, anchors)
     source: Mapping[str, Node] = anchors
@@ -98,7 +105,7 @@ def update_rule(model: MemoryModel) -> UpdateRule:
     if at_chunk:
         new |= run_token(model, Trajectory(duals, last.carried), asked_last, None, True).new
     answer = played.answer
-    if answer is None or (anchored and anchored.reads == "start"):
+    if answer is None or (anchored and anchored.reads_start):
         (answer,) = substitute(
             [model.answer], weight_points(model, anchors, link if not at_chunk else None)
         )
@@ -120,15 +127,25 @@ def update_rule(model: MemoryModel) -> UpdateRule:
     for key, momentum in last.carried.items() if anchored else ():
         refresh += [(course.carried[key].name, momentum) for course in earlier]
 
-    if algorithm.reset:
+    if model.reset:
         refresh = _resets(model, weights)
     old = [Input(w.name, w.axes, Role.STATE) for w in weights]
     return _finish(model, old, new, answer, tuple(weights), tuple(refresh), close)
 
 
+def _start(model: MemoryModel, weight: StateTensor, kind: StateKind) -> InitialValue | None:
+    """How the first value of a tensor comes from a weight that begins positive."""
+    if weight.init != "positive":
+        return None
+    linked = model.formulas_of(weight.name).potential is not None
+    if linked and (kind is StateKind.DUAL or not model.at_chunk):
+        return initial_dual(model, weight.name)
+    return InitialValue(initial_mass(model, weight.name))
+
+
 def _resets(model: MemoryModel, weights: list[StateTensor]) -> list[tuple[str, Node]]:
     """Every state is zero again.  Raises NoReset where it would have to start otherwise."""
-    if model.algorithm.anchored or any(w.init != "zero" for w in weights):
+    if model.anchored or any(w.init != "zero" for w in weights):
         raise NoReset("`reset` goes with exact learning in weights that start at zero")
     return [(w.name, ZERO) for w in weights]
 
@@ -138,14 +155,6 @@ class NoReset(DerivationError):
 
     code = "M0611"
     help = "leave `reset` out, or learn exactly in a matrix that starts at zero"
-
-
-def scale_of(model: MemoryModel) -> Node | None:
-    """How far a weight has moved from its anchor when it is used, as a factor of the way; None is 1."""
-    anchored = model.algorithm.anchored
-    if anchored is None or anchored.scale is None:
-        return None
-    return lower(anchored.scale, lambda ref: program_input(ref, model.spec))
 
 
 def scaled(scale: Node, anchors: Mapping[str, Input]) -> Link:
@@ -163,7 +172,6 @@ def _finish(
     close: tuple[tuple[str, Node], ...],
 ) -> UpdateRule:
     """Collect every new state and close the rule into a program."""
-    spec, algorithm = model.spec, model.algorithm
     linear: dict[Input, AffineUpdate] = {}
     obstacle = ""
     moving = frozenset(state for state in old if new[state.name] is not state)
@@ -171,7 +179,7 @@ def _finish(
         for state in old:
             own = frozenset([state]) if new[state.name] is state else moving
             linear[state] = to_affine_state(new[state.name], state.axes, own)
-        linear = with_logarithms(linear, spec)
+        linear = with_logarithms(linear, model)
     except NotChunkable as reason:
         linear, obstacle = {}, str(reason)
     values = {s: linear[s].as_node() if s in linear else new[s.name] for s in old}
@@ -186,14 +194,14 @@ def _finish(
     return UpdateRule(
         name=model.name,
         model=model,
-        feeds=tuple(feed for name, feed in memory_inputs(spec).items() if name in names),
+        feeds=tuple(feed for feed in model.feeds if feed.name in names),
         weights=weights,
         program=Program((*used, *old), results, tuple((s, s.name) for s in old)),
         linear=tuple(linear.items()),
         answer=answer,
         refresh=refresh,
         close=close,
-        block=algorithm.anchored.block if algorithm.anchored else algorithm.reset,
-        micro=max(algorithm.pairs, algorithm.steps),
+        block=model.anchored.block if model.anchored else model.reset,
+        micro=model.steps_per_token,
         obstacle=obstacle,
     )

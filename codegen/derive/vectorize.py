@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+from miras_dsl.codegen.model.inputs import VALID
 from miras_dsl.codegen.passes.affine_state import (
     AffineUpdate,
     NotChunkable,
@@ -35,7 +36,7 @@ from miras_dsl.ir import (
     with_operands,
 )
 
-from .transitions import VALID, Transition, Transitions, When, exponential
+from .transitions import Transition, Transitions, When, exponential
 from .update import UpdateRule
 
 Key = tuple[Node, Node | None]
@@ -79,7 +80,7 @@ class TokenVectorizer(ABC):
         self.rule = rule
         self.linear = dict(rule.linear)
         self.states = frozenset(self.linear)
-        self.paths = Transitions(self.linear, self.lift)
+        self.paths = Transitions(self.linear, self.lift, rule.model.logarithms)
         self.done: dict[Node, Node] = {}
         self.written: dict[Key, tuple[Node, Node | None]] = {}
         self.pending: set[Key] = set()

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import sympy as sp
 
 from miras_dsl.codegen.errors import ConflictingClauses, DerivationError
-from miras_dsl.codegen.model.build import program_input
-from miras_dsl.codegen.model.lower import lower
 from miras_dsl.codegen.model.types import MemoryModel
 from miras_dsl.codegen.passes.affine_state import NotChunkable, to_affine_state
 from miras_dsl.codegen.passes.inline_maps import affine_coefficients
@@ -32,8 +30,8 @@ from miras_dsl.ir import (
     substitute,
 )
 from miras_dsl.scalar.functions import OPERANDS
+from miras_dsl.scalar.interval import Interval
 from miras_dsl.scalar.monotone_inverse import UNKNOWN
-from miras_dsl.spec import Interval, Ref, Write
 
 from .closed_form_inverse import solve
 from .monotone import (
@@ -48,7 +46,6 @@ from .scalar_equation import NotScalar, ScalarEquation, cheap_to_simplify, scala
 
 BEFORE = sp.Symbol("p", real=True)
 STEP = sp.Symbol("s", real=True)
-GRAD, KEPT = Input("grad", (), Role.HOLE), Input("kept", (), Role.HOLE)
 
 
 class NoImplicitStep(DerivationError):
@@ -81,7 +78,7 @@ def implicit_step(model: MemoryModel, weights: Mapping[str, Node]) -> dict[str, 
         raise NoImplicitStep("`implicit` needs a memory of one matrix or vector")
     ((name, gradient),) = model.gradients
     rate, base = _rule(model, name)
-    (start,) = substitute([base], {KEPT: weights[name]})
+    (start,) = substitute([base], {model.formulas_of(name).kept: weights[name]})
     point = Input(name, model.weights[0].axes, Role.WEIGHT)
     equation = _equation(gradient, point)
     if equation is None:
@@ -111,12 +108,11 @@ def implicit_step(model: MemoryModel, weights: Mapping[str, Node]) -> dict[str, 
 
 
 def _expect_alone(model: MemoryModel) -> None:
-    retention = model.retention
-    if any(isinstance(term, Write) for term in model.spec.terms):
+    if model.given_write:
         raise NoImplicitStep(
             "a given write is not the gradient of a loss, so no step ends at its smallest value"
         )
-    if retention.link is not None or retention.bregman is not None:
+    if any(f.link is not None or f.potential is not None for _, f in model.formulas):
         raise ConflictingClauses(
             "an implicit step moves the weight itself, and a link or a potential carries something else"
         )
@@ -150,7 +146,7 @@ def _equation(gradient: Node, point: Input) -> _Equation | None:
 def _studied(model: MemoryModel, equation: _Equation) -> ScalarEquation:
     """φ as a formula of u.  Raises NoImplicitStep where it does not grow with u."""
     try:
-        formula = scalar_equation(equation.slope, equation.unknown, model.spec)
+        formula = scalar_equation(equation.slope, equation.unknown, model.ranges)
         slope = analyze_monotone(formula.formula, formula.ranges, onto=False, strict=False)
     except NotScalar:
         raise NoImplicitStep(
@@ -170,7 +166,7 @@ def _studied(model: MemoryModel, equation: _Equation) -> ScalarEquation:
 
 def _expect_positive(model: MemoryModel, rate: Node) -> None:
     try:
-        formula = scalar_equation(rate, Input("none", (), Role.HOLE), model.spec)
+        formula = scalar_equation(rate, Input("none", (), Role.HOLE), model.ranges)
     except NotScalar:
         raise NoImplicitStep("`implicit` needs a rate that is a number for each weight") from None
     if not (numbers(formula.formula, samples(formula.ranges)) >= 0).all():
@@ -180,22 +176,14 @@ def _expect_positive(model: MemoryModel, rate: Node) -> None:
 
 
 def _rule(model: MemoryModel, weight: str) -> tuple[Node, Node]:
-    """The factor of -grad in the rule for W, and the rest of it, over `KEPT`."""
-    rules = dict(model.algorithm.rules)
-
-    def name(ref: Ref) -> Node:
-        match ref.kind:
-            case "grad":
-                return GRAD
-            case "keep" | "weight":
-                return KEPT
-            case "carry":
-                raise NoImplicitStep("`implicit` goes with plain gradient descent")
-            case _:
-                return program_input(ref, model.spec, weight)
-
-    found = affine_coefficients(lower(rules["W"], name), GRAD)
-    if found is None or {GRAD, KEPT} & set(inputs_of([found[0]])):
+    """The factor of -grad in the rule for W, and the rest of it, over the weight that is kept."""
+    formulas = model.formulas_of(weight)
+    grad, kept = formulas.grad, formulas.kept
+    rules = [rule for target, rule in formulas.rules if target not in model.carry]
+    (rule,) = substitute(rules[-1:], {formulas.newest: kept})
+    found = affine_coefficients(rule, grad)
+    held = set(inputs_of([rule])) & {hole for _, hole in formulas.carried}
+    if held or found is None or {grad, kept} & set(inputs_of([found[0]])):
         raise NoImplicitStep("`implicit` goes with plain gradient descent")
     return -found[0] * ONE, found[1]
 
@@ -203,6 +191,6 @@ def _rule(model: MemoryModel, weight: str) -> tuple[Node, Node]:
 def is_pure_retention(model: MemoryModel, weight: str) -> bool:
     """Whether the rule for W adds a multiple of the gradient to what is kept, and nothing else."""
     try:
-        return _rule(model, weight)[1] is KEPT
+        return _rule(model, weight)[1] is model.formulas_of(weight).kept
     except NoImplicitStep:
         return False

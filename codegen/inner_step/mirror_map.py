@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 import sympy as sp
 
-from miras_dsl.codegen.model.build import program_input, row_and_column
-from miras_dsl.codegen.model.lower import lower, softmax
+from miras_dsl.codegen.model.lower import softmax
 from miras_dsl.codegen.model.types import MemoryModel
-from miras_dsl.ir import Node
-from miras_dsl.spec import Expr, MemorySpec
+from miras_dsl.ir import Node, substitute
 
 from .closed_form_inverse import solve
 from .initial_dual import initial_dual
@@ -28,26 +26,22 @@ def link_function(model: MemoryModel) -> Link | None:
 
     Raises NoLink for a potential whose slope does not take every value exactly once.
     """
-    retention = model.retention
-    if retention.link is not None:
-        formula = retention.link
+    if all(formulas.link is not None for _, formulas in model.formulas):
 
         def given(weight: str, dual: Node) -> Node:
-            return lower(
-                formula,
-                lambda ref: dual if ref.kind == "dual" else program_input(ref, model.spec, weight),
-                row_and_column(model.spec, weight),
-            )
+            formulas = model.formulas_of(weight)
+            assert formulas.link is not None
+            return substitute([formulas.link], {formulas.dual: dual})[0]
 
         return given
-    if retention.bregman is None:
+    if any(formulas.potential is None for _, formulas in model.formulas):
         return None
-    for state in model.spec.states:
-        if state.init == "positive":
-            initial_dual(model.spec, state.name)
-    if retention.simplex is not None:
-        return _on_simplex(model, retention.bregman, retention.simplex)
-    answers = {weight.name: _answer(model.spec, weight.name) for weight in model.weights}
+    for weight in model.weights:
+        if weight.init == "positive":
+            initial_dual(model, weight.name)
+    if all(formulas.mass is not None for _, formulas in model.formulas):
+        return _on_simplex(model)
+    answers = {weight.name: _answer(model, weight.name) for weight in model.weights}
 
     def derived(weight: str, dual: Node) -> Node:
         formula, answer = answers[weight]
@@ -56,19 +50,21 @@ def link_function(model: MemoryModel) -> Link | None:
     return derived
 
 
-def _answer(spec: MemorySpec, weight: str) -> tuple[ScalarEquation, sp.Expr]:
-    formula, slope = potential_gradient(spec, weight)
+def _answer(model: MemoryModel, weight: str) -> tuple[ScalarEquation, sp.Expr]:
+    formula, slope = potential_gradient(model, weight)
     return formula, solve(slope, DUAL)
 
 
-def _on_simplex(model: MemoryModel, potential: Expr, simplex: Expr) -> Link:
+def _on_simplex(model: MemoryModel) -> Link:
     """The softmax: with F' = c log w + b the rows of e^(a / c) are scaled to their total."""
-    factors = {weight.name: entropy(model.spec, weight.name) for weight in model.weights}
+    factors = {weight.name: entropy(model, weight.name) for weight in model.weights}
 
     def link(weight: str, dual: Node) -> Node:
-        column = row_and_column(model.spec, weight)[-1]
+        formulas = model.formulas_of(weight)
+        assert formulas.mass is not None
         formula, factor = factors[weight]
-        mass = lower(simplex, lambda ref: program_input(ref, model.spec, weight))
-        return softmax(formula.placed(DUAL / factor, {DUAL: dual}), (column,)) * mass
+        return (
+            softmax(formula.placed(DUAL / factor, {DUAL: dual}), (formulas.column,)) * formulas.mass
+        )
 
     return link

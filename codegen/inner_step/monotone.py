@@ -15,9 +15,9 @@ import numpy as np
 import sympy as sp
 
 from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.interval import Interval
 from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities
 from miras_dsl.scalar.numpy_values import Array, eval_scalar, stretch
-from miras_dsl.spec import Interval
 
 from .scalar_equation import cheap_to_simplify
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import sympy as sp
 
 from miras_dsl.codegen.errors import DerivationError
-from miras_dsl.codegen.model.build import program_input
-from miras_dsl.codegen.model.lower import lower
-from miras_dsl.ir import Input, Node, Role, axes_of
+from miras_dsl.codegen.model.types import MemoryModel
 from miras_dsl.scalar.monotone_inverse import UNKNOWN as W
-from miras_dsl.spec import MemorySpec, Ref, iter_nodes
 
 from .monotone import MonotoneFunction, NotMonotone, analyze_monotone, numbers, samples
 from .scalar_equation import NotScalar, ScalarEquation, scalar_equation, slope_of
@@ -25,9 +22,9 @@ class NoLink(DerivationError):
     )
 
 
-def potential_gradient(spec: MemorySpec, weight: str) -> tuple[ScalarEquation, MonotoneFunction]:
+def potential_gradient(model: MemoryModel, weight: str) -> tuple[ScalarEquation, MonotoneFunction]:
     """What the memory carries for a weight, as a formula of it.  Raises NoLink."""
-    formula = _potential(spec, weight)
+    formula = _potential(model, weight)
     try:
         return formula, analyze_monotone(slope_of(formula.formula), formula.ranges)
     except NotMonotone as reason:
@@ -37,27 +34,18 @@ def potential_gradient(spec: MemorySpec, weight: str) -> tuple[ScalarEquation, M
         raise NoLink(f"the slope of this potential {reason}, so {carried}") from None
 
 
-def _potential(spec: MemorySpec, weight: str) -> ScalarEquation:
-    potential = spec.retention.bregman
+def _potential(model: MemoryModel, weight: str) -> ScalarEquation:
+    potential = model.formulas_of(weight).potential
     assert potential is not None
-
-    words = next(
-        (n.axes for n in iter_nodes(potential) if isinstance(n, Ref) and n.kind == "dual"), ()
-    )
-    hole = Input("w", axes_of(words), Role.HOLE)
-
-    def name(ref: Ref) -> Node:
-        return hole if ref.kind == "dual" else program_input(ref, spec, weight)
-
     try:
-        return scalar_equation(lower(potential, name), hole, spec)
+        return scalar_equation(potential.node, potential.unknown, model.ranges)
     except NotScalar as reason:
         raise NoLink(f"this potential {reason}") from None
 
 
-def entropy(spec: MemorySpec, weight: str) -> tuple[ScalarEquation, sp.Expr]:
+def entropy(model: MemoryModel, weight: str) -> tuple[ScalarEquation, sp.Expr]:
     """The c of a potential ``c (w log w) + b w`` on a simplex.  Raises NoLink for any other."""
-    formula = _potential(spec, weight)
+    formula = _potential(model, weight)
     factor = (formula.formula.diff(W, 2) * W).xreplace({W: sp.Integer(1)})
     elsewhere = formula.formula.diff(W, 2) * W - factor
     tried = samples(formula.ranges)

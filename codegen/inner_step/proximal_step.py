@@ -5,11 +5,9 @@ from __future__ import annotations
 import sympy as sp
 
 from miras_dsl.codegen.errors import ConflictingClauses, DerivationError
-from miras_dsl.codegen.model.build import program_input
-from miras_dsl.codegen.model.lower import lower
 from miras_dsl.codegen.model.types import MemoryModel
-from miras_dsl.ir import Input, Node, Role, axes_of
-from miras_dsl.spec import Interval, Ref, iter_nodes
+from miras_dsl.ir import Node
+from miras_dsl.scalar.interval import Interval
 
 from .closed_form_inverse import solve
 from .implicit_step import is_pure_retention
@@ -41,16 +39,15 @@ def proximal_step(model: MemoryModel, weight: str, gradient: Node, before: Node)
 
 
 def _expect_alone(model: MemoryModel, weight: str) -> None:
-    algorithm = model.algorithm
-    if algorithm.carry:
+    if model.carry:
         raise ConflictingClauses(
             "a penalty makes the whole step, which leaves no use for a momentum"
         )
-    if algorithm.implicit:
+    if model.implicit:
         raise ConflictingClauses(
             "a penalty makes the whole step from the gradient, and so does `implicit`"
         )
-    if algorithm.anchored:
+    if model.anchored:
         raise ConflictingClauses(
             "a penalty acts on the newest weights, so its gradients are not those of an anchor"
         )
@@ -61,24 +58,14 @@ def _expect_alone(model: MemoryModel, weight: str) -> None:
 
 
 def _studied(model: MemoryModel, weight: str) -> tuple[ScalarEquation, MonotoneFunction, Node]:
-    penalty, spec = model.retention.penalty, model.spec
+    penalty = model.formulas_of(weight).penalty
     assert penalty is not None
-    words = next(
-        (n.axes for n in iter_nodes(penalty) if isinstance(n, Ref) and n.kind == "dual"), ()
-    )
-    hole, start = Input("w", axes_of(words), Role.HOLE), Input("w0", axes_of(words), Role.HOLE)
-
-    def name(ref: Ref) -> Node:
-        if ref.kind == "dual":
-            return hole if ref.name == "w" else start
-        return program_input(ref, spec, weight)
-
-    node = lower(penalty, name)
+    start = penalty.before
     positive = next(w.init for w in model.weights if w.name == weight) == "positive"
     failed: NotMonotone | None = None
     for where in (Interval(), Interval(low=0.0)):
         try:
-            formula = scalar_equation(node, hole, spec, {start: where})
+            formula = scalar_equation(penalty.node, penalty.unknown, {**model.ranges, start: where})
             slope = analyze_monotone(slope_of(formula.formula), formula.ranges)
         except NotScalar as reason:
             raise NoStep(f"this penalty {reason}") from None

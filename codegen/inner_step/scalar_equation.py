@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from miras_dsl.codegen.model.build import POSITION, memory_inputs
-from miras_dsl.ir import AxisSize, Input, Map, Node, Number, elementwise
+from miras_dsl.ir import AxisSize, Input, Map, Node, Number, Role, elementwise
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.functions import OPERANDS
+from miras_dsl.scalar.interval import ANYWHERE, Interval
 from miras_dsl.scalar.monotone_inverse import UNKNOWN
-from miras_dsl.spec import Interval, MemorySpec
 
 LARGE = 160
 """Operations of a formula beyond which nothing is derived from it here."""
@@ -45,12 +44,10 @@ class ScalarEquation:
         return elementwise(answer.xreplace(exchange), *table.values())
 
 
-def scalar_equation(
-    node: Node, unknown: Node, spec: MemorySpec, known: Mapping[Node, Interval] | None = None
-) -> ScalarEquation:
-    """``node`` as a formula of ``unknown``; ``known`` says where more of its operands lie.
+def scalar_equation(node: Node, unknown: Node, known: Mapping[Node, Interval]) -> ScalarEquation:
+    """``node`` as a formula of ``unknown``; ``known`` says where its operands lie.
 
-    Raises NotOneNumber where it sums over an axis of the unknown or is too large to be studied.
+    Raises NotScalar where it sums over an axis of the unknown or is too large to be studied.
     """
     if _size(node, {}) > LARGE:
         raise NotScalar("is too long to be studied")
@@ -72,7 +69,7 @@ def scalar_equation(
                 raise NotScalar("is not a formula of each number by itself")
 
     formula = in_our_functions(visit(node))
-    ranges = {_constant(n): (known or {}).get(x) or _range(x, spec) for n, x in enumerate(nodes)}
+    ranges = {_constant(n): known.get(x) or _range(x) for n, x in enumerate(nodes)}
     return ScalarEquation(formula, tuple(nodes), ranges)
 
 
@@ -133,10 +130,7 @@ def _size(node: Node, done: dict[Node, int]) -> int:
     return done[node]
 
 
-def _range(node: Node, spec: MemorySpec) -> Interval:
-    if isinstance(node, AxisSize) or (isinstance(node, Input) and node.name == POSITION):
-        return Interval(1.0, 64.0)
-    feed = memory_inputs(spec).get(node.name) if isinstance(node, Input) else None
-    if feed is not None and feed.kind in ("gate", "position"):
-        return next(gate.range for gate in spec.gates if gate.name == feed.of)
-    return Interval()
+def _range(node: Node) -> Interval:
+    """Where a node lies of which no input table knows: sizes and positions of usual lengths."""
+    counts = isinstance(node, AxisSize) or (isinstance(node, Input) and node.role is Role.POSITION)
+    return Interval(1.0, 64.0) if counts else ANYWHERE

@@ -1,44 +1,47 @@
-"""Stage 3: a memory's bias, read and gates as nodes.  The gradient of the bias is derived here."""
+"""Stage 3: every formula of a memory as nodes.  The gradient of the bias is derived here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace as replace_fields
 
-from miras_dsl.codegen.passes.affine_state import AffineUpdate
+import sympy as sp
+
 from miras_dsl.codegen.passes.autodiff import gradient, vjp
-from miras_dsl.codegen.passes.inline_maps import has_logarithm
 from miras_dsl.ir import (
     ONE,
     ZERO,
-    Axes,
     Input,
     Node,
     Role,
     axes_of,
     axis_of,
     elementwise,
-    inputs_of,
     ordered,
     substitute,
 )
+from miras_dsl.ir import Number as Constant
 from miras_dsl.scalar.functions import OPERANDS
-from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Ref, Write, iter_nodes
+from miras_dsl.source import NOWHERE
+from miras_dsl.spec import Expr, Loss, MemorySpec, Number, Ref, State, Write, iter_nodes
 
-from .lower import lower, size_of
-from .types import MemoryInput, MemoryModel, StateTensor
-
-POSITION = "position"
-"""The program input that counts a token's place in its block, from 1."""
-WORDS = frozenset({
-    "cu_seqlens", "feeds", "one", "ops", "recurrent", "runner", "size", "state", "torch",
-    "valid", "y", "zero",
-})  # fmt: skip
-"""Words that generated functions have for things of their own."""
+from .inputs import gate_input, memory_inputs, per_pair, program_input, window_inputs
+from .lower import lower
+from .types import (
+    AnchoredLearning,
+    ClauseSpans,
+    DecayGate,
+    ElementFormula,
+    MemoryInput,
+    MemoryModel,
+    StateTensor,
+    WeightFormulas,
+    Window,
+)
 
 
 def build_model(spec: MemorySpec) -> MemoryModel:
-    """The memory's formulas as nodes; weights stand as inputs of kind ``point``.
+    """The memory's formulas as nodes; weights stand as inputs of role WEIGHT.
 
     A token with several pairs takes one step for each of them, so the formulas are those of one pair.
     """
@@ -47,6 +50,40 @@ def build_model(spec: MemorySpec) -> MemoryModel:
     def name(ref: Ref) -> Node:
         return program_input(ref, spec)
 
+    algorithm, feeds = spec.algorithm, memory_inputs(spec)
+    return MemoryModel(
+        name=spec.name,
+        spans=ClauseSpans(
+            memory=spec.span,
+            bias=spec.terms[0].span if spec.terms else NOWHERE,
+            retention=spec.retention.span,
+            algorithm=spec.algorithm.span,
+        ),
+        params=spec.params,
+        sizes=tuple((axis_of(word), size) for word, size in spec.sizes),
+        feeds=tuple(feeds.values()),
+        weights=tuple(
+            StateTensor(s.name, s.name, ordered(axes_of(s.axes)), s.init) for s in spec.states
+        ),
+        gradients=tuple(_windowed(spec, _gradients(spec, name), name).items()),
+        given_write=any(isinstance(term, Write) for term in spec.terms),
+        answer=lower(spec.read, name),
+        formulas=tuple((state.name, _formulas(spec, state)) for state in spec.states),
+        decay_gate=_decay_gate(spec),
+        at_chunk=spec.retention.at == "chunk",
+        carry=algorithm.carry,
+        anchored=_anchored(spec, name),
+        window=_window(spec, feeds),
+        steps=algorithm.steps,
+        pairs=algorithm.pairs,
+        implicit=algorithm.implicit,
+        reset=algorithm.reset,
+        order=spec.order,
+    )
+
+
+def _gradients(spec: MemorySpec, name: Callable[[Ref], Node]) -> dict[str, Node]:
+    """The gradient of the bias for each weight, rates applied."""
     points = {s.name: Input(s.name, axes_of(s.axes), Role.WEIGHT) for s in spec.states}
     gradients: dict[str, Node] = {state: ZERO for state in points}
     for term in spec.terms:
@@ -61,43 +98,23 @@ def build_model(spec: MemorySpec) -> MemoryModel:
         for w in points:
             rate = lower(term.rate, lambda ref, w=w: program_input(ref, spec, w))
             gradients[w] = gradients[w] + rate * shares[w]
-    gradients = _windowed(spec, gradients, name)
-    return MemoryModel(
-        name=spec.name,
-        spec=spec,
-        feeds=tuple(memory_inputs(spec).values()),
-        weights=tuple(
-            StateTensor(s.name, s.name, ordered(axes_of(s.axes)), s.init) for s in spec.states
-        ),
-        gradients=tuple(gradients.items()),
-        answer=lower(spec.read, name),
-        retention=spec.retention,
-        algorithm=spec.algorithm,
-        order=spec.order,
-        sizes=tuple((axis_of(word), size) for word, size in spec.sizes),
-    )
+    return gradients
 
 
-def window_inputs(spec: MemorySpec) -> tuple[str, ...]:
-    """The tokens and gates whose past a memory with a window learns from again."""
+# ------------------------------------------------------------ windows
+
+
+def _window(spec: MemorySpec, feeds: dict[str, MemoryInput]) -> Window | None:
     if spec.algorithm.window is None:
-        return ()
-    formulas: list[Expr] = []
-    for term in spec.terms:
-        match term:
-            case Loss():
-                formulas += [term.loss, term.rate]
-            case Write():
-                formulas += [term.error, term.place, term.answer, term.rate]
-    used = {
-        r.name
-        for f in formulas
-        for r in iter_nodes(f)
-        if isinstance(r, Ref) and r.kind in ("token", "gate")
-    }
-    return tuple(
-        name for name, feed in memory_inputs(spec).items() if feed.of in used and not feed.log
-    )
+        return None
+    width, names = spec.algorithm.window[0], window_inputs(spec)
+    past = (_past(feeds[name], age) for age in range(1, width) for name in names)
+    return Window(width, names, tuple(past))
+
+
+def _past(feed: MemoryInput, age: int) -> MemoryInput:
+    """The same input, so many tokens earlier."""
+    return replace_fields(feed, name=f"{feed.name}_past{age}")
 
 
 def _windowed(
@@ -115,7 +132,7 @@ def _windowed(
         factor = factor * discount
         there = factor * Input(f"written_past{age}", (), Role.PREDICATE)
         exchange: dict[Node, Node] = {
-            feeds[leaf].as_input(): replace_fields(feeds[leaf], name=f"{leaf}_past{age}").as_input()
+            feeds[leaf].as_input(): _past(feeds[leaf], age).as_input()
             for leaf in window_inputs(spec)
         }
         for weight, gradient_ in gradients.items():
@@ -124,174 +141,103 @@ def _windowed(
     return total
 
 
-def per_pair(spec: MemorySpec) -> MemorySpec:
-    """The spec with formulas for a single pair: the `pair` axis is gone."""
-    if spec.algorithm.pairs == 1:
-        return spec
+# ------------------------------------------------------------ retention and algorithm
 
-    def strip(expr: Expr) -> Expr:
-        axes = tuple(axis for axis in expr.axes if axis != "pair")
-        match expr:
-            case Apply():
-                options = tuple(
-                    (
-                        name,
-                        tuple(a for a in value if a != "pair")
-                        if name == "over" and isinstance(value, tuple)
-                        else value,
-                    )
-                    for name, value in expr.options
-                )
-                return replace_fields(
-                    expr, args=tuple(strip(a) for a in expr.args), axes=axes, options=options
-                )
+
+def _formulas(spec: MemorySpec, state: State) -> WeightFormulas:
+    """What retention and algorithm say about one weight."""
+    retention, algorithm = spec.retention, spec.algorithm
+    own = axes_of(state.axes)
+    axes = ordered(own)
+    dual, grad, kept, newest = (
+        Input(word, axes, Role.HOLE) for word in ("dual", "grad", "kept", "newest")
+    )
+    carried = {name: Input(f"carried {name}", axes, Role.HOLE) for name in algorithm.carry}
+
+    def name(ref: Ref) -> Node:
+        match ref.kind:
+            case "grad":
+                return grad
+            case "keep":
+                return kept
+            case "weight":
+                return newest
+            case "carry":
+                return carried[ref.name]
+            case "dual":
+                return dual
             case _:
-                return replace_fields(expr, axes=axes)
+                return program_input(ref, spec, state.name)
 
-    def term(old: Loss | Write) -> Loss | Write:
-        match old:
-            case Loss():
-                return replace_fields(old, loss=strip(old.loss), rate=strip(old.rate))
-            case Write():
-                return replace_fields(
-                    old,
-                    error=strip(old.error),
-                    place=strip(old.place),
-                    answer=strip(old.answer),
-                    rate=strip(old.rate),
-                )
-
-    def bare(axes: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(axis for axis in axes if axis != "pair")
-
-    return replace_fields(
-        spec,
-        terms=tuple(term(t) for t in spec.terms),
-        tokens=tuple(replace_fields(t, axes=bare(t.axes)) for t in spec.tokens),
-        gates=tuple(replace_fields(g, axes=bare(g.axes)) for g in spec.gates),
-        algorithm=replace_fields(
-            spec.algorithm, rules=tuple((name, strip(e)) for name, e in spec.algorithm.rules)
-        ),
-        read=strip(spec.read),
+    return WeightFormulas(
+        decay=_decay(spec, state.name),
+        link=lower(retention.link, name, own) if retention.link is not None else None,
+        potential=_element_formula(spec, state.name, retention.bregman),
+        penalty=_element_formula(spec, state.name, retention.penalty),
+        mass=lower(retention.simplex, name) if retention.simplex is not None else None,
+        column=own[-1],
+        rules=tuple((target, lower(rule, name, own)) for target, rule in algorithm.rules),
+        grad=grad,
+        kept=kept,
+        newest=newest,
+        carried=tuple(carried.items()),
+        dual=dual,
     )
 
 
-def program_input(ref: Ref, spec: MemorySpec, weight: str | None = None) -> Node:
-    """What a name of a formula is in a program; ``weight`` says whose row a gate per row steers."""
-    match ref.kind:
-        case "token":
-            return Input(input_name(ref.name, spec), axes_of(ref.axes), Role.TOKEN)
-        case "gate":
-            return gate_input(ref.name, spec, weight)
-        case "state":
-            return Input(ref.name, axes_of(ref.axes), Role.WEIGHT)
-        case "constant":
-            return Input(input_name(ref.name, spec), axes_of(ref.axes), Role.CONSTANT)
-        case "size":
-            return size_of(ref.name, {axis_of(word): size for word, size in spec.sizes})
-        case "position":
-            return Input(POSITION, (), Role.POSITION)
-        case _:
-            raise AssertionError(f"a {ref.kind} has no place in a bias or read")
+def _element_formula(spec: MemorySpec, weight: str, formula: Expr | None) -> ElementFormula | None:
+    """A potential or penalty over `w` and `w0`, with the axes that these have in it."""
+    if formula is None:
+        return None
+    elements = (n for n in iter_nodes(formula) if isinstance(n, Ref) and n.kind == "dual")
+    axes = axes_of(next((element.axes for element in elements), ()))
+    unknown, before = Input("w", axes, Role.HOLE), Input("w0", axes, Role.HOLE)
+
+    def name(ref: Ref) -> Node:
+        if ref.kind == "dual":
+            return unknown if ref.name == "w" else before
+        return program_input(ref, spec, weight)
+
+    return ElementFormula(lower(formula, name), unknown, before)
 
 
-def gate_input(gate: str, spec: MemorySpec, weight: str | None, log: bool = False) -> Input:
-    """The program input of a gate, or of its logarithm."""
-    declared = next(g for g in spec.gates if g.name == gate)
-    name, axes = input_name(gate, spec), declared.axes
-    if "row" in axes:
-        assert weight is not None, f"{gate}[row] is used outside a weight's own rule"
-        name, axes = f"{name}_{weight}", weight_axes(spec, weight)[:1]
-    if "position" in axes:
-        axes = ()
-    return Input(f"log_{name}" if log else name, axes_of(axes), Role.GATE)
+def _decay(spec: MemorySpec, weight: str) -> Node | None:
+    """The factor of a weight at each token: e^log, the form that chains, where it has a logarithm."""
+    decay, gate = spec.retention.decay, _decay_gate(spec)
+    if isinstance(decay, Number):
+        return Constant(decay.value)
+    if gate is None:
+        return None
+    if gate.signed:
+        return gate_input(gate.name, spec, weight)
+    return elementwise(sp.exp(OPERANDS[0]), gate_input(gate.name, spec, weight, log=True))
 
 
-def input_name(name: str, spec: MemorySpec) -> str:
-    """What a token, gate or constant is called in programs: by its name, unless that could also be
-    the name of a state, a cotangent or something else that generated code has."""
-    owners = [*(s.name for s in spec.states), *spec.algorithm.carry]
-    owners += [g.name for g in spec.gates if "row" in g.axes]
-    meant = name in WORDS or name.startswith(("in_", "log_", "d_", "open_")) or "_past" in name
-    return f"in_{name}" if meant or any(name.startswith(f"{o}_") for o in owners) else name
+def _decay_gate(spec: MemorySpec) -> DecayGate | None:
+    decay = spec.retention.decay
+    if not isinstance(decay, Ref):
+        return None
+    declared = next(gate for gate in spec.gates if gate.name == decay.name)
+    shared = any(
+        isinstance(ref, Ref) and ref.name == decay.name
+        for formula in _learning_formulas(spec)
+        for ref in iter_nodes(formula)
+    )
+    return DecayGate(decay.name, declared.range.low < 0, shared)
 
 
-def weight_axes(spec: MemorySpec, weight: str) -> tuple[str, ...]:
-    """The words for the axes of a weight, outputs first."""
-    return next(s.axes for s in spec.states if s.name == weight)
+def _learning_formulas(spec: MemorySpec) -> Iterator[Expr]:
+    """The formulas of rules, rates, losses and the answer: what happens in each step of a token."""
+    yield from (formula for _, formula in spec.algorithm.rules)
+    for term in spec.terms:
+        yield term.rate
+        yield term.loss if isinstance(term, Loss) else term.error
+    yield spec.read
 
 
-def row_and_column(spec: MemorySpec, weight: str) -> Axes:
-    """The axes that formulas for every weight call `row` and `column`."""
-    return axes_of(weight_axes(spec, weight))
-
-
-def memory_inputs(spec: MemorySpec) -> dict[str, MemoryInput]:
-    """Every input that programs of this memory may have, by name."""
-    feeds: dict[str, MemoryInput] = {}
-    for token in spec.tokens:
-        name = input_name(token.name, spec)
-        feeds[name] = MemoryInput(name, token.name, "token", axes_of(token.axes))
-    for gate in spec.gates:
-        kind = "position" if "position" in gate.axes else "gate"
-        own = input_name(gate.name, spec)
-        if "row" in gate.axes:
-            for state in spec.states:
-                for log in (False, True):
-                    name = f"{'log_' if log else ''}{own}_{state.name}"
-                    axes = tuple(state.axes[0] if a == "row" else a for a in gate.axes)
-                    feeds[name] = MemoryInput(name, gate.name, kind, axes_of(axes), state.name, log)
-            continue
-        for log in (False, True):
-            name = f"log_{own}" if log else own
-            feeds[name] = MemoryInput(name, gate.name, kind, axes_of(gate.axes), None, log)
-    for constant, axes, _ in spec.network.params:
-        name = input_name(constant, spec)
-        feeds[name] = MemoryInput(name, constant, "constant", axes_of(axes))
-    return feeds
-
-
-def signed_gates(spec: MemorySpec) -> set[str]:
-    """The gates that may be negative: they have no logarithm."""
-    return {gate.name for gate in spec.gates if gate.range.low < 0}
-
-
-def with_logarithms(
-    linear: Mapping[Input, AffineUpdate], spec: MemorySpec
-) -> dict[Input, AffineUpdate]:
-    """Every state's factor of itself with its gates written as e^log, the form that chains; the same
-    gates are written so where they multiply another state.
-
-    A factor stays as it is where it has no logarithm: it is no product, or a gate in it may be negative.
-    """
-    feeds, signed = memory_inputs(spec), signed_gates(spec)
-
-    def chained(node: Node, only: set[str] | None) -> Node:
-        gates = [feeds[x.name] for x in inputs_of([node]) if x.name in feeds]
-        gates = [g for g in gates if g.kind in ("gate", "position") and not g.log]
-        if not has_logarithm(node) or any(g.of in signed for g in gates):
-            return node
-        exchange: dict[Node, Node] = {
-            g.as_input(): exp(gate_input(g.of, spec, g.weight, log=True))
-            for g in gates
-            if only is None or g.of in only
-        }
-        return substitute([node], exchange)[0] if exchange else node
-
-    own = {s: chained(c, None) for s, form in linear.items() for t, c in form.keep if t is s}
-    logs = {
-        feeds[x.name].of for x in inputs_of(own.values()) if x.name in feeds and feeds[x.name].log
-    }
-    return {
-        s: AffineUpdate(
-            tuple((t, own[s] if t is s else chained(c, logs)) for t, c in form.keep), form.writes
-        )
-        for s, form in linear.items()
-    }
-
-
-def exp(x: Node) -> Node:
-    """e^x."""
-    import sympy as sp
-
-    return elementwise(sp.exp(OPERANDS[0]), x)
+def _anchored(spec: MemorySpec, name: Callable[[Ref], Node]) -> AnchoredLearning | None:
+    anchored = spec.algorithm.anchored
+    if anchored is None:
+        return None
+    scale = lower(anchored.scale, name) if anchored.scale is not None else None
+    return AnchoredLearning(anchored.block, anchored.sweeps, anchored.reads == "start", scale)

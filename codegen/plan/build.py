@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from miras_dsl.codegen.passes.cse import eliminate_common_subexpressions, is_work
@@ -33,18 +33,20 @@ class PlanBuilder:
     """Hands out ids and names; values of one scope that are the same node are one value.
 
     citations  the line of each clause of the memory: `bias` -> `robust.mem:4 (bias)`
-    log_inputs which inputs are logarithms of decays
+    logarithms names of the inputs that are logarithms of decays
     """
 
     prefix: str
     citations: Mapping[str, str]
+    logarithms: Collection[str]
     values: list[Value] = field(default_factory=list)
     rows: dict[tuple[Node, tuple[Input, ...]], RowFunction] = field(default_factory=dict)
 
     def scope(self, name: str, roots: Iterable[Node], labels: Mapping[Node, Label]) -> Scope:
         """A scope for the values that ``roots`` need."""
         order = postorder(roots)
-        made = Scope(name, NameTable(labels), log_decay_nodes(order, ()), fp64_products(order))
+        logs = log_decay_nodes(order, self.logarithms)
+        made = Scope(name, NameTable(labels), logs, fp64_products(order))
         for x in order:
             if isinstance(x, Input):
                 made.names.name(x, identifier_of(x.name))

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import inf, isinf, isnan, log
+from math import isinf, isnan
 
 import sympy as sp
 
-from miras_dsl.codegen.derive.transitions import VALID
+from miras_dsl.codegen.model.inputs import VALID
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.ir import (
     Broadcast,
@@ -43,14 +43,12 @@ from miras_dsl.ir import (
 )
 from miras_dsl.ir import formula as as_node
 from miras_dsl.scalar.functions import OPERANDS
-from miras_dsl.spec import Interval, MemorySpec
+from miras_dsl.scalar.interval import ANYWHERE, Interval
 
 from .log_precision import log_decay_nodes
 
 LIMIT = 60.0
 """Exponents up to this one leave float32 room for what they multiply: e^60 is 1e26 of 3e38."""
-
-ANYWHERE = Interval()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +75,12 @@ class DecayRange:
         return f"decays by {of} stay within e^{self.reach:.3g} over a chunk: {how}"
 
 
-def logarithms_of(spec: MemorySpec, feeds: Iterable[MemoryInput]) -> dict[str, Interval]:
-    """Where each input of logarithms lies, by name, from the range of its gate."""
-    gates = {gate.name: gate.range for gate in spec.gates}
-    return {feed.name: _log(gates[feed.of]) for feed in feeds if feed.log and feed.of in gates}
-
-
 def decay_ranges(
-    program: Program, spec: MemorySpec, feeds: Iterable[MemoryInput], tokens: int
+    program: Program, feeds: Iterable[MemoryInput], tokens: int
 ) -> tuple[DecayRange, ...]:
     """The decays that products of this program hold, each with its reach over ``tokens`` tokens."""
     given = {feed.name: feed for feed in feeds}
-    known = logarithms_of(spec, given.values())
+    known = {name: feed.range for name, feed in given.items() if feed.log}
     found: dict[str, float] = {}
     for node in postorder(root for _, root in program.results):
         if isinstance(node, GatedContract | GatedApply):
@@ -105,7 +97,7 @@ def factor_decay_products(program: Program, known: Mapping[str, Interval], token
     known  where each input of logarithms lies
     """
     order = postorder(root for _, root in program.results)
-    logs = log_decay_nodes(order, ())
+    logs = log_decay_nodes(order, known)
     made: dict[Node, Node] = {}
     for node in order:
         here = with_operands(node, made) if node.operands else node
@@ -249,7 +241,3 @@ def _linear(formula: sp.Expr, args: tuple[Node, ...], found: Mapping[Node, Inter
         ends = sorted(float(number) * end for end in (x.low, x.high))
         low, high = low + ends[0], high + ends[1]
     return ANYWHERE if isnan(low) or isnan(high) else Interval(low, high)
-
-
-def _log(x: Interval) -> Interval:
-    return Interval(log(x.low) if x.low > 0 else -inf, log(x.high) if 0 < x.high < inf else inf)

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.emit.identifiers import source_ref
-from miras_dsl.codegen.model.build import signed_gates, window_inputs
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.ir import Axes, Input
 from miras_dsl.ir.printer import program_lines
-from miras_dsl.spec import Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ def interface(rule: UpdateRule) -> Interface:
     """The outside of a rule."""
     model = rule.model
     return Interface(
-        cited=source_ref(model.spec.span),
+        cited=source_ref(model.spans.memory),
         equations=tuple(
             f"{name} = {text}"
             for _, name, text in program_lines(rule.program)
@@ -59,21 +57,17 @@ def interface(rule: UpdateRule) -> Interface:
         once_per_token=_once_per_token(rule),
         decay_at=_step_of(rule, "decay"),
         read_at=_step_of(rule, "read"),
-        window=model.algorithm.window[0] if model.algorithm.window else 0,
-        window_inputs=window_inputs(model.spec),
-        resets=bool(model.algorithm.reset),
+        window=model.window.width if model.window else 0,
+        window_inputs=model.window_inputs,
+        resets=bool(model.reset),
     )
 
 
 def citations(rule: UpdateRule) -> dict[str, str]:
     """The line of each clause, as comments give it: `robust.mem:4 (bias)`."""
-    spec = rule.model.spec
-    spans = {
-        "bias": spec.terms[0].span,
-        "retention": spec.retention.span,
-        "algorithm": spec.algorithm.span,
-    }
-    return {clause: f"{source_ref(span)} ({clause})" for clause, span in spans.items()}
+    spans = rule.model.spans
+    clauses = {"bias": spans.bias, "retention": spans.retention, "algorithm": spans.algorithm}
+    return {clause: f"{source_ref(span)} ({clause})" for clause, span in clauses.items()}
 
 
 def _step_of(rule: UpdateRule, event: str) -> int:
@@ -85,8 +79,7 @@ def _step_of(rule: UpdateRule, event: str) -> int:
 
 
 def _once_per_token(rule: UpdateRule) -> tuple[str, ...]:
-    decay = rule.model.retention.decay
-    if rule.micro == 1 or not isinstance(decay, Ref):
+    decay = rule.model.decay_gate
+    if rule.micro == 1 or decay is None:
         return ()
-    signed = decay.name in signed_gates(rule.model.spec)
-    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log != signed)
+    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log != decay.signed)

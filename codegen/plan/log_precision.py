@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import sympy as sp
 
-from miras_dsl.codegen.derive.transitions import VALID
+from miras_dsl.codegen.model.inputs import VALID
 from miras_dsl.ir import Broadcast, Cumsum, Input, Map, Node, Reduce, Rename, Role, Shift, TakeLast
 from miras_dsl.scalar.functions import OPERANDS
 
 
-def log_decay_nodes(nodes: Iterable[Node], given: Iterable[Node]) -> set[Node]:
+def log_decay_nodes(nodes: Iterable[Node], logarithms: Collection[str]) -> set[Node]:
     """The nodes that are sums of logarithms of decays; they are kept in double precision.
+
+    logarithms  names of the inputs that are logarithms of decays
 
     A decay of many tokens is a difference of two long sums: in single precision it would lose all
     that a gate near 0 has put into them.
     """
-    nodes, found = list(nodes), set(given)
+    nodes, found = list(nodes), set[Node]()
     summed = {node.operands[0] for node in nodes if isinstance(node, Cumsum | Reduce)}
     for node in nodes:
         match node:
-            case Input(name, _, role) if role is Role.GATE and name.startswith("log_"):
+            case Input(name, _, role) if role is Role.GATE and name in logarithms:
                 found.add(node)
             case Cumsum(x) | Broadcast(x) | Rename(x) | Shift(x) | TakeLast(x) if x in found:
                 found.add(node)

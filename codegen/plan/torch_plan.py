@@ -18,7 +18,7 @@ from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.ir import AxisSize, Node, Number, Program, inputs_of, ordered, postorder
 
 from .build import PlanBuilder, Scope, fused_roots
-from .factor_decays import decay_ranges, factor_decay_products, logarithms_of
+from .factor_decays import decay_ranges, factor_decay_products
 from .interface import citations, interface
 from .joint import JointProgram, join
 from .kernel_plan import (
@@ -58,9 +58,9 @@ def plan_in_torch(
     chunk = rule.block * rule.micro or CHUNK
     if form is None or reverse is None:
         return torch_plan(rule, None, None, prefix, chunk, "token by token", (obstacle,))
-    known = logarithms_of(rule.model.spec, rule.feeds)
+    known = rule.model.logarithms
     programs = [factor_decay_products(p, known, chunk) for p in (form.program, reverse)]
-    ranges = decay_ranges(form.program, rule.model.spec, rule.feeds, chunk)
+    ranges = decay_ranges(form.program, rule.feeds, chunk)
     why = (*form.evidence, *map(str, ranges))
     return torch_plan(rule, programs[0], programs[1], prefix, chunk, form.family, why)
 
@@ -79,7 +79,7 @@ def torch_plan(
     forward, backward  its chunk program and the adjoint of that; None for a rule that has none
     prefix     what its functions begin with
     """
-    made = PlanBuilder(prefix, citations(rule))
+    made = PlanBuilder(prefix, citations(rule), rule.model.logarithms)
     kernels: list[Kernel] = []
     buffers: list[Buffer] = []
     results: list[tuple[Phase, str, int]] = []

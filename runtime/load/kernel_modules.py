@@ -58,4 +58,4 @@ def implementation(
         call = validate(table, feeds, state, cu_seqlens)
         return call.unanswered() if call.empty else recurrent(call, kernels)
 
-    return lambda sizes: as_oracle_function(made.rule, sizes, memory)
+    return lambda sizes: as_oracle_function(spec, made.rule, sizes, memory)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from miras_dsl.check import read
 from miras_dsl.check import warnings as concerns
 from miras_dsl.codegen.derive.update import UpdateRule
-from miras_dsl.codegen.model.build import window_inputs
+from miras_dsl.codegen.model.inputs import window_inputs
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.codegen.pipeline import CompiledMemory, RenderedModule, compile_file
 from miras_dsl.exceptions import SpecWarning
@@ -150,17 +150,17 @@ def compiled(spec: MemorySpec, kernels: bool = False) -> tuple[CompiledMemory, M
 def with_sizes(memory: CompiledMemory, module: ModuleType, sizes: Mapping[str, int]) -> Run:
     """The functions that a module has for a memory, with the oracle's names and order of axes."""
     function, step = (getattr(module, f"{memory.prefix}_{way}") for way in ("memory", "step"))
-    return as_oracle_function(memory.rule, sizes, function, step)
+    return as_oracle_function(memory.spec, memory.rule, sizes, function, step)
 
 
 def as_oracle_function(
+    spec: MemorySpec,
     rule: UpdateRule,
     sizes: Mapping[str, int],
     function: Callable[..., tuple[Tensor, State]],
     step: Callable[..., tuple[Tensor, State]] | None = None,
 ) -> Run:
     """A memory's function, and its step if it has one, as the oracle would be called."""
-    spec = rule.model.spec
     missing = {name for name, default in spec.params if default is None} - sizes.keys()
     if missing:
         raise ValueError(f"{spec.name} needs the size {', '.join(sorted(missing))}")

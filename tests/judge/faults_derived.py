@@ -9,6 +9,7 @@ from typing import Any
 from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.derive import update
 from miras_dsl.codegen.derive.transitions import Transitions
+from miras_dsl.codegen.model.types import StateKind
 from miras_dsl.ir import (
     ONE,
     Cumsum,
@@ -212,8 +213,10 @@ def _(patch: Patch) -> None:
 
     def bare(model: Any) -> Any:
         rule = made(model)
-        duals = {s.name.removesuffix(".dual"): s for s in rule.states if s.name.endswith(".dual")}
-        unlinked = tuple((name, duals[name.removesuffix(".anchor")]) for name, _ in rule.refresh)
+        states = {state.name: state for state in rule.states}
+        weight = {tensor.name: tensor.of for tensor in rule.weights}
+        duals = {w.of: states[w.name] for w in rule.weights if w.kind is StateKind.DUAL}
+        unlinked = tuple((name, duals[weight[name]]) for name, _ in rule.refresh)
         return replace(rule, refresh=unlinked)
 
     patch.setattr(pipeline, "update_rule", bare)

@@ -14,7 +14,7 @@ from torch import Tensor
 from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.derive import token_step
 from miras_dsl.codegen.inner_step import closed_form_inverse, implicit_step, proximal_step
-from miras_dsl.codegen.model import build as model
+from miras_dsl.codegen.model import build as model_build
 from miras_dsl.codegen.model import lower
 from miras_dsl.codegen.passes import autodiff
 from miras_dsl.codegen.plan import interface as plan_interface
@@ -28,13 +28,13 @@ from miras_dsl.spec import MemorySpec, Number
 from tests.judge.faults import Patch, fault
 
 
-def _algorithm(patch: Patch, change: Callable[[Any], Any]) -> None:
-    """Derive from another algorithm than the one that was written."""
+def _model(patch: Patch, change: Callable[[Any], Any]) -> None:
+    """Derive from another model than that of the text."""
     made = pipeline.update_rule
     patch.setattr(
         pipeline,
         "update_rule",
-        lambda given: made(replace(given, algorithm=change(given.algorithm))),
+        lambda given: made(change(given)),
     )
 
 
@@ -48,14 +48,14 @@ def _rule(patch: Patch, **changed: Any) -> None:
 
 
 def _windowed(patch: Patch, change: Callable[[Any], Any]) -> None:
-    made: Any = model._windowed
+    made: Any = model_build._windowed
 
     def changed(spec: MemorySpec, *rest: Any) -> Any:
         assert spec.algorithm.window is not None
         other = replace(spec.algorithm, window=change(spec.algorithm.window))
         return made(replace(spec, algorithm=other), *rest)
 
-    patch.setattr(model, "_windowed", changed)
+    patch.setattr(model_build, "_windowed", changed)
 
 
 @fault("window, anchored", "a window is one token short")
@@ -162,7 +162,7 @@ def _(patch: Patch) -> None:
 
 @fault("reset", "a memory begins anew one token early")
 def _(patch: Patch) -> None:
-    _algorithm(patch, lambda own: replace(own, reset=own.reset - 1))
+    _model(patch, lambda own: replace(own, reset=own.reset - 1))
 
 
 @fault("reset", "gradients flow through a reset")

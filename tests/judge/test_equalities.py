@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miras_dsl.check import read
-from miras_dsl.codegen.model.build import window_inputs
+from miras_dsl.codegen.model.inputs import window_inputs
 from miras_dsl.runtime.load import loader
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec

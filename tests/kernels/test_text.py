@@ -34,8 +34,8 @@ def test_the_text_is_python_that_cites_the_spec(name: str) -> None:
     functions = [n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)]
     assert [f.name.rsplit("_", 1)[1] for f in functions] == ["forward", "backward"]
     assert [line for line in text.split("\n") if len(line) > 100 or line != line.rstrip()] == []
-    spec = rule.model.spec
-    for span in (spec.span, spec.retention.span, spec.algorithm.span):
+    spans = rule.model.spans
+    for span in (spans.memory, spans.retention, spans.algorithm):
         # A clause that is not written (`retention none`) has no place; a written one is cited.
         assert span.source.name != f"{name}.mem" or re.search(rf":{span.line}\b", text)
 

@@ -10,15 +10,14 @@ import numpy as np
 import sympy as sp
 
 from miras_dsl.check import read
-from miras_dsl.codegen.derive.chunk import VALID
 from miras_dsl.codegen.derive.update import UpdateRule
-from miras_dsl.codegen.model.build import POSITION
+from miras_dsl.codegen.model.inputs import POSITION, VALID
 from miras_dsl.codegen.model.types import POSITIONS
 from miras_dsl.codegen.pipeline import CompiledMemory, compile_memory
-from miras_dsl.ir import I, Input, J, L, M, Node, Program, axis_of, inputs_of
+from miras_dsl.ir import I, Input, J, L, M, Node, Program, inputs_of
 from miras_dsl.ir.interpreter import Array, evaluate
 from miras_dsl.source import Source
-from miras_dsl.spec import MemorySpec, Ref
+from miras_dsl.spec import MemorySpec
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 BLOCK = 21
@@ -50,21 +49,19 @@ def of_text(text: str) -> CompiledMemory:
 
 def extents(rule: UpdateRule) -> dict[str, int]:
     """The size of every axis of a rule."""
-    spec = rule.model.spec
-    given = {name: SIZES.get(name, default or 4) for name, default in spec.params}
+    model = rule.model
+    given = {name: SIZES.get(name, default or 4) for name, default in model.params}
     return {
-        axis_of(axis): int(
-            str(size.xreplace({s: sp.Integer(given[str(s)]) for s in size.free_symbols}))
-        )
-        for axis, size in spec.sizes
+        axis: int(str(size.xreplace({s: sp.Integer(given[str(s)]) for s in size.free_symbols})))
+        for axis, size in model.sizes
     }
 
 
 def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
     """Arrays for every feed [T, …], state and constant: decays below 1, other gates small."""
-    rng, sizes, spec = np.random.default_rng(seed), extents(rule), rule.model.spec
-    decay = spec.retention.decay.name if isinstance(spec.retention.decay, Ref) else ""
-    values: Arrays = {VALID.name: np.ones(length), POSITION: 1.0 + np.arange(length) % BLOCK}
+    rng, sizes = np.random.default_rng(seed), extents(rule)
+    decay = rule.model.decay_gate.name if rule.model.decay_gate else ""
+    values: Arrays = {VALID.name: np.ones(length), POSITION.name: 1.0 + np.arange(length) % BLOCK}
     for feed in rule.feeds:
         shape = [sizes[axis] for axis in feed.axes if axis != POSITIONS]
         match feed.kind:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miras_dsl.codegen.derive.chunk import VALID
-from miras_dsl.codegen.model.build import POSITION
+from miras_dsl.codegen.model.inputs import POSITION, VALID
 from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.ir import ForwardSubstitution, Inverse, Node, Program, postorder
 from tests.meaning.derived import (
@@ -81,8 +80,8 @@ def test_padding_is_not_there(name: str) -> None:
     values = values_of(rule, 7)
     y, states, _ = walk(rule, program_of(name), values, 7, 0)
     padded = dict(values)
-    for feed in (VALID.name, POSITION, *(f.name for f in rule.feeds if f.kind != "constant")):
-        blank = np.full_like(values[feed], float(feed == POSITION))
+    for feed in (VALID.name, POSITION.name, *(f.name for f in rule.feeds if f.kind != "constant")):
+        blank = np.full_like(values[feed], float(feed == POSITION.name))
         padded[feed] = np.concatenate([blank[:2], values[feed], blank[:3]])
     found, after, _ = walk(rule, program_of(name), padded, 12, 0)
     np.testing.assert_allclose(found[2:9], y, rtol=1e-12, atol=1e-12)

@@ -95,7 +95,7 @@ class Counting:
 def arguments(compiled: CompiledMemory, tokens: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Feeds and a state for one call; logarithms of decays are a little below 0."""
     rule, random = compiled.rule, torch.Generator().manual_seed(0)
-    sizes, pairs = extents(rule), rule.model.algorithm.pairs
+    sizes, pairs = extents(rule), rule.model.pairs
     feeds, state = {}, {}
     for feed in rule.feeds:
         axes = [sizes[a] for a in feed.axes if a != POSITIONS]

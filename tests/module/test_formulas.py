@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from miras_dsl import spec
 from miras_dsl.codegen.emit.layer.modules import emit_module
-from miras_dsl.codegen.model.types import MemoryInput, StateTensor
+from miras_dsl.codegen.model.types import InitialValue, MemoryInput, StateKind, StateTensor
 from miras_dsl.ir import axes_of
 from miras_dsl.runtime.layers.conv_state import ConvState
+from miras_dsl.scalar.monotone_inverse import UNKNOWN
 from tests.module import rules
 from tests.module.features import Layer, build, fed, x
 from tests.module.rules import X, gate, linear, memory, number, op, param
@@ -95,12 +96,14 @@ def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
         MemoryInput("log_g_A", "g", "gate", axes_of(("h1",)), weight="A", log=True),
         MemoryInput("g_B", "g", "gate", axes_of(("value",)), weight="B"),
     )
+    rows = InitialValue(sp.Integer(2))
+    logs = InitialValue(sp.Integer(2), sp.log(UNKNOWN))
     weights = (
         StateTensor("A", "A", axes_of(("h1", "key")), "learned"),
-        StateTensor("B", "B", axes_of(("value", "h1")), "positive"),
-        StateTensor("S.A", "A", axes_of(("h1", "key")), "zero"),
-        StateTensor("B.anchor", "B", axes_of(("value", "h1")), "weight"),
-        StateTensor("B.dual", "B", axes_of(("value", "h1")), "positive"),
+        StateTensor("B", "B", axes_of(("value", "h1")), "positive", StateKind.WEIGHT, rows),
+        StateTensor("S.A", "A", axes_of(("h1", "key")), "zero", StateKind.CARRIED),
+        StateTensor("B.anchor", "B", axes_of(("value", "h1")), "weight", StateKind.ANCHOR, rows),
+        StateTensor("B.dual", "B", axes_of(("value", "h1")), "positive", StateKind.DUAL, logs),
         StateTensor("C", "C", axes_of(("key", "h1")), "learned"),
     )
     module = write(tmp_path / "m.py", "m", [emit_module(made, feeds, weights)])

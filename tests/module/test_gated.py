@@ -131,7 +131,7 @@ def gated(program: Program) -> list[Node]:
 
 def values(program: Program, query: Tensor, key: Tensor, log: Tensor) -> tuple[Tensor, ...]:
     """The results of a program through its generated text."""
-    built = PlanBuilder("made", {})
+    built = PlanBuilder("made", {}, {"log_alpha"})
     kernel = straight_kernel(built, "token", Phase.STEP, program)
     made = FunctionEmitter(built.values, (), "made").token(kernel)
     assert set(made.params) == {"query", "key", "log_alpha"}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from miras_dsl.check import read
+from miras_dsl.codegen.derive.update import update_rule
 from miras_dsl.codegen.emit.identifiers import identifier, snake_case
 from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_text
 from miras_dsl.codegen.model.build import build_model
@@ -54,8 +55,9 @@ def text_of(name: str) -> tuple[FileSpec, str]:
 def test_a_shipped_module(name: str, tmp_path: Path) -> None:
     spec, _ = text_of(name)
     models = {n: build_model(m) for n, m in spec.memories.items()}
+    weights = {n: update_rule(m).weights for n, m in models.items()}
     for memory, model in models.items():
-        texts = [emit_module(spec.memories[n], m.feeds, m.weights) for n, m in models.items()]
+        texts = [emit_module(spec.memories[n], m.feeds, weights[n]) for n, m in models.items()]
         texts += [layer_text(item) for item in spec.layers.values()]
         texts += [model_text(item) for item in spec.models.values()]
         path = tmp_path / f"{memory}.py"
@@ -77,7 +79,7 @@ def test_a_shipped_module(name: str, tmp_path: Path) -> None:
             pairs = (made.algorithm.pairs,) if feed.of in paired else ()
             wanted = (*lead[feed.kind], *pairs, *(sizes[a.name] for a in feed.axes))
             assert module.seen["fed"][feed.name].shape == wanted, feed.name
-        for weight in model.weights:
+        for weight in weights[memory]:
             wanted = (3, 2, *(sizes[a.name] for a in weight.axes))
             assert module.seen["state"][weight.name].shape == wanted, weight.name
         y.square().mean().backward()
@@ -105,7 +107,8 @@ def test_text_is_clean(name: str, tmp_path: Path) -> None:
     pytest.importorskip("ruff")
     spec, _ = text_of(name)
     models = {n: build_model(m) for n, m in spec.memories.items()}
-    texts = [emit_module(spec.memories[n], m.feeds, m.weights) for n, m in models.items()]
+    weights = {n: update_rule(m).weights for n, m in models.items()}
+    texts = [emit_module(spec.memories[n], m.feeds, weights[n]) for n, m in models.items()]
     texts += [layer_text(item) for item in spec.layers.values()]
     texts += [model_text(item) for item in spec.models.values()]
     rule = "\n\n".join(RULE.format(name=snake_case(n)).strip() for n in models)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.emit.scalar_printer import TORCH, print_scalar
-from miras_dsl.codegen.inner_step.initial_dual import initial_dual, initial_mass
 from miras_dsl.codegen.model.types import MemoryInput, StateTensor
 from miras_dsl.ir import axis_names, ordered
 from miras_dsl.scalar.monotone_inverse import UNKNOWN
@@ -40,7 +39,7 @@ def initial_state(
             made = "positive_weight" if state.init == "positive" else "learned_weight"
             parts += [f"# {state.name}: {source_ref(state.span)}"]
             parts += [f"self.{state.name}_start = {made}({sizes})"]
-    items = [(weight.name, _first_value(spec, weight, feeding)) for weight in weights]
+    items = [(weight.name, _first_value(weight, feeding)) for weight in weights]
     if spec.algorithm.anchored is not None or spec.algorithm.reset:
         items.append(("position", "empty.new_zeros(batch, dtype=torch.int64)"))
     for feed in (f for f in feeds if f.name in tails):
@@ -52,7 +51,7 @@ def initial_state(
     return InitialState(parts, items)
 
 
-def _first_value(spec: MemorySpec, weight: StateTensor, feeding: InputStatements) -> str:
+def _first_value(weight: StateTensor, feeding: InputStatements) -> str:
     state = feeding.state(weight.of)
     init = state.init if weight.init == "weight" else weight.init
     if init == "zero":
@@ -60,19 +59,11 @@ def _first_value(spec: MemorySpec, weight: StateTensor, feeding: InputStatements
         return f"empty.new_zeros(batch, self.heads, {sizes})"
     first = f"self.{state.name}_start"
     if init == "positive":
-        carried = initial_dual(spec, state.name) if _is_dual(spec, weight) else None
-        mass = carried.mass if carried else initial_mass(spec)
-        first = f"rows_on_simplex({first}, {number_text(mass).text})"
-        first = print_scalar(carried.slope, {UNKNOWN: first}, TORCH) if carried else first
+        assert weight.start is not None, "the derivation says where positive rows start"
+        start = weight.start
+        first = f"rows_on_simplex({first}, {number_text(start.mass).text})"
+        first = print_scalar(start.slope, {UNKNOWN: first}, TORCH) if start.slope else first
     turned = broadcast_to(
         Expression(first, "heads", state.axes, headed=True), axis_names(ordered(weight.axes))
     )
     return f"expand_initial({turned.text}, batch)"
-
-
-def _is_dual(spec: MemorySpec, weight: StateTensor) -> bool:
-    """Whether a tensor carries the dual of a weight: with a link at chunk ends that is a tensor of
-    its own, with one at tokens it is what the weight's name stands for."""
-    return spec.retention.bregman is not None and (
-        weight.name.endswith(".dual") or spec.retention.at == "token"
-    )

@@ -48,7 +48,7 @@ def backward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
     ends = block_edge_lines(plan, names, states, "shut")
     return {
         **frame_slots(plan, prefix, pointers, _shapes(plan, names, tokens, constants, states)),
-        "title": f"Gradients of {plan.rule.name} ({source_ref(plan.rule.model.spec.span)}), "
+        "title": f"Gradients of {plan.rule.name} ({source_ref(plan.rule.model.spans.memory)}), "
         "from the last token to the first:",
         "again": [v for x, v in inputs if x in again and x in plan.tokens],
         "seen": [v for x, v in inputs if x in seen and x in plan.tokens],

@@ -6,13 +6,13 @@ import textwrap
 from dataclasses import dataclass
 
 from miras_dsl.codegen.emit.identifiers import source_ref
-from miras_dsl.codegen.model.build import POSITION
+from miras_dsl.codegen.model.inputs import POSITION
+from miras_dsl.codegen.model.types import ClauseSpans
 from miras_dsl.codegen.plan.padding import padding_values
 from miras_dsl.codegen.plan.token_kernels import RecurrentPlan
-from miras_dsl.ir import KEY, VALUE, Axes, Input, Program, Role, axis_names, inputs_of
+from miras_dsl.ir import KEY, VALUE, Axes, Input, Program, axis_names, inputs_of
 from miras_dsl.ir.printer import print_program
 from miras_dsl.source import NOWHERE
-from miras_dsl.spec import MemorySpec
 
 from .printer import SIZES, Target, TritonPrinter
 
@@ -66,7 +66,7 @@ def names_of(plan: RecurrentPlan) -> KernelNames:
     of: dict[Input, str] = {}
     for x in (*plan.tokens, *plan.constants, *plan.states):
         of[x] = writer.name(x.name)
-    return KernelNames(writer, of | {Input(POSITION, (), Role.POSITION): "position"})
+    return KernelNames(writer, of | {POSITION: "position"})
 
 
 def targets(
@@ -107,7 +107,7 @@ def frame_slots(
     keep: bool = False,
 ) -> dict[str, object]:
     """The slots that both templates have; ``keep`` for a kernel that may keep checkpoints."""
-    spec, every = plan.rule.model.spec, (*plan.tokens, *plan.constants, *plan.states)
+    spans, every = plan.rule.model.spans, (*plan.tokens, *plan.constants, *plan.states)
     axes = tuple(a for a in SIZES if a == VALUE or any(a in x.axes for x in every))
     law: list[str] = []
     for line in print_program(plan.rule.program).split("\n"):
@@ -123,9 +123,9 @@ def frame_slots(
     step = f"((place + t) % {block})" + (f" // {plan.micro}" if plan.micro > 1 else "")
     return {
         "name": prefix,
-        "title": f"{plan.rule.name} ({source_ref(spec.span)}), token by token:",
+        "title": f"{plan.rule.name} ({source_ref(spans.memory)}), token by token:",
         "law": law,
-        "cited": _cited(spec),
+        "cited": _cited(spans),
         "shapes": _aligned(shapes),
         "parameters": parameters,
         "axes": axis_names(axes),
@@ -144,13 +144,13 @@ def shape(lead: str, axes: Axes) -> str:
 
 def given_shapes(plan: RecurrentPlan, names: KernelNames) -> list[Line]:
     """The docstring's lines for what both kernels read."""
-    spec = plan.rule.model.spec
-    spans = {d.name: d.span for d in (*spec.tokens, *spec.gates) if d.span is not NOWHERE}
-    feeds = {f.name: f.of for f in plan.rule.model.feeds}
+    spans = {feed.name: feed.span for feed in plan.rule.model.feeds}
     lines = []
     for x in plan.tokens:
-        span = spans.get(feeds.get(x.name, ""))
-        said = source_ref(span) if span else "" if x.name in feeds else "of an earlier token"
+        span = spans.get(x.name)
+        said = (
+            "of an earlier token" if span is None else "" if span is NOWHERE else source_ref(span)
+        )
         lines.append((names.of[x], shape("T, H", x.axes), said))
     for x in plan.constants:
         lines.append((names.of[x], shape("H", x.axes), "the same for every token"))
@@ -162,13 +162,16 @@ def _aligned(lines: list[Line]) -> list[str]:
     return [f"{n:<{width}}  {s:<{room}}  {what}".rstrip() for n, s, what in lines]
 
 
-def _cited(spec: MemorySpec) -> str:
+def _cited(spans: ClauseSpans) -> str:
     """The places of a memory's clauses: `robust.mem:4 (bias), :5 (retention), :6 (algorithm)`."""
-    spans = [(term.span, "bias") for term in spec.terms[:1]]
-    spans += [(spec.retention.span, "retention"), (spec.algorithm.span, "algorithm")]
+    clauses = [
+        (spans.bias, "bias"),
+        (spans.retention, "retention"),
+        (spans.algorithm, "algorithm"),
+    ]
     words: list[str] = []
     last = ""
-    for span, clause in spans:
+    for span, clause in clauses:
         if span is NOWHERE:
             continue
         file, colon, line = source_ref(span).rpartition(":")

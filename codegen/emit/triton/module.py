@@ -30,7 +30,7 @@ TITLE = '"""Token-by-token kernels of {name}, generated from {place}."""'
 
 def recurrent_module(rule: UpdateRule) -> str:
     """A module with the kernels of one rule, and `recurrence_name` for what the launcher takes."""
-    title = TITLE.format(name=rule.name, place=source_ref(rule.model.spec.span))
+    title = TITLE.format(name=rule.name, place=source_ref(rule.model.spans.memory))
     text = recurrent_text(rule, snake_case(rule.name))
     return assert_defined_once(f"{title}\n\n{import_lines(text)}\n\n{text}")
 

@@ -27,6 +27,7 @@ from miras_dsl.ir import (
     Inverse,
     J,
     Node,
+    Number,
     Program,
     Role,
     broadcast,
@@ -188,14 +189,17 @@ class _WriteSolver(TokenVectorizer):
         result = ZERO
         known = slope * reading.free + rest
         if not is_zero(known):
-            result = result + self.label(solved(known), "rows_free")
+            result = result + self.label(solved(known), "error_free")
         for state, query, gate in reading.entries:
             if gate is ONE:
-                kernel = self.label(solved(slope * query), f"rows_of_{state.name}")
-                result = result + contract(kernel, state, (over,))
+                # A number as the slope stays outside: what is solved for is then as plain as it can be.
+                outside = slope if isinstance(slope, Number) else ONE
+                inside = query if isinstance(slope, Number) else slope * query
+                of_state = self.label(solved(inside), f"error_of_{state.name}")
+                result = result + contract(of_state, state, (over,)) * outside
             else:
                 result = result + solved(slope * contract(query, state, (over,)) * gate)
-        return self.label(result, "rows", "bias")
+        return self.label(result, "error", "bias")
 
     def _substitution(
         self,

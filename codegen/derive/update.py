@@ -19,7 +19,12 @@ from miras_dsl.codegen.model.types import (
     StateKind,
     StateTensor,
 )
-from miras_dsl.codegen.passes.affine_state import AffineUpdate, NotChunkable, to_affine_state
+from miras_dsl.codegen.passes.affine_state import (
+    AffineUpdate,
+    NotChunkable,
+    to_affine_state,
+    with_positive_scales,
+)
 from miras_dsl.ir import ZERO, Input, Node, Program, Role, inputs_of, substitute
 
 from .logarithms import with_logarithms
@@ -179,7 +184,7 @@ def _finish(
         for state in old:
             own = frozenset([state]) if new[state.name] is state else moving
             linear[state] = to_affine_state(new[state.name], state.axes, own)
-        linear = with_logarithms(linear, model)
+        linear = with_positive_scales(with_logarithms(linear, model))
     except NotChunkable as reason:
         linear, obstacle = {}, str(reason)
     values = {s: linear[s].as_node() if s in linear else new[s.name] for s in old}

@@ -17,6 +17,8 @@ from miras_dsl.ir import (
     Number,
     Role,
     broadcast,
+    constant,
+    elementwise,
     formula,
     inputs_of,
 )
@@ -74,6 +76,47 @@ class AffineUpdate:
 
 
 EMPTY = AffineUpdate((), ())
+
+
+def with_positive_scales(updates: Mapping[Input, AffineUpdate]) -> dict[Input, AffineUpdate]:
+    """The same updates with the sign of a descent in the written row: `rate · (target - prediction)`
+    instead of `-rate · (prediction - target)`.
+
+    A write that several states share keeps its rows the same in all of them.
+    """
+    scales: dict[tuple[Node, Node | None], list[Node]] = {}
+    for update in updates.values():
+        for write in update.writes:
+            scales.setdefault((write.u, write.x), []).append(write.scale)
+    turned = {key for key, found in scales.items() if all(map(_is_negative, found))}
+
+    def positive(write: RankOneWrite) -> RankOneWrite:
+        if (write.u, write.x) not in turned:
+            return write
+        return RankOneWrite(_negated(write.u), write.x, _negated(write.scale))
+
+    return {
+        state: AffineUpdate(update.keep, tuple(map(positive, update.writes)))
+        for state, update in updates.items()
+    }
+
+
+def _is_negative(scale: Node) -> bool:
+    """Whether a scale is written with a minus sign."""
+    match scale:
+        case Number(value):
+            return bool(value.is_negative)
+        case Map(formula_, _):
+            return bool(formula_.could_extract_minus_sign())
+        case _:
+            return False
+
+
+def _negated(node: Node) -> Node:
+    """The negative of a node; a formula takes the sign in."""
+    if isinstance(node, Map):
+        return elementwise(-node.formula, *node.args)
+    return constant(-node.value) if isinstance(node, Number) else -node
 
 
 def to_affine_state(node: Node, axes: Axes, states: frozenset[Input]) -> AffineUpdate:

@@ -44,7 +44,7 @@ class Draft:
         form, reverse = self.memory.form, self.memory.reverse
         assert form is not None and reverse is not None
         self.joint: JointProgram = join(form.program, reverse)
-        self.builder = PlanBuilder("hand", {})
+        self.builder = PlanBuilder("hand", {}, self.memory.model.logarithms)
         programs = (self.joint.forward, self.joint.backward)
         roots = [node for program in programs for _, node in program.results]
         states = [state for state, _ in self.joint.backward.carried]

@@ -72,6 +72,16 @@ class TorchPrinter:
             case _:
                 return self.names[here]
 
+    def arg(self, node: Node) -> str:
+        """The text of a value as an argument of a call, where it needs no brackets of its own."""
+        text = self.ref(node)
+        depth = 0
+        for at, letter in enumerate(text):
+            depth += (letter in "([") - (letter in ")]")
+            if depth == 0:
+                return text[1:-1] if text[0] == "(" and at == len(text) - 1 else text
+        return text
+
     def aligned(self, node: Node, axes: Axes) -> str:
         """A node's value with an axis of size 1 for each axis that it lacks."""
         here = stored_as(node)
@@ -103,19 +113,19 @@ class TorchPrinter:
             case Rename(x, names):
                 new = [dict(names).get(axis, axis) for axis in x.axes]
                 order = ", ".join(str(new.index(axis) - len(new)) for axis in node.axes)
-                return f"ops.permute({self.ref(x)}, ({order}))"
+                return f"ops.permute({self.arg(x)}, ({order}))"
             case Cumsum(x, axis, reverse):
                 at = self.place(axis, x.axes)
                 if reverse:
                     return f"{self.ref(x)}.flip({at}).cumsum({at}).flip({at})"
                 return f"{self.ref(x)}.cumsum({at})"
             case Shift(x, axis, by):
-                return f"ops.shift({self.ref(x)}, {self.place(axis, x.axes)}, {by})"
+                return f"ops.shift({self.arg(x)}, {self.place(axis, x.axes)}, {by})"
             case TakeLast(x, axis):
                 return f"{self.ref(x)}.select({self.place(axis, x.axes)}, -1)"
             case PlaceLast(x, axis):
                 at = self.place(axis, node.axes)
-                return f"ops.pad_to_last({self.ref(x)}, {at}, size['{axis}'])".replace("'", '"')
+                return f"ops.pad_to_last({self.arg(x)}, {at}, size['{axis}'])".replace("'", '"')
             case Mask(x, triangle):
                 where = self._triangle(triangle, node.axes)
                 sizes = self._sizes(node.axes)
@@ -126,7 +136,7 @@ class TorchPrinter:
                     return (
                         f"ops.tril(ops.broadcast({self.aligned(x, node.axes)}, {sizes}), {where})"
                     )
-                return f"ops.tril({self.ref(x)}, {where})"
+                return f"ops.tril({self.arg(x)}, {where})"
             case Decay(a, b, triangle):
                 where = self._triangle(triangle, node.axes)
                 later, earlier = (self.aligned(x, node.axes) for x in (a, b))
@@ -137,7 +147,7 @@ class TorchPrinter:
                 mirrored = over == triangle.row
                 return f"ops.gated_apply({self._refs(m, y, a, b)}, {triangle.strict}, {mirrored})"
             case Inverse(x):
-                return f"ops.unit_lower_inverse({self.ref(x)})"
+                return f"ops.unit_lower_inverse({self.arg(x)})"
             case ForwardSubstitution(a, p, _, r, rows, gates, reverse):
                 holes = (r, *(hole for hole, _ in rows))
                 given = self._refs(*(row for _, row in rows)) + ("," if len(rows) == 1 else "")
@@ -152,7 +162,7 @@ class TorchPrinter:
         return f"{row}, {col}, {triangle.strict}"
 
     def _refs(self, *nodes: Node) -> str:
-        return ", ".join(self.ref(n) for n in nodes)
+        return ", ".join(self.arg(n) for n in nodes)
 
     def _sizes(self, axes: Axes) -> str:
         inner = ", ".join(f'size["{axis}"]' for axis in axes)

@@ -18,6 +18,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from miras_dsl.codegen.analysis.sequential_depth import (
+    SequentialDepth,
+    chunk_of_steps,
+    sequential_depth,
+)
 from miras_dsl.codegen.derive.chunk import ChunkForm, chunkwise_form
 from miras_dsl.codegen.derive.update import UpdateRule, update_rule
 from miras_dsl.codegen.emit.identifiers import snake_case, source_ref
@@ -33,11 +38,6 @@ from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.codegen.passes.size_limits import check_size
 from miras_dsl.codegen.plan.kernel_plan import KernelPlan
-from miras_dsl.codegen.plan.sequential_depth import (
-    SequentialDepth,
-    chunk_of_steps,
-    sequential_depth,
-)
 from miras_dsl.codegen.plan.token_kernels import unsupported_reason as kernel_obstacle
 from miras_dsl.codegen.plan.torch_plan import CHUNK, plan_in_torch
 from miras_dsl.diagnostics import Diagnostic, Label, SpecErrors

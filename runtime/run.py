@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.execute import token_loop
 from miras_dsl.runtime.execute.call import MemoryCall, per_token, position_after, validate
 from miras_dsl.runtime.execute.chunk_layout import chunk_layout
 from miras_dsl.runtime.execute.chunk_scan import ScanContext, ScanResult, scan_chunks
@@ -31,10 +30,11 @@ from miras_dsl.runtime.execute.program_table import (
     Values,
     returns,
 )
-from miras_dsl.runtime.kernels import recurrent
 from miras_dsl.runtime.kernels.launch_config import Recurrence
 
 from . import finite_checks
+from .execute import token_loop
+from .kernels import recurrent
 
 
 def run(

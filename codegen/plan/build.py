@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from miras_dsl.codegen.analysis.log_precision import log_decay_nodes
+from miras_dsl.codegen.analysis.product_precision import fp64_products
 from miras_dsl.codegen.passes.cse import eliminate_common_subexpressions, is_work
 from miras_dsl.codegen.passes.fuse_maps import fuse, fusible
 from miras_dsl.ir import ForwardSubstitution, Input, Label, Node, Number, postorder
 
 from .joint import users_of
 from .kernel_plan import RowFunction, Value
-from .log_precision import log_decay_nodes
 from .naming import NameTable, identifier_of
 from .partition import is_statement, stored_as
-from .product_precision import fp64_products
 
 
 @dataclass(slots=True)

@@ -14,11 +14,10 @@ from dataclasses import replace
 from miras_dsl.codegen.derive.block_edge import at_block_end, at_block_start
 from miras_dsl.codegen.derive.chunk import ChunkForm
 from miras_dsl.codegen.derive.update import UpdateRule
-from miras_dsl.codegen.passes.autodiff import adjoint
-from miras_dsl.ir import AxisSize, Node, Number, Program, inputs_of, ordered, postorder
+from miras_dsl.codegen.passes.factor_decays import decay_ranges, factor_decay_products
+from miras_dsl.ir import AxisSize, Node, Number, Program
 
-from .build import PlanBuilder, Scope, fused_roots
-from .factor_decays import decay_ranges, factor_decay_products
+from .build import PlanBuilder, Scope
 from .interface import citations, interface
 from .joint import JointProgram, join
 from .kernel_plan import (
@@ -37,7 +36,8 @@ from .kernel_plan import (
     walks,
 )
 from .naming import identifier_of
-from .partition import Region, is_statement, partition, stored_as
+from .partition import Region, partition, stored_as
+from .pieces import buffers_between, edge_statements, straight_kernel
 
 CHUNK = 64
 """Tokens of a chunk where the meaning of the rule does not fix it."""
@@ -99,7 +99,7 @@ def torch_plan(
             for name, node in program.results:
                 results.append((phase, name, made.id(scope, stored_as(node))))
         kernels = _with_writes(kernels, [id for *_, id in results])
-        buffers = _buffers(made, kernels)
+        buffers = buffers_between(made, kernels)
     step = straight_kernel(made, "token", Phase.STEP, rule.program)
     body = (*edges[Edge.START], *step.body, *edges[Edge.END])
     kernels.append(replace(step, body=body))
@@ -243,59 +243,3 @@ def _walk(
     if step < 0:
         first, last = last, first
     return Walk(Along.CHUNK, step, carry, (*first, *body, *last))
-
-
-def edge_statements(
-    made: PlanBuilder, where: Edge, program: Program | None, back: bool = False
-) -> tuple[AtBlock, ...]:
-    """What happens at the edge of a block, or the adjoint of that."""
-    if program is None:
-        return ()
-    program = adjoint(program) if back else program
-    roots = fused_roots([node for _, node in program.results])
-    names = [name for name, _ in program.results]
-    title = f"block {where.value}{', adjoint' if back else ''}"
-    carried = [state for state, _ in program.carried]
-    scope = made.scope(title, [*roots, *carried], program.labels)
-    wishes = dict(zip(roots, map(identifier_of, names), strict=True))
-    for x in inputs_of(roots):
-        made.id(scope, x)
-    order = [n for n in postorder(roots) if is_statement(n)]
-    ids = tuple(made.id(scope, n, wishes.get(n, "")) for n in order)
-    ends = dict(zip(names, (made.id(scope, root) for root in roots), strict=True))
-    carry = tuple(Carry(made.id(scope, state), ends.pop(name)) for state, name in program.carried)
-    return (AtBlock(where, carry, (Compute(ids),), tuple(ends.values())),)
-
-
-def straight_kernel(made: PlanBuilder, name: str, phase: Phase, program: Program) -> Kernel:
-    """A program without a loop as one kernel; it writes its results in their order."""
-    roots = fused_roots([node for _, node in program.results])
-    scope = made.scope(name, [*roots, *(state for state, _ in program.carried)], program.labels)
-    states = {result: state for state, result in program.carried}
-    wishes: dict[Node, str] = {}
-    for root, (result, _) in zip(roots, program.results, strict=True):
-        word = identifier_of(result)
-        wishes.setdefault(root, f"{word}_next" if result in states else word)
-    order = [n for n in postorder(roots) if is_statement(n)]
-    ids = tuple(made.id(scope, n, wishes.get(n, "")) for n in order)
-    reads = tuple(made.id(scope, x) for x in inputs_of(roots))
-    writes = tuple(made.id(scope, root) for root in roots)
-    return Kernel(name, phase, (), (Compute(ids),), reads, writes)
-
-
-def _buffers(made: PlanBuilder, kernels: Sequence[Kernel]) -> list[Buffer]:
-    """What passes between kernels: a value of every chunk; carried states are kept for the backward
-    pass as they are on entry of each chunk."""
-    found: dict[int, Buffer] = {}
-    for kernel in kernels:
-        for id in kernel.writes:
-            value = made.values[id]
-            if not isinstance(value.node, Number):
-                found[id] = Buffer(id, Along.CHUNK, ordered(value.node.axes))
-        for statement in kernel.body:
-            if isinstance(statement, Walk):
-                for carry in statement.carry:
-                    node = made.values[carry.state].node
-                    saved = kernel.phase is Phase.FORWARD
-                    found[carry.state] = Buffer(carry.state, Along.CHUNK, node.axes, saved)
-    return list(found.values())

@@ -10,12 +10,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.runtime.judge.oracle.run import State
 from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
 from miras_dsl.spec import Apply, Expr, MemorySpec, Ref, iter_nodes
 
 from .cases import Case, Data, data, narrow, parameters
+from .oracle import run as oracle
 from .tolerance import Kind
 
 Call = Callable[[Mapping[str, Tensor], State | None, Tensor | None], tuple[Tensor, State]]

@@ -9,10 +9,10 @@ from importlib.resources import files
 import pytest
 
 from miras_dsl.check import read
+from miras_dsl.codegen.analysis.padding import TAME_LANES, WILD_LANES, ZERO_LANES, padding_values
 from miras_dsl.codegen.derive.update import UpdateRule, update_rule
 from miras_dsl.codegen.emit.triton.module import recurrent_module
 from miras_dsl.codegen.model.build import build_model
-from miras_dsl.codegen.plan.padding import TAME_LANES, WILD_LANES, ZERO_LANES, padding_values
 from miras_dsl.codegen.plan.token_kernels import plan_recurrent, unsupported_reason
 from miras_dsl.ir import KEY, VALUE, Input, Program, Role, contract, elementwise
 from miras_dsl.scalar.functions import OPERANDS

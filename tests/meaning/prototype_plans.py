@@ -27,7 +27,7 @@ from miras_dsl.codegen.plan.kernel_plan import (
     Walk,
 )
 from miras_dsl.codegen.plan.partition import is_statement, stored_as
-from miras_dsl.codegen.plan.torch_plan import edge_statements
+from miras_dsl.codegen.plan.pieces import edge_statements
 from miras_dsl.ir import Axis, Input, Node, postorder
 
 

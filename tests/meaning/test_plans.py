@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from miras_dsl.codegen.plan.cost import cost
-from miras_dsl.codegen.plan.interpret import run_plan
+from miras_dsl.codegen.plan.check.cost import cost
+from miras_dsl.codegen.plan.check.interpret import run_plan
+from miras_dsl.codegen.plan.check.legality import legal
 from miras_dsl.codegen.plan.kernel_plan import Compute, KernelPlan, Phase, Walk, override
-from miras_dsl.codegen.plan.legality import legal
 from miras_dsl.ir import KEY, VALUE
 from tests.meaning.derived import Arrays, compiled, extents, shipped, values_of, walk
 

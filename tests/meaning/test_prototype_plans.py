@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miras_dsl.codegen.plan.interpret import run_plan
+from miras_dsl.codegen.plan.check.interpret import run_plan
+from miras_dsl.codegen.plan.check.legality import legal
 from miras_dsl.codegen.plan.kernel_plan import KernelPlan, Phase
-from miras_dsl.codegen.plan.legality import legal
 from miras_dsl.ir import Inverse, hidden
 from tests.meaning import prototype_plans
 from tests.meaning.derived import Arrays, compiled, extents, of_text, values_of, walk

@@ -14,11 +14,11 @@ from torch import Tensor
 import miras_dsl
 from miras_dsl.check import read
 from miras_dsl.codegen.emit.torch.functions import FunctionEmitter
+from miras_dsl.codegen.passes.factor_decays import factor_decay_products
 from miras_dsl.codegen.pipeline import compile_file
 from miras_dsl.codegen.plan.build import PlanBuilder
-from miras_dsl.codegen.plan.factor_decays import factor_decay_products
 from miras_dsl.codegen.plan.kernel_plan import Phase
-from miras_dsl.codegen.plan.torch_plan import straight_kernel
+from miras_dsl.codegen.plan.pieces import straight_kernel
 from miras_dsl.ir import (
     KEY,
     Cumsum,

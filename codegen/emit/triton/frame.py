@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
+from miras_dsl.codegen.analysis.padding import padding_values
 from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.model.inputs import POSITION
 from miras_dsl.codegen.model.types import ClauseSpans
-from miras_dsl.codegen.plan.padding import padding_values
 from miras_dsl.codegen.plan.token_kernels import RecurrentPlan
 from miras_dsl.ir import KEY, VALUE, Axes, Input, Program, axis_names, inputs_of
 from miras_dsl.ir.printer import print_program

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
+from miras_dsl.codegen.analysis.padding import TAME_LANES, ZERO_LANES, PaddingTable
 from miras_dsl.codegen.emit.scalar_printer import TRITON, print_number, print_scalar
-from miras_dsl.codegen.plan.padding import TAME_LANES, ZERO_LANES, PaddingTable
 from miras_dsl.ir import (
     KEY,
     VALUE,

@@ -6,6 +6,17 @@ from collections.abc import Iterable
 
 import sympy as sp
 
+from miras_dsl.codegen.plan.kernel_plan import (
+    Along,
+    Exchange,
+    Kernel,
+    KernelPlan,
+    Phase,
+    computed,
+    statements,
+    walks,
+)
+from miras_dsl.codegen.plan.partition import stored_as
 from miras_dsl.ir import (
     Axis,
     AxisSize,
@@ -25,18 +36,6 @@ from miras_dsl.ir import (
     TakeLast,
 )
 from miras_dsl.scalar.functions import OPERANDS
-
-from .kernel_plan import (
-    Along,
-    Exchange,
-    Kernel,
-    KernelPlan,
-    Phase,
-    computed,
-    statements,
-    walks,
-)
-from .partition import stored_as
 
 
 def legal(plan: KernelPlan) -> tuple[str, ...]:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from miras_dsl.codegen.plan.kernel_plan import Kernel
 from miras_dsl.ir import Axis, Node
 from miras_dsl.ir.interpreter import Array
-
-from .kernel_plan import Kernel
 
 
 @dataclass(slots=True)

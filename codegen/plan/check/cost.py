@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from miras_dsl.codegen.plan.kernel_plan import Along, KernelPlan, Phase, computed, walks
 from miras_dsl.ir import (
     Axis,
     Contract,
@@ -21,8 +22,6 @@ from miras_dsl.ir import (
     Reduce,
     is_token_axis,
 )
-
-from .kernel_plan import Along, KernelPlan, Phase, computed, walks
 
 BYTES = {"float64": 8, "float32": 4}
 

@@ -10,10 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from miras_dsl.ir import Axis, I, Input, J, L, M, Node, Role
-from miras_dsl.ir.interpreter import EXACT, Array, Rounding, apply
-
-from .kernel_plan import (
+from miras_dsl.codegen.plan.kernel_plan import (
     Along,
     AtBlock,
     Compute,
@@ -26,6 +23,9 @@ from .kernel_plan import (
     Value,
     Walk,
 )
+from miras_dsl.ir import Axis, I, Input, J, L, M, Node, Role
+from miras_dsl.ir.interpreter import EXACT, Array, Rounding, apply
+
 from .programs import Program, cut, joined, programs_of
 
 Arrays = Mapping[str, Array]
@@ -76,7 +76,8 @@ class _Run:
         programs = programs_of(kernel, self.sizes)
         if Along.CHUNK in kernel.grid:
             for n in range(len(self.chunks)):
-                self._begin(programs, n)
+                for program in programs:
+                    program.done = {}
                 self._body(kernel.body, programs, n)
                 self._keep(kernel, programs, n)
         else:
@@ -95,7 +96,8 @@ class _Run:
         order = range(len(self.chunks))
         late: list[tuple[int, Value, Array]] = []
         for n in order if walk.step > 0 else reversed(order):
-            self._begin(programs, n)
+            for program in programs:
+                program.done = {}
             edges = [s for s in walk.body if isinstance(s, AtBlock)]
             rest = [s for s in walk.body if not isinstance(s, AtBlock)]
             first, second = (Edge.START, Edge.END) if walk.step > 0 else (Edge.END, Edge.START)
@@ -119,7 +121,7 @@ class _Run:
             if walk.step > 0:
                 for node in programs[0].carried:
                     parts = [(p, p.carried[node]) for p in programs]
-                    self.before_end.setdefault(node, {})[n] = self._join(node, parts)
+                    self.before_end.setdefault(node, {})[n] = joined(node, parts, self.sizes)
             self._edges([e for e in edges if e.when is second], programs, n, walk.step)
             self._keep(kernel, programs, n)
         for n, value, total in late:
@@ -127,11 +129,9 @@ class _Run:
         for carry in walk.carry:
             state = values[carry.state].node
             assert isinstance(state, Input)
-            self.last[state.name] = self._join(state, [(p, p.carried[state]) for p in programs])
-
-    def _begin(self, programs: Iterable[Program], n: int) -> None:
-        for program in programs:
-            program.done = {}
+            self.last[state.name] = joined(
+                state, [(p, p.carried[state]) for p in programs], self.sizes
+            )
 
     def _body(
         self,
@@ -257,8 +257,8 @@ class _Run:
 
     def _store_carried(self, programs: list[Program], n: int) -> None:
         for node in programs[0].carried:
-            self.store.setdefault(node, {})[n] = self._join(
-                node, [(p, p.carried[node]) for p in programs]
+            self.store.setdefault(node, {})[n] = joined(
+                node, [(p, p.carried[node]) for p in programs], self.sizes
             )
 
     def _keep(self, kernel: Kernel, programs: list[Program], n: int) -> None:
@@ -270,10 +270,7 @@ class _Run:
                 total = np.asarray(sum(x for _, x in parts))
                 self.store.setdefault(node, {})[n] = total
             elif n not in self.store.get(node, {}):
-                self.store.setdefault(node, {})[n] = self._join(node, parts)
-
-    def _join(self, node: Node, parts: Sequence[tuple[Program, Array]]) -> Array:
-        return joined(node, parts, self.sizes)
+                self.store.setdefault(node, {})[n] = joined(node, parts, self.sizes)
 
     def results(self, phase: Phase) -> dict[str, Array]:
         """The results of a phase: of every token, or of all."""

@@ -1,0 +1,1 @@
+"""Facts about programs that plans rest on: precision, padding, dependent steps."""

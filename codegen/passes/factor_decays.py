@@ -18,10 +18,10 @@ import sympy as sp
 from miras_dsl.codegen.analysis.log_precision import log_decay_nodes
 from miras_dsl.codegen.model.inputs import VALID
 from miras_dsl.codegen.model.types import MemoryInput
+from miras_dsl.codegen.passes.simplify import is_zero_outside
 from miras_dsl.ir import (
     Broadcast,
     Cumsum,
-    Decay,
     GatedApply,
     GatedContract,
     I,
@@ -176,21 +176,6 @@ def _exponential(formula: sp.Expr, x: Node) -> Node:
 def _lower(x: Node, triangle: Triangle) -> Node:
     """``x`` on the triangle; itself, if it is 0 elsewhere already."""
     return x if is_zero_outside(x, triangle) else Mask(x, triangle)
-
-
-def is_zero_outside(x: Node, triangle: Triangle) -> bool:
-    """Whether ``x`` is known to be 0 outside a triangle."""
-    match x:
-        case Mask(_, own) | Decay(_, _, own) | GatedContract(_, _, _, _, _, own):
-            return own.within(triangle)
-        case Broadcast(inner):
-            return is_zero_outside(inner, triangle)
-        case Map(formula, args):
-            factors = sp.Mul.make_args(formula)
-            held = zip(OPERANDS, args, strict=False)
-            return any(slot in factors and is_zero_outside(arg, triangle) for slot, arg in held)
-        case _:
-            return False
 
 
 def max_abs_exponent(a: Node, b: Node, known: Mapping[str, Interval], tokens: int) -> float:

@@ -148,6 +148,13 @@ class Contract(Node):
     def operands(self) -> tuple[Node, ...]:
         return (self.left, self.right)
 
+    @property
+    def is_matrix_product(self) -> bool:
+        """Whether each operand has an axis that the other lacks.  Otherwise it is a sum of a
+        pointwise product: a sum over rows, or a matrix times a vector."""
+        left, right = set(self.left.axes), set(self.right.axes)
+        return bool(left - right) and bool(right - left)
+
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Reduce(Node):

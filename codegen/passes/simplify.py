@@ -1,0 +1,100 @@
+"""Algebraic simplification of a program: numbers move outwards, masks that change nothing go."""
+
+from __future__ import annotations
+
+import sympy as sp
+
+from miras_dsl.ir import (
+    Broadcast,
+    Contract,
+    Cumsum,
+    Decay,
+    GatedContract,
+    Map,
+    Mask,
+    Node,
+    PlaceLast,
+    Program,
+    Reduce,
+    Rename,
+    Shift,
+    TakeLast,
+    Triangle,
+    broadcast,
+    elementwise,
+    postorder,
+    with_operands,
+)
+from miras_dsl.scalar.functions import OPERANDS
+
+
+def simplify(program: Program) -> Program:
+    """The same program with numeric factors outside linear operations and without idle masks."""
+    made: dict[Node, Node] = {}
+    for node in postorder(root for _, root in program.results):
+        made[node] = _simplified(with_operands(node, made) if node.operands else node)
+    results = tuple((name, made[root]) for name, root in program.results)
+    return Program(program.inputs, results, program.carried, program.reverse)
+
+
+def _simplified(node: Node) -> Node:
+    match node:
+        case Mask(x, triangle) if is_zero_outside(x, triangle):
+            return broadcast(x, node.axes)
+        case Mask(Mask(x, own), triangle) if triangle.within(own):
+            return _simplified(Mask(x, triangle))
+        case Map(formula, args):
+            return _merged(formula, args)
+        case Contract() | Mask() | Cumsum() | Shift() | TakeLast() | PlaceLast() | Rename():
+            return _number_outside(node)
+        case Reduce("sum"):
+            return _number_outside(node)
+        case _:
+            return node
+
+
+def _merged(formula: sp.Expr, args: tuple[Node, ...]) -> Node:
+    """A map whose operands are multiples of nodes: on these nodes, with the numbers in its formula."""
+    numbers, nodes = zip(*map(_scaled, args), strict=True)
+    if all(number == 1 for number in numbers):
+        return elementwise(formula, *args)
+    factors = {s: n * s for s, n in zip(OPERANDS, numbers, strict=False)}
+    changed = formula.xreplace(factors)
+    assert isinstance(changed, sp.Expr)
+    return elementwise(changed, *nodes)
+
+
+def _number_outside(node: Node) -> Node:
+    """A linear operation on a multiple of a node: the multiple of the operation."""
+    total: sp.Expr = sp.Integer(1)
+    bare: dict[Node, Node] = {}
+    for operand in node.operands:
+        number, bare[operand] = _scaled(operand)
+        total = total * number
+    if total == 1 and all(x is y for x, y in bare.items()):
+        return node
+    return elementwise(total * OPERANDS[0], with_operands(node, bare))
+
+
+def _scaled(x: Node) -> tuple[sp.Expr, Node]:
+    """A rational number and the node that it multiplies; 1 and ``x`` itself otherwise."""
+    if isinstance(x, Map) and len(x.args) == 1:
+        number, rest = x.formula.as_coeff_Mul(rational=True)
+        if rest == OPERANDS[0]:
+            return number, x.args[0]
+    return sp.Integer(1), x
+
+
+def is_zero_outside(x: Node, triangle: Triangle) -> bool:
+    """Whether ``x`` is known to be 0 outside a triangle."""
+    match x:
+        case Mask(_, own) | Decay(_, _, own) | GatedContract(_, _, _, _, _, own):
+            return own.within(triangle)
+        case Broadcast(inner):
+            return is_zero_outside(inner, triangle)
+        case Map(formula, args):
+            factors = sp.Mul.make_args(formula)
+            held = zip(OPERANDS, args, strict=False)
+            return any(slot in factors and is_zero_outside(arg, triangle) for slot, arg in held)
+        case _:
+            return False

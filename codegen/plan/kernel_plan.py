@@ -15,8 +15,8 @@ next, what passes between kernels, and in what precision.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from miras_dsl.ir import Axes, Axis, Input, Node
@@ -229,3 +229,36 @@ def computed(body: tuple[Statement, ...]) -> Iterator[int]:
 def walks(kernel: Kernel) -> list[Walk]:
     """The loops of a kernel, outer ones first."""
     return [s for s in statements(kernel.body) if isinstance(s, Walk)]
+
+
+def override(
+    plan: KernelPlan,
+    *,
+    dtype: Mapping[str, str] | None = None,
+    accumulate: Mapping[str, str] | None = None,
+    order: Mapping[str, Axes] | None = None,
+) -> KernelPlan:
+    """A plan with some decisions made otherwise; `legal` tells whether it can still be carried out.
+
+    dtype, accumulate  by the name of a value
+    order  in which a buffer stores the axes of its value, by the value's name
+
+    Raises ValueError for a name that the plan does not have.
+    """
+    names = {value.name for value in plan.values}
+    unknown = {*(dtype or ()), *(accumulate or ()), *(order or ())} - names
+    if unknown:
+        raise ValueError(f"the plan of {plan.name} has no value {min(unknown)}")
+    values = tuple(
+        replace(
+            value,
+            dtype=(dtype or {}).get(value.name, value.dtype),
+            accumulate=(accumulate or {}).get(value.name, value.accumulate),
+        )
+        for value in plan.values
+    )
+    buffers = tuple(
+        replace(b, order=(order or {}).get(plan.values[b.value].name, b.order))
+        for b in plan.buffers
+    )
+    return replace(plan, values=values, buffers=buffers)

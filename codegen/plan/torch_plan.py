@@ -84,14 +84,16 @@ def torch_plan(
     buffers: list[Buffer] = []
     results: list[tuple[Phase, str, int]] = []
     changes = {Edge.START: at_block_start(rule), Edge.END: at_block_end(rule)}
-    edges = {where: _edge(made, where, change) for where, change in changes.items()}
+    edges = {where: edge_statements(made, where, change) for where, change in changes.items()}
     if forward is not None and backward is not None:
         joint = join(forward, backward)
         programs = (joint.forward, joint.backward)
         roots = [node for program in programs for _, node in program.results]
         roots += [state for state, _ in joint.backward.carried]
         scope = made.scope("chunk", roots, joint.labels)
-        back = {where: _edge(made, where, change, True) for where, change in changes.items()}
+        back = {
+            where: edge_statements(made, where, change, True) for where, change in changes.items()
+        }
         kernels = [*_forward(made, scope, joint, edges), *_backward(made, scope, joint, back)]
         for program, phase in zip(programs, (Phase.FORWARD, Phase.BACKWARD), strict=True):
             for name, node in program.results:
@@ -243,7 +245,7 @@ def _walk(
     return Walk(Along.CHUNK, step, carry, (*first, *body, *last))
 
 
-def _edge(
+def edge_statements(
     made: PlanBuilder, where: Edge, program: Program | None, back: bool = False
 ) -> tuple[AtBlock, ...]:
     """What happens at the edge of a block, or the adjoint of that."""

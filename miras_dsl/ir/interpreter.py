@@ -104,8 +104,19 @@ def evaluate(
     roots = list(roots)
     done: dict[Node, Array] = {}
     for node in postorder(roots):
-        done[node] = rounded(_one(node, done, values, sizes, rounding), rounding.result)
+        done[node] = apply(node, done, values, sizes, rounding)
     return [done[root] for root in roots]
+
+
+def apply(
+    node: Node,
+    done: Mapping[Node, Array],
+    values: Mapping[Input, Array],
+    sizes: Mapping[Axis, int],
+    rounding: Rounding = EXACT,
+) -> Array:
+    """The value of one node, given those of its operands."""
+    return rounded(_one(node, done, values, sizes, rounding), rounding.result)
 
 
 def _letters(axes: Iterable[Axis], table: dict[Axis, str]) -> str:

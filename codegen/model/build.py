@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace as replace_fields
 
 import sympy as sp
 
@@ -25,7 +24,15 @@ from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.source import NOWHERE
 from miras_dsl.spec import Expr, Loss, MemorySpec, Number, Ref, State, Write, iter_nodes
 
-from .inputs import gate_input, memory_inputs, per_pair, program_input, window_inputs
+from .inputs import (
+    gate_input,
+    memory_inputs,
+    past_input,
+    per_pair,
+    program_input,
+    window_inputs,
+    written_past,
+)
 from .lower import lower
 from .types import (
     AnchoredLearning,
@@ -108,13 +115,8 @@ def _window(spec: MemorySpec, feeds: dict[str, MemoryInput]) -> Window | None:
     if spec.algorithm.window is None:
         return None
     width, names = spec.algorithm.window[0], window_inputs(spec)
-    past = (_past(feeds[name], age) for age in range(1, width) for name in names)
+    past = (past_input(feeds[name], age) for age in range(1, width) for name in names)
     return Window(width, names, tuple(past))
-
-
-def _past(feed: MemoryInput, age: int) -> MemoryInput:
-    """The same input, so many tokens earlier."""
-    return replace_fields(feed, name=f"{feed.name}_past{age}")
 
 
 def _windowed(
@@ -130,9 +132,9 @@ def _windowed(
     total = dict(gradients)
     for age in range(1, width):
         factor = factor * discount
-        there = factor * Input(f"written_past{age}", (), Role.PREDICATE)
+        there = factor * written_past(age)
         exchange: dict[Node, Node] = {
-            feeds[leaf].as_input(): _past(feeds[leaf], age).as_input()
+            feeds[leaf].as_input(): past_input(feeds[leaf], age).as_input()
             for leaf in window_inputs(spec)
         }
         for weight, gradient_ in gradients.items():

@@ -44,6 +44,16 @@ def window_inputs(spec: MemorySpec) -> tuple[str, ...]:
     )
 
 
+def past_input(feed: MemoryInput, age: int) -> MemoryInput:
+    """The same input, so many tokens earlier."""
+    return replace_fields(feed, name=f"{feed.name}_past{age}")
+
+
+def written_past(age: int) -> Input:
+    """Whether there was a token so many tokens earlier."""
+    return Input(f"written_past{age}", (), Role.PREDICATE)
+
+
 def per_pair(spec: MemorySpec) -> MemorySpec:
     """The spec with formulas for a single pair: the `pair` axis is gone."""
     if spec.algorithm.pairs == 1:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from miras_dsl.check import read
 from miras_dsl.codegen.model.inputs import window_inputs
+from miras_dsl.codegen.model.types import StateKind
 from miras_dsl.runtime.load import loader
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
@@ -109,7 +110,7 @@ def outcome(
     rule = loader.compiled(spec)[0].rule
     state = {}
     for weight in rule.weights:
-        momentum = weight.name.split(".")[0] in spec.algorithm.carry
+        momentum = weight.kind is StateKind.CARRIED
         own = held[weight.of]
         state[weight.name] = torch.zeros_like(own) if momentum else own
     for name in window_inputs(spec):

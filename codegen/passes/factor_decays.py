@@ -18,7 +18,6 @@ import sympy as sp
 from miras_dsl.codegen.analysis.log_precision import log_decay_nodes
 from miras_dsl.codegen.model.inputs import VALID
 from miras_dsl.codegen.model.types import MemoryInput
-from miras_dsl.codegen.passes.simplify import is_zero_outside
 from miras_dsl.ir import (
     Broadcast,
     Cumsum,
@@ -45,6 +44,8 @@ from miras_dsl.ir import (
 from miras_dsl.ir import formula as as_node
 from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.scalar.interval import ANYWHERE, Interval
+
+from .simplify import is_zero_outside
 
 LIMIT = 60.0
 """Exponents up to this one leave float32 room for what they multiply: e^60 is 1e26 of 3e38."""

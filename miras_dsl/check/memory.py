@@ -14,19 +14,19 @@ from miras_dsl.check.clauses.algorithm import (
     resolve_algorithm,
     with_rates,
 )
-from miras_dsl.check.clauses.architecture import Architecture, architecture
+from miras_dsl.check.clauses.architecture import architecture
 from miras_dsl.check.clauses.bias import terms
 from miras_dsl.check.clauses.order import order
+from miras_dsl.check.clauses.read import read
 from miras_dsl.check.clauses.retention import acting_once, decay_range, retention, weight_axes
 from miras_dsl.check.clauses.tokens_and_gates import Bindings, binding_definitions, resolve_bindings
 from miras_dsl.check.clauses.weights import own_names
 from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.builtins import FUNCTIONS
-from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
+from miras_dsl.check.formula.elaborate import Entry, Scope
 from miras_dsl.check.formula.expansion_limit import ExpandedSize, expanded_size
 from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.intervals import interval
-from miras_dsl.check.formula.shapes import shown, to_axes
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Findings, Label, Problem, problem
 from miras_dsl.source import Span
@@ -141,7 +141,7 @@ def _memory(
     )
     reading = _try(
         findings,
-        lambda: _read(clauses.get("read"), inside, built, bound, moved, sizes),
+        lambda: read(clauses.get("read"), inside, built, bound, moved, sizes),
         item.name_span,
     )
     if findings or kept is None or learned is None or reading is None or choice is None:
@@ -192,40 +192,6 @@ def _try(findings: Findings, part: Callable[[], T], clause: Span) -> T | None:
             found = replace(found, at=here, because=(found.at, *found.because))
         findings.add(Problem(found))
         return None
-
-
-def _read(
-    clause: syntax.Clause | None,
-    scope: Scope,
-    built: Architecture,
-    bound: Bindings,
-    moved: Hoisted,
-    sizes: AxisSizes,
-) -> Expr:
-    assert built.network is not None
-    if clause is None:
-        query = bound.tokens["query"]
-        return built.apply(
-            Ref("query", "token", query.axes, built.network.input.span),
-            sizes.sizes,
-            built.network.input.span,
-        )
-    node: syntax.Formula = clause.content  # type: ignore[assignment]
-    expr = moved.out(elaborate(node, replace(scope, place="a read")))
-    paired = {n for n, item in (bound.tokens | bound.gates).items() if "pair" in item.axes}
-    for part in iter_nodes(expr):
-        if isinstance(part, Ref) and part.name in paired and part.kind in ("token", "gate"):
-            raise problem(
-                "M0203",
-                f"`{part.name}` has several pairs and a read has none",
-                part.span,
-                "which pair?",
-                help="read with `query`",
-            )
-    met = to_axes(expr, ("value",), sizes.sizes)
-    if met is None or met.axes != ("value",):
-        raise problem("M0203", "a read gives a [value]", node.span, f"{shown(expr.axes)} here")
-    return met
 
 
 def _at_chunk(kept: Retention, anchored: bool, clauses: dict[str, syntax.Clause]) -> None:

@@ -84,7 +84,8 @@ def scan_chunks(
         made: Values = {}
         for region in program.loop:
             made |= _needed(program, region, region(local | made, size))
-        made = _needed(program, program.loop[-1], made)
+        if program.loop:
+            made = _needed(program, program.loop[-1], made)
         for state in words:
             entries[state].append(states[state])
         outs.append(made)

@@ -69,8 +69,6 @@ class _Run:
         self.at_edges: dict[str, Array] = {}
         self.length = length
 
-    # ------------------------------------------------------------ kernels
-
     def kernel(self, kernel: Kernel) -> None:
         """Run all programs of a kernel, and keep what it writes."""
         programs = programs_of(kernel, self.sizes)
@@ -252,8 +250,6 @@ class _Run:
         """A state as the forward pass had it at an edge: before the end of a block, and after its
         start, which changes no state that it reads."""
         return self.before_end[node][n] if edge.when is Edge.END else self.store[node][n]
-
-    # ------------------------------------------------------------ what is kept
 
     def _store_carried(self, programs: list[Program], n: int) -> None:
         for node in programs[0].carried:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 
 import sympy as sp
 
-from miras_dsl.check.formula.axis_sizes import AxisSizes, free_name
+from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.builtins import arguments
-from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate, integer_literal
+from miras_dsl.check.formula.elaborate import Scope, elaborate, integer_literal
 from miras_dsl.check.formula.hoist_projections import Hoisted
-from miras_dsl.check.formula.shapes import shown, to_axes
+from miras_dsl.check.formula.shapes import shown
 from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Label, did_you_mean, problem
-from miras_dsl.spec import Algorithm, Anchored, Apply, Axes, Expr, Number, Ref, Term, iter_nodes
+from miras_dsl.spec import Algorithm, Anchored, Axes, Expr, Number, Ref, Term
 from miras_dsl.syntax import tree as syntax
+
+from .rules import ResolvedAlgorithm, references_in, rules_of
 
 ONE = sp.Integer(1)
 
@@ -27,25 +28,6 @@ APART = (
     ("window", "pairs"), ("pairs", "anchored"),
 )  # fmt: skip
 """Modifiers that mean nothing together."""
-
-
-@dataclass(slots=True)
-class ResolvedAlgorithm:
-    """The first part of the clause, read before the rest of the memory.
-
-    values  the arguments by parameter;  rates  the rate of each named term, if rates were given
-    """
-
-    rules: syntax.Rules
-    names: dict[str, Entry]
-    own: bool
-    rates: dict[str, Expr] = field(default_factory=dict)
-
-    @property
-    def eta(self) -> Expr | None:
-        """The learning rate, where the algorithm has a parameter of that name."""
-        entry = self.names.get("eta")
-        return entry if isinstance(entry, Number | Ref | Apply) else None
 
 
 def resolve_algorithm(
@@ -89,7 +71,7 @@ def resolve_algorithm(
             )
         values["eta"] = Number(ONE, first.span)
     for name, expr in {**values, **rates}.items():
-        tokens = [n for n in _refs(expr) if n.kind in ("token", "state")]
+        tokens = [n for n in references_in(expr) if n.kind in ("token", "state")]
         if tokens:
             raise problem(
                 "M0603",
@@ -117,8 +99,8 @@ def algorithm(
     axes: Axes,
 ) -> Algorithm:
     """Rules and modifiers; ``axes`` are those of a weight inside a rule."""
-    rules, carry = _rules(choice, scope, sizes, moved, axes)
-    made = Algorithm(rules, carry, span=clause.span)
+    found, carry = rules_of(choice, scope, sizes, moved, axes)
+    made = Algorithm(found, carry, span=clause.span)
     seen: dict[str, syntax.Reference] = {}
     for part in clause.content[1:]:  # type: ignore[index]
         assert isinstance(part, syntax.Name | syntax.Call | syntax.Index)
@@ -155,7 +137,7 @@ def algorithm(
             "neither `exact` nor `anchored(…)`",
             help="add `, exact` (newest weights) or `, anchored(64)` (those of a block's start)",
         )
-    if made.implicit and (carry or len(rules) != 1):
+    if made.implicit and (carry or len(found) != 1):
         raise problem(
             "M0608",
             "an implicit step has no carried tensors",
@@ -242,73 +224,3 @@ def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Hoisted) ->
             )
         scale = expr
     return Anchored(block, sweeps, reads, scale)
-
-
-def _rules(
-    choice: ResolvedAlgorithm, scope: Scope, sizes: AxisSizes, moved: Hoisted, axes: Axes
-) -> tuple[tuple[tuple[str, Expr], ...], tuple[str, ...]]:
-    rules = choice.rules
-    for name in rules.carry:
-        free_name(name, rules.span, "a carried tensor")
-        if name == "W" or rules.carry.count(name) > 1:
-            raise problem(
-                "M0109", f"`{name}` cannot be carried again", rules.span, "already a name here"
-            )
-    names: dict[str, Entry] = {**scope.names} if choice.own else {}
-    names |= choice.names
-    names |= {name: Ref(name, "carry", axes) for name in rules.carry}
-    names |= {"W": Ref("W", "weight", axes), "grad": Ref("grad", "grad", axes)}
-    inner = replace(
-        scope,
-        names=names,
-        place="a rule",
-        functions={**scope.functions, "keep": partial(_keep, axes=axes)},
-        network=None,
-        network_names=(),
-    )
-    made: list[tuple[str, Expr]] = []
-    for binding in rules.bindings:
-        for target in binding.targets:
-            if target.name not in ("W", *rules.carry) or target.entries or binding.value is None:
-                raise problem(
-                    "M0605",
-                    f"a rule sets W or a carried tensor, not `{target.name}`",
-                    target.span,
-                    "neither",
-                    help="name it after `carry` first",
-                )
-            if any(name == target.name for name, _ in made):
-                raise problem("M0605", f"`{target.name}` is set twice", target.span, "again")
-            expr = moved.out(elaborate(binding.value, inner))
-            met = to_axes(expr, axes, sizes.sizes)
-            if met is None or set(met.axes) != set(axes):
-                raise problem(
-                    "M0203",
-                    f"`{target.name}` has the weight's shape, its rule has not",
-                    binding.value.span,
-                    f"{shown(expr.axes)} here",
-                )
-            made.append((target.name, met))
-    missing = [n for n in ("W", *rules.carry) if n not in dict(made)]
-    if missing:
-        raise problem(
-            "M0605",
-            f"no rule sets `{missing[0]}`",
-            rules.span,
-            "missing",
-            help=f"add `{missing[0]} = …`",
-        )
-    return tuple(made), rules.carry
-
-
-def _keep(node: syntax.Call, scope: Scope, axes: Axes) -> Expr:
-    value = node.arguments[0].value if len(node.arguments) == 1 else None
-    if not (isinstance(value, syntax.Name) and value.name == "W"):
-        raise problem(
-            "M0605", "`keep` takes W: the weight after its retention", node.span, "not so here"
-        )
-    return Ref("W", "keep", axes, node.span)
-
-
-def _refs(expr: Expr) -> list[Ref]:
-    return [n for n in iter_nodes(expr) if isinstance(n, Ref)]

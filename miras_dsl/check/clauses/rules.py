@@ -1,0 +1,107 @@
+"""The rules of a learning algorithm: what each token does to every weight and carried tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import sympy as sp
+
+from miras_dsl.check.formula.axis_sizes import AxisSizes, free_name
+from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
+from miras_dsl.check.formula.hoist_projections import Hoisted
+from miras_dsl.check.formula.shapes import shown, to_axes
+from miras_dsl.diagnostics import problem
+from miras_dsl.spec import Apply, Axes, Expr, Number, Ref, iter_nodes
+from miras_dsl.syntax import tree as syntax
+
+ONE = sp.Integer(1)
+
+
+@dataclass(slots=True)
+class ResolvedAlgorithm:
+    """The first part of the clause, read before the rest of the memory.
+
+    values  the arguments by parameter;  rates  the rate of each named term, if rates were given
+    """
+
+    rules: syntax.Rules
+    names: dict[str, Entry]
+    own: bool
+    rates: dict[str, Expr] = field(default_factory=dict)
+
+    @property
+    def eta(self) -> Expr | None:
+        """The learning rate, where the algorithm has a parameter of that name."""
+        entry = self.names.get("eta")
+        return entry if isinstance(entry, Number | Ref | Apply) else None
+
+
+def rules_of(
+    choice: ResolvedAlgorithm, scope: Scope, sizes: AxisSizes, moved: Hoisted, axes: Axes
+) -> tuple[tuple[tuple[str, Expr], ...], tuple[str, ...]]:
+    rules = choice.rules
+    for name in rules.carry:
+        free_name(name, rules.span, "a carried tensor")
+        if name == "W" or rules.carry.count(name) > 1:
+            raise problem(
+                "M0109", f"`{name}` cannot be carried again", rules.span, "already a name here"
+            )
+    names: dict[str, Entry] = {**scope.names} if choice.own else {}
+    names |= choice.names
+    names |= {name: Ref(name, "carry", axes) for name in rules.carry}
+    names |= {"W": Ref("W", "weight", axes), "grad": Ref("grad", "grad", axes)}
+    inner = replace(
+        scope,
+        names=names,
+        place="a rule",
+        functions={**scope.functions, "keep": partial(_keep, axes=axes)},
+        network=None,
+        network_names=(),
+    )
+    made: list[tuple[str, Expr]] = []
+    for binding in rules.bindings:
+        for target in binding.targets:
+            if target.name not in ("W", *rules.carry) or target.entries or binding.value is None:
+                raise problem(
+                    "M0605",
+                    f"a rule sets W or a carried tensor, not `{target.name}`",
+                    target.span,
+                    "neither",
+                    help="name it after `carry` first",
+                )
+            if any(name == target.name for name, _ in made):
+                raise problem("M0605", f"`{target.name}` is set twice", target.span, "again")
+            expr = moved.out(elaborate(binding.value, inner))
+            met = to_axes(expr, axes, sizes.sizes)
+            if met is None or set(met.axes) != set(axes):
+                raise problem(
+                    "M0203",
+                    f"`{target.name}` has the weight's shape, its rule has not",
+                    binding.value.span,
+                    f"{shown(expr.axes)} here",
+                )
+            made.append((target.name, met))
+    missing = [n for n in ("W", *rules.carry) if n not in dict(made)]
+    if missing:
+        raise problem(
+            "M0605",
+            f"no rule sets `{missing[0]}`",
+            rules.span,
+            "missing",
+            help=f"add `{missing[0]} = …`",
+        )
+    return tuple(made), rules.carry
+
+
+def _keep(node: syntax.Call, scope: Scope, axes: Axes) -> Expr:
+    value = node.arguments[0].value if len(node.arguments) == 1 else None
+    if not (isinstance(value, syntax.Name) and value.name == "W"):
+        raise problem(
+            "M0605", "`keep` takes W: the weight after its retention", node.span, "not so here"
+        )
+    return Ref("W", "keep", axes, node.span)
+
+
+def references_in(expr: Expr) -> list[Ref]:
+    return [n for n in iter_nodes(expr) if isinstance(n, Ref)]

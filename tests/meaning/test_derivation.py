@@ -146,7 +146,7 @@ def test_every_weight_of_a_deep_network_becomes_a_state() -> None:
           architecture mlp(hidden = 2 * d, depth = 3)
           bias         l2
           retention    none
-          algorithm    gd(0.1)
+          algorithm    gd(0.1), exact
           order        predict, write, read
         }
         """).rule

@@ -91,7 +91,7 @@ def build_model(spec: MemorySpec) -> MemoryModel:
 
 def _gradients(spec: MemorySpec, name: Callable[[Ref], Node]) -> dict[str, Node]:
     """The gradient of the bias for each weight, rates applied."""
-    points = {s.name: Input(s.name, axes_of(s.axes), Role.WEIGHT) for s in spec.states}
+    points = {s.name: Input(s.name, ordered(axes_of(s.axes)), Role.WEIGHT) for s in spec.states}
     gradients: dict[str, Node] = {state: ZERO for state in points}
     for term in spec.terms:
         match term:

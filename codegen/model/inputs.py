@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace as replace_fields
 
-from miras_dsl.ir import Axes, I, Input, Node, Role, axes_of, axis_of
+from miras_dsl.ir import Axes, I, Input, Node, Role, axes_of, axis_of, ordered
 from miras_dsl.scalar.interval import log_range
 from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Ref, Write, iter_nodes
 
@@ -114,7 +114,7 @@ def program_input(ref: Ref, spec: MemorySpec, weight: str | None = None) -> Node
         case "gate":
             return gate_input(ref.name, spec, weight)
         case "state":
-            return Input(ref.name, axes_of(ref.axes), Role.WEIGHT)
+            return Input(ref.name, ordered(axes_of(ref.axes)), Role.WEIGHT)
         case "constant":
             return Input(input_name(ref.name, spec), axes_of(ref.axes), Role.CONSTANT)
         case "size":

@@ -7,7 +7,7 @@ import pytest
 
 from miras_dsl.codegen.model.inputs import POSITION, VALID
 from miras_dsl.codegen.passes.autodiff import adjoint
-from miras_dsl.ir import ForwardSubstitution, Inverse, Node, Program, postorder
+from miras_dsl.ir import ForwardSubstitution, Inverse, Node, Program, Role, axis_names, postorder
 from tests.meaning.derived import (
     BLOCK,
     Arrays,
@@ -137,3 +137,19 @@ def test_vector_states_that_bend_their_own_update() -> None:
     np.testing.assert_allclose(found, y, rtol=1e-11, atol=1e-11)
     for state, x in states.items():
         np.testing.assert_allclose(after[state], x, rtol=1e-11, atol=1e-11, err_msg=state)
+
+
+def test_every_weight_of_a_deep_network_becomes_a_state() -> None:
+    """Also one whose inputs and outputs stand in another order than the canonical one of its axes."""
+    rule = of_text("""
+        memory Deep(d) {
+          architecture mlp(hidden = 2 * d, depth = 3)
+          bias         l2
+          retention    none
+          algorithm    gd(0.1), exact
+          order        predict, write, read
+        }
+        """).rule
+    axes = {axis_names(state.axes) for state in rule.states}
+    assert axes == {("h1", "key"), ("h1", "h2"), ("value", "h2")}
+    assert not [x for x in rule.program.inputs if x.role is Role.WEIGHT]

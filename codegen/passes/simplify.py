@@ -33,8 +33,7 @@ def simplify(program: Program) -> Program:
     made: dict[Node, Node] = {}
     for node in postorder(root for _, root in program.results):
         made[node] = _simplified(with_operands(node, made) if node.operands else node)
-    results = tuple((name, made[root]) for name, root in program.results)
-    return Program(program.inputs, results, program.carried, program.reverse)
+    return program.with_results(made)
 
 
 def _simplified(node: Node) -> Node:

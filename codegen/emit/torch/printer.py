@@ -112,8 +112,10 @@ class TorchPrinter:
                 return f"ops.broadcast({self.aligned(x, node.axes)}, {self._sizes(node.axes)})"
             case Rename(x, names):
                 new = [dict(names).get(axis, axis) for axis in x.axes]
-                order = ", ".join(str(new.index(axis) - len(new)) for axis in node.axes)
-                return f"ops.permute({self.arg(x)}, ({order}))"
+                order = tuple(new.index(axis) - len(new) for axis in node.axes)
+                if order == (-1, -2):
+                    return f"{self.ref(x)}.mT"
+                return f"ops.permute({self.arg(x)}, {order})"
             case Cumsum(x, axis, reverse):
                 at = self.place(axis, x.axes)
                 if reverse:

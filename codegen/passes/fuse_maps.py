@@ -14,7 +14,7 @@ from miras_dsl.scalar.functions import OPERANDS
 
 MOST_OPERATIONS = 24
 """Operations of a formula beyond which it stays a statement of its own."""
-MOST_OPERANDS = 8
+MOST_OPERANDS = 5
 
 
 def fusible(

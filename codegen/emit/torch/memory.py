@@ -12,6 +12,9 @@ from miras_dsl.ir import axis_names
 
 from .functions import Function, FunctionEmitter
 
+LONGEST_DOCSTRING = 14
+"""Lines of equations in the docstring of a memory."""
+
 
 def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
     """The functions `m_memory` and `m_step` of a memory, and all that they call.
@@ -32,7 +35,7 @@ def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
             "name": prefix,
             "title": plan.name,
             "place": outside.cited,
-            "equations": [piece for line in outside.equations for piece in prose(line)],
+            "equations": _equations(plan),
             "kernels": kernels,
             "wrap": wrap_names,
             "constant": f"_{prefix}",
@@ -46,6 +49,7 @@ def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
             "edges": [
                 (f"at_block_{where.value}", [found.get(where) for found in edges]) for where in Edge
             ],
+            "shapes": _shapes(plan),
             "inputs": [(f.name, f.kind, axis_names(f.axes), f.log) for f in outside.inputs],
             "arguments": [f.name for f in outside.inputs],
             "states": [(s.name, identifier_of(s.name), axis_names(s.axes)) for s in outside.states],
@@ -61,6 +65,27 @@ def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
             "answer": axis_names(outside.answer),
         },
     )
+
+
+def _equations(plan: KernelPlan) -> list[str]:
+    """The rule for one token as lines of a docstring; a long one is left to the function of a token."""
+    lines = [piece for line in plan.interface.equations for piece in prose(line)]
+    return lines if len(lines) <= LONGEST_DOCSTRING else []
+
+
+def _shapes(plan: KernelPlan) -> list[str]:
+    """The shapes of inputs and states as lines of a docstring, equal ones together."""
+    leads = {"token": "B, T, H", "gate": "B, T, H", "position": "H, block", "constant": "H"}
+    found: dict[str, list[str]] = {}
+    for feed in plan.interface.inputs:
+        axes = [a for a in axis_names(feed.axes) if a != "position"]
+        found.setdefault(f"[{', '.join([leads[feed.kind], *axes])}]", []).append(feed.name)
+    for state in plan.interface.states:
+        shape = f"[{', '.join(['B, H', *axis_names(state.axes)])}]"
+        found.setdefault(shape, []).append(f'state["{state.name}"]')
+    return [
+        piece for shape, names in found.items() for piece in prose(f"{', '.join(names)}  {shape}")
+    ]
 
 
 def _pass(

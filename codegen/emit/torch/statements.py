@@ -16,14 +16,14 @@ from .printer import TorchPrinter
 
 LONGEST_INNER, LONGEST_NESTED = 56, 84
 """Characters of an expression that is written into another one, and of one that takes others in, when
-every name has nine: what is nested must not depend on what a user calls things."""
+every name has fourteen: what is nested must not depend on what a user calls things."""
 
 
 def measure(
     values: Iterable[Value], rows: Mapping[tuple[Node, tuple[Input, ...]], str]
 ) -> TorchPrinter:
     """A printer that calls every value the same, to tell how long an expression is."""
-    return TorchPrinter([replace(value, name="some_name") for value in values], rows)
+    return TorchPrinter([replace(value, name="name_like_this") for value in values], rows)
 
 
 class Statements:
@@ -50,7 +50,7 @@ class Statements:
         for value in self.values:
             self._add(value)
         for node, value in self.nested.items():
-            self.printer.names[node], self.measured.names[node] = value.name, "some_name"
+            self.printer.names[node], self.measured.names[node] = value.name, "name_like_this"
         return self.written
 
     def _add(self, value: Value) -> None:
@@ -77,7 +77,10 @@ class Statements:
         comment = shape_comment(value.node.axes)
         comment += f"  {value.cited}" if value.cited else ""
         self.written += statement(value.name, self.printer.expression(value.node), comment)
-        self.printer.names[value.node], self.measured.names[value.node] = value.name, "some_name"
+        self.printer.names[value.node], self.measured.names[value.node] = (
+            value.name,
+            "name_like_this",
+        )
 
 
 def _uses(values: Iterable[Value]) -> dict[Node, int]:

@@ -10,6 +10,7 @@ from miras_dsl.codegen.model.build import signed_gates, window_inputs
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.ir import Axes, Input
 from miras_dsl.ir.printer import program_lines
+from miras_dsl.source import NOWHERE, Span
 from miras_dsl.spec import Ref
 
 
@@ -17,7 +18,7 @@ from miras_dsl.spec import Ref
 class Interface:
     """The outside of a memory.
 
-    cited           the line of the spec where it stands
+    cited           the line of the spec where it stands, and clauses: those of its clauses
     equations       the rule for one token, line by line
     answer          axes of what leaves the memory
     steps_per_token steps that one token takes; of these, the decay acts in step ``decay_at`` and the
@@ -29,6 +30,7 @@ class Interface:
     """
 
     cited: str
+    clauses: tuple[str, ...]
     equations: tuple[str, ...]
     inputs: tuple[MemoryInput, ...]
     states: tuple[Input, ...]
@@ -47,6 +49,7 @@ def interface(rule: UpdateRule) -> Interface:
     model = rule.model
     return Interface(
         cited=source_ref(model.spec.span),
+        clauses=_written_clauses(rule),
         equations=tuple(
             f"{name} = {text}"
             for _, name, text in program_lines(rule.program)
@@ -67,13 +70,31 @@ def interface(rule: UpdateRule) -> Interface:
 
 def citations(rule: UpdateRule) -> dict[str, str]:
     """The line of each clause, as comments give it: `robust.mem:4 (bias)`."""
+    return {c: f"{source_ref(span)} ({c})" for c, span in _clause_spans(rule).items()}
+
+
+def _clause_spans(rule: UpdateRule) -> dict[str, Span]:
     spec = rule.model.spec
-    spans = {
+    return {
         "bias": spec.terms[0].span,
         "retention": spec.retention.span,
         "algorithm": spec.algorithm.span,
     }
-    return {clause: f"{source_ref(span)} ({clause})" for clause, span in spans.items()}
+
+
+def _written_clauses(rule: UpdateRule) -> tuple[str, ...]:
+    """Those that stand in the spec; a library's loss brings some with it."""
+    spans, found = _clause_spans(rule), citations(rule)
+    return tuple(found[clause] for clause, span in spans.items() if span is not NOWHERE)
+
+
+def input_citations(rule: UpdateRule) -> dict[str, str]:
+    """The line of the token or gate that each input is: `input log_alpha` -> `robust.mem:8`."""
+    spec = rule.model.spec
+    spans = {d.name: d.span for d in (*spec.tokens, *spec.gates) if d.span is not NOWHERE}
+    return {
+        f"input {feed.name}": source_ref(spans[feed.of]) for feed in rule.feeds if feed.of in spans
+    }
 
 
 def _step_of(rule: UpdateRule, event: str) -> int:

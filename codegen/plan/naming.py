@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from keyword import iskeyword
 
@@ -31,6 +31,7 @@ from miras_dsl.ir import (
     PlaceLast,
     Reduce,
     Rename,
+    Role,
     Shift,
     TakeLast,
     is_token_axis,
@@ -43,6 +44,16 @@ LONGEST = 30
 """Characters of a name that the compiler makes."""
 OWN_WORDS = frozenset({"torch", "ops", "runner", "size", "F"})
 """What the functions of a memory call their own."""
+
+KERNEL_WORDS = frozenset({
+    "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "tl_math",
+    "triton", "range", "float", "t", "row", "start", "length", "segment", "segments", "share",
+    "first", "last", "step", "checkpoint", "replayed", "replayed_share", "place", "position",
+    "i_n", "i_h", "i_nh", "i_v", "i_s", "o_k", "o_v", "o_w", "m_k", "m_v", "m_w", "Recurrence",
+})  # fmt: skip
+"""What the frames of token-by-token kernels call their own."""
+POINTER = "_ptr"
+"""How the names of a kernel's pointers end; no other name of a kernel ends so."""
 
 
 def identifier_of(name: str) -> str:
@@ -173,6 +184,26 @@ class NameTable:
                 return _short("total", *common) or "total"
             return (_short(names[0], "and", names[-1]) if len(names) == 2 else "") or "total"
         return _short(*names) or _short(*(name.split("_")[0] for name in names)) or "product"
+
+
+def kernel_names(labels: Mapping[Node, Label], answer: Node, inputs: Iterable[Input]) -> NameTable:
+    """The names of token-by-token kernels: every value has one, wherever it is computed.
+
+    answer  what leaves the memory, `y`
+    """
+    table = NameTable(labels, taken=set(KERNEL_WORDS))
+    table.given[Input("position", (), Role.POSITION)] = "position"
+    table.name(Input("d_y", answer.axes, Role.COTANGENT), "d_y")
+    if isinstance(answer, Input):
+        table.taken.add("y")
+    else:
+        table.name(answer, "y")
+    for x in inputs:
+        word = identifier_of(x.name)
+        while word in table.taken or word.endswith(POINTER):
+            word += "_"
+        table.name(x, word)
+    return table
 
 
 def _function_word(formula: sp.Expr) -> str:

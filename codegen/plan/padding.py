@@ -9,7 +9,19 @@ from collections.abc import Iterable, Mapping
 
 import sympy as sp
 
-from miras_dsl.ir import Broadcast, Contract, Input, Map, Node, Program, Reduce, is_zero, postorder
+from miras_dsl.ir import (
+    Axes,
+    Axis,
+    Broadcast,
+    Contract,
+    Input,
+    Map,
+    Node,
+    Program,
+    Reduce,
+    is_zero,
+    postorder,
+)
 from miras_dsl.scalar.functions import OPERANDS
 
 ZERO_LANES, TAME_LANES, WILD_LANES = 0, 1, 2
@@ -84,3 +96,23 @@ def _total(formula: sp.Expr) -> bool:
     """Whether a formula is finite for every finite operand: no division, no logarithm."""
     divides = any(not p.exp.is_Integer or p.exp.is_negative for p in formula.atoms(sp.Pow))
     return not divides and not formula.has(sp.log)
+
+
+def masked_axes(node: Node, lanes: PaddingTable) -> Axes:
+    """The axes of a sum or maximum whose padded lanes must be left out."""
+
+    def of(operand: Node, axis: Axis) -> int:
+        return lanes[operand, axis] if axis in operand.axes else TAME_LANES
+
+    match node:
+        case Contract(left, right, over):
+            pairs = {axis: (of(left, axis), of(right, axis)) for axis in over}
+            return tuple(
+                axis for axis, pair in pairs.items() if ZERO_LANES not in pair or WILD_LANES in pair
+            )
+        case Reduce("sum", x, over):
+            return tuple(axis for axis in over if of(x, axis) != ZERO_LANES)
+        case Reduce(_, _, over):
+            return over
+        case _:
+            return ()

@@ -38,7 +38,8 @@ from miras_dsl.codegen.plan.sequential_depth import (
     chunk_of_steps,
     sequential_depth,
 )
-from miras_dsl.codegen.plan.token_kernels import token_plan, unsupported_reason
+from miras_dsl.codegen.plan.token.legality import unsupported_reason
+from miras_dsl.codegen.plan.token_kernels import token_plan
 from miras_dsl.codegen.plan.torch_plan import CHUNK, plan_in_torch
 from miras_dsl.diagnostics import Diagnostic, Label, SpecErrors
 from miras_dsl.ir import Program

@@ -13,6 +13,7 @@ from keyword import iskeyword
 import sympy as sp
 
 from miras_dsl.ir import (
+    VALUE,
     Axes,
     Broadcast,
     Contract,
@@ -84,6 +85,11 @@ class NameTable:
             word = wish or self.suggested(node)
             self.given[node] = self._unique(word, node.axes)
         return self.given[node]
+
+    def inner(self) -> NameTable:
+        """A table for other values of the same inputs, which shares no name with this one."""
+        inputs: dict[Node, str] = {x: n for x, n in self.given.items() if isinstance(x, Input)}
+        return NameTable(self.labels, inputs, self.taken)
 
     def _unique(self, word: str, axes: Axes) -> str:
         """The word, with its axes or else a number after it where it is taken."""
@@ -186,23 +192,17 @@ class NameTable:
         return _short(*names) or _short(*(name.split("_")[0] for name in names)) or "product"
 
 
-def kernel_names(labels: Mapping[Node, Label], answer: Node, inputs: Iterable[Input]) -> NameTable:
-    """The names of token-by-token kernels: every value has one, wherever it is computed.
-
-    answer  what leaves the memory, `y`
-    """
-    table = NameTable(labels, taken=set(KERNEL_WORDS))
+def kernel_names(labels: Mapping[Node, Label], inputs: Iterable[Input]) -> NameTable:
+    """The names of what token-by-token kernels are given; `y` stays free for the answer."""
+    table = NameTable(labels, taken={*KERNEL_WORDS, "y"})
     table.given[Input("position", (), Role.POSITION)] = "position"
-    table.name(Input("d_y", answer.axes, Role.COTANGENT), "d_y")
-    if isinstance(answer, Input):
-        table.taken.add("y")
-    else:
-        table.name(answer, "y")
+    table.name(Input("d_y", (VALUE,), Role.COTANGENT), "d_y")
     for x in inputs:
         word = identifier_of(x.name)
         while word in table.taken or word.endswith(POINTER):
             word += "_"
         table.name(x, word)
+    table.taken.remove("y")
     return table
 
 

@@ -27,7 +27,7 @@ from miras_dsl.scalar.functions import OPERANDS
 ZERO_LANES, TAME_LANES, WILD_LANES = 0, 1, 2
 """What the lanes beyond an axis' size hold: zeros; finite numbers; anything, NaN too."""
 
-PaddingTable = dict[tuple[Node, str], int]
+PaddingTable = dict[tuple[Node, Axis], int]
 
 
 def padding_values(programs: Iterable[Program]) -> PaddingTable:
@@ -37,7 +37,7 @@ def padding_values(programs: Iterable[Program]) -> PaddingTable:
     start with zeros and may lose them, so this is a fixed point.
     """
     programs = list(programs)
-    carried: dict[tuple[str, str], int] = {}
+    carried: dict[tuple[str, Axis], int] = {}
     while True:
         known: PaddingTable = {}
         for program in programs:
@@ -63,7 +63,7 @@ def _flat(node: Node) -> int:
 
 
 def _lane(
-    node: Node, axis: str, known: PaddingTable, carried: Mapping[tuple[str, str], int]
+    node: Node, axis: Axis, known: PaddingTable, carried: Mapping[tuple[str, Axis], int]
 ) -> int:
     def of(operand: Node) -> int:
         return known[operand, axis] if axis in operand.axes else TAME_LANES

@@ -8,41 +8,27 @@ again, and then goes through its tokens from the last to the first with the adjo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
-from miras_dsl.codegen.derive.block_edge import at_block_end, at_block_start
 from miras_dsl.codegen.derive.update import UpdateRule
-from miras_dsl.codegen.passes.autodiff import adjoint
-from miras_dsl.codegen.passes.cse import eliminate_in_program, is_work
-from miras_dsl.codegen.passes.fuse_maps import fuse, fusible
 from miras_dsl.ir import (
-    KEY,
     VALUE,
     ZERO,
     Axis,
-    AxisSize,
     Broadcast,
-    Contract,
     Input,
     Label,
-    Map,
     Node,
     Number,
     Program,
-    Reduce,
-    Rename,
     Role,
-    broadcast,
     inputs_of,
     is_zero,
     postorder,
-    substitute,
 )
-from miras_dsl.scalar.functions import OPERANDS
-from miras_dsl.scalar.monotone_inverse import monotone_inverse
 
-from .build import PlanBuilder, Scope, users_of
+from .build import PlanBuilder, Scope
 from .interface import citations, input_citations, interface
 from .kernel_plan import (
     Along,
@@ -59,27 +45,8 @@ from .kernel_plan import (
 from .naming import identifier_of, kernel_names
 from .padding import masked_axes, padding_values
 from .partition import is_statement
-from .value_split import value_axis_obstacle
-
-AXES = frozenset({VALUE, KEY})
-"""The axes of a tile: its rows and its columns."""
-
-
-def unsupported_reason(rule: UpdateRule) -> str:
-    """Why a rule has no kernels of this kind; empty when it has."""
-    results = (*rule.program.results, *rule.refresh, *rule.close)
-    nodes = postorder([node for _, node in results])
-    for node in nodes:
-        beyond = set(node.axes) - AXES
-        if beyond:
-            return f"it has the axis {min(map(str, beyond))}, and a tile has only value and key"
-        if isinstance(node, Rename):
-            return "it moves a vector from one axis to another"
-        if isinstance(node, Map) and node.formula.has(monotone_inverse):
-            return "its link is found by Newton steps"
-        if not isinstance(node, Input | Number | AxisSize | Map | Contract | Reduce | Broadcast):
-            return f"one token needs a {type(node).__name__}, which acts on chunks"
-    return ""
+from .token.legality import unsupported_reason, value_axis_obstacle
+from .token.programs import TokenPrograms, in_order_of_inputs, merged, token_programs
 
 
 def token_plan(rule: UpdateRule, prefix: str) -> KernelPlan:
@@ -90,70 +57,9 @@ def token_plan(rule: UpdateRule, prefix: str) -> KernelPlan:
     reason = unsupported_reason(rule)
     if reason:
         raise ValueError(f"{rule.name} has no token-by-token kernel: {reason}")
-    programs = _programs(rule)
+    programs = token_programs(rule)
     split = value_axis_obstacle(programs.forward, programs.backward, rule.states)
     return _TokenPlanner(rule, prefix, programs, split).plan()
-
-
-@dataclass(frozen=True, slots=True)
-class _Programs:
-    """What one token does and what happens at the edges of a block, with the adjoints of both.
-
-    edges          what the states become there
-    edge_adjoints  the adjoint of that; at a block's end over the states before its last token
-    """
-
-    step: Program
-    back: Program
-    edges: Mapping[Edge, Program]
-    edge_adjoints: Mapping[Edge, Program]
-
-    @property
-    def forward(self) -> tuple[Program, ...]:
-        return self.step, *self.edges.values()
-
-    @property
-    def backward(self) -> tuple[Program, ...]:
-        return self.back, *self.edge_adjoints.values()
-
-
-def _programs(rule: UpdateRule) -> _Programs:
-    results = tuple((n, broadcast(r, (VALUE,)) if n == "y" else r) for n, r in rule.program.results)
-    step = Program(rule.program.inputs, results, rule.program.carried)
-    found = {Edge.START: at_block_start(rule), Edge.END: at_block_end(rule)}
-    edges = {where: program for where, program in found.items() if program is not None}
-    adjoints = {where: adjoint(program) for where, program in edges.items()}
-    if Edge.END in adjoints:
-        # It reads the states after the step, which are computed again from those before it.
-        after: dict[Node, Node] = {state: step.result(name) for state, name in step.carried}
-        back = adjoints[Edge.END]
-        nodes = [node for _, node in back.results]
-        made = dict(zip(nodes, substitute(nodes, after), strict=True))
-        adjoints[Edge.END] = replace(back.with_results(made), inputs=(*back.inputs, *step.inputs))
-    return _Programs(step, adjoint(step), edges, adjoints)
-
-
-def _merged(program: Program) -> Program:
-    """A program with repeated terms computed once and formulas written into their only reader."""
-    shared = eliminate_in_program(program, is_work)
-    order = postorder(node for _, node in shared.results)
-    lines = [node for node in order if is_statement(node)]
-    results = {node for _, node in shared.results}
-    inner = fusible(lines, results, users_of(order)) | (_cheap(lines) - results)
-    return shared.with_results(fuse(order, inner))
-
-
-def _cheap(lines: Iterable[Node]) -> set[Node]:
-    """Changes of sign, and products of smaller tensors: every formula that reads one has it written
-    into it, for it costs less there, where small operands are multiplied first, than a tile does."""
-    found: set[Node] = set()
-    for node in lines:
-        if not isinstance(node, Map):
-            continue
-        larger = all(len(arg.axes) < len(node.axes) for arg in node.args)
-        if node.formula == -OPERANDS[0] or (larger and node.formula.is_Mul):
-            found.add(node)
-    return found
 
 
 class _TokenPlanner:
@@ -162,28 +68,22 @@ class _TokenPlanner:
     obstacle  what keeps the value axis in one program
     """
 
-    def __init__(self, rule: UpdateRule, prefix: str, programs: _Programs, obstacle: str) -> None:
+    def __init__(
+        self, rule: UpdateRule, prefix: str, programs: TokenPrograms, obstacle: str
+    ) -> None:
         step, back = programs.step, programs.back
-        # One program, so that a value of the step that its adjoint needs too is one value.
-        joint = _merged(
-            Program(
-                tuple(dict.fromkeys((*step.inputs, *back.inputs))),
-                (*step.results, *back.results),
-                back.carried,
-                labels=back.labels,
-            )
-        )
+        joint = merged(programs.joint)
         self.step = joint.results[: len(step.results)]
         self.back = joint.results[len(step.results) :]
-        self.edges = {where: _merged(program) for where, program in programs.edges.items()}
+        self.edges = {where: merged(program) for where, program in programs.edges.items()}
         self.edge_adjoints = {
-            where: _merged(program) for where, program in programs.edge_adjoints.items()
+            where: merged(program) for where, program in programs.edge_adjoints.items()
         }
         self.rule, self.obstacle = rule, obstacle
         self.states = rule.states
         self.cotangents = tuple(x for x, _ in back.carried)
         every = [*joint.inputs, *(x for p in self._edge_programs() for x in p.inputs)]
-        self.tokens = _in_order_of_feeds(rule, (x for x in every if x.role.per_token))
+        self.tokens = in_order_of_inputs(rule, (x for x in every if x.role.per_token))
         self.constants = tuple(dict.fromkeys(x for x in every if x.role is Role.CONSTANT))
         named = {name for name, _ in self.back}
         # A predicate has no gradient, and a gate of a block's edge none in the step.
@@ -204,7 +104,7 @@ class _TokenPlanner:
         for program in self._edge_programs():
             labels |= program.labels
         labels |= {x: Label(x.name, f"input {x.name}") for x in inputs}
-        self.names = kernel_names(labels, dict(self.step)["y"], inputs)
+        self.names = kernel_names(labels, inputs)
         self.edge_scopes: dict[str, Scope] = {}
         self.edge_gradients: set[tuple[str, int]] = set()
         self.made = PlanBuilder(prefix, citations(rule) | input_citations(rule))
@@ -238,8 +138,9 @@ class _TokenPlanner:
         )
 
     def _scope(self, name: str, inputs: Iterable[Input]) -> Scope:
-        """A scope whose names are those of the whole plan: its programs stand in one kernel."""
-        scope = Scope(name, self.names)
+        """A scope whose values have names of their own: all scopes stand in one kernel, and the same
+        formula of a state or a cotangent has another value before and after a step."""
+        scope = Scope(name, self.names.inner())
         for x in inputs:
             self.made.id(scope, x)
         return scope
@@ -251,21 +152,20 @@ class _TokenPlanner:
         """Results are called by what they belong to: `W_next`, `d_key`, `d_W_next`."""
         states = {state.name: state for state in self.states}
         cotangents = {x.name: x for x in self.cotangents}
+        self._name(self.token, dict(self.step)["y"], "y")
+        word = self.names.name
         for name, node in self.step:
             if name in states:
-                self._name(node, f"{self._word(states[name])}_next")
+                self._name(self.token, node, f"{word(states[name])}_next")
         for name, node in self.back:
             if name in cotangents:
-                self._name(node, f"{self._word(cotangents[name])}_next")
+                self._name(self.token, node, f"{word(cotangents[name])}_next")
         for x, node in self._gradients():
-            self._name(node, f"d_{self._word(x)}")
+            self._name(self.token, node, f"d_{word(x)}")
 
-    def _name(self, node: Node, wish: str) -> None:
+    def _name(self, scope: Scope, node: Node, wish: str) -> None:
         if not isinstance(node, Number):
-            self.names.name(node, wish)
-
-    def _word(self, x: Input) -> str:
-        return self.names.name(x)
+            scope.names.name(node, wish)
 
     def _gradients(self) -> list[tuple[Input, Node]]:
         """Tokens and constants with their gradients in the step."""
@@ -362,7 +262,7 @@ class _TokenPlanner:
             self.edge_scopes[title] = self._scope(title, dict.fromkeys((*read, *carried)))
         scope = self.edge_scopes[title]
         for name, node in program.results:
-            self._name(node, f"{identifier_of(name)}_at_{where.value}")
+            self._name(scope, node, f"{identifier_of(name)}_at_{where.value}")
         body = self._compute(scope, program.results)
         states = {name: state for state, name in program.carried}
         carry, gradients = [], []
@@ -392,12 +292,3 @@ class _TokenPlanner:
             shared = not self.obstacle and VALUE not in x.axes
             found.append(Buffer(id, Along.SHARE if shared else whole, x.axes))
         return tuple(dict.fromkeys(found))
-
-
-def _in_order_of_feeds(rule: UpdateRule, inputs: Iterable[Input]) -> tuple[Input, ...]:
-    """Inputs of every token in the order of the kernels' parameters: tokens before gates, for the
-    first one sets the type of the answers; those of earlier tokens last."""
-    feeds = [feed.name for feed in rule.feeds]
-    found = [x for x in dict.fromkeys(inputs) if x.role is not Role.POSITION]
-    found.sort(key=lambda x: feeds.index(x.name) if x.name in feeds else len(feeds))
-    return tuple(found)

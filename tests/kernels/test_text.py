@@ -14,8 +14,9 @@ from miras_dsl.codegen.emit.triton.module import kernel_module
 from miras_dsl.codegen.model.build import build_model
 from miras_dsl.codegen.plan.kernel_plan import Along
 from miras_dsl.codegen.plan.padding import TAME_LANES, WILD_LANES, ZERO_LANES, padding_values
-from miras_dsl.codegen.plan.token_kernels import token_plan, unsupported_reason
-from miras_dsl.ir import KEY, VALUE, Input, Program, Role, contract, elementwise
+from miras_dsl.codegen.plan.token.legality import unsupported_reason
+from miras_dsl.codegen.plan.token_kernels import token_plan
+from miras_dsl.ir import KEY, VALUE, Input, Number, Program, Role, contract, elementwise
 from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.source import Source
 from tests.kernels.extra import EXTRA
@@ -64,6 +65,17 @@ def test_nothing_is_worked_out_for_nothing_or_twice(name: str) -> None:
             text = "\n".join(map(ast.unparse, body))
             calls = re.findall(r"(?:tl\.(?:exp|sigmoid)|tl_math\.\w+)\([^()]*\)", text)
             assert len(calls) == len(set(calls))
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, *EXTRA])
+def test_no_branch_overwrites_a_value(name: str) -> None:
+    """What happens at the edge of a block has names of its own; only inputs have one name anywhere."""
+    computed = {
+        (value.name, value.scope)
+        for value in token_plan(rule_of(name), name).values
+        if not isinstance(value.node, Input | Number)
+    }
+    assert len({name for name, _ in computed}) == len(computed)
 
 
 def test_rows_of_shares_are_counted_in_64_bits() -> None:

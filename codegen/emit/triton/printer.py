@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Iterable, Mapping
+from typing import cast
+
+import sympy as sp
 
 from miras_dsl.codegen.emit.scalar_printer import TRITON, print_number, print_scalar
 from miras_dsl.codegen.plan.kernel_plan import Carry, KernelPlan, Value
@@ -121,7 +124,8 @@ class TritonPrinter:
                 slots = {slot: OPERANDS[at] for at, (slot, _) in enumerate(used)}
                 given = [self.operand(scope, a) for _, a in used]
                 names = {s: text for s, (text, _) in zip(OPERANDS, given, strict=False)}
-                text = print_scalar(formula.xreplace(slots), names, TRITON)
+                ordered_formula = cast(sp.Expr, formula.xreplace(slots))
+                text = print_scalar(ordered_formula, names, TRITON)
                 return text, ordered(axis for _, axes in given for axis in axes)
             case Contract(left, right, over):
                 sides = [self.operand(scope, left), self.operand(scope, right)]

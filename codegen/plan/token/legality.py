@@ -1,4 +1,4 @@
-"""Whether several programs can share out the value axis of a token-by-token kernel, and why not."""
+"""Which rules have token-by-token kernels, and whether programs can share out the value axis there."""
 
 from __future__ import annotations
 
@@ -6,19 +6,45 @@ from collections.abc import Iterable
 
 import sympy as sp
 
+from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.ir import (
+    KEY,
     VALUE,
+    AxisSize,
     Broadcast,
     Contract,
     Input,
     Map,
     Node,
+    Number,
     Program,
     Reduce,
+    Rename,
     is_zero,
     postorder,
 )
 from miras_dsl.scalar.functions import OPERANDS
+from miras_dsl.scalar.monotone_inverse import monotone_inverse
+
+AXES = frozenset({VALUE, KEY})
+"""The axes of a tile: its rows and its columns."""
+
+
+def unsupported_reason(rule: UpdateRule) -> str:
+    """Why a rule has no kernels of this kind; empty when it has."""
+    results = (*rule.program.results, *rule.refresh, *rule.close)
+    nodes = postorder([node for _, node in results])
+    for node in nodes:
+        beyond = set(node.axes) - AXES
+        if beyond:
+            return f"it has the axis {min(map(str, beyond))}, and a tile has only value and key"
+        if isinstance(node, Rename):
+            return "it moves a vector from one axis to another"
+        if isinstance(node, Map) and node.formula.has(monotone_inverse):
+            return "its link is found by Newton steps"
+        if not isinstance(node, Input | Number | AxisSize | Map | Contract | Reduce | Broadcast):
+            return f"one token needs a {type(node).__name__}, which acts on chunks"
+    return ""
 
 
 def value_axis_obstacle(

@@ -189,12 +189,16 @@ class _TokenPlanner:
         )
 
     def _backward(self) -> Kernel:
-        again = [(name, node) for name, node in self.step if name != "y"]
+        next_states = [(name, node) for name, node in self.step if name != "y"]
         replay = Walk(
             Along.TOKEN,
             1,
             self._carry(self.step, self.states),
-            (*self._edge(Edge.START), self._compute(self.token, again), *self._edge(Edge.END)),
+            (
+                *self._edge(Edge.START),
+                self._compute(self.token, next_states),
+                *self._edge(Edge.END),
+            ),
         )
         carry = self._carry(self.back, self.cotangents)
         adjoint_walk = Walk(

@@ -1,11 +1,11 @@
-"""The slots of the backward template: a segment's states again, then its tokens in reverse."""
+"""The slots of the backward template: the states of a segment, then its tokens in reverse."""
 
 from __future__ import annotations
 
 from miras_dsl.codegen.plan.kernel_plan import AtBlock, Edge, KernelPlan, Phase, Value, Walk
 from miras_dsl.ir import VALUE, is_zero
 
-from .frame import Frame, Variable, edges, input_of, inputs_read, shape, shared
+from .frame import Frame, Variable, edges, input_of, inputs_read, shape, shared, states_at_edge
 from .printer import zeros
 
 EdgeShares = dict[str, list[str]]
@@ -20,21 +20,21 @@ def backward(plan: KernelPlan, prefix: str) -> dict[str, object]:
     replay, adjoint = segments.body
     assert isinstance(replay, Walk) and isinstance(adjoint, Walk)
     replay_lines = {
-        "replay_start": frame.edge(replay, Edge.START),
+        "replay_start": frame.branch(edges(plan, replay, Edge.START)),
         "replay": frame.compute(replay),
         "replay_carry": frame.printer.carried(replay.carry),
-        "replay_end": frame.edge(replay, Edge.END),
+        "replay_end": frame.branch(edges(plan, replay, Edge.END)),
     }
     shares: EdgeShares = {}
-    again = frame.edge(adjoint, Edge.START)
+    restored = states_at_edge(plan, adjoint, Edge.START)
+    block_start = frame.branch(restored)
     end_zeros, end_adjoint = _edge_adjoint(frame, adjoint, Edge.END, shares)
     step = frame.compute(adjoint)
     carry = frame.printer.carried(adjoint.carry)
     start_zeros, start_adjoint = _edge_adjoint(frame, adjoint, Edge.START, shares)
     states, tokens, constants = _variables(frame, adjoint, shares)
-    begun = [part.body for part in edges(adjoint, Edge.START, back=True)]
-    before = {x for body in begun for x in inputs_read(plan, body)}
-    every = bool(edges(adjoint, Edge.START))
+    start_bodies = [part.body for part in edges(plan, adjoint, Edge.START)]
+    start_reads = {x for body in start_bodies for x in inputs_read(plan, body)}
     read = {x.name for x in frame.loads(adjoint.body, frame.states)}
     return {
         **frame.slots(prefix),
@@ -42,19 +42,19 @@ def backward(plan: KernelPlan, prefix: str) -> dict[str, object]:
         "replay_tokens": frame.loads(replay.body, frame.tokens),
         "replay_position": frame.position(replay.body),
         "adjoint_tokens": frame.loads(adjoint.body, frame.tokens),
-        "adjoint_states": [x for x in states if every or x.name in read],
+        "adjoint_states": [x for x in states if restored or x.name in read],
         "adjoint_position": frame.position(adjoint.body),
         "tokens": tokens,
         "constants": constants,
         "states": states,
-        "block_start": again,
+        "block_start": block_start,
         "block_end_zeros": end_zeros,
         "block_end_adjoint": end_adjoint,
         "step_adjoint": step,
         "carry": carry,
         "block_start_zeros": start_zeros,
         "block_start_states": [
-            v for v, x in zip(states, frame.states, strict=True) if x.node in before
+            v for v, x in zip(states, frame.states, strict=True) if x.node in start_reads
         ],
         "block_start_adjoint": start_adjoint,
         "y_axes": (VALUE,),
@@ -70,7 +70,7 @@ def _edge_adjoint(
     """
     before: list[str] = []
     lines: list[str] = []
-    for part in edges(walk, where, back=True):
+    for part in edges(frame.plan, walk, where):
         extra = []
         for id in part.results:
             value = frame.plan.values[id]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from miras_dsl.codegen.plan.kernel_plan import Edge, KernelPlan, Phase, Walk
 from miras_dsl.ir import VALUE
 
-from .frame import Frame, Variable, shape
+from .frame import Frame, Variable, edges, shape
 
 
 def forward(plan: KernelPlan, prefix: str) -> dict[str, object]:
@@ -35,11 +35,11 @@ def forward(plan: KernelPlan, prefix: str) -> dict[str, object]:
         "constants": [Variable(x.name, x.node.axes, {}) for x in frame.constants],
         "states": [Variable(x.name, x.node.axes, pointers[x.name]) for x in frame.states],
         "position": frame.position(tokens.body),
-        "block_start": frame.edge(tokens, Edge.START),
+        "block_start": frame.branch(edges(plan, tokens, Edge.START)),
         "step": frame.compute(tokens),
         "y_value": frame.printer.operand(answer.scope, answer.node)[0],
         "carry": frame.printer.carried(tokens.carry),
-        "block_end": frame.edge(tokens, Edge.END),
+        "block_end": frame.branch(edges(plan, tokens, Edge.END)),
         "y": y,
         "y_axes": (VALUE,),
     }

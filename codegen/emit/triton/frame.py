@@ -103,9 +103,9 @@ class Frame:
         lines = self.printer.lines(ids, statement.results)
         return [*lines, *extra, *self.printer.carried(statement.carry)]
 
-    def edge(self, walk: Walk, where: Edge) -> list[str]:
-        """What the carried states become at the edge of a block."""
-        return [line for part in edges(walk, where) for line in self.at_block(part)]
+    def branch(self, parts: Iterable[AtBlock]) -> list[str]:
+        """What the states become at the edge of a block."""
+        return [line for part in parts for line in self.at_block(part)]
 
     def compute(self, walk: Walk) -> list[str]:
         """The lines of what a token does."""
@@ -164,16 +164,23 @@ def input_of(value: Value) -> Input:
     return value.node
 
 
-def edges(walk: Walk, where: Edge, back: bool = False) -> list[AtBlock]:
-    """What a loop over tokens does at an edge of a block; with ``back``, the adjoint of that.
+def edges(plan: KernelPlan, walk: Walk, where: Edge) -> list[AtBlock]:
+    """What a loop over tokens does at an edge of a block to the values that it carries."""
+    return [part for part in _at(walk, where) if _carries(plan, walk, part)]
 
-    Forwards the states are carried over an edge, backwards their cotangents.
-    """
-    found = [part for part in walk.body if isinstance(part, AtBlock) and part.when is where]
-    if walk.step > 0:
-        return found
-    at = 1 if where is Edge.START else 0
-    return found[at:] if back else found[:at]
+
+def states_at_edge(plan: KernelPlan, walk: Walk, where: Edge) -> list[AtBlock]:
+    """What it does there to values that it reads only: the states, in a loop over cotangents."""
+    return [part for part in _at(walk, where) if not _carries(plan, walk, part)]
+
+
+def _at(walk: Walk, where: Edge) -> list[AtBlock]:
+    return [part for part in walk.body if isinstance(part, AtBlock) and part.when is where]
+
+
+def _carries(plan: KernelPlan, walk: Walk, part: AtBlock) -> bool:
+    own = {plan.values[carry.state].node for carry in walk.carry}
+    return all(plan.values[carry.state].node in own for carry in part.carry)
 
 
 def inputs_read(plan: KernelPlan, body: Iterable[Statement]) -> Iterator[Input]:

@@ -49,13 +49,13 @@ class TritonPrinter:
     def __init__(self, plan: KernelPlan) -> None:
         self.plan = plan
         self.written: dict[tuple[str, Node], Written] = {}
-        self.taken = {value.name for value in plan.values}
+        self.used_names = {value.name for value in plan.values}
 
     def fresh(self, word: str) -> str:
         """A name that no value has."""
-        while word in self.taken:
+        while word in self.used_names:
             word += "_"
-        self.taken.add(word)
+        self.used_names.add(word)
         return word
 
     def lines(self, ids: Iterable[int], whole: Collection[int] = ()) -> list[str]:
@@ -80,7 +80,7 @@ class TritonPrinter:
                 pairs.append((state.name, text))
         names = {name for name, _ in pairs}
         if any(text in names for _, text in pairs):
-            # All at once: one of them is what another one becomes.
+            # One of them is what another one becomes: all are assigned together.
             left, right = zip(*pairs, strict=True)
             return [f"{', '.join(left)} = {', '.join(right)}"]
         return [f"{name} = {text}" for name, text in pairs]

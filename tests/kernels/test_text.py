@@ -11,8 +11,10 @@ import pytest
 from miras_dsl.check import read
 from miras_dsl.codegen.derive.update import UpdateRule, update_rule
 from miras_dsl.codegen.emit.triton.module import kernel_module
+from miras_dsl.codegen.emit.triton.printer import TritonPrinter
+from miras_dsl.codegen.explain import explain
 from miras_dsl.codegen.model.build import build_model
-from miras_dsl.codegen.plan.kernel_plan import Along
+from miras_dsl.codegen.plan.kernel_plan import Along, Carry
 from miras_dsl.codegen.plan.padding import TAME_LANES, WILD_LANES, ZERO_LANES, padding_values
 from miras_dsl.codegen.plan.token.legality import unsupported_reason
 from miras_dsl.codegen.plan.token_kernels import token_plan
@@ -23,9 +25,14 @@ from tests.kernels.extra import EXTRA
 from tests.kernels.wide import SHIPPED
 
 
+def shipped(name: str) -> str:
+    """The text of a shipped spec."""
+    return (files("miras_dsl.specs") / f"{name}.mem").read_text()
+
+
 def rule_of(name: str, text: str | None = None) -> UpdateRule:
     """The update rule of a shipped memory, one of `extra`, or the first of a text."""
-    text = text or EXTRA.get(name) or (files("miras_dsl.specs") / f"{name}.mem").read_text()
+    text = text or EXTRA.get(name) or shipped(name)
     return update_rule(build_model(next(iter(read(Source(f"{name}.mem", text)).memories.values()))))
 
 
@@ -76,6 +83,26 @@ def test_no_branch_overwrites_a_value(name: str) -> None:
         if not isinstance(value.node, Input | Number)
     }
     assert len({name for name, _ in computed}) == len(computed)
+
+
+def test_states_that_become_each_other_are_assigned_together() -> None:
+    plan = token_plan(rule_of("sweeps"), "sweeps")
+    weight, momentum = (v.id for v in plan.values if v.name in ("W", "S_W") and v.scope == "token")
+    printer = TritonPrinter(plan)
+    both = Carry(weight, momentum), Carry(momentum, weight)
+    assert printer.carried(both) == ["W, S_W = S_W, W"]
+    assert printer.carried(both[:1]) == ["W = S_W"]
+    assert printer.carried([Carry(weight, weight)]) == []
+
+
+def test_the_plan_of_kernels_is_shown_after_that_of_torch() -> None:
+    text = explain(read(Source("gla.mem", shipped("gla"))), stage="plan")
+    torch_plan, kernel_plan = text.split("for triton")
+    assert "for torch" in torch_plan
+    assert "token by token, from the last to the first, carrying d_W <- d_W_next" in kernel_plan
+    assert "W [value, key] for every segment, kept for the backward pass" in kernel_plan
+    network = explain(read(Source("ttt_mlp.mem", shipped("ttt_mlp"))), stage="plan")
+    assert "for triton" not in network
 
 
 def test_rows_of_shares_are_counted_in_64_bits() -> None:

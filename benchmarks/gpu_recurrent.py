@@ -38,7 +38,7 @@ from miras_dsl.codegen.model.build import build_model
 from miras_dsl.runtime.judge.cases import Case, covering, full_product
 from miras_dsl.runtime.judge.certificate import Certificate, certify
 from miras_dsl.runtime.judge.oracle.run import axis_sizes
-from miras_dsl.runtime.kernels.launch_config import launch_config
+from miras_dsl.runtime.kernels.launch_config import configure_launch
 from miras_dsl.runtime.load.kernel_modules import implementation, tables
 from miras_dsl.runtime.run import run
 from miras_dsl.source import Source
@@ -175,7 +175,7 @@ def timed(name: str, dtype: str, which: str) -> dict[str, object]:
     )
     batch, length, heads, size = shape
     axes = {axis for _, named in (*kernels.tokens, *kernels.states) for axis in named}
-    plan = launch_config(kernels, dict.fromkeys(axes, size), length * rule.micro)
+    plan = configure_launch(kernels, dict.fromkeys(axes, size), length * rule.micro)
     return {
         "memory": name, "dtype": dtype, "shape": which, "batch": batch, "time": length,
         "heads": heads, "size": size, "forward_ms": ahead, "both_ms": back,

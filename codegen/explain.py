@@ -55,7 +55,7 @@ def as_json(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
         "update": _rows(d.rule.program),
         "chunk": chunked,
         "adjoint": back,
-        "plan": print_plan(d.plan).splitlines(),
+        "plan": _plans(d).splitlines(),
         "code": d.text,
     }
     if stage in parts:
@@ -73,6 +73,11 @@ def as_json(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
         "flops_per_token_and_head": _number(flops(d.rule.program, spec), spec),
         "warnings": warnings,
     }
+
+
+def _plans(d: CompiledMemory) -> str:
+    """How the torch text is computed, and the kernels of a rule that has some."""
+    return "\n\n".join(print_plan(plan) for plan in (d.plan, d.kernel_plan) if plan)
 
 
 def evidence(d: CompiledMemory) -> list[str]:
@@ -137,8 +142,7 @@ def _section(d: CompiledMemory, stage: str, style: Style) -> str:
         case "adjoint":
             return d.obstacle if d.form is None else print_program(d.reverse, style)
         case "plan":
-            text = print_plan(d.plan)
-            return _verbatim(text, style)
+            return _verbatim(_plans(d), style)
         case _:
             raise AssertionError(f"no stage {stage}")
 

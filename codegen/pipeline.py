@@ -31,14 +31,15 @@ from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_
 from miras_dsl.codegen.emit.line_wrap import prose
 from miras_dsl.codegen.emit.namespace import FileNames, assert_defined_once, file_names
 from miras_dsl.codegen.emit.torch.memory import emit_memory
-from miras_dsl.codegen.emit.triton.module import recurrence_name, recurrent_text
+from miras_dsl.codegen.emit.triton.module import emit_kernels, table_name
 from miras_dsl.codegen.model.build import build_model
 from miras_dsl.codegen.model.types import MemoryInput, MemoryModel, StateTensor
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.codegen.passes.size_limits import check_size
 from miras_dsl.codegen.plan.kernel_plan import KernelPlan
-from miras_dsl.codegen.plan.token_kernels import unsupported_reason as kernel_obstacle
+from miras_dsl.codegen.plan.token.legality import unsupported_reason
+from miras_dsl.codegen.plan.token_kernels import token_plan
 from miras_dsl.codegen.plan.torch_plan import CHUNK, plan_in_torch
 from miras_dsl.diagnostics import Diagnostic, Label, SpecErrors
 from miras_dsl.ir import Program
@@ -55,6 +56,7 @@ class CompiledMemory:
     form, reverse  the chunk program and its adjoint; None when the rule has no chunk form
     obstacle       why it has none, in words of the language
     plan           how the torch text is computed
+    kernel_plan    how its token-by-token kernels are; None for a rule that has none
     kernels        whether the text has Triton kernels
     prefix    what its functions are called by: `<prefix>_memory`, `<prefix>_step`
     text      these functions and their parts
@@ -67,6 +69,7 @@ class CompiledMemory:
     reverse: Program | None
     obstacle: str
     plan: KernelPlan
+    kernel_plan: KernelPlan | None
     kernels: bool
     prefix: str
     text: str
@@ -135,14 +138,16 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
         clause = {"M05": spec.retention, "M06": spec.algorithm}.get(reason.code[:3], spec)
         at = Label(clause.span, f"in {spec.name}")
         raise SpecErrors([Diagnostic(reason.code, str(reason), at, help=reason.help)]) from None
-    launched = kernels and not kernel_obstacle(rule)
     prefix = prefix or snake_case(spec.name)
-    table = recurrence_name(rule, prefix) if launched else ""
     plan = plan_in_torch(rule, form, reverse, obstacle, prefix)
-    text = emit_memory(plan, prefix, table)
-    if launched:
-        text = f"{recurrent_text(rule, prefix)}\n\n{text}"
-    return CompiledMemory(spec, model, rule, form, reverse, obstacle, plan, launched, prefix, text)
+    kernel_plan = None if unsupported_reason(rule) else token_plan(rule, prefix)
+    launched = kernels and kernel_plan is not None
+    text = emit_memory(plan, prefix, table_name(prefix) if launched else "")
+    if kernels and kernel_plan is not None:
+        text = f"{emit_kernels(kernel_plan, prefix)}\n\n{text}"
+    return CompiledMemory(
+        spec, model, rule, form, reverse, obstacle, plan, kernel_plan, launched, prefix, text
+    )
 
 
 def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:

@@ -43,7 +43,9 @@ def stage_digests(memory: CompiledMemory) -> dict[str, str]:
     if form is not None and memory.reverse is not None:
         found["chunk"] = sha256(form.family + _Anonymous().program(form.program))
         found["adjoint"] = sha256(_Anonymous().program(memory.reverse))
-    found["plan"] = sha256("|".join(_kernel(memory.plan, kernel) for kernel in memory.plan.kernels))
+    plans = [plan for plan in (memory.plan, memory.kernel_plan) if plan is not None]
+    kernels = [_kernel(plan, kernel) for plan in plans for kernel in plan.kernels]
+    found["plan"] = sha256("|".join(kernels))
     found["text"] = sha256(nameless(memory.text))
     return found
 

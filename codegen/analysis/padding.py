@@ -9,13 +9,25 @@ from collections.abc import Iterable, Mapping
 
 import sympy as sp
 
-from miras_dsl.ir import Broadcast, Contract, Input, Map, Node, Program, Reduce, is_zero, postorder
+from miras_dsl.ir import (
+    Axes,
+    Axis,
+    Broadcast,
+    Contract,
+    Input,
+    Map,
+    Node,
+    Program,
+    Reduce,
+    is_zero,
+    postorder,
+)
 from miras_dsl.scalar.functions import OPERANDS
 
 ZERO_LANES, TAME_LANES, WILD_LANES = 0, 1, 2
 """What the lanes beyond an axis' size hold: zeros; finite numbers; anything, NaN too."""
 
-PaddingTable = dict[tuple[Node, str], int]
+PaddingTable = dict[tuple[Node, Axis], int]
 
 
 def padding_values(programs: Iterable[Program]) -> PaddingTable:
@@ -25,7 +37,7 @@ def padding_values(programs: Iterable[Program]) -> PaddingTable:
     start with zeros and may lose them, so this is a fixed point.
     """
     programs = list(programs)
-    carried: dict[tuple[str, str], int] = {}
+    carried: dict[tuple[str, Axis], int] = {}
     while True:
         known: PaddingTable = {}
         for program in programs:
@@ -51,7 +63,7 @@ def _flat(node: Node) -> int:
 
 
 def _lane(
-    node: Node, axis: str, known: PaddingTable, carried: Mapping[tuple[str, str], int]
+    node: Node, axis: Axis, known: PaddingTable, carried: Mapping[tuple[str, Axis], int]
 ) -> int:
     def of(operand: Node) -> int:
         return known[operand, axis] if axis in operand.axes else TAME_LANES
@@ -84,3 +96,23 @@ def _total(formula: sp.Expr) -> bool:
     """Whether a formula is finite for every finite operand: no division, no logarithm."""
     divides = any(not p.exp.is_Integer or p.exp.is_negative for p in formula.atoms(sp.Pow))
     return not divides and not formula.has(sp.log)
+
+
+def masked_axes(node: Node, lanes: PaddingTable) -> Axes:
+    """The axes of a sum or maximum whose padded lanes must be left out."""
+
+    def of(operand: Node, axis: Axis) -> int:
+        return lanes[operand, axis] if axis in operand.axes else TAME_LANES
+
+    match node:
+        case Contract(left, right, over):
+            pairs = {axis: (of(left, axis), of(right, axis)) for axis in over}
+            return tuple(
+                axis for axis, pair in pairs.items() if ZERO_LANES not in pair or WILD_LANES in pair
+            )
+        case Reduce("sum", x, over):
+            return tuple(axis for axis in over if of(x, axis) != ZERO_LANES)
+        case Reduce(_, _, over):
+            return over
+        case _:
+            return ()

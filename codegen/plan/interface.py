@@ -9,13 +9,14 @@ from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.ir import Axes, Input
 from miras_dsl.ir.printer import program_lines
+from miras_dsl.source import NOWHERE, Span
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
     """The outside of a memory.
 
-    cited           the line of the spec where it stands
+    cited           the line of the spec where it stands, and clauses: those of its clauses
     equations       the rule for one token, line by line
     answer          axes of what leaves the memory
     steps_per_token steps that one token takes; of these, the decay acts in step ``decay_at`` and the
@@ -27,6 +28,7 @@ class Interface:
     """
 
     cited: str
+    clauses: tuple[str, ...]
     equations: tuple[str, ...]
     inputs: tuple[MemoryInput, ...]
     states: tuple[Input, ...]
@@ -45,6 +47,7 @@ def interface(rule: UpdateRule) -> Interface:
     model = rule.model
     return Interface(
         cited=source_ref(model.spans.memory),
+        clauses=_written_clauses(rule),
         equations=tuple(
             f"{name} = {text}"
             for _, name, text in program_lines(rule.program)
@@ -65,9 +68,24 @@ def interface(rule: UpdateRule) -> Interface:
 
 def citations(rule: UpdateRule) -> dict[str, str]:
     """The line of each clause, as comments give it: `robust.mem:4 (bias)`."""
+    return {c: f"{source_ref(span)} ({c})" for c, span in _clause_spans(rule).items()}
+
+
+def _clause_spans(rule: UpdateRule) -> dict[str, Span]:
     spans = rule.model.spans
-    clauses = {"bias": spans.bias, "retention": spans.retention, "algorithm": spans.algorithm}
-    return {clause: f"{source_ref(span)} ({clause})" for clause, span in clauses.items()}
+    return {"bias": spans.bias, "retention": spans.retention, "algorithm": spans.algorithm}
+
+
+def _written_clauses(rule: UpdateRule) -> tuple[str, ...]:
+    """Those that stand in the spec; a library's loss brings some with it."""
+    spans, found = _clause_spans(rule), citations(rule)
+    return tuple(found[clause] for clause, span in spans.items() if span is not NOWHERE)
+
+
+def input_citations(rule: UpdateRule) -> dict[str, str]:
+    """The line of the token or gate that each input is: `input log_alpha` -> `robust.mem:8`."""
+    given = {feed.name: feed.span for feed in rule.feeds if feed.span is not NOWHERE}
+    return {f"input {name}": source_ref(span) for name, span in given.items()}
 
 
 def _step_of(rule: UpdateRule, event: str) -> int:

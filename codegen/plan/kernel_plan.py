@@ -61,6 +61,8 @@ class Value:
     dtype  what it is stored in: "float32" stands for the type that the memory computes in
     accumulate  what the sums of a product are taken in
     cited  the line of the spec that it comes from, "" if none
+    masked  of a sum or maximum over a tile: the axes whose padded lanes must be left out, since
+            they may hold something else than 0 (read by the Triton printer)
     """
 
     id: int
@@ -70,6 +72,7 @@ class Value:
     dtype: str = "float32"
     accumulate: str = "float32"
     cited: str = ""
+    masked: Axes = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,8 @@ class KernelPlan:
     """See the head of this file.
 
     target   what it is planned for: "torch", or "triton" for kernels
-    results  results of the phases by name: (phase, name, value)
+    results  results of the phases by name: (phase, name, value); a result that is there more than
+             once is the sum of its values, of which those at the edge of a block are 0 elsewhere
     chunk    tokens of a chunk; block: tokens of a block, 0 where there are none
     family   the class of the rule; why: the reasons of the decisions, as sentences
     """
@@ -204,7 +208,7 @@ class KernelPlan:
         return tuple(kernel for kernel in self.kernels if kernel.phase is phase)
 
     def results_of(self, phase: Phase) -> dict[str, Value]:
-        """The results of a phase by name."""
+        """The results of a phase by name; of those that are sums the last value, the step's own."""
         return {name: self.values[id] for where, name, id in self.results if where is phase}
 
 

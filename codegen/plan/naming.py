@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from keyword import iskeyword
 
 import sympy as sp
 
 from miras_dsl.ir import (
+    VALUE,
     Axes,
     Broadcast,
     Contract,
@@ -46,6 +47,16 @@ LONGEST = 30
 OWN_WORDS = frozenset({"torch", "ops", "runner", "size", "F"})
 """What the functions of a memory call their own."""
 
+KERNEL_WORDS = frozenset({
+    "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "tl_math",
+    "triton", "range", "float", "t", "row", "start", "length", "segment", "segments", "share",
+    "first", "last", "step", "checkpoint", "replayed", "replayed_share", "place", "position",
+    "i_n", "i_h", "i_nh", "i_v", "i_s", "o_k", "o_v", "o_w", "m_k", "m_v", "m_w", "Recurrence",
+})  # fmt: skip
+"""What the frames of token-by-token kernels call their own."""
+POINTER = "_ptr"
+"""How the names of a kernel's pointers end; no other name of a kernel ends so."""
+
 
 def identifier_of(name: str) -> str:
     """A state or input name as an identifier: `S.W1` is `S_W1`."""
@@ -78,6 +89,11 @@ class NameTable:
             self.given[node] = self._unique([w for w in words if w] or ["value"], node)
             self.holders.setdefault(words[0], []).append(node)
         return self.given[node]
+
+    def inner(self) -> NameTable:
+        """A table for other values of the same inputs, which shares no name with this one."""
+        inputs: dict[Node, str] = {x: n for x, n in self.given.items() if isinstance(x, Input)}
+        return NameTable(self.labels, inputs, taken=self.taken)
 
     def inputs_of(self, node: Node) -> frozenset[Input]:
         """All inputs that a value depends on."""
@@ -196,6 +212,20 @@ class NameTable:
             first, *_, last = names if len(names) > 1 else ("", "")
             return [*found, *_joined(first, "and", last), *_joined("total", first, last), "total"]
         return [*_joined(*names), "product"]
+
+
+def kernel_names(labels: Mapping[Node, Label], inputs: Iterable[Input]) -> NameTable:
+    """The names of what token-by-token kernels are given; `y` stays free for the answer."""
+    table = NameTable(labels, taken={*KERNEL_WORDS, "y"})
+    table.given[Input("position", (), Role.POSITION)] = "position"
+    table.name(Input("d_y", (VALUE,), Role.COTANGENT), "d_y")
+    for x in inputs:
+        word = identifier_of(x.name)
+        while word in table.taken or word.endswith(POINTER):
+            word += "_"
+        table.name(x, word)
+    table.taken.remove("y")
+    return table
 
 
 def _function_word(formula: sp.Expr) -> str:

@@ -32,7 +32,8 @@ TITLES = {
 def print_plan(plan: KernelPlan) -> str:
     """Kernels in the order of their launches, with every value they compute; buffers; reasons."""
     printer = _PlanPrinter(plan)
-    lines = [f"{plan.name}: {plan.family}, for {plan.target}, in chunks of {plan.chunk} tokens"]
+    chunks = f", in chunks of {plan.chunk} tokens" if plan.chunk > 1 else ""
+    lines = [f"{plan.name}: {plan.family}, for {plan.target}{chunks}"]
     lines += [f"  {line}" for line in plan.why]
     for phase in Phase:
         kernels = plan.kernels_of(phase)

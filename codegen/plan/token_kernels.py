@@ -1,215 +1,300 @@
-"""Stage 7, token by token: what the Triton kernels of a vector or matrix rule are made of.
+"""The plan of token-by-token kernels: two walks along the tokens of the update rule's own program.
 
-One program of the launch owns one head of one sequence and, where nothing couples the value axis,
-one block of it.  The state stays on chip; the backward kernel walks segments from the last to the
-first, computes a segment's states again from its checkpoint, and walks its tokens in reverse.
+One program of a launch has one head of one sequence and, where nothing couples the value axis, a block
+of its values.  The state stays on chip.  The forward kernel keeps the states before each segment; the
+backward kernel goes through the segments from the last to the first, computes a segment's states
+again, and then goes through its tokens from the last to the first with the adjoint of the step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 
-import sympy as sp
-
+from miras_dsl.codegen.analysis.padding import masked_axes, padding_values
 from miras_dsl.codegen.derive.update import UpdateRule
-from miras_dsl.codegen.passes.autodiff import adjoint
-from miras_dsl.codegen.passes.cse import eliminate_in_program, is_call
 from miras_dsl.ir import (
-    KEY,
     VALUE,
-    AxisSize,
+    ZERO,
+    Axis,
     Broadcast,
-    Contract,
     Input,
-    Map,
+    Label,
     Node,
     Number,
     Program,
-    Reduce,
-    Rename,
     Role,
-    broadcast,
     inputs_of,
     is_zero,
     postorder,
 )
-from miras_dsl.scalar.functions import OPERANDS
-from miras_dsl.scalar.monotone_inverse import monotone_inverse
 
-AXES = frozenset({VALUE, KEY})
-"""The axes of a tile: its rows and its columns."""
+from .build import PlanBuilder, Scope
+from .interface import citations, input_citations, interface
+from .kernel_plan import (
+    Along,
+    AtBlock,
+    Buffer,
+    Carry,
+    Compute,
+    Edge,
+    Kernel,
+    KernelPlan,
+    Phase,
+    Walk,
+)
+from .naming import identifier_of, kernel_names
+from .partition import is_statement
+from .token.legality import unsupported_reason, value_axis_obstacle
+from .token.programs import TokenPrograms, in_order_of_inputs, merged, token_programs
 
 
-EdgePrograms = tuple[Program, Program]
-"""A change of the states beside the step, and its adjoint."""
+def token_plan(rule: UpdateRule, prefix: str) -> KernelPlan:
+    """The plan of a rule's token-by-token kernels, whose names begin with ``prefix``.
 
-
-@dataclass(frozen=True, slots=True)
-class RecurrentPlan:
-    """The programs of the two kernels, and how the work is split.
-
-    tokens     inputs of every token, in the order of the kernels' parameters
-    constants  inputs of every head
-    states     what is carried
-    step       one token: `y` and the new states
-    walk       the same without `y`, for computing states again
-    back       the adjoint of ``step``
-    refresh    what the states become where a block begins, and its adjoint
-    close      what they become where it has ended, and its adjoint
-    block      tokens of a block, 0 where there are none
-    micro      steps that one token takes
-    position   whether the step counts its place in the block
-    split      programs share out the value axis in blocks
-    why        what keeps the value axis together, if anything does
-    partial    results of ``back`` that are shares of a sum over the blocks
+    ValueError, with the reason, where `unsupported_reason` finds one.
     """
-
-    rule: UpdateRule
-    tokens: tuple[Input, ...]
-    constants: tuple[Input, ...]
-    states: tuple[Input, ...]
-    step: Program
-    walk: Program
-    back: Program
-    refresh: EdgePrograms | None
-    close: EdgePrograms | None
-    block: int
-    micro: int
-    position: bool
-    split: bool
-    why: str
-    partial: frozenset[str]
-
-
-def unsupported_reason(rule: UpdateRule) -> str:
-    """Why a rule has no kernels of this kind; empty when it has."""
-    results = (*rule.program.results, *rule.refresh, *rule.close)
-    nodes = postorder([node for _, node in results])
-    for node in nodes:
-        beyond = set(node.axes) - AXES
-        if beyond:
-            return f"it has the axis {min(map(str, beyond))}, and a tile has only value and key"
-        if isinstance(node, Rename):
-            return "it moves a vector from one axis to another"
-        if isinstance(node, Map) and node.formula.has(monotone_inverse):
-            return "its link is found by Newton steps"
-        if not isinstance(node, Input | Number | AxisSize | Map | Contract | Reduce | Broadcast):
-            return f"one token needs a {type(node).__name__}, which acts on chunks"
-    return ""
-
-
-def plan_recurrent(rule: UpdateRule) -> RecurrentPlan:
-    """Plan the kernels of a rule.  ValueError, with the reason, where `obstacle` finds one."""
     reason = unsupported_reason(rule)
     if reason:
         raise ValueError(f"{rule.name} has no token-by-token kernel: {reason}")
-    results = tuple((n, broadcast(r, (VALUE,)) if n == "y" else r) for n, r in rule.program.results)
-    step = Program(rule.program.inputs, results, rule.program.carried)
-    back = adjoint(step)
-    refresh, close = _turn(rule, rule.refresh), _turn(rule, rule.close)
-    programs = [(step, back), *(turn for turn in (refresh, close) if turn)]
-    inputs = list(dict.fromkeys(x for forward, _ in programs for x in forward.inputs))
-    tokens = [x for x in inputs if x.role.per_token and x.role is not Role.POSITION]
-    # The first token sets the type of the answers: a token before any gate, earlier tokens last.
-    feeds = [feed.name for feed in rule.model.feeds]
-    tokens.sort(key=lambda x: feeds.index(x.name) if x.name in feeds else len(feeds))
-    why, partial = "", frozenset[str]()
-    for forward, _ in programs:
-        why = why or _coupling(forward)
-    if not why:
-        why, partial = _shares(rule, [reverse for _, reverse in programs])
-    step, back = (eliminate_in_program(p, is_call) for p in (step, back))
-    return RecurrentPlan(
-        rule=rule,
-        tokens=tuple(tokens),
-        constants=tuple(x for x in inputs if x.role is Role.CONSTANT),
-        states=rule.states,
-        step=step,
-        walk=eliminate_in_program(
-            Program(step.inputs, tuple(r for r in step.results if r[0] != "y"), step.carried),
-            is_call,
-        ),
-        back=back,
-        refresh=_each_shared(refresh),
-        close=_each_shared(close),
-        block=rule.block,
-        micro=rule.micro,
-        position=any(x.role is Role.POSITION for x in inputs),
-        split=not why,
-        why=why,
-        partial=partial if not why else frozenset(),
-    )
+    programs = token_programs(rule)
+    split = value_axis_obstacle(programs.forward, programs.backward, rule.states)
+    return _TokenPlanner(rule, prefix, programs, split).plan()
 
 
-def _turn(rule: UpdateRule, changes: tuple[tuple[str, Node], ...]) -> EdgePrograms | None:
-    """What the states become where a block begins or ends, and the adjoint of that."""
-    if not changes:
-        return None
-    becomes = dict(changes)
-    results = tuple((s.name, becomes.get(s.name, s)) for s in rule.states)
-    others = [x for x in inputs_of(node for _, node in results) if x.role is not Role.STATE]
-    program = Program((*others, *rule.states), results, rule.program.carried)
-    return program, adjoint(program)
+class _TokenPlanner:
+    """Makes the plan of one rule.
 
-
-def _each_shared(turn: EdgePrograms | None) -> EdgePrograms | None:
-    """A turn whose programs share what they repeat."""
-    return turn and (eliminate_in_program(turn[0], is_call), eliminate_in_program(turn[1], is_call))
-
-
-def _coupling(program: Program) -> str:
-    """What ties the rows of a tile to each other in a forward program."""
-    for node in postorder(node for _, node in program.results):
-        match node:
-            case Contract(_, _, over) | Reduce(_, _, over) if VALUE in over:
-                return "the rule sums over the value axis"
-    return ""
-
-
-def _shares(rule: UpdateRule, programs: Iterable[Program]) -> tuple[str, frozenset[str]]:
-    """The results that each block of the value axis has a share of, or why blocks will not do.
-
-    The adjoint is linear in its cotangents, so a sum over the value axis that is left as one share
-    for each block may pass through linear steps only, and may not come back to the value axis.
+    obstacle  what keeps the value axis in one program
     """
-    carried = {f"d_{s.name}" for s in rule.states if VALUE not in s.axes}
-    found: set[str] = set()
-    for program in programs:
-        partial: dict[Node, bool] = {}
-        for node in postorder(node for _, node in program.results):
-            partial[node] = isinstance(node, Input) and node.name in carried
-            match node:
-                case Contract(left, right, over):
-                    here = partial[left] or partial[right]
-                    if partial[left] and partial[right]:
-                        return "the gradient is not linear in a sum over values", frozenset()
-                    partial[node] = here or VALUE in over
-                case Reduce(kind, x, over):
-                    partial[node] = partial[x] or VALUE in over
-                    if partial[x] and kind != "sum":
-                        return "the gradient takes a maximum of sums over values", frozenset()
-                case Broadcast(x, _):
-                    partial[node] = partial[x]
-                case Map(formula, args):
-                    used = {s for s, a in zip(OPERANDS, args, strict=False) if partial[a]}
-                    if used and not _linear(formula, used):
-                        return "the gradient is not linear in a sum over values", frozenset()
-                    partial[node] = bool(used)
-            if partial[node] and VALUE in node.axes:
-                return "the gradient spreads a sum over values again", frozenset()
+
+    def __init__(
+        self, rule: UpdateRule, prefix: str, programs: TokenPrograms, obstacle: str
+    ) -> None:
+        step, back = programs.step, programs.back
+        joint = merged(programs.joint)
+        self.step = joint.results[: len(step.results)]
+        self.back = joint.results[len(step.results) :]
+        self.edges = {where: merged(program) for where, program in programs.edges.items()}
+        self.edge_adjoints = {
+            where: merged(program) for where, program in programs.edge_adjoints.items()
+        }
+        self.rule, self.obstacle = rule, obstacle
+        self.states = rule.states
+        self.cotangents = tuple(x for x, _ in back.carried)
+        every = [*joint.inputs, *(x for p in self._edge_programs() for x in p.inputs)]
+        self.tokens = in_order_of_inputs(rule, (x for x in every if x.role.per_token))
+        self.constants = tuple(dict.fromkeys(x for x in every if x.role is Role.CONSTANT))
+        named = {name for name, _ in self.back}
+        # A predicate has no gradient, and a gate of a block's edge none in the step.
+        self.back += tuple(
+            (f"d_{x.name}", ZERO)
+            for x in (*self.tokens, *self.constants)
+            if f"d_{x.name}" not in named
+        )
+        self.lanes = padding_values(
+            [
+                Program(step.inputs, self.step, step.carried),
+                Program(joint.inputs, self.back, back.carried),
+                *self._edge_programs(),
+            ]
+        )
+        inputs = (*self.tokens, *self.constants, *self.states, *self.cotangents)
+        labels = dict(joint.labels)
+        for program in self._edge_programs():
+            labels |= program.labels
+        labels |= {x: Label(x.name, f"input {x.name}") for x in inputs}
+        self.names = kernel_names(labels, inputs)
+        self.edge_scopes: dict[str, Scope] = {}
+        self.edge_gradients: set[tuple[str, int]] = set()
+        self.made = PlanBuilder(
+            prefix, citations(rule) | input_citations(rule), rule.model.logarithms
+        )
+        self.token = self._scope("token", (*inputs, Input("d_y", (VALUE,), Role.COTANGENT)))
+
+    def _edge_programs(self) -> list[Program]:
+        return [*self.edges.values(), *self.edge_adjoints.values()]
+
+    def plan(self) -> KernelPlan:
+        """Both kernels, and what passes between them."""
+        self._name_results()
+        kernels, buffers = (self._forward(), self._backward()), self._buffers()
+        answers = [(Phase.FORWARD, name, self._id(node)) for name, node in self.step]
+        gradients = [(Phase.BACKWARD, name, id) for name, id in sorted(self.edge_gradients)]
+        gradients += [(Phase.BACKWARD, name, self._id(node)) for name, node in self.back]
+        return KernelPlan(
+            name=self.rule.name,
+            target="triton",
+            values=tuple(
+                replace(v, masked=masked_axes(v.node, self.lanes)) for v in self.made.values
+            ),
+            kernels=kernels,
+            buffers=buffers,
+            results=(*answers, *gradients),
+            rows=(),
+            chunk=1,
+            block=self.rule.block,
+            interface=interface(self.rule),
+            family="token by token",
+            why=(self.obstacle,) if self.obstacle else (),
+        )
+
+    def _scope(self, name: str, inputs: Iterable[Input]) -> Scope:
+        """A scope whose values have names of their own: all scopes stand in one kernel, and the same
+        formula of a state or a cotangent has another value before and after a step."""
+        scope = Scope(name, self.names.inner())
+        for x in inputs:
+            self.made.id(scope, x)
+        return scope
+
+    def _id(self, node: Node) -> int:
+        return self.made.id(self.token, node)
+
+    def _name_results(self) -> None:
+        """Results are called by what they belong to: `W_next`, `d_key`, `d_W_next`."""
+        states = {state.name: state for state in self.states}
+        cotangents = {x.name: x for x in self.cotangents}
+        self._name(self.token, dict(self.step)["y"], "y")
+        word = self.names.name
+        for name, node in self.step:
+            if name in states:
+                self._name(self.token, node, f"{word(states[name])}_next")
+        for name, node in self.back:
+            if name in cotangents:
+                self._name(self.token, node, f"{word(cotangents[name])}_next")
+        for x, node in self._gradients():
+            self._name(self.token, node, f"d_{word(x)}")
+
+    def _name(self, scope: Scope, node: Node, wish: str) -> None:
+        if not isinstance(node, Number):
+            scope.names.name(node, wish)
+
+    def _gradients(self) -> list[tuple[Input, Node]]:
+        """Tokens and constants with their gradients in the step."""
+        back = dict(self.back)
+        return [(x, back[f"d_{x.name}"]) for x in (*self.tokens, *self.constants)]
+
+    def _forward(self) -> Kernel:
+        given = (*self.tokens, *self.constants, *self.states)
+        body = (
+            *self._edge(Edge.START),
+            self._compute(self.token, self.step),
+            *self._edge(Edge.END),
+        )
+        return Kernel(
+            name="forward",
+            phase=Phase.FORWARD,
+            grid=self.grid,
+            body=(Walk(Along.TOKEN, 1, self._carry(self.step, self.states), body),),
+            reads=tuple(map(self._id, given)),
+            writes=tuple(self._id(node) for _, node in self.step),
+        )
+
+    def _backward(self) -> Kernel:
+        next_states = [(name, node) for name, node in self.step if name != "y"]
+        replay = Walk(
+            Along.TOKEN,
+            1,
+            self._carry(self.step, self.states),
+            (
+                *self._edge(Edge.START),
+                self._compute(self.token, next_states),
+                *self._edge(Edge.END),
+            ),
+        )
+        carry = self._carry(self.back, self.cotangents)
+        adjoint_walk = Walk(
+            Along.TOKEN,
+            -1,
+            carry,
+            (
+                *self._edge(Edge.START),
+                *self._edge_adjoint(Edge.END),
+                self._compute(self.token, self.back),
+                *self._edge_adjoint(Edge.START),
+            ),
+        )
+        d_y = Input("d_y", (VALUE,), Role.COTANGENT)
+        given = (*self.tokens, *self.constants, d_y, *self.states, *self.cotangents)
+        return Kernel(
+            name="backward",
+            phase=Phase.BACKWARD,
+            grid=self.grid,
+            body=(Walk(Along.SEGMENT, -1, carry, (replay, adjoint_walk)),),
+            reads=tuple(map(self._id, given)),
+            writes=tuple(self._id(node) for _, node in self.back),
+        )
+
+    @property
+    def grid(self) -> tuple[Axis, ...]:
+        return () if self.obstacle else (VALUE,)
+
+    def _compute(self, scope: Scope, results: Iterable[tuple[str, Node]]) -> Compute:
+        """What some results need.  Values repeat along an axis by themselves; a result that only
+        repeats another value is a statement."""
+        roots = [node for _, node in results]
+        for x in inputs_of(roots):
+            self.made.id(scope, x)
+        lines = [
+            node
+            for node in postorder(roots)
+            if is_statement(node) and (node in roots or not isinstance(node, Broadcast))
+        ]
+        return Compute(tuple(self.made.id(scope, node) for node in lines))
+
+    def _carry(
+        self, results: Iterable[tuple[str, Node]], carried: Iterable[Input]
+    ) -> tuple[Carry, ...]:
+        found = dict(results)
+        return tuple(Carry(self._id(x), self._id(found[x.name])) for x in carried)
+
+    def _edge(self, where: Edge) -> tuple[AtBlock, ...]:
+        """What the states become at the edge of a block."""
+        if where not in self.edges:
+            return ()
+        return (self._at_block(where, self.edges[where], f"block {where.value}"),)
+
+    def _edge_adjoint(self, where: Edge) -> tuple[AtBlock, ...]:
+        """The adjoint of that: cotangents of the states before it, and gradients of its gates."""
+        if where not in self.edge_adjoints:
+            return ()
+        title = f"block {where.value}, adjoint"
+        return (self._at_block(where, self.edge_adjoints[where], title),)
+
+    def _at_block(self, where: Edge, program: Program, title: str) -> AtBlock:
+        if title not in self.edge_scopes:
+            read = inputs_of(node for _, node in program.results)
+            carried = [x for x, _ in program.carried]
+            self.edge_scopes[title] = self._scope(title, dict.fromkeys((*read, *carried)))
+        scope = self.edge_scopes[title]
         for name, node in program.results:
-            x = next(x for x in program.inputs if f"d_{x.name}" == name)
-            if VALUE in x.axes:
-                continue
-            if not partial[node] and not is_zero(node):
-                return "a gradient does not come from the value axis", frozenset()
-            found.add(name)
-    return "", frozenset(found)
+            self._name(scope, node, f"{identifier_of(name)}_at_{where.value}")
+        body = self._compute(scope, program.results)
+        states = {name: state for state, name in program.carried}
+        carry, gradients = [], []
+        for name, node in program.results:
+            if name in states:
+                carry.append(Carry(self.made.id(scope, states[name]), self.made.id(scope, node)))
+            elif not is_zero(node):
+                gradients.append((name, self.made.id(scope, node)))
+        self.edge_gradients |= {(name, id) for name, id in gradients}
+        return AtBlock(where, tuple(carry), (body,), tuple(id for _, id in gradients))
 
-
-def _linear(formula: sp.Expr, used: set[sp.Symbol]) -> bool:
-    """Whether a formula is linear in the used symbols together, and 0 where they are."""
-    if formula.xreplace(dict.fromkeys(used, sp.Integer(0))) != 0:
-        return False
-    return all(not formula.diff(symbol).free_symbols & used for symbol in used)
+    def _buffers(self) -> tuple[Buffer, ...]:
+        """States after the last token, before each segment (kept for the backward pass) and before
+        each token of a segment; gradients, which are shares of sums where values are split."""
+        found = []
+        for x in self.states:
+            id = self._id(x)
+            found += [
+                Buffer(id, Along.CALL, x.axes),
+                Buffer(id, Along.SEGMENT, x.axes, saved=True),
+                Buffer(id, Along.TOKEN, x.axes),
+            ]
+        results = [(x, self._id(node)) for x, node in self._gradients()]
+        results += [(x, self._id(x)) for x in self.cotangents]
+        for x, id in results:
+            whole = Along.TOKEN if x.role.per_token else Along.CALL
+            shared = not self.obstacle and VALUE not in x.axes
+            found.append(Buffer(id, Along.SHARE if shared else whole, x.axes))
+        return tuple(dict.fromkeys(found))

@@ -66,7 +66,7 @@ def configure_launch(
     are carried, so that all tiles of a backward step fit beside each other.  A segment is the root
     of the ``longest`` sequence: then the states that are kept, one for each segment, and those that
     are computed again, one for each step of a segment, are about as many.  Sequences whose states
-    do not fit `PAST` take turns; segments are shorter where turns would leave a GPU half empty.
+    do not fit `RECOMPUTE_BYTES` take turns; segments are shorter where turns would leave a GPU half empty.
     """
     named = (*kernels.tokens, *kernels.constants, *kernels.states)
     sizes = {axis: sizes[axis] for _, axes in named for axis in axes}
@@ -91,7 +91,7 @@ def configure_launch(
 
 
 def sequences_per_launch(each: int, sequences: int) -> int:
-    """How many sequences of so many bytes fit `PAST`."""
+    """How many sequences of so many bytes fit `RECOMPUTE_BYTES`."""
     return max(1, min(sequences, RECOMPUTE_BYTES // each))
 
 

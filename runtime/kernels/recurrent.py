@@ -113,10 +113,10 @@ class _Recurrent(torch.autograd.Function):
         given, states = _parted(tensors, len(kernels.states))
         ends = [torch.empty_like(s) for s in states]
         segments = checkpoints(plan, batch * time, run.rows) if run.keep else 0
-        kept = [s.new_empty(segments, *s.shape[1:]) for s in states]
-        _launch(kernels.forward, run, [*tensors, y, *ends, *kept], shape)
+        saved_states = [s.new_empty(segments, *s.shape[1:]) for s in states]
+        _launch(kernels.forward, run, [*tensors, y, *ends, *saved_states], shape)
         ctx.run = run
-        ctx.save_for_backward(*given, *kept)
+        ctx.save_for_backward(*given, *saved_states)
         return (y, *ends)
 
     @staticmethod
@@ -132,7 +132,7 @@ def _back(
 ) -> list[Tensor]:
     """The gradients of tokens, constants and first states."""
     kernels, plan = run.kernels, run.plan
-    given, kept = _parted(saved, len(kernels.states))
+    given, saved_states = _parted(saved, len(kernels.states))
     tokens, constants = _parted(given, len(kernels.constants))
     shape = tokens[0].shape[:3]
     d_y, d_ends = d_y.contiguous(), tuple(d.contiguous() for d in d_ends)
@@ -142,19 +142,19 @@ def _back(
     for part, some in run.groups(shape, d_y.device):
         d_after = [d[part] for d in d_ends]
         each = [x.expand(some.rows, *x.shape) for x in constants]
-        past = [
+        replayed = [
             d.new_empty(
                 recompute_rows(axes, plan.blocks, some.rows), shape[2], plan.segment, *d.shape[2:]
             )
             for (_, axes), d in zip(kernels.states, d_ends, strict=True)
         ]
         shares = gradient_buffers(plan, kernels.constants, each)
-        begun = gradient_buffers(plan, kernels.states, d_after)
-        held = [x[part.start :] for x in kept]
-        tensors = [*given, d_y, *held, *past, *d_after, *of_tokens, *shares, *begun]
+        of_first = gradient_buffers(plan, kernels.states, d_after)
+        held = [x[part.start :] for x in saved_states]
+        tensors = [*given, d_y, *held, *replayed, *d_after, *of_tokens, *shares, *of_first]
         _launch(kernels.backward, some, tensors, shape)
         of_constants.append([_summed(x).sum(0, keepdim=True) for x in shares])
-        of_states.append([_summed(x) for x in begun])
+        of_states.append([_summed(x) for x in of_first])
     found = [_summed(x) for x in of_tokens]
     found += [_summed(torch.cat(x)) for x in zip(*of_constants, strict=True)]
     found += [torch.cat(x) for x in zip(*of_states, strict=True)]

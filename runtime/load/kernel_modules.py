@@ -8,8 +8,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from miras_dsl.codegen.derive.update import UpdateRule
-from miras_dsl.codegen.emit.triton.module import recurrence_name, recurrent_module
+from miras_dsl.codegen.emit.identifiers import snake_case
+from miras_dsl.codegen.emit.triton.module import kernel_module, table_name
 from miras_dsl.codegen.pipeline import CompiledMemory
+from miras_dsl.codegen.plan.token_kernels import token_plan
 from miras_dsl.runtime.execute.call import validate
 from miras_dsl.runtime.execute.packed import Packed
 from miras_dsl.runtime.execute.program_table import MemoryTable
@@ -23,8 +25,9 @@ from .loader import Run, as_oracle_function, compiled
 
 def kernels_of(rule: UpdateRule) -> Recurrence:
     """The kernels of a rule, written to the cache and imported.  ValueError where it has none."""
-    module = cache.import_module(cache.put(recurrent_module(rule)))
-    return getattr(module, recurrence_name(rule))
+    prefix = snake_case(rule.name)
+    text = kernel_module(token_plan(rule, prefix), prefix)
+    return getattr(cache.import_module(cache.put(text)), table_name(prefix))
 
 
 def tables(spec: MemorySpec) -> tuple[CompiledMemory, MemoryTable, Recurrence]:

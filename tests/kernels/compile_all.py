@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from miras_dsl.codegen.derive.update import update_rule
 from miras_dsl.codegen.model.build import build_model
-from miras_dsl.codegen.plan.token_kernels import plan_recurrent
+from miras_dsl.codegen.plan.token_kernels import token_plan
 from miras_dsl.runtime.kernels.cross_compile import compiled
 from miras_dsl.runtime.kernels.launch_config import configure_launch
 from miras_dsl.runtime.load.kernel_modules import kernels_of
@@ -22,7 +22,7 @@ def main(size: int, names: list[str]) -> None:
         axes = {axis for _, named in (*kernels.tokens, *kernels.states) for axis in named}
         launch = configure_launch(kernels, dict.fromkeys(axes, size), 2048)
         for way, usage in zip(("forward", "backward"), compiled(kernels, launch), strict=True):
-            why = plan_recurrent(rule).why
+            why = "; ".join(token_plan(rule, name).why)
             print(json.dumps({"memory": name, "way": way, "why": why, **asdict(usage)}))
 
 

@@ -16,7 +16,7 @@ import torch
 
 from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.emit.torch.memory import emit_memory
-from miras_dsl.codegen.emit.triton.module import recurrent_text
+from miras_dsl.codegen.emit.triton.module import emit_kernels
 from miras_dsl.runtime.judge import certificate
 from miras_dsl.runtime.judge.cases import Case, data, parameters
 from miras_dsl.runtime.judge.certificate import certify
@@ -29,13 +29,13 @@ from tests.kernels.wide import CASES, dealt, memory_named
 
 def plant(old: str, new: str) -> None:
     """Generate kernels, and the table beside them, with a mistake from now on."""
-    makers = {"recurrent_text": recurrent_text, "memory_text": emit_memory}
+    makers = {"emit_memory": emit_memory, "emit_kernels": emit_kernels}
     seen: set[bool] = set()
 
     def mistaken(make: Callable[..., str], *given: Any) -> str:
         text = make(*given)
         seen.add(old in text)
-        # Kernels are printed last.
+        # Kernels are printed after the functions beside them.
         assert make is emit_memory or True in seen, f"nothing to break: {old!r}"
         return text.replace(old, new)
 

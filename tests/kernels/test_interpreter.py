@@ -73,7 +73,8 @@ def test_tiles_and_segments_change_nothing() -> None:
 FAULTS = {
     "a gradient is not written": ("tl.store(d_key_ptr", "tl.store(d_query_ptr"),
     "checkpoints come one token late": ("if t % SEGMENT == 0:", "if t % SEGMENT == 1:"),
-    "a segment's first token is skipped": ("for b in range(first,", "for b in range(first + 1,"),
+    "a segment's first token is skipped": (
+        "for step in range(first,", "for step in range(first + 1,"),
     "the final state's cotangent is lost": ("d_W = tl.load(", "d_W = 0.0 * tl.load("),
     "heads share a row": ("row = (start + t) * H + i_h", "row = (start + t) * H"),
     "the first state's gradient is dropped": (
@@ -91,8 +92,8 @@ FAULTS = {
 
 OTHERS = {
     "gated_deltanet": [
-        ("v1 = tl.sum(w1 * key", "v1 = tl.sum(W * key"),  # the decay comes after the prediction
-        ("W_next = w1 -", "W_next = W -"),  # nothing decays
+        ("tl.sum(W_exp_log_alpha * key", "tl.sum(W * key"),  # the decay comes after the prediction
+        ("W_next = W_exp_log_alpha -", "W_next = W -"),  # nothing decays
     ],
     "window": [
         ("tl.load(key_past2_ptr", "tl.load(key_past1_ptr"),  # the window is one token short
@@ -143,5 +144,7 @@ def test_mistakes_in_other_kernels_are_seen(name: str) -> None:
 @pytest.mark.slow
 def test_lanes_that_are_not_zero_must_be_masked() -> None:
     # The softmax of an empty lane is not 0: left in, it is part of the sum.
-    (found,) = caught("simplex", [("tl.sum(tl.where(m_k, w1, 0.0),", "tl.sum(w1,")])
+    exponential = "W_dual_max_W_dual"
+    fault = f"tl.sum(tl.where(m_k, {exponential}, 0.0),", f"tl.sum({exponential},"
+    (found,) = caught("simplex", [fault])
     assert "y" in found

@@ -1,206 +1,160 @@
-"""The slots of the backward template: a segment's states again, then its tokens in reverse."""
+"""The slots of the backward template: the states of a segment, then its tokens in reverse."""
 
 from __future__ import annotations
 
-from miras_dsl.codegen.emit.identifiers import source_ref
-from miras_dsl.codegen.plan.token_kernels import RecurrentPlan
-from miras_dsl.ir import VALUE, Input, Role
+from miras_dsl.codegen.plan.kernel_plan import AtBlock, Edge, KernelPlan, Phase, Value, Walk
+from miras_dsl.ir import VALUE, is_zero
 
-from .frame import (
-    KernelNames,
-    Line,
-    Variable,
-    assign_back,
-    block_edge_lines,
-    frame_slots,
-    given_shapes,
-    names_of,
-    reads,
-    shape,
-    targets,
-)
-from .printer import Target, zeros
+from .frame import Frame, Variable, edges, input_of, inputs_read, shape, shared, states_at_edge
+from .printer import zeros
 
-Inputs = list[tuple[Input, Variable]]
-"""Tokens and constants with their variables."""
+EdgeShares = dict[str, list[str]]
+"""Result -> the variables with what the edges of a block add to it."""
 
 
-def backward(plan: RecurrentPlan, prefix: str) -> dict[str, object]:
+def backward(plan: KernelPlan, prefix: str) -> dict[str, object]:
     """What the template asks for."""
-    names = names_of(plan)
-    states = [_state(plan, names, x) for x in plan.states]
-    constants = [_constant(plan, names, x) for x in plan.constants]
-    tokens = [_token(plan, names, x) for x in plan.tokens]
-    inputs: Inputs = [
-        *zip(plan.tokens, tokens, strict=True),
-        *zip(plan.constants, constants, strict=True),
-    ]
-    turns = [p for t in (plan.refresh, plan.close) if t for p in t]
-    forward = [t[0] for t in (plan.refresh, plan.close) if t]
-    again, seen = reads(plan.walk, *forward), reads(plan.back, plan.walk, *turns)
-    if plan.close is None:
-        seen -= reads(plan.walk) - reads(plan.back, *turns)
-    pointers = [names.of[x] for x in (*plan.tokens, *plan.constants)] + ["d_y"]
-    for part in ("kept", "past", "d_end"):
-        pointers += [getattr(v, part) for v in states]
-    pointers += [v.d for v in (*tokens, *constants, *states)]
-    refresh = block_edge_lines(plan, names, states, "open")
-    ends = block_edge_lines(plan, names, states, "shut")
+    frame = Frame(plan, Phase.BACKWARD)
+    (segments,) = frame.kernel.body
+    assert isinstance(segments, Walk)
+    replay, adjoint = segments.body
+    assert isinstance(replay, Walk) and isinstance(adjoint, Walk)
+    replay_lines = {
+        "replay_start": frame.branch(edges(plan, replay, Edge.START)),
+        "replay": frame.compute(replay),
+        "replay_carry": frame.printer.carried(replay.carry),
+        "replay_end": frame.branch(edges(plan, replay, Edge.END)),
+    }
+    shares: EdgeShares = {}
+    restored = states_at_edge(plan, adjoint, Edge.START)
+    block_start = frame.branch(restored)
+    end_zeros, end_adjoint = _edge_adjoint(frame, adjoint, Edge.END, shares)
+    step = frame.compute(adjoint)
+    carry = frame.printer.carried(adjoint.carry)
+    start_zeros, start_adjoint = _edge_adjoint(frame, adjoint, Edge.START, shares)
+    states, tokens, constants = _variables(frame, adjoint, shares)
+    start_bodies = [part.body for part in edges(plan, adjoint, Edge.START)]
+    start_reads = {x for body in start_bodies for x in inputs_read(plan, body)}
+    read = {x.name for x in frame.loads(adjoint.body, frame.states)}
     return {
-        **frame_slots(plan, prefix, pointers, _shapes(plan, names, tokens, constants, states)),
-        "title": f"Gradients of {plan.rule.name} ({source_ref(plan.rule.model.spans.memory)}), "
-        "from the last token to the first:",
-        "again": [v for x, v in inputs if x in again and x in plan.tokens],
-        "seen": [v for x, v in inputs if x in seen and x in plan.tokens],
+        **frame.slots(prefix),
+        **replay_lines,
+        "replay_tokens": frame.loads(replay.body, frame.tokens),
+        "replay_position": frame.position(replay.body),
+        "adjoint_tokens": frame.loads(adjoint.body, frame.tokens),
+        "adjoint_states": [x for x in states if restored or x.name in read],
+        "adjoint_position": frame.position(adjoint.body),
         "tokens": tokens,
         "constants": constants,
         "states": states,
-        "refresh": refresh + assign_back(states, "open") if refresh else [],
-        "walk": names.writer.lines(targets(plan, states, plan.walk, "next"), names.of),
-        "close": ends + assign_back(states, "shut") if ends else [],
-        "reopen": block_edge_lines(plan, names, states, "open"),
-        "reclose": _adjoint_at_block_end(plan, names, states, inputs),
-        "back": _back(plan, names, states, inputs),
-        "unopen": _adjoint_at_block_start(plan, names, states, inputs),
-        "y": (VALUE,),
+        "block_start": block_start,
+        "block_end_zeros": end_zeros,
+        "block_end_adjoint": end_adjoint,
+        "step_adjoint": step,
+        "carry": carry,
+        "block_start_zeros": start_zeros,
+        "block_start_states": [
+            v for v, x in zip(states, frame.states, strict=True) if x.node in start_reads
+        ],
+        "block_start_adjoint": start_adjoint,
+        "y_axes": (VALUE,),
     }
 
 
-def _share(plan: RecurrentPlan, x: Input, share: str, whole: str) -> str:
-    """The row of a gradient: its own for each block of values, if each has only a share of it."""
-    return share if plan.split and VALUE not in x.axes else whole
+def _edge_adjoint(
+    frame: Frame, walk: Walk, where: Edge, shares: EdgeShares
+) -> tuple[list[str], list[str]]:
+    """The adjoint of what happens at the edge of a block: lines before the branch, and in it.
+
+    What it adds to a gradient is a variable of its own, which is 0 elsewhere.
+    """
+    before: list[str] = []
+    lines: list[str] = []
+    for part in edges(frame.plan, walk, where):
+        extra = []
+        for id in part.results:
+            value = frame.plan.values[id]
+            name = value.name
+            if id not in _computed_in(part):
+                name = frame.printer.fresh(f"{name}_at_{where.value}")
+                extra.append(f"{name} = {value.name}")
+            before.append(f"{name} = {zeros(value.node.axes)}")
+            shares.setdefault(_result_of(frame.plan, id), []).append(name)
+        lines += frame.at_block(part, extra)
+    return before, lines
 
 
-def _state(plan: RecurrentPlan, names: KernelNames, x: Input) -> Variable:
-    name = names.of[x]
-    d = names.new(f"d_{name}")
+def _computed_in(part: AtBlock) -> set[int]:
+    return {id for inner in part.body for id in getattr(inner, "values", ())}
+
+
+def _result_of(plan: KernelPlan, id: int) -> str:
+    """The result of the backward pass that a value is a part of."""
+    return next(name for _, name, part in plan.results if part == id)
+
+
+def _variables(
+    frame: Frame, adjoint: Walk, shares: EdgeShares
+) -> tuple[list[Variable], list[Variable], list[Variable]]:
+    """States, tokens and constants, with the kernel's parameters in their order."""
+    plan = frame.plan
+    cotangents = [plan.values[c.state] for c in adjoint.carry]
+    frame.given()
+    frame.pointer("d_y", "[T, H, V]", "cotangent of the answers")
+    pointers: dict[str, dict[str, str]] = {x.name: {} for x in frame.states}
+    for x in frame.states:
+        pointers[x.name]["checkpoints"] = frame.pointer(
+            f"{x.name}_checkpoints", shape("-, H", x.node.axes), f"{x.name} before each segment"
+        )
+    for x in frame.states:
+        rows = "NV * N * H" if frame.split and VALUE not in x.node.axes else "N * H"
+        pointers[x.name]["replayed"] = frame.pointer(
+            f"{x.name}_replayed", shape(f"{rows}, SEGMENT", x.node.axes), "scratch"
+        )
+    for x, d in zip(frame.states, cotangents, strict=True):
+        pointers[x.name]["d_end"] = frame.pointer(
+            f"{d.name}_end", shape("N, H", x.node.axes), "cotangent of the last state"
+        )
+    tokens = [_gradient(frame, x, "T, H", "row", shares) for x in frame.tokens]
+    constants = [_gradient(frame, x, "N, H", "i_nh", shares) for x in frame.constants]
+    states = []
+    for x, d in zip(frame.states, cotangents, strict=True):
+        each = shared(plan, d.id, x.node.axes)
+        pointers[x.name]["d"] = _out(frame, d.name, "N, H", x, each)
+        states.append(
+            Variable(
+                x.name,
+                x.node.axes,
+                pointers[x.name],
+                row="share" if each else "i_nh",
+                replayed="replayed_share" if each else "replayed",
+                value=d.name,
+                shared=each,
+            )
+        )
+    return states, tokens, constants
+
+
+def _gradient(frame: Frame, x: Value, lead: str, row: str, shares: EdgeShares) -> Variable:
+    """A token or a constant with its gradient: what the step gives, and the edges of a block."""
+    result = f"d_{input_of(x).name}"
+    d = frame.plan.results_of(Phase.BACKWARD)[result]
+    each = shared(frame.plan, d.id, x.node.axes)
+    text, _ = frame.printer.operand(d.scope, d.node)
+    parts = [*([] if is_zero(d.node) else [text]), *shares.get(result, ())] or [text]
+    pointer = _out(frame, f"d_{x.name}", lead, x, each)
     return Variable(
-        name,
-        x.axes,
-        d,
-        row=_share(plan, x, "share", "i_nh"),
-        next=names.new(f"{name}_next"),
-        open=names.new(f"{name}_open") if plan.refresh else name,
-        shut=names.new(f"{name}_shut"),
-        kept=names.new(f"{name}_kept"),
-        past=names.new(f"{name}_past"),
-        past_row="past_v" if plan.split and VALUE in x.axes else "past",
-        d_end=names.new(f"{d}_end"),
-        d_next=names.new(f"{d}_next"),
-        partial=f"d_{x.name}" in plan.partial,
+        x.name,
+        x.node.axes,
+        {"d": pointer},
+        row="share" if each else row,
+        value=" + ".join(parts),
+        total=frame.printer.fresh(f"d_{x.name}_total"),
+        zeros=zeros(x.node.axes),
+        shared=each,
     )
 
 
-def _constant(plan: RecurrentPlan, names: KernelNames, x: Input) -> Variable:
-    d = names.new(f"d_{names.of[x]}")
-    row, total = _share(plan, x, "share", "i_nh"), names.new(f"{d}_total")
-    return Variable(names.of[x], x.axes, d, row, total=total, zeros=zeros(x.axes))
-
-
-def _token(plan: RecurrentPlan, names: KernelNames, x: Input) -> Variable:
-    d = names.new(f"d_{names.of[x]}")
-    return Variable(names.of[x], x.axes, d, _share(plan, x, "share", "row"), zeros=zeros(x.axes))
-
-
-def _inside(
-    plan: RecurrentPlan, names: KernelNames, states: list[Variable], at: str, d: str
-) -> dict[Input, str]:
-    """Names for an adjoint: states as they were (`at`), and the cotangents that come in (`d`)."""
-    inside = dict(names.of)
-    for x, v in zip(plan.states, states, strict=True):
-        inside[x] = getattr(v, at)
-        inside[Input(f"d_{x.name}", x.shape, Role.STATE)] = getattr(v, d)
-    return inside
-
-
-def _back(
-    plan: RecurrentPlan, names: KernelNames, states: list[Variable], inputs: Inputs
-) -> list[str]:
-    """The adjoint of the step.  Where blocks turn, gradients get their full shape: a branch may
-    add to them."""
-    turns = bool(plan.refresh or plan.close)
-    inside = _inside(plan, names, states, "open", "d")
-    inside[Input("d_y", (VALUE,), Role.COTANGENT)] = "d_y"
-    results = dict(plan.back.results)
-    wanted, absent = [], []
-    for x, v in inputs:
-        if f"d_{x.name}" in results:
-            wanted.append(Target(v.d, x.axes, results[f"d_{x.name}"], turns))
-        else:
-            absent.append(f"{v.d} = {zeros(x.axes)}")
-    for x, v in zip(plan.states, states, strict=True):
-        wanted.append(Target(v.d_next, x.axes, results[f"d_{x.name}"], True))
-    return absent + names.writer.lines(wanted, inside)
-
-
-def _adjoint_at_block_start(
-    plan: RecurrentPlan, names: KernelNames, states: list[Variable], inputs: Inputs
-) -> list[str]:
-    """The adjoint of what happens where a block begins."""
-    if plan.refresh is None:
-        return []
-    inside = _inside(plan, names, states, "name", "d_next")
-    results = dict(plan.refresh[1].results)
-    wanted, after = [], []
-    for x, v in zip(plan.states, states, strict=True):
-        made = names.new(f"{v.d}_open")
-        wanted.append(Target(made, x.axes, results[f"d_{x.name}"], True))
-        after.append(f"{v.d_next} = {made}")
-    for x, v in inputs:
-        if f"d_{x.name}" in results:
-            made = names.new(f"{v.d}_open")
-            wanted.append(Target(made, x.axes, results[f"d_{x.name}"]))
-            after.append(f"{v.d} = {v.d} + {made}")
-    return names.writer.lines(wanted, inside) + after
-
-
-def _adjoint_at_block_end(
-    plan: RecurrentPlan, names: KernelNames, states: list[Variable], inputs: Inputs
-) -> tuple[list[str], list[str], list[str]]:
-    """The adjoint of what happens where a block has ended: lines before the branch, in it, and
-    after the adjoint of the step.  It acts on the states after the step, so those come again."""
-    if plan.close is None:
-        return [], [], []
-    after = {x: names.new(f"{v.name}_after") for x, v in zip(plan.states, states, strict=True)}
-    opened = dict(names.of)
-    for x, v in zip(plan.states, states, strict=True):
-        opened[x] = v.open
-    walk = [Target(after[x], x.axes, plan.walk.result(x.name), True) for x in plan.states]
-    lines = names.writer.lines(walk, opened)
-    inside = _inside(plan, names, states, "name", "d")
-    inside |= after
-    results = dict(plan.close[1].results)
-    before, adds, wanted = [], [], []
-    for x, v in inputs:
-        if f"d_{x.name}" in results:
-            made = names.new(f"{v.d}_shut")
-            before.append(f"{made} = {zeros(x.axes)}")
-            wanted.append(Target(made, x.axes, results[f"d_{x.name}"], True))
-            adds.append(f"{v.d} = {v.d} + {made}")
-    last = []
-    for x, v in zip(plan.states, states, strict=True):
-        made = names.new(f"{v.d}_shut")
-        wanted.append(Target(made, x.axes, results[f"d_{x.name}"], True))
-        last.append(f"{v.d} = {made}")
-    return before, lines + names.writer.lines(wanted, inside) + last, adds
-
-
-def _shapes(
-    plan: RecurrentPlan,
-    names: KernelNames,
-    tokens: list[Variable],
-    constants: list[Variable],
-    states: list[Variable],
-) -> list[Line]:
-    lines = given_shapes(plan, names)
-    lines.append(("d_y", "[T, H, V]", "cotangent of the answers"))
-    for v in states:
-        shared = "NV * N * H" if plan.split and v.past_row == "past" else "N * H"
-        lines.append((v.kept, shape("-, H", v.axes), f"{v.name} before each segment"))
-        lines.append((v.past, shape(f"{shared}, SEGMENT", v.axes), "scratch"))
-        lines.append((v.d_end, shape("N, H", v.axes), "cotangent of the last state"))
-    for v, lead in [*((t, "T, H") for t in tokens), *((s, "N, H") for s in (*constants, *states))]:
-        shares = v.row == "share"
-        said = "out: a share from each block of values" if shares else "out"
-        lines.append((v.d, shape(f"NV, {lead}" if shares else lead, v.axes), said))
-    return lines
+def _out(frame: Frame, word: str, lead: str, x: Value, each: bool) -> str:
+    said = "out: a share from each block of values" if each else "out"
+    return frame.pointer(word, shape(f"NV, {lead}" if each else lead, x.node.axes), said)

@@ -1,24 +1,22 @@
-"""Programs of one token as straight-line Triton.
+"""Values of a plan as straight-line Triton: one statement for each.
 
-A node is a tile [BV, BK] or broadcasts to one: [BV, 1] along values, [1, BK] along keys, a number.
+A value is a tile [BV, BK] or broadcasts to one: [BV, 1] along values, [1, BK] along keys, a number.
 """
 
 from __future__ import annotations
 
-import keyword
 import textwrap
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from typing import cast
 
 import sympy as sp
 
-from miras_dsl.codegen.analysis.padding import TAME_LANES, ZERO_LANES, PaddingTable
 from miras_dsl.codegen.emit.scalar_printer import TRITON, print_number, print_scalar
+from miras_dsl.codegen.plan.kernel_plan import Carry, KernelPlan, Value
 from miras_dsl.ir import (
     KEY,
     VALUE,
     Axes,
-    Axis,
     AxisSize,
     Broadcast,
     Contract,
@@ -28,7 +26,6 @@ from miras_dsl.ir import (
     Number,
     Reduce,
     ordered,
-    postorder,
 )
 from miras_dsl.scalar.functions import OPERANDS
 
@@ -38,148 +35,132 @@ SHAPES: Mapping[Axes, str] = {
     (KEY,): "[1, BK]",
     (VALUE, KEY): "[BV, BK]",
 }
-PREFIX: Mapping[Axes, str] = {(): "s", (VALUE,): "v", (KEY,): "k", (VALUE, KEY): "w"}
 MASKS = {VALUE: "m_v", KEY: "m_k"}
 SIZES = {VALUE: "V", KEY: "K"}
 DIMENSION = {VALUE: 0, KEY: 1}
-TAKEN = frozenset({
-    "T", "L", "H", "N", "K", "V", "BK", "BV", "SEGMENT", "PACKED", "KEEP", "tl", "tl_math",
-    "triton", "range", "float", "t", "j", "y", "row", "start", "length", "segment", "share",
-    "first", "last", "segments", "kept", "past", "past_v", "place", "position", "d_y", "b",
-    "i_n", "i_h", "i_nh",
-    "i_v", "i_s", "i_b", "o_k", "o_v", "o_w", "m_k", "m_v", "m_w", "offsets", "Recurrence",
-})  # fmt: skip
-"""Names that the templates use for themselves."""
-WIDEST = 6
-"""Operands of one printed formula."""
+
+Written = tuple[str, Axes]
+"""An expression and the axes along which it really varies: others are broadcast."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A variable to assign; ``whole`` if it must have its full shape, for a loop carries it."""
-
-    name: str
-    axes: Axes
-    node: Node
-    whole: bool = False
-
-
-@dataclass
 class TritonPrinter:
-    """Prints the programs of one kernel; no name is given twice."""
+    """Prints the values of one kernel; what has been printed is read by its name."""
 
-    lanes: PaddingTable
-    taken: set[str] = field(default_factory=lambda: set(TAKEN))
-    counts: dict[str, int] = field(default_factory=dict)
+    def __init__(self, plan: KernelPlan) -> None:
+        self.plan = plan
+        self.written: dict[tuple[str, Node], Written] = {}
+        self.used_names = {value.name for value in plan.values}
 
-    def name(self, wanted: str) -> str:
-        """A name of this kernel that reads like ``wanted``."""
-        made = wanted.replace(".", "_")
-        while keyword.iskeyword(made) or made in self.taken or made.endswith("_ptr"):
-            made += "_"
-        self.taken.add(made)
-        return made
+    def fresh(self, word: str) -> str:
+        """A name that no value has."""
+        while word in self.used_names:
+            word += "_"
+        self.used_names.add(word)
+        return word
 
-    def fresh(self, axes: Axes) -> str:
-        """A name for a value in between: s1, v1, k1, w1 by its shape."""
-        letter = PREFIX[axes]
-        while True:
-            self.counts[letter] = self.counts.get(letter, 0) + 1
-            made = f"{letter}{self.counts[letter]}"
-            if made not in self.taken:
-                self.taken.add(made)
-                return made
-
-    def lines(self, results: Iterable[Target], names: Mapping[Input, str]) -> list[str]:
-        """Assignments that give each target its node."""
-        results = list(results)
-        roots = [target.node for target in results]
-        formulas, order = _fused(roots)
-        targets = {target.node: target for target in results if roots.count(target.node) == 1}
-        written: dict[Node, tuple[str, Axes]] = {}
+    def lines(self, ids: Iterable[int], whole: Collection[int] = ()) -> list[str]:
+        """An assignment to each value; those in ``whole`` get the full shape of their axes."""
         out: list[str] = []
-        for node in order:
-            match node:
-                case Input():
-                    written[node] = names[node], node.axes
-                case Number(value):
-                    written[node] = print_number(value), ()
-                case AxisSize(axis):
-                    written[node] = SIZES[axis], ()
-                case Broadcast(x, _):
-                    written[node] = written[x]
-                case _:
-                    expression, axes = self._expression(node, formulas, written)
-                    target = targets.get(node)
-                    if target is not None and (target.axes == axes or not target.whole):
-                        made = target.name
-                    else:
-                        made = self.fresh(axes)
-                    out.append(_line(made, expression, axes))
-                    written[node] = made, axes
-        for target in results:
-            value, has = written[target.node]
-            if value == target.name:
-                continue
-            if target.whole and target.axes != has:
-                value, has = f"{zeros(target.axes)} + {value}", target.axes
-            out.append(_line(target.name, value, has))
+        for id in ids:
+            value = self.plan.values[id]
+            expression, axes = self._expression(value)
+            if axes != value.node.axes and (id in whole or isinstance(value.node, Broadcast)):
+                expression, axes = filled(expression, value.node.axes), value.node.axes
+            out.append(_line(value.name, expression, axes))
+            self.written[value.scope, value.node] = value.name, axes
         return out
 
-    def _expression(
-        self,
-        node: Node,
-        formulas: Mapping[Node, tuple[sp.Expr, tuple[Node, ...]]],
-        written: Mapping[Node, tuple[str, Axes]],
-    ) -> tuple[str, Axes]:
+    def carried(self, carry: Iterable[Carry]) -> list[str]:
+        """Assignments after which carried values are what has been computed for them."""
+        pairs: list[tuple[str, str]] = []
+        for state, text in (
+            (self.plan.values[c.state], self.whole(c.next, c.state)) for c in carry
+        ):
+            if text != state.name:
+                pairs.append((state.name, text))
+        names = {name for name, _ in pairs}
+        if any(text in names for _, text in pairs):
+            # One of them is what another one becomes: all are assigned together.
+            left, right = zip(*pairs, strict=True)
+            return [f"{', '.join(left)} = {', '.join(right)}"]
+        return [f"{name} = {text}" for name, text in pairs]
+
+    def whole(self, id: int, like: int) -> str:
+        """A value in the full shape of another."""
+        wanted = self.plan.values[like].node.axes
+        text, axes = self.operand(self.plan.values[id].scope, self.plan.values[id].node)
+        return text if axes == wanted else filled(text, wanted)
+
+    def operand(self, scope: str, node: Node) -> Written:
+        """How a statement writes what it reads."""
+        if (scope, node) in self.written:
+            return self.written[scope, node]
         match node:
-            case Map():
-                formula, args = formulas[node]
-                used = [written[a] for a in args]
-                names = {s: n for s, (n, _) in zip(OPERANDS, used, strict=False)}
-                return print_scalar(formula, names, TRITON), ordered(
-                    a for _, axes in used for a in axes
+            case Input():
+                return self._name(scope, node), node.axes
+            case Number(value):
+                return print_number(value), ()
+            case AxisSize(axis):
+                return SIZES[axis], ()
+            case Broadcast(x, _):
+                return self.operand(scope, x)
+            case _:
+                raise AssertionError(f"{node} is read before it is computed")
+
+    def _name(self, scope: str, x: Input) -> str:
+        return next(v.name for v in self.plan.values if v.scope == scope and v.node is x)
+
+    def _expression(self, value: Value) -> Written:
+        scope, node = value.scope, value.node
+        match node:
+            case Broadcast(x, _):
+                return self.operand(scope, x)
+            case Map(formula, args):
+                # Products are taken from left to right: the smallest operands first.
+                used = sorted(
+                    ((slot, a) for slot, a in zip(OPERANDS, args, strict=False)),
+                    key=lambda pair: len(pair[1].axes),
                 )
+                slots = {slot: OPERANDS[at] for at, (slot, _) in enumerate(used)}
+                given = [self.operand(scope, a) for _, a in used]
+                names = {s: text for s, (text, _) in zip(OPERANDS, given, strict=False)}
+                ordered_formula = cast(sp.Expr, formula.xreplace(slots))
+                text = print_scalar(ordered_formula, names, TRITON)
+                return text, ordered(axis for _, axes in given for axis in axes)
             case Contract(left, right, over):
-                sides = [written[left], written[right]]
-                names = [name if name.isidentifier() else f"({name})" for name, _ in sides]
-                factors = " * ".join(names)
-                zero = {
-                    axis
-                    for axis in over
-                    if ZERO_LANES in (self._lane(left, axis), self._lane(right, axis))
-                    and not self._wild(left, right, axis)
-                }
-                axes = ordered(a for _, axes in sides for a in axes)
-                return self._sum(factors, axes, over, zero)
-            case Reduce(kind, x, over):
-                name, axes = written[x]
-                if kind == "sum":
-                    zero = {a for a in over if self._lane(x, a) == ZERO_LANES}
-                    return self._sum(name, axes, over, zero)
-                mask = " & ".join(MASKS[a] for a in over)
+                sides = [self.operand(scope, left), self.operand(scope, right)]
+                factors = " * ".join(t if t.isidentifier() else f"({t})" for t, _ in sides)
+                axes = ordered(axis for _, axes in sides for axis in axes)
+                return _sum(factors, axes, over, value.masked)
+            case Reduce("sum", x, over):
+                return _sum(*self.operand(scope, x), over, value.masked)
+            case Reduce(_, x, over):
+                text, axes = self.operand(scope, x)
+                mask = " & ".join(MASKS[axis] for axis in value.masked)
                 rest = ordered(set(axes) - set(over))
-                return _reduced(f'tl.where({mask}, {name}, float("-inf"))', "max", over, rest), rest
+                text = f'tl.where({mask}, {text}, float("-inf"))'
+                return _reduced(text, "max", over, rest), rest
             case _:
                 raise AssertionError(f"{type(node).__name__} is not printed as a line")
 
-    def _lane(self, node: Node, axis: Axis) -> int:
-        return self.lanes[node, axis] if axis in node.axes else TAME_LANES
 
-    def _wild(self, left: Node, right: Node, axis: Axis) -> bool:
-        return max(self._lane(left, axis), self._lane(right, axis)) > TAME_LANES
+def _sum(text: str, axes: Axes, over: Axes, masked: Axes) -> Written:
+    missing = set(over) - set(axes)
+    if missing:
+        axes = ordered((*axes, *missing))
+        text = f"{zeros(axes)} + {text}"
+    rest = ordered(set(axes) - set(over))
+    if masked:
+        text = f"tl.where({' & '.join(MASKS[axis] for axis in masked)}, {text}, 0.0)"
+    return _reduced(text, "sum", over, rest), rest
 
-    def _sum(self, value: str, axes: Axes, over: Axes, zero: set[Axis]) -> tuple[str, Axes]:
-        missing = set(over) - set(axes)
-        if missing:
-            axes = ordered((*axes, *missing))
-            value = f"{zeros(axes)} + {value}"
-            zero = set()
-        rest = ordered(set(axes) - set(over))
-        masked = [MASKS[a] for a in over if a not in zero]
-        if masked:
-            value = f"tl.where({' & '.join(masked)}, {value}, 0.0)"
-        return _reduced(value, "sum", over, rest), rest
+
+def _reduced(text: str, kind: str, over: Axes, rest: Axes) -> str:
+    """A reduction of a tile: to a number, or with the summed axis kept as 1."""
+    if not rest:
+        return f"tl.{kind}({text})"
+    (axis,) = over
+    return f"tl.{kind}({text}, axis={DIMENSION[axis]}, keep_dims=True)"
 
 
 def folded(text: str, width: int = 100) -> str:
@@ -187,7 +168,8 @@ def folded(text: str, width: int = 100) -> str:
     lines: list[str] = []
     for line in text.split("\n"):
         head, equals, value = line.partition(" = ")
-        if len(line) <= width or not equals or not head.strip().replace("_", "").isalnum():
+        name = head.strip().replace("_", "").replace(", ", "")
+        if len(line) <= width or not equals or not name.isalnum():
             lines.append(line)
             continue
         value, _, comment = value.partition("  # ")
@@ -199,14 +181,6 @@ def folded(text: str, width: int = 100) -> str:
     return "\n".join(lines)
 
 
-def _reduced(value: str, kind: str, over: Axes, rest: Axes) -> str:
-    """A reduction of a tile: to a number, or with the summed axis kept as 1."""
-    if not rest:
-        return f"tl.{kind}({value})"
-    (axis,) = over
-    return f"tl.{kind}({value}, axis={DIMENSION[axis]}, keep_dims=True)"
-
-
 def zeros(axes: Axes) -> str:
     """Zeros in the shape of some axes."""
     if not axes:
@@ -215,56 +189,11 @@ def zeros(axes: Axes) -> str:
     return f"tl.zeros([{', '.join(sizes)}], tl.float32)"
 
 
-def _line(name: str, value: str, axes: Axes) -> str:
+def filled(text: str, axes: Axes) -> str:
+    """An expression repeated to the shape of some axes."""
+    return zeros(axes) if text in ("0", "0.0") else f"{zeros(axes)} + {text}"
+
+
+def _line(name: str, text: str, axes: Axes) -> str:
     shape = SHAPES[axes]
-    return f"{name} = {value}  # {shape}" if shape else f"{name} = {value}"
-
-
-def _fused(
-    roots: list[Node],
-) -> tuple[dict[Node, tuple[sp.Expr, tuple[Node, ...]]], list[Node]]:
-    """Formulas, with signs and arithmetic that is used once written in their places; the order of
-    the rest."""
-    order = postorder(roots)
-    uses: dict[Node, int] = {}
-    for node in [*roots, *(o for n in order for o in dict.fromkeys(n.operands))]:
-        uses[node] = uses.get(node, 0) + 1
-    formulas: dict[Node, tuple[sp.Expr, tuple[Node, ...]]] = {}
-    for node in order:
-        if not isinstance(node, Map):
-            continue
-        formula, args = node.formula, list(node.args)
-        for arg in node.args:
-            if not isinstance(arg, Map) or arg in roots or formula.atoms(sp.Function):
-                continue
-            once = uses[arg] == 1 and arg.axes == node.axes
-            if formulas[arg][0] != -OPERANDS[0] and (
-                not once or formulas[arg][0].atoms(sp.Function)
-            ):
-                continue
-            inner, below = formulas[arg]
-            merged = [a for a in args if a is not arg]
-            merged += [a for a in below if a not in merged]
-            if len(merged) > WIDEST:
-                continue
-            formula = _over(formula, args, {arg: _over(inner, list(below), {}, merged)}, merged)
-            args = merged
-        arranged = sorted(args, key=lambda a: (len(a.axes), args.index(a)))
-        formulas[node] = _over(formula, args, {}, arranged), tuple(arranged)
-    needed = set(roots)
-    for node in reversed(order):
-        if node in needed:
-            needed.update(formulas[node][1] if node in formulas else node.operands)
-    return formulas, [node for node in order if node in needed]
-
-
-def _over(
-    formula: sp.Expr, args: list[Node], exchange: Mapping[Node, sp.Expr], onto: list[Node]
-) -> sp.Expr:
-    """A formula over ``args`` as one over ``onto``; ``exchange`` has operands as formulas."""
-    return formula.xreplace(
-        {
-            slot: exchange[arg] if arg in exchange else OPERANDS[onto.index(arg)]
-            for slot, arg in zip(OPERANDS, args, strict=False)
-        }
-    )
+    return f"{name} = {text}  # {shape}" if shape else f"{name} = {text}"

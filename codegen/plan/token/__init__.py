@@ -1,0 +1,1 @@
+"""What token-by-token kernels compute, and which rules can have them."""

@@ -100,6 +100,11 @@ def _roman(word: str) -> str:
 class _Text(StrPrinter):
     """sympy as the language writes it: `^` for powers."""
 
+    def _as_ordered_terms(self, expr: sp.Add, order: str | None = None) -> list[sp.Expr]:
+        """Terms in sympy's order, those with a minus sign behind the others."""
+        terms = super()._as_ordered_terms(expr, order)
+        return sorted(terms, key=lambda term: bool(term.could_extract_minus_sign()))
+
     def _print_Pow(self, expr: sp.Pow, rational: bool = False) -> str:
         return super()._print_Pow(expr, rational).replace("**", "^")
 

@@ -25,13 +25,13 @@ DELTA = GOOD
 def test_the_delta_rule_reads_as_the_delta_rule():
     """The expected text was written by hand, from the rule."""
     text = explain(miras.parse(DELTA), stage="update")
-    assert "W' = W - eta*key*(sum[key](W * key) - value)" in text
+    assert "W' = W + eta*key*(value - sum[key](W * key))" in text
     assert "y = sum[key](W' * query)" in text
 
 
 def test_its_latex_is_the_same_formula():
     text = explain(miras.parse(DELTA), stage="update", form="latex")
-    assert r"W' &= W - \eta \mathrm{key} \left(- \mathrm{value} + \sum_{\mathrm{key}}" in text
+    assert r"W' &= W + \eta \mathrm{key} \left(\mathrm{value} - \sum_{\mathrm{key}}" in text
 
 
 def test_what_is_used_twice_gets_a_name_and_what_is_used_once_does_not():

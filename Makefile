@@ -1,4 +1,4 @@
-# The four commands of the project.  Each makes .venv first when it is missing.
+# The five commands of the project.  Each makes .venv first when it is missing.
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -12,7 +12,7 @@ else
 TORCH  := "torch>=2.11" "triton>=3.6" "numpy<2.4"
 endif
 
-.PHONY: setup demo test bench clean
+.PHONY: setup demo test bench docs clean
 
 setup: $(READY)
 
@@ -35,6 +35,10 @@ test: $(READY)
 
 bench: $(READY)
 	$(PY) benchmarks/bench.py
+
+# The printed stages and the maps in docs/compiler.md.
+docs: $(READY)
+	$(PY) -m tests.project.compiler_page
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -136,7 +136,7 @@ def drawn(
         inputs[feed.name] = x.requires_grad_()
     state: Tensors = {}
     for weight in rule.weights:
-        tile = [extent[a] for a in weight.axes]
+        tile = [extent[a.name] for a in weight.axes]
         state[weight.name] = torch.zeros(batch, heads, *tile, device="cuda").requires_grad_()
     return inputs, state
 

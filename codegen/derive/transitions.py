@@ -1,7 +1,7 @@
 """How a write reaches a later token: the unrolled `Φ(i, j)` of every state.
 
 A state that only decays has a path in closed form: one logarithm per token for a scalar decay, one per
-channel for a row or column gate.  States that feed others (a whenum feeds its weight) have dense
+channel for a row or column gate.  States that feed others (a momentum feeds its weight) have dense
 triangles, one product of triangles per coupling; they need scalar gates.
 """
 

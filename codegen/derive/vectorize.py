@@ -40,7 +40,7 @@ from .transitions import Transition, Transitions, When, exponential
 from .update import UpdateRule
 
 Key = tuple[Node, Node | None]
-"""A write is known by its two vectors; states that share them (a weight and its whenum) share it."""
+"""A write is known by its two vectors; states that share them (a weight and its momentum) share it."""
 
 
 @dataclass(slots=True)

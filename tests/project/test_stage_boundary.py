@@ -18,12 +18,13 @@ from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.derive.chunk import chunkwise_form
 from miras_dsl.codegen.derive.update import update_rule
 from miras_dsl.codegen.emit.torch.memory import emit_memory
-from miras_dsl.codegen.emit.triton.module import recurrent_text
+from miras_dsl.codegen.emit.triton.module import emit_kernels
 from miras_dsl.codegen.model.build import build_model
 from miras_dsl.codegen.model.types import MemoryInput, MemoryModel
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
-from miras_dsl.codegen.plan.token_kernels import unsupported_reason
+from miras_dsl.codegen.plan.token.legality import unsupported_reason
+from miras_dsl.codegen.plan.token_kernels import token_plan
 from miras_dsl.codegen.plan.torch_plan import plan_in_torch
 from miras_dsl.codegen.stage_digests import nameless
 from miras_dsl.ir import Axis, Input, Node, Role, substitute
@@ -209,4 +210,4 @@ def text_of(model: MemoryModel, prefix: str) -> str:
     if unsupported_reason(rule):
         return emit_memory(plan, prefix)
     text = emit_memory(plan, prefix, pipeline.recurrence_name(rule, prefix))
-    return f"{recurrent_text(rule, prefix)}\n\n{text}"
+    return f"{emit_kernels(token_plan(rule, prefix), prefix)}\n\n{text}"

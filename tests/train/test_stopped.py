@@ -24,7 +24,7 @@ SMALL = f"--steps {STEPS} --keep {KEEP} --width 16 --layers 1 --batch 2 --length
 PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from miras_dsl.cli import main
+from miras_dsl.cli.app import main
 main()
 """
 

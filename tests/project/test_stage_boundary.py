@@ -18,7 +18,7 @@ from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.derive.chunk import chunkwise_form
 from miras_dsl.codegen.derive.update import update_rule
 from miras_dsl.codegen.emit.torch.memory import emit_memory
-from miras_dsl.codegen.emit.triton.module import emit_kernels
+from miras_dsl.codegen.emit.triton.module import emit_kernels, table_name
 from miras_dsl.codegen.model.build import build_model
 from miras_dsl.codegen.model.types import MemoryInput, MemoryModel
 from miras_dsl.codegen.passes.affine_state import NotChunkable
@@ -209,5 +209,5 @@ def text_of(model: MemoryModel, prefix: str) -> str:
     plan = plan_in_torch(rule, form, reverse, obstacle, prefix)
     if unsupported_reason(rule):
         return emit_memory(plan, prefix)
-    text = emit_memory(plan, prefix, pipeline.recurrence_name(rule, prefix))
+    text = emit_memory(plan, prefix, table_name(prefix))
     return f"{emit_kernels(token_plan(rule, prefix), prefix)}\n\n{text}"

@@ -93,7 +93,7 @@ FAULTS = {
 OTHERS = {
     "gated_deltanet": [
         ("tl.sum(W_exp_log_alpha * key", "tl.sum(W * key"),  # the decay comes after the prediction
-        ("W_next = W_exp_log_alpha +", "W_next = W +"),  # nothing decays
+        ("* key + W_exp_log_alpha", "* key + W"),  # nothing decays
     ],
     "window": [
         ("tl.load(key_past2_ptr", "tl.load(key_past1_ptr"),  # the window is one token short

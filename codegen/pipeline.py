@@ -4,6 +4,7 @@
       1      syntax.File       parser         what was written
       2      MemorySpec        check          names resolved, shapes known
       3      MemoryModel       build_model    bias, read and gradient as tensor nodes
+             ModuleModel       build_module   tokens and gates: learned maps, and formulas of their results
       4      UpdateRule        update_rule    new state from old state and token
       5      ChunkForm         chunkwise_form the same update for a chunk of tokens
       6      Program           adjoint        its reverse mode
@@ -27,12 +28,15 @@ from miras_dsl.codegen.derive.chunk import ChunkForm, chunkwise_form
 from miras_dsl.codegen.derive.update import UpdateRule, update_rule
 from miras_dsl.codegen.emit.identifiers import snake_case, source_ref
 from miras_dsl.codegen.emit.imports import import_lines
-from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_text
+from miras_dsl.codegen.emit.layer.composition import layer_text, model_text
+from miras_dsl.codegen.emit.layer.modules import emit_module
 from miras_dsl.codegen.emit.line_wrap import prose
 from miras_dsl.codegen.emit.namespace import FileNames, assert_defined_once, file_names
 from miras_dsl.codegen.emit.torch.memory import emit_memory
 from miras_dsl.codegen.emit.triton.module import emit_kernels, table_name
 from miras_dsl.codegen.model.build import build_model
+from miras_dsl.codegen.model.build_module import build_module
+from miras_dsl.codegen.model.module_types import ModuleModel
 from miras_dsl.codegen.model.types import MemoryInput, MemoryModel, StateTensor
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
@@ -53,6 +57,7 @@ from .errors import DerivationError
 class CompiledMemory:
     """One memory through all stages.
 
+    module         the layer around it
     form, reverse  the chunk program and its adjoint; None when the rule has no chunk form
     obstacle       why it has none, in words of the language
     plan           how the torch text is computed
@@ -64,6 +69,7 @@ class CompiledMemory:
 
     spec: MemorySpec
     model: MemoryModel
+    module: ModuleModel
     rule: UpdateRule
     form: ChunkForm | None
     reverse: Program | None
@@ -123,7 +129,7 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
     a link, say), or when what is derived from it grows beyond all use.
     """
     try:
-        model = build_model(spec)
+        model, module = build_model(spec), build_module(spec)
         check_size([model.answer, *(gradient for _, gradient in model.gradients)])
         rule = update_rule(model)
         form, reverse, obstacle = None, None, ""
@@ -146,7 +152,18 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
     if kernels and kernel_plan is not None:
         text = f"{emit_kernels(kernel_plan, prefix)}\n\n{text}"
     return CompiledMemory(
-        spec, model, rule, form, reverse, obstacle, plan, kernel_plan, launched, prefix, text
+        spec,
+        model,
+        module,
+        rule,
+        form,
+        reverse,
+        obstacle,
+        plan,
+        kernel_plan,
+        launched,
+        prefix,
+        text,
     )
 
 
@@ -162,7 +179,7 @@ def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:
     }
     parts = [compiled.text for compiled in memories.values()]
     for m in memories.values():
-        parts.append(emit_module(m.spec, m.feeds, m.weights, m.model.window_inputs, names))
+        parts.append(emit_module(m.module, m.feeds, m.weights, m.model.window_inputs, names))
     parts += [layer_text(layer, names) for layer in spec.layers.values()]
     parts += [model_text(model, names) for model in spec.models.values()]
     body = "\n\n".join(part.strip("\n") + "\n" for part in parts)

@@ -77,7 +77,7 @@ COMPARED = (scalars.where, scalars.ge0, scalars.gt0)
 """Functions whose text in Triton compares their first operand."""
 MULTIPLIED = 4
 """The largest power of a magnitude that is written as a product."""
-_SUM, _PRODUCT, _UNARY, _ATOM = 1, 2, 3, 4
+SUM, PRODUCT, UNARY, ATOM = 1, 2, 3, 4
 
 
 def print_scalar(
@@ -85,6 +85,13 @@ def print_scalar(
 ) -> str:
     """A formula as an expression of the target; ``names`` gives the text of each symbol."""
     return _text(formula, names, target)[0]
+
+
+def print_with_strength(
+    formula: sp.Expr, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
+) -> tuple[str, int]:
+    """A formula as text, and how tight its outermost operation binds: `SUM` … `ATOM`."""
+    return _text(formula, names, target)
 
 
 def print_number(value: sp.Expr) -> str:
@@ -102,15 +109,15 @@ def _text(
     expr: sp.Expr, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
 ) -> tuple[str, int]:
     if isinstance(expr, sp.Symbol):
-        return names[expr], _ATOM
+        return names[expr], ATOM
     if (expr.is_number and not expr.args) or expr.is_number:
         literal = print_number(expr)
-        return literal, _UNARY if literal.startswith("-") else _ATOM
+        return literal, UNARY if literal.startswith("-") else ATOM
     match expr:
         case monotone_inverse():
-            return _inverted(expr, names, target), _ATOM
+            return _inverted(expr, names, target), ATOM
         case sp.Add():
-            return _sum(expr, names, target), _SUM
+            return _sum(expr, names, target), SUM
         case sp.Mul():
             return _product(expr, names, target)
         case sp.Pow():
@@ -123,7 +130,7 @@ def _text(
             arguments = [_text(argument, names, target)[0] for argument in expr.args]
             if target is TRITON and expr.func in COMPARED:
                 arguments[0] = arguments[0] if arguments[0].isidentifier() else f"({arguments[0]})"
-            return target[expr.func](*arguments), _ATOM
+            return target[expr.func](*arguments), ATOM
 
 
 def _whole_power(x: sp.Expr, p: sp.Expr, signed: bool) -> sp.Expr | None:
@@ -161,7 +168,7 @@ def _sum(expr: sp.Add, names: Mapping[sp.Symbol, str], target: Mapping[type, Pri
     out = ""
     for term in terms:
         negative = bool(out) and term.could_extract_minus_sign()
-        part = _wrapped(_text(-term if negative else term, names, target), _PRODUCT)
+        part = _wrapped(_text(-term if negative else term, names, target), PRODUCT)
         out += f"{' - ' if negative else ' + '}{part}" if out else part
     return out
 
@@ -173,35 +180,35 @@ def _product(
     coefficient = sp.Mul(*numbers)
     rest = sp.Mul(*(factor for factor in expr.args if not factor.is_number))
     if coefficient == -1:
-        return f"-{_wrapped(_text(rest, names, target), _PRODUCT)}", _PRODUCT
+        return f"-{_wrapped(_text(rest, names, target), PRODUCT)}", PRODUCT
     above: list[str] = [] if coefficient == 1 else [print_number(coefficient)]
     below: list[str] = []
     for factor in rest.as_ordered_factors():
         if isinstance(factor, sp.Pow) and factor.exp.is_number and factor.exp.is_negative:
-            below.append(_wrapped(_text(factor.base ** (-factor.exp), names, target), _UNARY))
+            below.append(_wrapped(_text(factor.base ** (-factor.exp), names, target), UNARY))
         else:
-            above.append(_wrapped(_text(factor, names, target), _UNARY))
+            above.append(_wrapped(_text(factor, names, target), UNARY))
     line = " * ".join(above or ["1.0"])
     for divisor in below:
         line += f" / {divisor if divisor[0] != '-' else f'({divisor})'}"
-    return line, _PRODUCT
+    return line, PRODUCT
 
 
 def _power(
     expr: sp.Pow, names: Mapping[sp.Symbol, str], target: Mapping[type, Printer]
 ) -> tuple[str, int]:
-    base = _wrapped(_text(expr.base, names, target), _ATOM)
+    base = _wrapped(_text(expr.base, names, target), ATOM)
     if expr.exp.is_Integer:
         count = abs(int(expr.exp))
         if count <= 4 and base.isidentifier():
             product = " * ".join([base] * count)
-            return (product, _PRODUCT) if expr.exp > 0 else (f"1.0 / ({product})", _PRODUCT)
+            return (product, PRODUCT) if expr.exp > 0 else (f"1.0 / ({product})", PRODUCT)
         if target is not TRITON:
-            return f"{base} ** {int(expr.exp)}", _UNARY
-        return _repeated(base, int(expr.exp)), _PRODUCT
+            return f"{base} ** {int(expr.exp)}", UNARY
+        return _repeated(base, int(expr.exp)), PRODUCT
     exponent = _text(expr.exp, names, target)[0]
     base = base if base.isidentifier() else _text(expr.base, names, target)[0]
-    return f"{'tl_math.power' if target is TRITON else 'torch.pow'}({base}, {exponent})", _ATOM
+    return f"{'tl_math.power' if target is TRITON else 'torch.pow'}({base}, {exponent})", ATOM
 
 
 def _repeated(base: str, power: int) -> str:

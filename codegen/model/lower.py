@@ -109,12 +109,8 @@ def _one(
             return Number(value)
         case Ref():
             return name(expr)
-        case Apply("log", _):
-            return _log(args[0])
-        case Apply("pow", _):
-            return _power(args[0], args[1])
-        case Apply(op, _) if op in POINTWISE:
-            return elementwise(POINTWISE[op], *args)
+        case Apply(op, _) if is_elementwise(op):
+            return lower_elementwise(op, args)
         case Apply("outer", _):
             return args[0] * args[1]
         case Apply("contract", _):
@@ -140,6 +136,22 @@ def _one(
             return orthogonal(args[0], expr.option("steps", 5))
         case Apply(op, _):
             raise AssertionError(f"`{op}` has no meaning inside a memory; the checker moves it out")
+
+
+def is_elementwise(op: str) -> bool:
+    """Whether an operation of the language works entry by entry."""
+    return op in POINTWISE or op in ("log", "pow")
+
+
+def lower_elementwise(op: str, args: list[Node]) -> Node:
+    """An elementwise operation of the language on nodes."""
+    match op:
+        case "log":
+            return _log(args[0])
+        case "pow":
+            return _power(args[0], args[1])
+        case _:
+            return elementwise(POINTWISE[op], *args)
 
 
 def summed(expr: Expr) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ The operations
 """
 
 from .axes import (
+    HEADS,
     KEY,
     PAIR,
     VALUE,
@@ -36,6 +37,7 @@ from .axes import (
     axes_of,
     axis_names,
     axis_of,
+    features,
     hidden,
     is_token_axis,
     ordered,
@@ -72,6 +74,7 @@ from .nodes import (
 from .program import Label, Program, inputs_of, postorder, substitute, with_operands
 
 __all__ = [
+    "HEADS",
     "KEY",
     "ONE",
     "PAIR",
@@ -114,6 +117,7 @@ __all__ = [
     "constant",
     "contract",
     "elementwise",
+    "features",
     "formula",
     "hidden",
     "inputs_of",

@@ -14,6 +14,8 @@ class AxisRole(Enum):
     PAIR = auto()  # (key, value) pairs of one token
     CHANNEL = auto()  # channels of keys or of values
     HIDDEN = auto()  # units inside the memory
+    HEAD = auto()  # heads of a layer; a memory's own programs are those of one head
+    FEATURE = auto()  # features of a layer that no head has for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,18 @@ I, J, L, M = (Axis(name, AxisRole.TOKEN) for name in "ijlm")
 """Axes over the tokens of one chunk: all have the chunk's length."""
 PAIR = Axis("pair", AxisRole.PAIR)
 VALUE, KEY = (Axis(name, AxisRole.CHANNEL) for name in ("value", "key"))
+HEADS = Axis("heads", AxisRole.HEAD)
+"""The axis of heads, in the formulas of the layer around a memory."""
 
 
 def hidden(name: str) -> Axis:
     """An axis inside the memory."""
     return Axis(name, AxisRole.HIDDEN)
+
+
+def features(name: str) -> Axis:
+    """An axis of a layer's features."""
+    return Axis(name, AxisRole.FEATURE)
 
 
 def axis_of(word: str) -> Axis:
@@ -68,9 +77,11 @@ def _rank(axis: Axis) -> tuple[int, str]:
     # values is `[value, key]`, and the weights of a network are chained from left to right.
     place = {
         AxisRole.TOKEN: 0,
-        AxisRole.PAIR: 1,
-        AxisRole.CHANNEL: 2 if axis == VALUE else 4,
-        AxisRole.HIDDEN: 3,
+        AxisRole.HEAD: 1,
+        AxisRole.PAIR: 2,
+        AxisRole.CHANNEL: 3 if axis == VALUE else 5,
+        AxisRole.HIDDEN: 4,
+        AxisRole.FEATURE: 6,
     }[axis.role]
     return (place, axis.name)
 
@@ -102,6 +113,7 @@ class Role(Enum):
     POSITION   the place of every token in its block, from 1; it has no gradient
     PREDICATE  1 or 0 for every token: whether there is one; it has no gradient
     CONSTANT   learned, one per head
+    SIZE       a size parameter of the memory, as a number; it has no gradient
     WEIGHT     a weight of the memory in a formula of the spec, at whatever point it is taken
     STATE      a carried tensor, as it is before the token or the chunk (also in an adjoint, which
                carries the cotangents and is given the tensor)
@@ -115,6 +127,7 @@ class Role(Enum):
     POSITION = "position"
     PREDICATE = "predicate"
     CONSTANT = "constant"
+    SIZE = "size"
     WEIGHT = "weight"
     STATE = "state"
     NEXT = "next"
@@ -129,4 +142,4 @@ class Role(Enum):
     @property
     def differentiable(self) -> bool:
         """Whether an adjoint computes its gradient."""
-        return self not in (Role.POSITION, Role.PREDICATE)
+        return self not in (Role.POSITION, Role.PREDICATE, Role.SIZE)

@@ -1,94 +1,113 @@
-"""Elementwise operations in torch: a table, and operands that meet by the names of their axes."""
+"""Elementwise formulas of a layer in torch: what a reader knows is called by its name."""
 
 from __future__ import annotations
 
-from miras_dsl.spec import Axes
+from collections.abc import Iterable, Mapping
 
-from .expressions import Expression, broadcast_to
+import sympy as sp
 
-INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "pow": ("**", 4)}
-"""operation -> sign and strength."""
-COMPARE = {
-    "lt": "{} < {}", "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}",
-}  # fmt: skip
-SIGNS = {"and": "{} & {}", "or": "{} | {}", "not": "~{}"}
-METHODS = {"abs": "abs", "sqrt": "sqrt"}
-CALLS = {
-    "neg": "-{}",
-    "abs": "torch.abs({})",
-    "sqrt": "torch.sqrt({})",
-    "sign": "torch.tanh(10 * ({}))",
-    "exact_sign": "torch.sign({})",
-    "exp": "torch.exp({})",
-    "log": "torch.log({})",
-    "sin": "torch.sin({})",
-    "cos": "torch.cos({})",
-    "tanh": "torch.tanh({})",
-    "sinh": "torch.sinh({})",
-    "cosh": "torch.cosh({})",
-    "erf": "torch.erf({})",
-    "sigmoid": "torch.sigmoid({})",
-    "softplus": "F.softplus({})",
-    "relu": "F.relu({})",
-    "silu": "F.silu({})",
-    "gelu": "F.gelu({})",
-    "gelu_tanh": 'F.gelu({}, approximate="tanh")',
-    "max": "torch.maximum({}, {})",
-    "min": "torch.minimum({}, {})",
+from miras_dsl.codegen.emit.scalar_printer import TORCH, Printer, print_with_strength
+from miras_dsl.codegen.model.lower import POINTWISE
+from miras_dsl.codegen.model.module_types import MIN_GATE
+from miras_dsl.ir import ordered
+from miras_dsl.scalar import functions as scalars
+
+from .expressions import Expression, Layout, broadcast_to, united
+
+
+class _silu(sp.Function):
+    is_real = True
+
+
+class _relu(sp.Function):
+    is_real = True
+
+
+class _gelu_tanh(sp.Function):
+    is_real = True
+
+
+class _larger(sp.Function):
+    is_real = True
+
+
+class _smaller(sp.Function):
+    is_real = True
+
+
+class _at_least(sp.Function):
+    """The larger of a value and a number."""
+
+    is_real = True
+
+
+class _at_most(sp.Function):
+    """The smaller of a value and a number."""
+
+    is_real = True
+
+
+LAYER: Mapping[type, Printer] = {
+    **TORCH,
+    scalars.softplus: "F.softplus({})".format,
+    _silu: "F.silu({})".format,
+    _relu: "F.relu({})".format,
+    _gelu_tanh: 'F.gelu({}, approximate="tanh")'.format,
+    _larger: "torch.maximum({}, {})".format,
+    _smaller: "torch.minimum({}, {})".format,
+    _at_least: "torch.clamp({}, min={})".format,
+    _at_most: "torch.clamp({}, max={})".format,
 }
-"""operation -> call; `sign` is tanh(10 x), as in the language."""
+"""Functions of a layer's text; those of this file are made by `recognised` and printed only."""
+SLOT = scalars.OPERANDS[0]
+NAMED = {POINTWISE["silu"]: _silu(SLOT), POINTWISE["gelu_tanh"]: _gelu_tanh(SLOT)}
+LEAST = sp.Symbol("MIN_GATE", positive=True)
 
 
-def pointwise(op: str, args: list[Expression], axes: Axes, floor: bool) -> Expression:
-    """Operands united by their axes; ``axes`` is the order in which to keep them."""
-    present = {a for x in args for a in x.axes}
-    target = tuple(a for a in axes if a in present)
-    target += tuple(sorted(present - set(target)))
-    kind = _kind(args)
-    aligned = [broadcast_to(x, target) if kind == "heads" else x for x in args]
-    size = next((x.size for x in args if x.size), "")
-    timed, headed = any(x.timed for x in args), any(x.headed for x in args)
-
-    def done(text: str, binds: int = 5) -> Expression:
-        return Expression(text, kind, target, timed, headed, binds, size)
-
-    if op in INFIX:
-        sign, binds = INFIX[op]
-        left, right = aligned
-        if op == "add" and right.binds == 3:  # a + -b
-            return done(f"{left.inside(1)} - {right.text[1:]}", 1)
-        if op == "pow":
-            return done(f"{left.inside(5)} ** {right.inside(4)}", binds)
-        return done(
-            f"{left.inside(binds)} {sign} {right.inside(binds + (op in ('sub', 'div')))}", binds
-        )
-    if op == "neg":
-        return done(f"-{aligned[0].inside(3)}", 3)
-    if kind == "number":  # a number is not a tensor
-        aligned = [
-            Expression(f"like_parameters(self).new_tensor({x.text})", "heads") for x in aligned
-        ]
-        kind = "heads"
-    if op in COMPARE:
-        return done(f"({COMPARE[op].format(*(x.inside(2) for x in aligned))}) * 1.0", 2)
-    if op in SIGNS:  # and, or, not: on conditions
-        return done(f"({SIGNS[op].format(*(f'({x.text} != 0)' for x in aligned))}) * 1.0", 2)
-    if op == "where":
-        condition, yes, no = aligned
-        test = condition.text.removesuffix(" * 1.0")
-        test = test if test != condition.text else f"{condition.inside(1)} != 0"
-        return done(f"torch.where({test}, {yes.text}, {no.text})")
-    if op in ("max", "min") and "number" in (x.kind for x in aligned):
-        tensor, bound = sorted(aligned, key=lambda x: x.kind == "number")
-        end = {"max": "min", "min": "max"}[op]  # the larger of two is at least the bound
-        return done(f"{tensor.inside(5)}.clamp({end}={bound.text})")
-    if floor:
-        return done(f"torch.log({aligned[0].inside(5)}.clamp(min=MIN_GATE))")
-    if op in METHODS:
-        return done(f"{aligned[0].inside(5)}.{METHODS[op]}()")
-    return done(CALLS[op].format(*(x.text for x in aligned)))
+def recognised(formula: sp.Expr) -> sp.Expr:
+    """A formula with maxima, minima and activations as functions."""
+    if formula in NAMED:
+        return NAMED[formula]
+    return formula.replace(
+        lambda part: isinstance(part, scalars.where), lambda part: _bounded(*part.args)
+    )
 
 
-def _kind(args: list[Expression]) -> str:
-    kinds = {x.kind for x in args}
-    return "flat" if "flat" in kinds else "heads" if "heads" in kinds else "number"
+def _bounded(c: sp.Expr, a: sp.Expr, b: sp.Expr) -> sp.Expr:
+    if not isinstance(c, scalars.ge0) or c.args[0] not in (a - b, b - a):
+        return scalars.where(c, a, b)
+    larger = c.args[0] == a - b
+    value, bound = (b, a) if a.is_number else (a, b)
+    if not bound.is_number:
+        return (_larger if larger else _smaller)(a, b)
+    if larger and bound == 0:
+        return _relu(value)
+    return (_at_least if larger else _at_most)(value, LEAST if bound == MIN_GATE else bound)
+
+
+def elementwise_text(formula: sp.Expr, operands: Mapping[sp.Symbol, Expression]) -> Expression:
+    """A formula of some expressions, which meet by the names of their axes."""
+    if formula in operands:
+        return operands[formula]
+    used = {s: x for s, x in operands.items() if s in formula.free_symbols}
+    sizes = {s for s, x in used.items() if x.layout is Layout.NUMBER}
+    if used and (alone := _needs_tensor(formula, sizes)):
+        # a function of nothing but sizes takes torch's numbers, not Python's
+        for symbol in alone:
+            text = f"like_parameters(self).new_tensor({used[symbol].text})"
+            used[symbol] = Expression(text, Layout.HEADS)
+    layout = united(used.values())
+    axes = ordered(axis for x in used.values() for axis in x.axes)
+    names = {s: broadcast_to(x, axes, layout).operand for s, x in used.items()}
+    names[LEAST] = "MIN_GATE"
+    text, binds = print_with_strength(formula, names, LAYER)
+    timed, headed = any(x.timed for x in used.values()), any(x.headed for x in used.values())
+    return Expression(text, layout, axes, timed, headed, binds)
+
+
+def _needs_tensor(formula: sp.Expr, sizes: Iterable[sp.Symbol]) -> set[sp.Symbol]:
+    """Symbols of numbers that a function gets with no tensor beside them."""
+    among = set(sizes)
+    parts = [f for f in formula.atoms(sp.Function) if f.free_symbols and f.free_symbols <= among]
+    parts += [p for p in formula.atoms(sp.Pow) if not p.exp.is_Integer and p.free_symbols <= among]
+    return {symbol for part in parts for symbol in part.free_symbols} & among

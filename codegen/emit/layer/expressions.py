@@ -1,44 +1,61 @@
-"""Expressions as text, with their axes; numbers and sizes, spelled in one way."""
+"""Expressions as text, with their axes; sizes, spelled in one way."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
 
 import sympy as sp
 
-from miras_dsl.spec import Axes
+from miras_dsl.codegen.emit.scalar_printer import ATOM
+from miras_dsl.ir import Axes, AxisRole
+
+
+class Layout(Enum):
+    """Where the dimensions of a value are."""
+
+    NUMBER = "a number of Python"
+    FEATURES = "[B, T, features], or [features]"
+    HEADS = "[B, T, H, *axes], or [H, *axes]; H is 1 for what is the same for all heads"
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
     """An expression and what it is.
 
-    kind   "number" (no tensor), "heads" ([.., H, *axes]) or "flat" (features [.., size])
-    axes   the axes that the tensor really has, in order
-    timed  it has batch and time; a learned constant [H, *axes] has neither
-    headed it has the axis of heads (not 1)
-    binds  how tight its outermost operation is: 1 sum, 2 product, 3 sign, 4 power, 5 call
-    size   number of features, if flat
+    axes    the axes behind that of heads which the tensor really has, in order
+    timed   it has batch and time; a learned constant has neither
+    headed  it has the axis of heads, not 1
+    binds   how tight its outermost operation is, `scalar_printer.SUM` to `ATOM`
     """
 
     text: str
-    kind: str
+    layout: Layout
     axes: Axes = ()
     timed: bool = False
     headed: bool = False
-    binds: int = 5
-    size: str = ""
+    binds: int = ATOM
 
-    def inside(self, strength: int) -> str:
-        """The text as an operand of an operation of that strength."""
-        return self.text if self.binds >= strength else f"({self.text})"
+    @property
+    def operand(self) -> str:
+        """The text as an operand of any operation."""
+        return self.text if self.binds == ATOM else f"({self.text})"
 
 
-def number_text(value: sp.Expr) -> Expression:
-    """A number, canonical: an integer, else the shortest decimal of its double."""
-    text = str(int(value)) if value.is_Integer else repr(float(value))
-    return Expression(text, "number", binds=3 if text.startswith("-") else 5)
+def united(expressions: Iterable[Expression]) -> Layout:
+    """The layout in which values meet: features only where nothing has heads or axes of its own."""
+    given = list(expressions)
+    if all(x.layout is Layout.NUMBER for x in given):
+        return Layout.NUMBER
+    flat = any(x.layout is Layout.FEATURES for x in given)
+    split = any(x.layout is Layout.HEADS and (x.headed or x.axes) for x in given)
+    return Layout.FEATURES if flat and not split else Layout.HEADS
+
+
+def feature_axes(axes: Axes) -> Axes:
+    """The axes of features among some."""
+    return tuple(axis for axis in axes if axis.role is AxisRole.FEATURE)
 
 
 def size_text(size: sp.Expr, names: Mapping[str, str]) -> str:
@@ -68,12 +85,19 @@ def _polynomial(size: sp.Expr, names: Mapping[str, str]) -> str:
     raise AssertionError(f"a size is a quotient of polynomials, not {size}")
 
 
-def broadcast_to(x: Expression, target: Axes) -> Expression:
+def broadcast_to(x: Expression, target: Axes, layout: Layout = Layout.HEADS) -> Expression:
     """A tensor with its axes in the order of ``target`` and a 1 for each that it lacks."""
-    if x.kind == "number" or x.axes == target:
+    if x.layout is Layout.NUMBER or (x.axes == target and x.layout is layout):
         return x
+    if x.layout is Layout.HEADS and layout is Layout.FEATURES:
+        return x  # one number for all heads is one for all features
+    if x.layout is Layout.FEATURES and layout is Layout.HEADS:
+        # features of every head: a 1 for the heads comes before those of the axes
+        x = replace(x, text=f"{x.operand}[..., None, :]", layout=Layout.HEADS, binds=ATOM)
+        if x.axes == target:
+            return x
     order = tuple(a for a in target if a in x.axes)
-    text = x.inside(5)
+    text = x.operand
     if order != x.axes:
         moved = [x.axes.index(a) - len(x.axes) for a in order]
         for place, source in enumerate(_swaps(moved)):
@@ -83,7 +107,7 @@ def broadcast_to(x: Expression, target: Axes) -> Expression:
     index = [":" if a in order else "None" for a in target]
     if "None" in index:  # what comes before the first 1 is part of the ellipsis
         text = f"{text}[..., {', '.join(index[index.index('None') :])}]"
-    return Expression(text, x.kind, target, x.timed, x.headed)
+    return Expression(text, x.layout, target, x.timed, x.headed)
 
 
 def _swaps(moved: list[int]) -> list[int]:

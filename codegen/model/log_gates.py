@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sympy as sp
 
+from miras_dsl.scalar import functions as scalars
 from miras_dsl.spec import Apply, Expr, Number, Ref
+
+from .module_types import MIN_GATE
 
 
 def log_of(expr: Expr) -> Expr | None:
@@ -74,3 +77,8 @@ def _both(op: str, expr: Expr, a: Expr | None, b: Expr | None) -> Expr | None:
 def _apply(op: str, source: Expr, *args: Expr) -> Apply:
     axes = source.axes if len(args) == 2 else args[0].axes
     return Apply(op, args, axes, span=source.span)
+
+
+def floored_log(x: sp.Expr) -> sp.Expr:
+    """The logarithm of no less than `MIN_GATE`, of a gate whose formula gives none."""
+    return sp.log(scalars.maximum(x, MIN_GATE))

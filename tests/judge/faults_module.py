@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import sympy as sp
 import torch
 from torch import Tensor
 
-from miras_dsl.codegen.emit.layer import elementwise, log_gates, memory_inputs, modules
-from miras_dsl.codegen.emit.layer import formulas as feature_code
-from miras_dsl.codegen.emit.layer.expressions import Expression
+from miras_dsl.codegen.emit import scalar_printer
+from miras_dsl.codegen.emit.layer import composition, elementwise, operations
+from miras_dsl.codegen.model import build_module, layer_formulas, log_gates, lower
+from miras_dsl.codegen.model.module_types import LayerOp, LayerOperation
+from miras_dsl.ir import Node
 from miras_dsl.runtime.execute.packed import CuSeqlens
 from miras_dsl.runtime.layers import conv_state, lm_blocks
 from miras_dsl.runtime.layers import parts as layers
@@ -31,7 +34,7 @@ def _logarithm(patch: Patch, change: Callable[[Expr, Expr | None], Expr | None])
         return change(expr, made(expr))
 
     patch.setattr(log_gates, "log_of", changed)
-    patch.setattr(memory_inputs, "log_of", changed)
+    patch.setattr(build_module, "log_of", changed)
 
 
 def _is(expr: Expr | None, op: str) -> bool:
@@ -105,40 +108,46 @@ def _(patch: Patch) -> None:
 
 @fault("layer, taken", "the logarithm that is taken of a gate does not go below that of 0.95")
 def _(patch: Patch) -> None:
-    made: Any = memory_inputs.MethodBody.gate
-
-    def floored(self: Any, gate: Any, weight: Any, log: bool) -> Expression:
-        found = made(self, gate, weight, log)
-        if log:
-            self.lines[-1] = self.lines[-1].replace(".clamp(min=MIN_GATE)", ".clamp(min=0.95)")
-        return found
-
-    patch.setattr(memory_inputs.MethodBody, "gate", floored)
+    patch.setattr(log_gates, "MIN_GATE", sp.Float("0.95"))
 
 
 # ------------------------------------------------------------ formulas
 
 
-@fault("layer", "a difference loses the brackets of what it takes away")
+@fault("layer", "a product loses the brackets of its sums")
 def _(patch: Patch) -> None:
-    made = Expression.inside
-    patch.setattr(Expression, "inside", lambda self, strength: made(self, min(strength, 1)))
+    made, wrapped = elementwise.print_with_strength, scalar_printer._wrapped
+
+    def bare(*given: Any) -> tuple[str, int]:
+        scalar_printer._wrapped = lambda part, needed: part[0]
+        try:
+            return made(*given)
+        finally:
+            scalar_printer._wrapped = wrapped
+
+    patch.setattr(elementwise, "print_with_strength", bare)
 
 
 @fault("layer", "a product is a sum")
 def _(patch: Patch) -> None:
-    patch.setitem(elementwise.INFIX, "mul", ("+", 1))
+    made = lower.lower_elementwise
+
+    def added(op: str, args: list[Node]) -> Node:
+        return made("add" if op == "mul" else op, args)
+
+    patch.setattr(layer_formulas, "lower_elementwise", added)
 
 
 @fault("layer", "two learned maps of a formula are one")
 def _(patch: Patch) -> None:
-    made: Any = feature_code._Formula.declare
+    made: Any = operations.FormulaWriter.declare
 
-    def shared(self: Any, expr: Expr, what: str, *rest: Any) -> str:
-        name = made(self, expr, what, *rest)
-        return self.book.made.setdefault(("first", self.owner), name) if what == "linear" else name
+    def shared(self: Any, operation: LayerOperation, owner: str, text: Any) -> str:
+        name = made(self, operation, owner, text)
+        linear = operation.op is LayerOp.LINEAR
+        return self.computed.setdefault(f"first map of {owner}", name) if linear else name
 
-    patch.setattr(feature_code._Formula, "declare", shared)
+    patch.setattr(operations.FormulaWriter, "declare", shared)
 
 
 # ------------------------------------------------------------ parts
@@ -246,7 +255,7 @@ def _(patch: Patch) -> None:
 
 @fault("layers", "the parts of a chain all read its input")
 def _(patch: Patch) -> None:
-    made: Any = modules._compose
+    made: Any = composition._compose
 
     def flat(body: Any, *rest: Any) -> Any:
         if isinstance(body, Chain):
@@ -255,12 +264,12 @@ def _(patch: Patch) -> None:
             return last
         return made(body, *rest)
 
-    patch.setattr(modules, "_compose", flat)
+    patch.setattr(composition, "_compose", flat)
 
 
 @fault("layers", "of memories side by side the last one answers")
 def _(patch: Patch) -> None:
-    made: Any = modules._compose
+    made: Any = composition._compose
 
     def last(body: Any, source: str, names: Any, steps: list[Any]) -> Any:
         found = made(body, source, names, steps)
@@ -269,7 +278,7 @@ def _(patch: Patch) -> None:
             steps[-1] = (target, name, text.split(" + ")[-1])
         return found
 
-    patch.setattr(modules, "_compose", last)
+    patch.setattr(composition, "_compose", last)
 
 
 @fault("model", "a block of a model drops what it was given")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from miras_dsl import spec
 from miras_dsl.codegen.emit.layer.modules import emit_module
+from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.ir import axes_of
 from miras_dsl.runtime.layers.conv_state import ConvState
@@ -27,7 +28,9 @@ def build(path: Path, made: spec.MemorySpec, feeds: tuple[MemoryInput, ...], **s
     """The layer of a spec in float64; its memory is never called.  Axes of feeds are words."""
     feeds = tuple(replace(feed, axes=axes_of(map(str, feed.axes))) for feed in feeds)
     torch.manual_seed(2)
-    module: ModuleType = write(path / "m.py", "m", [emit_module(made, feeds, rules.WEIGHTS)])
+    module: ModuleType = write(
+        path / "m.py", "m", [emit_module(build_module(made), feeds, rules.WEIGHTS)]
+    )
     if importlib.util.find_spec("ruff") is not None:
         command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F"]
         command += ["--line-length", "100"]

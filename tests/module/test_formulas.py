@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from miras_dsl import spec
 from miras_dsl.codegen.emit.layer.modules import emit_module
+from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.codegen.model.types import InitialValue, MemoryInput, StateKind, StateTensor
 from miras_dsl.ir import axes_of
 from miras_dsl.runtime.layers.conv_state import ConvState
@@ -106,7 +107,7 @@ def test_a_gate_per_row_has_a_map_for_every_weight(tmp_path: Path) -> None:
         StateTensor("B.dual", "B", axes_of(("value", "h1")), "positive", StateKind.DUAL, logs),
         StateTensor("C", "C", axes_of(("key", "h1")), "learned"),
     )
-    module = write(tmp_path / "m.py", "m", [emit_module(made, feeds, weights)])
+    module = write(tmp_path / "m.py", "m", [emit_module(build_module(made), feeds, weights)])
     layer = module.M(width=8, heads=2)
     values, state = fed(layer, x.float()), layer.initial_state(3)["memory"]
     torch.testing.assert_close(values["log_g_A"].exp(), layer.g_A_linear(x.float()).sigmoid())
@@ -148,7 +149,7 @@ def test_pairs_constants_positions_and_windows(tmp_path: Path) -> None:
         MemoryInput("spread_out", "spread_out", "gate", K),
     )
     feeds = tuple(replace(feed, axes=axes_of(feed.axes)) for feed in feeds)
-    text = emit_module(made, feeds, rules.WEIGHTS, tails=("key", "eta"))
+    text = emit_module(build_module(made), feeds, rules.WEIGHTS, tails=("key", "eta"))
     layer = write(tmp_path / "m.py", "m", [text]).M(width=8, heads=2, dk=3)
     values, state = fed(layer, x.float()), layer.initial_state(2)["memory"]
     shapes = {name: tuple(value.shape) for name, value in values.items()}
@@ -169,7 +170,7 @@ ACROSS: dict[str, tuple[spec.Expr, Callable[[Tensor, Layer], Tensor]]] = {
     ),
     "both": (
         op("and", op("gt", KEY, number(0), axes=K), op("le", KEY, number(0.5), axes=K), axes=K),
-        lambda key, _: ((key > 0) & (key <= 0.5)).float(),
+        lambda key, _: ((key > 0) & (key <= 0.5)).to(key.dtype),
     ),
     "clipped": (
         op("min", op("max", KEY, number(-0.1), axes=K), number(0.2), axes=K),

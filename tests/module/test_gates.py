@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from miras_dsl import spec
 from miras_dsl.codegen.emit.layer.modules import emit_module
+from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.runtime.layers.conv_state import MIN_GATE
 from tests.module import rules
@@ -89,7 +90,9 @@ def test_where_constants_start(tmp_path: Path) -> None:
     gates = (gate("g", decay()), gate("h", op("mul", op("exp", param()), op("sigmoid", linear()))))
     feeds = (MemoryInput("log_g", "g", "gate", (), log=True), MemoryInput("h", "h", "gate", ()))
     module = write(
-        tmp_path / "m.py", "m", [emit_module(memory("M", gates=gates), feeds, rules.WEIGHTS)]
+        tmp_path / "m.py",
+        "m",
+        [emit_module(build_module(memory("M", gates=gates)), feeds, rules.WEIGHTS)],
     )
     layer = module.M(width=64, heads=64)
     rate, step = layer.g_param.exp(), F.softplus(layer.g_param_2)

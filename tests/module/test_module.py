@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from miras_dsl import spec
-from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_text
+from miras_dsl.codegen.emit.layer.composition import layer_text, model_text
+from miras_dsl.codegen.emit.layer.modules import emit_module
+from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.runtime.layers import state_tree as states
 from tests.module import rules
 from tests.module.written import write
@@ -36,7 +38,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     plain = spec.LayerSpec("Plain", spec.Use("Delta"), span=rules.span(13))
     small = spec.ModelSpec("Small", 16, 11, (spec.Block("Plain"),), span=rules.span(15))
     texts = [
-        emit_module(rules.memory(), rules.FEEDS, rules.WEIGHTS),
+        emit_module(build_module(rules.memory()), rules.FEEDS, rules.WEIGHTS),
         *map(layer_text, (layer, plain)),
         *map(model_text, (model, small)),
     ]

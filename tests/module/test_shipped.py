@@ -14,8 +14,10 @@ from torch import Tensor
 from miras_dsl.check import read
 from miras_dsl.codegen.derive.update import update_rule
 from miras_dsl.codegen.emit.identifiers import identifier, snake_case
-from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_text
+from miras_dsl.codegen.emit.layer.composition import layer_text, model_text
+from miras_dsl.codegen.emit.layer.modules import emit_module
 from miras_dsl.codegen.model.build import build_model
+from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.runtime.layers import state_tree as states
 from miras_dsl.runtime.load.loader import load
 from miras_dsl.source import Source
@@ -56,8 +58,9 @@ def test_a_shipped_module(name: str, tmp_path: Path) -> None:
     spec, _ = text_of(name)
     models = {n: build_model(m) for n, m in spec.memories.items()}
     weights = {n: update_rule(m).weights for n, m in models.items()}
+    modules = {n: build_module(m) for n, m in spec.memories.items()}
     for memory, model in models.items():
-        texts = [emit_module(spec.memories[n], m.feeds, weights[n]) for n, m in models.items()]
+        texts = [emit_module(modules[n], m.feeds, weights[n]) for n, m in models.items()]
         texts += [layer_text(item) for item in spec.layers.values()]
         texts += [model_text(item) for item in spec.models.values()]
         path = tmp_path / f"{memory}.py"
@@ -108,7 +111,8 @@ def test_text_is_clean(name: str, tmp_path: Path) -> None:
     spec, _ = text_of(name)
     models = {n: build_model(m) for n, m in spec.memories.items()}
     weights = {n: update_rule(m).weights for n, m in models.items()}
-    texts = [emit_module(spec.memories[n], m.feeds, weights[n]) for n, m in models.items()]
+    modules = {n: build_module(m) for n, m in spec.memories.items()}
+    texts = [emit_module(modules[n], m.feeds, weights[n]) for n, m in models.items()]
     texts += [layer_text(item) for item in spec.layers.values()]
     texts += [model_text(item) for item in spec.models.values()]
     rule = "\n\n".join(RULE.format(name=snake_case(n)).strip() for n in models)

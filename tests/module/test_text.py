@@ -12,8 +12,10 @@ from torch import nn
 from miras_dsl import spec
 from miras_dsl.codegen.emit.identifiers import METHODS, RESERVED, identifier, snake_case, source_ref
 from miras_dsl.codegen.emit.imports import import_lines
-from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_text
+from miras_dsl.codegen.emit.layer.composition import layer_text, model_text
+from miras_dsl.codegen.emit.layer.modules import emit_module
 from miras_dsl.codegen.emit.render import environment, holes, render
+from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.source import Source, Span
 from tests.module import rules
 from tests.module.written import write
@@ -77,7 +79,7 @@ def test_a_part_cannot_hide_a_method(tmp_path: Path) -> None:
     assert {name for name in dir(nn.Module()) if not name.startswith("_")} <= METHODS
     assert "ConvState" in RESERVED
     texts = [
-        emit_module(rules.memory("Train"), rules.FEEDS, rules.WEIGHTS),
+        emit_module(build_module(rules.memory("Train")), rules.FEEDS, rules.WEIGHTS),
         layer_text(spec.LayerSpec("Forward", spec.Use("Train"), heads=2)),
     ]
     layer = write(tmp_path / "m.py", "train", texts).Forward(width=8)
@@ -99,7 +101,7 @@ def test_a_model_of_other_blocks(tmp_path: Path) -> None:
     model = spec.ModelSpec("Odd", 8, 5, tuple(map(spec.Block, kinds)))
     only = spec.ModelSpec("Only", 8, 5, (spec.Block("swiglu"),))
     texts = [
-        emit_module(rules.memory(), rules.FEEDS, rules.WEIGHTS),
+        emit_module(build_module(rules.memory()), rules.FEEDS, rules.WEIGHTS),
         *map(model_text, (model, only)),
     ]
     module = write(tmp_path / "m.py", "delta", texts)
@@ -111,7 +113,10 @@ def test_a_model_of_other_blocks(tmp_path: Path) -> None:
 
 def test_sizes_of_a_use_reach_the_memory(tmp_path: Path) -> None:
     layer = spec.LayerSpec("L", spec.Use("Delta", (("dk", 3), ("dv", 5))), heads=2)
-    texts = [emit_module(rules.memory(), rules.FEEDS, rules.WEIGHTS), layer_text(layer)]
+    texts = [
+        emit_module(build_module(rules.memory()), rules.FEEDS, rules.WEIGHTS),
+        layer_text(layer),
+    ]
     module = write(tmp_path / "m.py", "delta", texts)
     made = module.L(width=9)
     y, state = made(torch.randn(2, 4, 9))
@@ -119,7 +124,7 @@ def test_sizes_of_a_use_reach_the_memory(tmp_path: Path) -> None:
 
 
 def test_the_backbone_of_a_layer(tmp_path: Path) -> None:
-    texts = [emit_module(rules.memory(), rules.FEEDS, rules.WEIGHTS)]
+    texts = [emit_module(build_module(rules.memory()), rules.FEEDS, rules.WEIGHTS)]
     texts += [
         layer_text(spec.LayerSpec("Bare", spec.Use("Delta"), output_norm=False)),
         layer_text(

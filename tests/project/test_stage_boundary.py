@@ -17,9 +17,11 @@ from miras_dsl.check import read
 from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.derive.chunk import chunkwise_form
 from miras_dsl.codegen.derive.update import update_rule
+from miras_dsl.codegen.emit.layer.modules import emit_module
 from miras_dsl.codegen.emit.torch.memory import emit_memory
 from miras_dsl.codegen.emit.triton.module import emit_kernels, table_name
 from miras_dsl.codegen.model.build import build_model
+from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.codegen.model.types import MemoryInput, MemoryModel
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
@@ -33,20 +35,27 @@ from miras_dsl.source import Source, Span
 from miras_dsl.spec import MemorySpec
 
 ROOT = Path(__file__).resolve().parents[2]
-LATER = ("derive", "inner_step", "passes", "plan", "emit/torch", "emit/triton")
+LATER = (
+    "derive", "inner_step", "passes", "plan", "plan/token", "plan/check",
+    "emit/torch", "emit/triton", "emit/layer",
+)  # fmt: skip
 """Folders of codegen whose code runs on what stage 3 has made."""
+COMPOSITION = ROOT / "codegen" / "emit" / "layer" / "composition.py"
+"""Prints the layers and models of a file, which hold no formula, as they stand."""
 MODEL = "miras_dsl.codegen.model"
 OPEN = {
     f"{MODEL}.types": None,
+    f"{MODEL}.module_types": None,
     f"{MODEL}.inputs": {"POSITION", "VALID"},
-    f"{MODEL}.lower": {"softmax"},
+    f"{MODEL}.lower": {"POINTWISE", "softmax"},
 }
 """What later stages may import of stage 3; None: all of it."""
 
 
 def later_files() -> list[Path]:
     """The Python files of the stages after the third."""
-    return sorted(p for folder in LATER for p in (ROOT / "codegen" / folder).glob("*.py"))
+    found = {p for folder in LATER for p in (ROOT / "codegen" / folder).glob("*.py")}
+    return sorted(found - {COMPOSITION})
 
 
 def violations(text: str) -> list[str]:
@@ -131,6 +140,7 @@ def test_a_planted_reading_is_found(text: str) -> None:
 def test_a_model_holds_no_part_of_a_spec(name: str) -> None:
     model = build_model(SHIPPED[name])
     assert list(spec_parts(model)) == []
+    assert list(spec_parts(build_module(SHIPPED[name]))) == []
     rule = update_rule(model)
     assert list(spec_parts(rule)) == []
     planted = replace(model, order=(*model.order, SHIPPED[name].read))  # type: ignore[arg-type]
@@ -139,10 +149,12 @@ def test_a_model_holds_no_part_of_a_spec(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_model_alone_makes_the_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text of a memory comes from a model whose spec cannot be read any more."""
+    """The text of a memory and of its layer come from models whose spec cannot be read any more."""
     spec = SHIPPED[name]
     wanted = pipeline.compile_memory(spec, kernels=True)
-    model = build_model(spec)
+    tails = wanted.model.window_inputs
+    layer = emit_module(wanted.module, wanted.feeds, wanted.weights, tails)
+    model, module = build_model(spec), build_module(spec)
 
     def gone(self: object, word: str) -> object:
         raise AssertionError(f"a later stage reads {word} of {type(self).__name__}")
@@ -153,8 +165,10 @@ def test_the_model_alone_makes_the_text(name: str, monkeypatch: pytest.MonkeyPat
     with pytest.raises(AssertionError, match="a later stage reads read of MemorySpec"):
         _ = spec.read
     text = text_of(model, wanted.prefix)
+    again = emit_module(module, wanted.feeds, wanted.weights, tails)
     monkeypatch.undo()
     assert text == wanted.text
+    assert again == layer
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -192,6 +192,10 @@ class MethodBody:
     def computed(self, token: LayerValue, name: str) -> str:
         """A token's formula in its full shape and in the type of the computation."""
         x = self.writer.write(token.formula, name)
+        if x.layout is Layout.FEATURES:  # shared by the heads, each its own part
+            sizes = ", ".join(self.feeding.size_text(a, True) for a in token.axes)
+            text = f"{x.operand}.unflatten(-1, (self.heads, {sizes}))"
+            x = Expression(text, Layout.HEADS, token.axes, True, True)
         shaped = broadcast_to(x, token.axes)
         if x.headed and x.timed and set(token.axes) <= set(x.axes):
             return f"{shaped.operand}.to(dtype)"

@@ -11,6 +11,7 @@ import sympy as sp
 from miras_dsl import ir
 from miras_dsl.check.lints.gradient_reach import only_compared
 from miras_dsl.check.lints.stability import lint
+from miras_dsl.codegen.model.print_module import print_module
 from miras_dsl.codegen.plan.print_plan import print_plan
 from miras_dsl.ir import Node, Program, postorder
 from miras_dsl.ir.printer import LATEX, TEXT, Style, print_program, program_lines
@@ -51,6 +52,7 @@ def as_json(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
     gates = {g.name: {"formula": g.expr.span.text, "range": _ends(g.range)} for g in spec.gates}
     parts: dict[str, object] = {
         "spec": _plain_spec(spec),
+        "layer": print_module(d.module).splitlines(),
         "gradient": dict(_gradients(d, TEXT)),
         "update": _rows(d.rule.program),
         "chunk": chunked,
@@ -62,7 +64,7 @@ def as_json(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
         why = {"obstacle": d.obstacle} if parts[stage] is None else {}
         return {stage: parts[stage], **why, "warnings": warnings}
     if stage == "summary":
-        del parts["spec"], parts["code"]
+        del parts["spec"], parts["layer"], parts["code"]
     return {
         "class": "token by token" if d.form is None else d.form.family,
         "evidence": evidence(d),
@@ -133,6 +135,8 @@ def _section(d: CompiledMemory, stage: str, style: Style) -> str:
             return _summary(d, style)
         case "spec":
             return _spec(d.spec, style)
+        case "layer":
+            return _verbatim(print_module(d.module), style)
         case "gradient":
             return _formulas(_gradients(d, style), style)
         case "update":

@@ -10,6 +10,7 @@ class Stage(StrEnum):
 
     SUMMARY = "summary"
     SPEC = "spec"
+    LAYER = "layer"
     GRADIENT = "gradient"
     UPDATE = "update"
     CHUNK = "chunk"

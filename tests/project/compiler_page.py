@@ -157,6 +157,7 @@ STAGES: Mapping[str, Callable[[], str]] = {
     "text": lambda: SPEC.read_text(encoding="utf-8").strip(),
     "spec": lambda: explained("spec"),
     "inputs": inputs,
+    "layer": lambda: explained("layer"),
     "gradient": lambda: explained("gradient"),
     "update": lambda: explained("update"),
     "affine": affine,

@@ -26,7 +26,7 @@ def test_help_teaches_by_example(miras, command):
 
 def test_help_lists_the_stages(miras):
     shown = " ".join(miras("explain", "--help").output.replace("│", "").split())
-    assert "summary, spec, gradient, update, chunk, adjoint, plan, code, all" in shown
+    assert "summary, spec, layer, gradient, update, chunk, adjoint, plan, code, all" in shown
 
 
 def test_help_is_quick():

@@ -114,7 +114,7 @@ def test_json_of_a_stage_is_that_stage(stage):
     whole = json.loads(explain(meant, stage="all", form="json"))["Delta"]
     one = json.loads(explain(meant, stage=stage, form="json"))["Delta"]
     if stage == "summary":
-        assert set(whole) - set(one) == {"spec", "code"}
+        assert set(whole) - set(one) == {"spec", "layer", "code"}
         assert one == {name: whole[name] for name in one}
     else:
         assert one == {stage: whole[stage], "warnings": []}

@@ -33,13 +33,15 @@ def stage_digests(memory: CompiledMemory) -> dict[str, str]:
     """The digest of every stage of a memory, blind to names; "" where a rule has no chunk form."""
     model, rule, form = memory.model, memory.rule, memory.form
     model_roots = [*(node for _, node in model.gradients), model.answer]
-    turns = [node for _, node in (*rule.refresh, *rule.close)]
+    turns = [node for _, node in (*rule.block_start, *rule.block_end)]
     found: dict[str, str] = dict.fromkeys(STAGES, "")
     found["spec"] = sha256(_Anonymous().spec(memory.spec))
     found["model"] = sha256(_Anonymous().nodes(model_roots))
     names = _Anonymous()
     edges = names.nodes(turns)
-    found["rule"] = sha256(f"{names.program(rule.program)}{edges}{rule.block},{rule.micro}")
+    found["rule"] = sha256(
+        f"{names.program(rule.program)}{edges}{rule.block},{rule.steps_per_token}"
+    )
     if form is not None and memory.reverse is not None:
         found["chunk"] = sha256(form.family + _Anonymous().program(form.program))
         found["adjoint"] = sha256(_Anonymous().program(memory.reverse))

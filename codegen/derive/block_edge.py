@@ -9,12 +9,12 @@ from .update import UpdateRule
 
 def at_block_start(rule: UpdateRule) -> Program | None:
     """What the states become before the first token of a block; None where nothing happens."""
-    return _edge(rule, rule.refresh)
+    return _edge(rule, rule.block_start)
 
 
 def at_block_end(rule: UpdateRule) -> Program | None:
     """What the states become after the last token of a block; None where nothing happens."""
-    return _edge(rule, rule.close)
+    return _edge(rule, rule.block_end)
 
 
 def _edge(rule: UpdateRule, changes: tuple[tuple[str, Node], ...]) -> Program | None:

@@ -60,15 +60,15 @@ class ChunkForm:
 
 def chunkwise_form(rule: UpdateRule) -> ChunkForm:
     """The chunk form of a rule.  Raises Obstacle with the reason when it has none."""
-    if not rule.linear:
+    if not rule.affine:
         raise NotChunkable(rule.obstacle)
     lifting = _WriteSolver(rule)
     y = lifting.lift(rule.answer)
     results = [("y", y)]
-    for state, _ in rule.linear:
+    for state, _ in rule.affine:
         results.append((state.name, lifting.at_end(state)))
     used = [x for x in inputs_of(node for _, node in results) if x.role is not Role.STATE]
-    states = tuple(state for state, _ in rule.linear)
+    states = tuple(state for state, _ in rule.affine)
     carried = tuple((s, s.name) for s in states)
     labels = {**lifting.labels, **lifting.paths.labels}
     program = Program((*used, *states), tuple(results), carried, labels=labels)

@@ -21,8 +21,8 @@ def with_logarithms(
 
     A factor stays as it is where it has no logarithm: it is no product, or a gate in it may be negative.
     """
-    feeds = {feed.as_input(): feed for feed in model.feeds}
-    log_of = {(feed.of, feed.weight): feed.as_input() for feed in model.feeds if feed.log}
+    feeds = {feed.as_input(): feed for feed in model.inputs}
+    log_of = {(feed.of, feed.weight): feed.as_input() for feed in model.inputs if feed.log}
 
     def gates_of(nodes: list[Node]) -> list[MemoryInput]:
         found = (feeds[x] for x in inputs_of(nodes) if x in feeds)

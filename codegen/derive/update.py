@@ -35,28 +35,29 @@ from .token_step import Trajectory, run_token, weight_points
 class UpdateRule:
     """New states and the answer, as formulas of the old states and one token.
 
-    states    what is carried, as inputs of kind ``state``
-    program   the whole step: results are ``y`` and every state's new value
-    linear    each new state as ``Φ(states) + Σ u xᵀ``; empty when one of them is not of that form
-    answer    y over ``after`` inputs (a state after this token) and ``state`` inputs (before it)
-    refresh   what some states become at the start of each block of ``block`` tokens
-    close     what some states become after the last token of a block, over the states after it
-    block     tokens in a block; 0: there are no blocks
-    micro     steps that one token takes (several pairs, or the same pair again)
-    obstacle  why ``linear`` is empty
+    inputs           what the program reads of the token and the constants
+    state_tensors    what is carried, with how each of them starts
+    program          the whole step: results are ``y`` and the new value of every state
+    affine           each new state as ``Φ(states) + Σ u xᵀ``; empty if one of them has not that form
+    answer           y over the states after this token (role NEXT) and before it (role STATE)
+    block_start      (state, its value at the start of a block), over the states before the block
+    block_end        (state, its value after the last token of a block), over the states after it
+    block            tokens of a block; 0: there are no blocks
+    steps_per_token  steps that one token takes (several pairs, or the same pair again)
+    obstacle         why ``affine`` is empty
     """
 
     name: str
     model: MemoryModel
-    feeds: tuple[MemoryInput, ...]
-    weights: tuple[StateTensor, ...]
+    inputs: tuple[MemoryInput, ...]
+    state_tensors: tuple[StateTensor, ...]
     program: Program
-    linear: tuple[tuple[Input, AffineUpdate], ...]
+    affine: tuple[tuple[Input, AffineUpdate], ...]
     answer: Node
-    refresh: tuple[tuple[str, Node], ...]
-    close: tuple[tuple[str, Node], ...]
+    block_start: tuple[tuple[str, Node], ...]
+    block_end: tuple[tuple[str, Node], ...]
     block: int
-    micro: int
+    steps_per_token: int
     obstacle: str = ""
 
     @property
@@ -199,14 +200,14 @@ def _finish(
     return UpdateRule(
         name=model.name,
         model=model,
-        feeds=tuple(feed for feed in model.feeds if feed.name in names),
-        weights=weights,
+        inputs=tuple(given for given in model.inputs if given.name in names),
+        state_tensors=weights,
         program=Program((*used, *old), results, tuple((s, s.name) for s in old)),
-        linear=tuple(linear.items()),
+        affine=tuple(linear.items()),
         answer=answer,
-        refresh=refresh,
-        close=close,
+        block_start=refresh,
+        block_end=close,
         block=model.anchored.block if model.anchored else model.reset,
-        micro=model.steps_per_token,
+        steps_per_token=model.steps_per_token,
         obstacle=obstacle,
     )

@@ -78,7 +78,7 @@ class TokenVectorizer(ABC):
 
     def __init__(self, rule: UpdateRule) -> None:
         self.rule = rule
-        self.linear = dict(rule.linear)
+        self.linear = dict(rule.affine)
         self.states = frozenset(self.linear)
         self.paths = Transitions(self.linear, self.lift, rule.model.logarithms)
         self.done: dict[Node, Node] = {}

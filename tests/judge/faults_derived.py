@@ -214,10 +214,10 @@ def _(patch: Patch) -> None:
     def bare(model: Any) -> Any:
         rule = made(model)
         states = {state.name: state for state in rule.states}
-        weight = {tensor.name: tensor.of for tensor in rule.weights}
-        duals = {w.of: states[w.name] for w in rule.weights if w.kind is StateKind.DUAL}
-        unlinked = tuple((name, duals[weight[name]]) for name, _ in rule.refresh)
-        return replace(rule, refresh=unlinked)
+        weight = {tensor.name: tensor.of for tensor in rule.state_tensors}
+        duals = {w.of: states[w.name] for w in rule.state_tensors if w.kind is StateKind.DUAL}
+        unlinked = tuple((name, duals[weight[name]]) for name, _ in rule.block_start)
+        return replace(rule, block_start=unlinked)
 
     patch.setattr(pipeline, "update_rule", bare)
 

@@ -161,7 +161,7 @@ def test_the_model_alone_makes_the_text(name: str, monkeypatch: pytest.MonkeyPat
 def test_no_meaning_is_in_a_name(name: str) -> None:
     """Gates under names that lie about them: `log_1` is none, and a logarithm is called `in_2`."""
     model = build_model(SHIPPED[name])
-    gates = [feed for feed in model.feeds if feed.role is Role.GATE]
+    gates = [feed for feed in model.inputs if feed.role is Role.GATE]
     names = {g.name: f"in_{n}" if g.log else f"log_{n}" for n, g in enumerate(gates)}
     text, lying = text_of(model, "a"), text_of(renamed(model, names), "a")
     assert not names or text != lying
@@ -170,7 +170,7 @@ def test_no_meaning_is_in_a_name(name: str) -> None:
 
 def renamed(model: MemoryModel, names: dict[str, str]) -> MemoryModel:
     """The model with some inputs under other names."""
-    given = [*model.feeds, *(model.window.past if model.window else ())]
+    given = [*model.inputs, *(model.window.past if model.window else ())]
     exchange: dict[Node, Node] = {}
     for feed in given:
         head, past, age = feed.name.partition("_past")

@@ -165,7 +165,7 @@ class _Anonymous:
 
 def _value(value: object, at: dict[Node, str]) -> str:
     match value:
-        case Node():
+        case _ if isinstance(value, Node):
             return at[value]
         case tuple():
             return "[" + ",".join(_value(v, at) for v in value) + "]"

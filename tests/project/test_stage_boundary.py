@@ -182,7 +182,7 @@ def renamed(model: MemoryModel, names: dict[str, str]) -> MemoryModel:
         match value:
             case Input() if value.role is Role.HOLE:
                 return value
-            case Node():
+            case _ if isinstance(value, Node):
                 return substitute([value], exchange)[0]
             case MemoryInput():
                 return replace(value, name=exchange.get(value.as_input(), value.as_input()).name)

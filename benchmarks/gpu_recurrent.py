@@ -123,7 +123,7 @@ def drawn(
     extent = axis_sizes(spec, sizes)
     declared = {d.name: d.axes for d in (*spec.tokens, *spec.gates)}
     inputs: Tensors = {}
-    for feed in rule.feeds:
+    for feed in rule.inputs:
         axes = tuple(a for a in declared[feed.of] if a != "row") or ()
         if feed.weight is not None:
             axes = feed.axes
@@ -135,7 +135,7 @@ def drawn(
             x = -0.1 * x if feed.log else 0.5 * x
         inputs[feed.name] = x.requires_grad_()
     state: Tensors = {}
-    for weight in rule.weights:
+    for weight in rule.state_tensors:
         tile = [extent[a.name] for a in weight.axes]
         state[weight.name] = torch.zeros(batch, heads, *tile, device="cuda").requires_grad_()
     return inputs, state
@@ -175,7 +175,7 @@ def timed(name: str, dtype: str, which: str) -> dict[str, object]:
     )
     batch, length, heads, size = shape
     axes = {axis for _, named in (*kernels.tokens, *kernels.states) for axis in named}
-    plan = configure_launch(kernels, dict.fromkeys(axes, size), length * rule.micro)
+    plan = configure_launch(kernels, dict.fromkeys(axes, size), length * rule.steps_per_token)
     return {
         "memory": name, "dtype": dtype, "shape": which, "batch": batch, "time": length,
         "heads": heads, "size": size, "forward_ms": ahead, "both_ms": back,

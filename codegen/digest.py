@@ -1,6 +1,6 @@
-"""Digest of a file's meaning: tells two files apart that generate different text.
+"""The digest of what a file means: files from which different text is generated have different ones.
 
-Caches and certificates use it.
+Caches and certificates are keyed by it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from miras_dsl.spec import FileSpec
 
 
 def canonical(value: object) -> str:
-    """A stage as text without spans and documentation: what decides the generated code."""
+    """A frozen value as text, without spans and documentation: all that decides the generated code."""
     if is_dataclass(value) and not isinstance(value, type):
         inner = ",".join(
             f"{f.name}={canonical(getattr(value, f.name))}"
@@ -36,4 +36,5 @@ def digest_of(spec: FileSpec) -> str:
 
 
 def sha256(text: str) -> str:
+    """SHA-256 of a text, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -99,7 +99,7 @@ def evidence(d: CompiledMemory) -> list[str]:
 def state_size(d: CompiledMemory) -> sp.Expr:
     """How many numbers one head carries from token to token, over the memory's parameters."""
     sizes = dict(d.model.sizes)
-    each = [sp.prod([sizes[axis] for axis in weight.axes]) for weight in d.rule.weights]
+    each = [sp.prod([sizes[axis] for axis in weight.axes]) for weight in d.rule.state_tensors]
     return sp.expand(sp.Add(*each))
 
 

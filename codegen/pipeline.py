@@ -81,20 +81,20 @@ class CompiledMemory:
     text: str
 
     @property
-    def feeds(self) -> tuple[MemoryInput, ...]:
+    def inputs(self) -> tuple[MemoryInput, ...]:
         """What the layer must compute for the memory."""
-        return self.rule.feeds
+        return self.rule.inputs
 
     @property
-    def weights(self) -> tuple[StateTensor, ...]:
+    def state_tensors(self) -> tuple[StateTensor, ...]:
         """What the memory carries."""
-        return self.rule.weights
+        return self.rule.state_tensors
 
     def depth(self, tokens: int, backward: bool = False) -> SequentialDepth:
         """How many steps over so many tokens wait for one another, forwards or backwards."""
         program = self.reverse if backward else self.form and self.form.program
-        steps = tokens * self.rule.micro
-        chunk = self.rule.block * self.rule.micro or chunk_of_steps(CHUNK, steps)
+        steps = tokens * self.rule.steps_per_token
+        chunk = self.rule.block * self.rule.steps_per_token or chunk_of_steps(CHUNK, steps)
         return sequential_depth(program, chunk, steps)
 
     def sequential_depth(self, tokens: int) -> int:
@@ -179,7 +179,7 @@ def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:
     }
     parts = [compiled.text for compiled in memories.values()]
     for m in memories.values():
-        parts.append(emit_module(m.module, m.feeds, m.weights, m.model.window_inputs, names))
+        parts.append(emit_module(m.module, m.inputs, m.state_tensors, m.model.window_inputs, names))
     parts += [layer_text(layer, names) for layer in spec.layers.values()]
     parts += [model_text(model, names) for model in spec.models.values()]
     body = "\n\n".join(part.strip("\n") + "\n" for part in parts)

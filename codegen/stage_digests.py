@@ -1,9 +1,9 @@
-"""Digests of each stage of a memory with all names taken out.
+"""Digests of every stage of a memory, independent of the names that a user chose.
 
-`stage_digests` is the proof that the compiler is one mechanism: it numbers every name that a user
-chose in order of first use, so that a rule and the same rule under other names, with every library
-word replaced by its formula, have equal digests at every stage.  Only words of the language stay:
-`query`, `key`, `value`, operations, axes, clauses.
+Names are numbered in order of first use.  So a rule, and the same rule with other names and with every
+library word replaced by its formula, have equal digests at every stage: `tests/meaning` checks with them
+that no stage depends on a name.  Only words of the language stay: `query`, `key`, `value`, operations,
+axes, clauses.
 """
 
 from __future__ import annotations
@@ -26,20 +26,23 @@ STAGES = ("spec", "model", "rule", "chunk", "adjoint", "plan", "text")
 OWN = frozenset({"query", "key", "value", "position", "valid", "y", "d_y"})
 """Names that every memory has and no user chooses."""
 GENERIC = frozenset({"keep", "weight", "grad", "x", "dual", "position"})
-"""Kinds of references whose name is a word of the language."""
+"""Kinds of `Ref` whose name is a word of the language."""
 
 
 def stage_digests(memory: CompiledMemory) -> dict[str, str]:
-    """The digest of every stage of a memory, blind to names; "" where a rule has no chunk form."""
+    """Stage (one of `STAGES`) -> digest without names; "" for a stage that a rule without a chunk form
+    does not have."""
     model, rule, form = memory.model, memory.rule, memory.form
     model_roots = [*(node for _, node in model.gradients), model.answer]
-    turns = [node for _, node in (*rule.refresh, *rule.close)]
+    block_edges = [node for _, node in (*rule.block_start, *rule.block_end)]
     found: dict[str, str] = dict.fromkeys(STAGES, "")
     found["spec"] = sha256(_Anonymous().spec(memory.spec))
     found["model"] = sha256(_Anonymous().nodes(model_roots))
     names = _Anonymous()
-    edges = names.nodes(turns)
-    found["rule"] = sha256(f"{names.program(rule.program)}{edges}{rule.block},{rule.micro}")
+    edges = names.nodes(block_edges)
+    found["rule"] = sha256(
+        f"{names.program(rule.program)}{edges}{rule.block},{rule.steps_per_token}"
+    )
     if form is not None and memory.reverse is not None:
         found["chunk"] = sha256(form.family + _Anonymous().program(form.program))
         found["adjoint"] = sha256(_Anonymous().program(memory.reverse))
@@ -51,7 +54,7 @@ def stage_digests(memory: CompiledMemory) -> dict[str, str]:
 
 
 def _kernel(plan: KernelPlan, kernel: Kernel) -> str:
-    """A kernel without names: its loops, and what it reads, computes and writes."""
+    """A kernel as text without names: its loops, and what it reads, computes and writes."""
     names = _Anonymous()
     loops = [f"{walk.along.value}{walk.step}" for walk in walks(kernel)]
     by_scope: dict[str, list[Node]] = {}
@@ -64,12 +67,12 @@ def _kernel(plan: KernelPlan, kernel: Kernel) -> str:
 
 @dataclass(slots=True)
 class _Anonymous:
-    """Stages as text in which every chosen name is its kind and a number."""
+    """Writes stages as text in which every chosen name is replaced by its kind and a number."""
 
     given: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def name(self, kind: str, name: str) -> str:
-        """The number of a name among those of its kind, in order of first use."""
+        """A name's replacement: its kind, and its number among the names of that kind by first use."""
         if name in OWN and kind != "gate":
             return name
         count = sum(known == kind for known, _ in self.given)
@@ -130,7 +133,7 @@ class _Anonymous:
     # ------------------------------------------------------------ stages 3 to 7
 
     def nodes(self, roots: Iterable[Node], holes: Sequence[Input] = ()) -> str:
-        """Nodes as numbered lines, operands before what uses them."""
+        """Nodes as numbered lines, operands before the nodes that use them."""
         roots = list(roots)
         at: dict[Node, str] = {hole: f"hole{n}" for n, hole in enumerate(holes)}
         lines = []
@@ -154,7 +157,7 @@ class _Anonymous:
         return type(node).__name__ + "(" + ",".join(_value(v, at) for v in held) + ")"
 
     def program(self, program: Program) -> str:
-        """A program: results in order, which of them are carried, which way it walks."""
+        """A program: its results in order, which of them are carried, and whether it runs in reverse."""
         names = [name for name, _ in program.results]
         text = self.nodes([node for _, node in program.results])
         carried = [f"{self._input(state)}:{names.index(name)}" for state, name in program.carried]
@@ -163,7 +166,7 @@ class _Anonymous:
 
 def _value(value: object, at: dict[Node, str]) -> str:
     match value:
-        case Node():
+        case _ if isinstance(value, Node):
             return at[value]
         case tuple():
             return "[" + ",".join(_value(v, at) for v in value) + "]"
@@ -176,8 +179,8 @@ def _value(value: object, at: dict[Node, str]) -> str:
 def nameless(text: str) -> str:
     """Generated text as a syntax tree without docstrings, comments and layout, its names numbered.
 
-    Names of a function's own are numbered in that function; attributes (`torch.exp`) are the library's
-    names and stay; strings with an arrow are einsum's, and of a list of names only its length stays.
+    Local names of a function are numbered within it.  Attributes (`torch.exp`) and strings with an
+    arrow (of einsum) stay; a string of several words is replaced by their number.
     """
     tree = ast.parse(text)
     for node in ast.walk(tree):
@@ -189,8 +192,7 @@ def nameless(text: str) -> str:
 
 
 def _number_names(tree: ast.AST, given: dict[str, str], own: set[str]) -> None:
-    """Number the names below a node: those in ``own`` by a table of the function, others by one of
-    the module."""
+    """Number the names below a node: those in ``own`` within the function, others within the module."""
     inside: dict[str, str] = {}
 
     def number(name: str) -> str:
@@ -218,8 +220,7 @@ def _number_names(tree: ast.AST, given: dict[str, str], own: set[str]) -> None:
 
 
 def _in_order(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node of a syntax tree as it is read, from top to bottom; functions inside it are left to
-    whoever reads them."""
+    """Every node of a syntax tree from top to bottom; of a function inside it only the node itself."""
     yield tree
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, ast.FunctionDef):

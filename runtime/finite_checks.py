@@ -62,20 +62,20 @@ def _first(call: MemoryCall) -> str:
         if (place := _bad(x)) is not None:
             return f"the state {name} is not finite before the first token{_row(place)}"
     for name in kinds.keys() - moving:
-        if _bad(call.feeds[name]) is not None:
+        if _bad(call.inputs[name]) is not None:
             return f"{name} is not finite"
     packed = call.bounds is not None
     ends = (0, call.tokens) if call.bounds is None else call.bounds.ends
     for n, (start, end) in enumerate(pairwise(ends)):
         carried = {name: x[n : n + 1] if packed else x for name, x in call.state.items()}
         for t in range(start, end):
-            here = {n: x[:, t : t + 1] if n in moving else x for n, x in call.feeds.items()}
+            here = {n: x[:, t : t + 1] if n in moving else x for n, x in call.inputs.items()}
             when = f"token {t - start}"
             for name in sorted(moving):
                 # The logarithm of a gate that is zero is -inf, and is meant.
                 if (place := _bad(here[name].nan_to_num(nan=torch.nan, neginf=0.0))) is not None:
                     return f"the input {name} is not finite at {when}{_row(place, n, packed)}"
-            one = replace(call, feeds=here, state=carried, bounds=None, tokens=1)
+            one = replace(call, inputs=here, state=carried, bounds=None, tokens=1)
             y, carried = run_token_loop(one)
             made = {f"state {name}": x for name, x in carried.items()} | {"answer": y}
             for name, x in made.items():

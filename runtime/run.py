@@ -91,8 +91,8 @@ def _run(
 
 def run_chunked(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
     prepared = prepare(call)
-    tensors = [*prepared.feeds.values(), *prepared.states.values()]
-    y, *last = _Chunked.apply(call.memory, prepared.ground, tuple(prepared.feeds), *tensors)
+    tensors = [*prepared.inputs.values(), *prepared.states.values()]
+    y, *last = _Chunked.apply(call.memory, prepared.ground, tuple(prepared.inputs), *tensors)
     rows = zip(call.memory.states, last, strict=True)
     new = {s.name: x.unflatten(0, (-1, call.heads)) for s, x in rows}
     return prepared.answer(y), {**call.state, **new, **prepared.tails, **position_after(call)}
@@ -104,7 +104,7 @@ class ChunkedInputs:
 
     call: MemoryCall
     ground: ScanContext
-    feeds: dict[str, Tensor]
+    inputs: dict[str, Tensor]
     states: dict[str, Tensor]
     tails: dict[str, Tensor]
 

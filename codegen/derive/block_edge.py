@@ -1,4 +1,7 @@
-"""What happens to the carried tensors where a block begins or ends, as programs of the usual type."""
+"""What happens to the carried states at the start and at the end of a block, as programs.
+
+Each is a `Program` like the update of a token, so its adjoint is derived by the same function.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from .update import UpdateRule
 
 
 def at_block_start(rule: UpdateRule) -> Program | None:
-    """What the states become before the first token of a block; None where nothing happens."""
-    return _edge(rule, rule.refresh)
+    """The states before the first token of a block, from those before the block; None: as they were."""
+    return _edge(rule, rule.block_start)
 
 
 def at_block_end(rule: UpdateRule) -> Program | None:
-    """What the states become after the last token of a block; None where nothing happens."""
-    return _edge(rule, rule.close)
+    """The states after the last token of a block, changed once more; None: as the token left them."""
+    return _edge(rule, rule.block_end)
 
 
 def _edge(rule: UpdateRule, changes: tuple[tuple[str, Node], ...]) -> Program | None:

@@ -1,4 +1,8 @@
-"""Decays as logarithms: factors of states with their gates written as e^log, and the exponents."""
+"""Decays as logarithms: a gate in the factor of a state is written as e^log, and the log read off.
+
+The logarithm of a gate is an input of its own, which the layer computes from the gate's formula.  Sums
+of such logarithms keep the digits that products of decays near 0 or 1 would lose.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +18,23 @@ from miras_dsl.scalar.functions import OPERANDS
 
 
 def with_logarithms(
-    linear: Mapping[Input, AffineUpdate], model: MemoryModel
+    updates: Mapping[Input, AffineUpdate], model: MemoryModel
 ) -> dict[Input, AffineUpdate]:
-    """Every state's factor of itself with its gates written as e^log; the same gates are written so
-    where they multiply another state.
+    """The same updates, with the gates in each state's own factor written as e^log.
 
-    A factor stays as it is where it has no logarithm: it is no product, or a gate in it may be negative.
+    These gates are written as e^log also where they multiply another state.  A factor that has no
+    logarithm stays as it is: it is not a product, or one of its gates may be negative.
+
+    updates  new value of each state, as an affine formula of the old states
     """
-    feeds = {feed.as_input(): feed for feed in model.feeds}
-    log_of = {(feed.of, feed.weight): feed.as_input() for feed in model.feeds if feed.log}
+    known = {given.as_input(): given for given in model.inputs}
+    log_of = {(given.of, given.weight): given.as_input() for given in model.inputs if given.log}
 
     def gates_of(nodes: list[Node]) -> list[MemoryInput]:
-        found = (feeds[x] for x in inputs_of(nodes) if x in feeds)
-        return [feed for feed in found if feed.role is Role.GATE]
+        found = (known[x] for x in inputs_of(nodes) if x in known)
+        return [given for given in found if given.role is Role.GATE]
 
-    def chained(node: Node, only: set[str] | None) -> Node:
+    def with_exponentials(node: Node, only: set[str] | None) -> Node:
         gates = [g for g in gates_of([node]) if not g.log]
         if not has_logarithm(node) or any(g.signed for g in gates):
             return node
@@ -39,22 +45,29 @@ def with_logarithms(
         }
         return substitute([node], exchange)[0] if exchange else node
 
-    own = {s: chained(c, None) for s, form in linear.items() for t, c in form.keep if t is s}
+    own = {
+        s: with_exponentials(c, None) for s, form in updates.items() for t, c in form.keep if t is s
+    }
     logs = {gate.of for gate in gates_of(list(own.values())) if gate.log}
     return {
         s: AffineUpdate(
-            tuple((t, own[s] if t is s else chained(c, logs)) for t, c in form.keep), form.writes
+            tuple((t, own[s] if t is s else with_exponentials(c, logs)) for t, c in form.keep),
+            form.writes,
         )
-        for s, form in linear.items()
+        for s, form in updates.items()
     }
 
 
 def decay_logarithms(coefficient: Node, state: Input) -> dict[Axis | None, Node]:
-    """The logarithm of a decay, by axis.  Raises NotChunkable when it is not a product of exponentials."""
-    whole, args = inline(coefficient)
+    """The logarithm of a decay: of its scalar part (None) and of its part along each axis of ``state``.
+
+    Raises NotChunkable when the decay is not a product of exponentials and positive numbers, or has a
+    factor that depends on several axes.
+    """
+    product, args = inline(coefficient)
     nodes = dict(zip(OPERANDS, args, strict=False))
     result: dict[Axis | None, Node] = {}
-    for factor in sp.Mul.make_args(whole):
+    for factor in sp.Mul.make_args(product):
         if factor == 1:
             continue
         if isinstance(factor, sp.exp):

@@ -1,4 +1,4 @@
-"""The events of one token, played symbolically on the weights of one course."""
+"""One token, executed symbolically: the events of `order`, applied to the weights of one trajectory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from miras_dsl.ir import Input, Node, Role, substitute
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One course of the weights through a token: the states that hold them and their momenta."""
+    """The states that one trajectory of the weights carries from token to token.
+
+    Exact learning has one trajectory; anchored learning with s sweeps has s of them (math: a trajectory
+    learns from gradients at the one before it).
+
+    weights  weight -> the state that holds it, or its dual
+    carried  (carried tensor of the algorithm, weight) -> its state, such as a momentum
+    """
 
     weights: Mapping[str, Input]
     carried: Mapping[tuple[str, str], Input]
@@ -23,72 +30,87 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class TokenResult:
-    """A course after a token: new values by state name, the answer, and where it was asked."""
+    """A trajectory after a token.
+
+    new            state name -> its new value
+    answer         what is read, over states of role NEXT where the read comes last; None without one
+    at_prediction  weight -> its value when the memory predicts, where its gradient is taken
+    """
 
     new: Mapping[str, Node]
     answer: Node | None
-    asked: Mapping[str, Node]
+    at_prediction: Mapping[str, Node]
 
 
 def run_token(
     model: MemoryModel,
-    course: Trajectory,
-    anchors: Mapping[str, Node],
+    trajectory: Trajectory,
+    gradients_at: Mapping[str, Node],
     link: Link | None,
-    linked_anchors: bool,
+    link_gradients: bool,
 ) -> TokenResult:
-    """Play the events of a token on one course; gradients are taken at ``anchors`` if there are any
-    (through the link, if ``linked_anchors``), else at the weights when the memory predicts."""
-    before: Mapping[str, Node] = course.weights
-    current: Mapping[str, Node] = before
-    carried: Mapping[tuple[str, str], Node] = course.carried
-    asked, answer = before, None
+    """The new states and the answer of one token, as formulas of the states before it.
+
+    trajectory      the states that the token changes
+    gradients_at    weight -> where its gradient is taken; empty: at its value when the memory predicts
+    link            the weight as a formula of what is carried for it; None: it is carried itself
+    link_gradients  whether gradients are taken at ``link(gradients_at)`` rather than there
+
+    Raises SharedDecay, and what `implicit_step` and `proximal_step` raise.
+    """
+    current: Mapping[str, Node] = trajectory.weights
+    carried: Mapping[tuple[str, str], Node] = trajectory.carried
+    at_prediction, answer = current, None
     for at, event in enumerate(model.order):
         match event:
             case "decay":
                 current = {w: value * _decay(model, w) for w, value in current.items()}
             case "predict":
-                asked = current
+                at_prediction = current
             case "write":
-                source = anchors or asked
+                points = gradients_at or at_prediction
                 names = [name for name, _ in model.gradients]
-                moved = substitute(
+                values = substitute(
                     [g for _, g in model.gradients],
-                    weight_points(model, source, link if linked_anchors else None),
+                    weight_points(model, points, link if link_gradients else None),
                 )
-                slopes = dict(zip(names, moved, strict=True))
+                gradients = dict(zip(names, values, strict=True))
                 if model.implicit:
-                    slopes = implicit_step(model, current)
+                    gradients = implicit_step(model, current)
                 kept = current
-                current, carried = _rules(model, kept, carried, slopes)
+                current, carried = _apply_rules(model, kept, carried, gradients)
                 for w in kept:
                     if model.formulas_of(w).penalty is not None:
-                        current[w] = proximal_step(model, w, slopes[w], kept[w])
+                        current[w] = proximal_step(model, w, gradients[w], kept[w])
             case "read":
-                settled = not {"decay", "write"} & set(model.order[at + 1 :])
-                seen: Mapping[str, Node] = current
-                if settled:
-                    seen = {w: Input(s.name, s.axes, Role.NEXT) for w, s in course.weights.items()}
-                (answer,) = substitute([model.answer], weight_points(model, seen, link))
+                read_at: Mapping[str, Node] = current
+                if not {"decay", "write"} & set(model.order[at + 1 :]):
+                    read_at = {
+                        w: Input(s.name, s.axes, Role.NEXT) for w, s in trajectory.weights.items()
+                    }
+                (answer,) = substitute([model.answer], weight_points(model, read_at, link))
             case _:
                 raise AssertionError(f"unknown event {event}")
-    new = {course.weights[w].name: value for w, value in current.items()}
-    new |= {course.carried[key].name: value for key, value in carried.items()}
-    return TokenResult(new, answer, asked)
+    new = {trajectory.weights[w].name: value for w, value in current.items()}
+    new |= {trajectory.carried[key].name: value for key, value in carried.items()}
+    return TokenResult(new, answer, at_prediction)
 
 
 def _decay(model: MemoryModel, weight: str) -> Node:
-    """The factor of a weight.  Raises SharedDecay where a token of several steps cannot have it."""
+    """The factor of a weight.  Raises SharedDecay where it cannot be taken out of a token of several
+    steps."""
     gate, factor = model.decay_gate, model.formulas_of(weight).decay
     assert factor is not None, "the checker asks for `decay` in the order only with a decay"
-    # Among several steps the decay acts once, and anything else that its gate does in each.
+    # The decay acts in one step of a token: the runtime gives the other steps a gate of 1 (a
+    # logarithm of 0).  A gate that other formulas read too cannot be given so, unless the decay reads
+    # the logarithm and they the gate.
     if gate is not None and gate.signed and gate.shared and model.steps_per_token > 1:
         raise SharedDecay(f"the decay `{gate.name}` may be negative and does something else too")
     return factor
 
 
 class SharedDecay(DerivationError):
-    """A decay that changes signs, in a token of several steps, whose gate does something else too."""
+    """The decay of a token of several steps may be negative, and its gate is read elsewhere too."""
 
     code = "M0502"
     help = "give the decay a gate of its own with the same formula"
@@ -97,7 +119,10 @@ class SharedDecay(DerivationError):
 def weight_points(
     model: MemoryModel, weights: Mapping[str, Node], link: Link | None
 ) -> dict[Node, Node]:
-    """The weights as gradients and answers see them: through the link, if there is one."""
+    """The value of every weight in gradients and answers: ``link`` of what is carried, if there is one.
+
+    Returns (the input of role WEIGHT) -> value, as `substitute` takes it.
+    """
     return {
         Input(w.name, w.axes, Role.WEIGHT): link(w.name, weights[w.name])
         if link
@@ -106,18 +131,18 @@ def weight_points(
     }
 
 
-def _rules(
+def _apply_rules(
     model: MemoryModel,
     kept: Mapping[str, Node],
     carried: Mapping[tuple[str, str], Node],
-    slopes: Mapping[str, Node],
+    gradients: Mapping[str, Node],
 ) -> tuple[dict[str, Node], dict[tuple[str, str], Node]]:
     """The weights and carried tensors after the rules of the algorithm."""
     new, new_carried = dict(kept), dict(carried)
     for weight, formulas in model.formulas:
         for target, rule in formulas.rules:
             given: dict[Node, Node] = {
-                formulas.grad: slopes[weight],
+                formulas.grad: gradients[weight],
                 formulas.kept: kept[weight],
                 formulas.newest: new[weight],
             }

@@ -1,7 +1,8 @@
 """Stage 4: what one token does to a memory.  This is the meaning of a rule.
 
-The events of `order` are played once, symbolically, on the weights.  Anchors, trajectories of sweeps,
-momenta and duals are states like any other; after this stage nothing knows these words.
+The events of `order` are executed once, symbolically (`token_step`).  The result is a program over
+states; an anchor, the trajectory of a sweep, a momentum and a dual are states like any other, and later
+stages do not tell them apart.
 """
 
 from __future__ import annotations
@@ -35,28 +36,29 @@ from .token_step import Trajectory, run_token, weight_points
 class UpdateRule:
     """New states and the answer, as formulas of the old states and one token.
 
-    states    what is carried, as inputs of kind ``state``
-    program   the whole step: results are ``y`` and every state's new value
-    linear    each new state as ``Φ(states) + Σ u xᵀ``; empty when one of them is not of that form
-    answer    y over ``after`` inputs (a state after this token) and ``state`` inputs (before it)
-    refresh   what some states become at the start of each block of ``block`` tokens
-    close     what some states become after the last token of a block, over the states after it
-    block     tokens in a block; 0: there are no blocks
-    micro     steps that one token takes (several pairs, or the same pair again)
-    obstacle  why ``linear`` is empty
+    inputs           what the program reads of the token and the constants
+    state_tensors    what is carried, with how each of them starts
+    program          the whole step: results are ``y`` and the new value of every state
+    affine           each new state as ``Φ(states) + Σ u xᵀ``; empty if one of them has not that form
+    answer           y over the states after this token (role NEXT) and before it (role STATE)
+    block_start      (state, its value at the start of a block), over the states before the block
+    block_end        (state, its value after the last token of a block), over the states after it
+    block            tokens of a block; 0: there are no blocks
+    steps_per_token  steps that one token takes (several pairs, or the same pair again)
+    obstacle         why ``affine`` is empty
     """
 
     name: str
     model: MemoryModel
-    feeds: tuple[MemoryInput, ...]
-    weights: tuple[StateTensor, ...]
+    inputs: tuple[MemoryInput, ...]
+    state_tensors: tuple[StateTensor, ...]
     program: Program
-    linear: tuple[tuple[Input, AffineUpdate], ...]
+    affine: tuple[tuple[Input, AffineUpdate], ...]
     answer: Node
-    refresh: tuple[tuple[str, Node], ...]
-    close: tuple[tuple[str, Node], ...]
+    block_start: tuple[tuple[str, Node], ...]
+    block_end: tuple[tuple[str, Node], ...]
     block: int
-    micro: int
+    steps_per_token: int
     obstacle: str = ""
 
     @property
@@ -66,16 +68,20 @@ class UpdateRule:
 
 
 def update_rule(model: MemoryModel) -> UpdateRule:
-    """Play one token."""
+    """The update rule of a memory.
+
+    Raises NoReset, SharedDecay, and what the derivation of a link, a proximal or an implicit step
+    raises: all are DerivationErrors, which the user sees as coded diagnostics.
+    """
     anchored, at_chunk = model.anchored, model.at_chunk
     link = link_function(model)
-    weights: list[StateTensor] = []
+    tensors: list[StateTensor] = []
 
     def states(suffix: str, init: str | None, kind: StateKind) -> dict[str, Input]:
         for w in model.weights:
             start = _start(model, w, kind)
             name = f"{w.name}{suffix}"
-            weights.append(StateTensor(name, w.name, w.axes, init or w.init, kind, start))
+            tensors.append(StateTensor(name, w.name, w.axes, init or w.init, kind, start))
         return {w.name: Input(f"{w.name}{suffix}", w.axes, Role.STATE) for w in model.weights}
 
     def momenta(suffix: str) -> dict[tuple[str, str], Input]:
@@ -83,7 +89,7 @@ def update_rule(model: MemoryModel) -> UpdateRule:
         for w in model.weights:
             for carry in model.carry:
                 name = f"{carry}.{w.name}{suffix}"
-                weights.append(StateTensor(name, w.name, w.axes, "zero", StateKind.CARRIED))
+                tensors.append(StateTensor(name, w.name, w.axes, "zero", StateKind.CARRIED))
                 found[carry, w.name] = Input(name, w.axes, Role.STATE)
         return found
 
@@ -95,51 +101,59 @@ def update_rule(model: MemoryModel) -> UpdateRule:
     anchors = states(".anchor", "weight", StateKind.ANCHOR) if anchored else {}
     duals = states(".dual", None, StateKind.DUAL) if at_chunk else {}
 
-    seen_through = None if at_chunk else link
+    read_through = None if at_chunk else link
     scale = anchored.scale if anchored else None
     if scale is not None:
-        seen_through = scaled(scale, anchors)
-    source: Mapping[str, Node] = anchors
+        read_through = scaled_from_anchor(scale, anchors)
+    # The first trajectory learns from gradients at the anchors (where a scale has no effect), each
+    # further one from gradients at the trajectory before it.  The last one is read.
+    gradients_at: Mapping[str, Node] = anchors
     new: dict[str, Node] = {state.name: state for state in anchors.values()}
-    for course in [*earlier, last]:
-        played = run_token(
-            model, course, source, seen_through, scale is None or source is not anchors
+    for trajectory in [*earlier, last]:
+        result = run_token(
+            model,
+            trajectory,
+            gradients_at,
+            read_through,
+            scale is None or gradients_at is not anchors,
         )
-        new |= played.new
-        asked_last, source = source, played.asked
+        new |= result.new
+        gradients_of_last, gradients_at = gradients_at, result.at_prediction
+    # A link at the end of a block: the dual takes the same writes as the last trajectory, and the
+    # weight becomes link(dual) when the next block starts.
     if at_chunk:
-        new |= run_token(model, Trajectory(duals, last.carried), asked_last, None, True).new
-    answer = played.answer
+        new |= run_token(model, Trajectory(duals, last.carried), gradients_of_last, None, True).new
+    answer = result.answer
     if answer is None or (anchored and anchored.reads_start):
         (answer,) = substitute(
             [model.answer], weight_points(model, anchors, link if not at_chunk else None)
         )
-    close = (
-        tuple((s.name, seen_through(w, s)) for w, s in last.weights.items())
+    block_end = (
+        tuple((s.name, read_through(w, s)) for w, s in last.weights.items())
         if scale is not None
         else ()
     )
 
-    refresh: list[tuple[str, Node]] = []
+    block_start: list[tuple[str, Node]] = []
     for weight in anchors:
         start: Node = last.weights[weight]
         if at_chunk:
             assert link is not None
             start = link(weight, duals[weight])
-            refresh.append((weight, start))
-        refresh += [(course.weights[weight].name, start) for course in earlier]
-        refresh.append((anchors[weight].name, start))
+            block_start.append((weight, start))
+        block_start += [(trajectory.weights[weight].name, start) for trajectory in earlier]
+        block_start.append((anchors[weight].name, start))
     for key, momentum in last.carried.items() if anchored else ():
-        refresh += [(course.carried[key].name, momentum) for course in earlier]
+        block_start += [(trajectory.carried[key].name, momentum) for trajectory in earlier]
 
     if model.reset:
-        refresh = _resets(model, weights)
-    old = [Input(w.name, w.axes, Role.STATE) for w in weights]
-    return _finish(model, old, new, answer, tuple(weights), tuple(refresh), close)
+        block_start = _resets(model, tensors)
+    old = [Input(tensor.name, tensor.axes, Role.STATE) for tensor in tensors]
+    return _assemble(model, old, new, answer, tuple(tensors), tuple(block_start), block_end)
 
 
 def _start(model: MemoryModel, weight: StateTensor, kind: StateKind) -> InitialValue | None:
-    """How the first value of a tensor comes from a weight that begins positive."""
+    """The first value of a tensor that belongs to a weight with positive rows; None for other weights."""
     if weight.init != "positive":
         return None
     linked = model.formulas_of(weight.name).potential is not None
@@ -148,65 +162,65 @@ def _start(model: MemoryModel, weight: StateTensor, kind: StateKind) -> InitialV
     return InitialValue(initial_mass(model, weight.name))
 
 
-def _resets(model: MemoryModel, weights: list[StateTensor]) -> list[tuple[str, Node]]:
-    """Every state is zero again.  Raises NoReset where it would have to start otherwise."""
-    if model.anchored or any(w.init != "zero" for w in weights):
+def _resets(model: MemoryModel, tensors: list[StateTensor]) -> list[tuple[str, Node]]:
+    """Every state set to zero.  Raises NoReset where a state does not start at zero."""
+    if model.anchored or any(tensor.init != "zero" for tensor in tensors):
         raise NoReset("`reset` goes with exact learning in weights that start at zero")
-    return [(w.name, ZERO) for w in weights]
+    return [(tensor.name, ZERO) for tensor in tensors]
 
 
 class NoReset(DerivationError):
-    """A reset that this version cannot make."""
+    """`reset` in a memory whose states do not all start at zero."""
 
     code = "M0611"
     help = "leave `reset` out, or learn exactly in a matrix that starts at zero"
 
 
-def scaled(scale: Node, anchors: Mapping[str, Input]) -> Link:
-    """``anchor + scale (weight - anchor)``: the weight as reads see it (say by 1 / position)."""
+def scaled_from_anchor(scale: Node, anchors: Mapping[str, Input]) -> Link:
+    """``anchor + scale (weight - anchor)``: the value of a weight in reads (scale 1 / position, say)."""
     return lambda w, value: anchors[w] + (value - anchors[w]) * scale
 
 
-def _finish(
+def _assemble(
     model: MemoryModel,
     old: list[Input],
     new: Mapping[str, Node],
     answer: Node,
-    weights: tuple[StateTensor, ...],
-    refresh: tuple[tuple[str, Node], ...],
-    close: tuple[tuple[str, Node], ...],
+    state_tensors: tuple[StateTensor, ...],
+    block_start: tuple[tuple[str, Node], ...],
+    block_end: tuple[tuple[str, Node], ...],
 ) -> UpdateRule:
-    """Collect every new state and close the rule into a program."""
-    linear: dict[Input, AffineUpdate] = {}
+    """The rule with every new state as an affine formula of the old states, where all have that form."""
+    affine: dict[Input, AffineUpdate] = {}
     obstacle = ""
-    moving = frozenset(state for state in old if new[state.name] is not state)
+    changing = frozenset(state for state in old if new[state.name] is not state)
     try:
         for state in old:
-            own = frozenset([state]) if new[state.name] is state else moving
-            linear[state] = to_affine_state(new[state.name], state.axes, own)
-        linear = with_positive_scales(with_logarithms(linear, model))
+            own = frozenset([state]) if new[state.name] is state else changing
+            affine[state] = to_affine_state(new[state.name], state.axes, own)
+        affine = with_positive_scales(with_logarithms(affine, model))
     except NotChunkable as reason:
-        linear, obstacle = {}, str(reason)
-    values = {s: linear[s].as_node() if s in linear else new[s.name] for s in old}
+        affine, obstacle = {}, str(reason)
+    values = {s: affine[s].as_node() if s in affine else new[s.name] for s in old}
     (y,) = substitute([answer], {Input(s.name, s.axes, Role.NEXT): v for s, v in values.items()})
     results = (("y", y), *((s.name, v) for s, v in values.items()))
     used = [x for x in inputs_of(node for _, node in results) if x.role is not Role.STATE]
     names = {x.name for x in used} | {
         x.name
-        for x in inputs_of(node for _, node in (*refresh, *close))
+        for x in inputs_of(node for _, node in (*block_start, *block_end))
         if x.role is not Role.STATE
     }
     return UpdateRule(
         name=model.name,
         model=model,
-        feeds=tuple(feed for feed in model.feeds if feed.name in names),
-        weights=weights,
+        inputs=tuple(given for given in model.inputs if given.name in names),
+        state_tensors=state_tensors,
         program=Program((*used, *old), results, tuple((s, s.name) for s in old)),
-        linear=tuple(linear.items()),
+        affine=tuple(affine.items()),
         answer=answer,
-        refresh=refresh,
-        close=close,
+        block_start=block_start,
+        block_end=block_end,
         block=model.anchored.block if model.anchored else model.reset,
-        micro=model.steps_per_token,
+        steps_per_token=model.steps_per_token,
         obstacle=obstacle,
     )

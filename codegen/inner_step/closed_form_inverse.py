@@ -1,4 +1,8 @@
-"""``slope(w) = a`` solved for w: in closed form where the outer functions can be peeled off."""
+"""``slope(w) = a`` solved for w: in closed form where its functions can be inverted one by one.
+
+sympy's own `solve` returns wrong or several branches for w^4 / 4, |w|^1.5 or cosh(w); here the function
+is known to increase, so there is one answer, and each candidate is checked on samples.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,14 @@ from .monotone import MonotoneFunction, holds_on_samples
 from .scalar_equation import cheap_to_simplify
 
 PROBES = (-6.0, -1.3, -0.4, -0.05, 0.0, 0.2, 0.9, 1.7, 8.0)
+"""Values of the target at which a candidate is checked."""
 
 
 def solve(slope: MonotoneFunction, target: sp.Symbol) -> sp.Expr:
-    """The w at which the slope is ``target``, as a formula of the target and the constants.
+    """The w at which the slope equals ``target``, as a formula of the target and the constants.
 
-    Candidates in closed form are tried at many points; where none holds, Newton steps find w.
+    A candidate in closed form is taken if it holds at the `PROBES`; else the formula is a
+    `monotone_inverse`, which Newton steps evaluate.
     """
     for answer in _unwrap(slope.formula, target):
         if holds_on_samples(slope, target, answer, PROBES):
@@ -28,7 +34,7 @@ def solve(slope: MonotoneFunction, target: sp.Symbol) -> sp.Expr:
 
 
 def _unwrap(left: sp.Expr, right: sp.Expr) -> Iterator[sp.Expr]:
-    """At most one candidate: what is around the unknown is taken to the other side, one by one."""
+    """Yields at most one candidate: functions around the unknown are inverted, outermost first."""
     for _ in range(32):
         if left == W:
             yield right
@@ -45,6 +51,8 @@ def _unwrap(left: sp.Expr, right: sp.Expr) -> Iterator[sp.Expr]:
 
 
 Sides = tuple[sp.Expr, sp.Expr]
+"""The two sides of an equation, the unknown on the left.  Each step below returns an equivalent one, or
+None where it does not apply."""
 
 
 def _affine(left: sp.Expr, right: sp.Expr) -> Sides | None:
@@ -56,7 +64,8 @@ def _affine(left: sp.Expr, right: sp.Expr) -> Sides | None:
 
 
 def _threshold(left: sp.Expr, right: sp.Expr) -> Sides | None:
-    """``h(w) + g sign(k w + b) = right``: near the kink w stays there."""
+    """``h(w) + g sign(k w + b) = right``: a soft threshold, which keeps w at the jump for a range of
+    right-hand sides."""
     kinks = [part for part in left.atoms(scalars.sign) if part.has(W)]
     if len(kinks) != 1 or not isinstance(left, sp.Add):
         return None
@@ -67,16 +76,16 @@ def _threshold(left: sp.Expr, right: sp.Expr) -> Sides | None:
     rest = left - with_kink
     if k.has(W) or size.has(W) or with_kink.xreplace({kinks[0]: sp.Integer(-1)}) != -size:
         return None
-    place = -inside.xreplace({W: sp.Integer(0)}) / k
-    there = rest.xreplace({W: place})
-    past = right - there
+    jump = -inside.xreplace({W: sp.Integer(0)}) / k
+    rest_at_jump = rest.xreplace({W: jump})
+    excess = right - rest_at_jump
     size = size * scalars.sign(k)
-    shrunk = scalars.sign(past) * scalars.maximum(scalars.absolute(past) - size, sp.Integer(0))
-    return rest, shrunk + there
+    shrunk = scalars.sign(excess) * scalars.maximum(scalars.absolute(excess) - size, sp.Integer(0))
+    return rest, shrunk + rest_at_jump
 
 
 def _invert_outermost(left: sp.Expr, right: sp.Expr) -> Sides | None:
-    """The outermost function undone."""
+    """The inverse of the outermost function applied to both sides."""
     match left:
         case sp.Add() | sp.Mul():
             free = [part for part in left.args if not part.has(W)]
@@ -111,7 +120,8 @@ def _invert_outermost(left: sp.Expr, right: sp.Expr) -> Sides | None:
 
 
 def _logistic(inside: sp.Expr, right: sp.Expr) -> Sides | None:
-    """``log((p w + r) / (q + s w)) = a``, stably: a sigmoid between the two ends."""
+    """``log((p w + r) / (q + s w)) = a`` as a sigmoid between the ends of the domain, which does not
+    overflow."""
     if not cheap_to_simplify(inside):
         return None
     top, bottom = sp.fraction(sp.together(inside))
@@ -127,7 +137,7 @@ def _logistic(inside: sp.Expr, right: sp.Expr) -> Sides | None:
 
 
 def _combine(left: sp.Expr, right: sp.Expr) -> Sides | None:
-    """A sum of logarithms as one, or common factors before a bracket."""
+    """A sum of logarithms as one logarithm, or common factors taken out of a sum."""
     if not cheap_to_simplify(left):
         return None
     for form in (lambda e: sp.logcombine(e, force=True), sp.factor_terms, sp.together):

@@ -49,7 +49,7 @@ STEP = sp.Symbol("s", real=True)
 
 
 class NoImplicitStep(DerivationError):
-    """Why the exact step has no equation for one number."""
+    """The implicit step of a memory cannot be reduced to one equation of one number with one answer."""
 
     code = "M0610"
     help = "leave `implicit` out, or take a convex bias of each error by itself, such as `sum(r^2)`"
@@ -59,7 +59,8 @@ class NoImplicitStep(DerivationError):
 class _Equation:
     """``u + s φ(u) = p``, elementwise.
 
-    unknown  what stands for u in φ
+    slope    φ(u), a formula of ``unknown``
+    unknown  the part of ``slope`` that is u: the prediction, or the vector itself
     key      the gradient is ``φ keyᵀ``; None for a vector
     """
 
@@ -69,11 +70,14 @@ class _Equation:
 
 
 def implicit_step(model: MemoryModel, weights: Mapping[str, Node]) -> dict[str, Node]:
-    """The gradient at the point where the step ends, from the weights that the write finds.
+    """weight -> its gradient at the point where the step ends.
 
-    Raises NoImplicitStep where the step is no equation for one number, or has several answers.
+    weights  weight -> its value before the step
+
+    Raises NoImplicitStep where the step is not an equation of one number with one answer, and
+    ConflictingClauses beside a link or a potential.
     """
-    _expect_alone(model)
+    _require_compatible_clauses(model)
     if len(model.gradients) != 1:
         raise NoImplicitStep("`implicit` needs a memory of one matrix or vector")
     ((name, gradient),) = model.gradients
@@ -83,31 +87,32 @@ def implicit_step(model: MemoryModel, weights: Mapping[str, Node]) -> dict[str, 
     equation = _equation(gradient, point)
     if equation is None:
         return {name: gradient}
-    _expect_positive(model, rate)
-    formula = _studied(model, equation)
+    _require_nonnegative(model, rate)
+    formula = _increasing(model, equation)
     (before,) = substitute([equation.unknown], {point: start})
     size = (
         rate
         if equation.key is None
         else contract(rate * equation.key, equation.key, equation.key.axes)
     )
-    grows = formula.formula.diff(UNKNOWN)
-    grows = sp.expand(grows) if cheap_to_simplify(grows) else grows
-    if not grows.has(UNKNOWN):
-        (there,) = substitute([equation.slope], {equation.unknown: before})
-        there = there * elementwise(
-            1 / (1 + OPERANDS[0] * OPERANDS[1]), size, formula.placed(grows, {})
+    derivative = formula.formula.diff(UNKNOWN)
+    derivative = sp.expand(derivative) if cheap_to_simplify(derivative) else derivative
+    if not derivative.has(UNKNOWN):
+        (at_end,) = substitute([equation.slope], {equation.unknown: before})
+        at_end = at_end * elementwise(
+            1 / (1 + OPERANDS[0] * OPERANDS[1]), size, formula.as_node(derivative, {})
         )
     else:
-        whole = UNKNOWN + STEP * formula.formula
-        tried = samples({**formula.ranges, STEP: Interval(low=0.0)})
-        answer = solve(MonotoneFunction(whole, sp.S.NegativeInfinity, sp.S.Infinity, tried), BEFORE)
-        end = formula.placed(answer, {BEFORE: before, STEP: size})
-        (there,) = substitute([equation.slope], {equation.unknown: end})
-    return {name: there if equation.key is None else there * equation.key}
+        left = UNKNOWN + STEP * formula.formula
+        constants = samples({**formula.ranges, STEP: Interval(low=0.0)})
+        line = MonotoneFunction(left, sp.S.NegativeInfinity, sp.S.Infinity, constants)
+        answer = solve(line, BEFORE)
+        end = formula.as_node(answer, {BEFORE: before, STEP: size})
+        (at_end,) = substitute([equation.slope], {equation.unknown: end})
+    return {name: at_end if equation.key is None else at_end * equation.key}
 
 
-def _expect_alone(model: MemoryModel) -> None:
+def _require_compatible_clauses(model: MemoryModel) -> None:
     if model.given_write:
         raise NoImplicitStep(
             "a given write is not the gradient of a loss, so no step ends at its smallest value"
@@ -143,8 +148,8 @@ def _equation(gradient: Node, point: Input) -> _Equation | None:
     return _Equation(slope, reads[0], key)
 
 
-def _studied(model: MemoryModel, equation: _Equation) -> ScalarEquation:
-    """φ as a formula of u.  Raises NoImplicitStep where it does not grow with u."""
+def _increasing(model: MemoryModel, equation: _Equation) -> ScalarEquation:
+    """φ as a sympy formula of u.  Raises NoImplicitStep where it does not increase with u."""
     try:
         formula = scalar_equation(equation.slope, equation.unknown, model.ranges)
         slope = analyze_monotone(formula.formula, formula.ranges, onto=False, strict=False)
@@ -164,7 +169,7 @@ def _studied(model: MemoryModel, equation: _Equation) -> ScalarEquation:
     return formula
 
 
-def _expect_positive(model: MemoryModel, rate: Node) -> None:
+def _require_nonnegative(model: MemoryModel, rate: Node) -> None:
     try:
         formula = scalar_equation(rate, Input("none", (), Role.HOLE), model.ranges)
     except NotScalar:
@@ -176,7 +181,10 @@ def _expect_positive(model: MemoryModel, rate: Node) -> None:
 
 
 def _rule(model: MemoryModel, weight: str) -> tuple[Node, Node]:
-    """The factor of -grad in the rule for W, and the rest of it, over the weight that is kept."""
+    """(rate, rest) of a rule ``W = rest - rate * grad``, as formulas of the weight that is kept.
+
+    Raises NoImplicitStep for a rule of another form.
+    """
     formulas = model.formulas_of(weight)
     grad, kept = formulas.grad, formulas.kept
     rules = [rule for target, rule in formulas.rules if target not in model.carry]

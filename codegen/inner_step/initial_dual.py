@@ -1,4 +1,4 @@
-"""What a memory carries first for a weight that begins positive: the potential's slope there."""
+"""The first value of a carried dual whose weight begins positive: the potential's slope there."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from .potential import NoLink, entropy, potential_gradient
 
 
 def initial_mass(model: MemoryModel, weight: str) -> sp.Expr:
-    """What the rows of a weight that begins positive sum to: 1, unless they lie on a simplex."""
+    """The sum of each row of a weight that begins positive: the mass of its simplex, 1 without one."""
     total = model.formulas_of(weight).mass
     return total.value if isinstance(total, Number) else sp.Integer(1)
 
 
 def initial_dual(model: MemoryModel, weight: str) -> InitialValue:
-    """What is carried first.  Raises NoLink where a number that comes with the tokens decides it, or
-    where no small positive weight lies in the potential's domain."""
+    """How the first dual of a weight is computed from its positive rows.
+
+    Raises NoLink where it would depend on a gate, or where small positive weights lie outside the
+    domain of the potential.
+    """
     mass = initial_mass(model, weight)
     if model.formulas_of(weight).mass is not None:
         _, factor = entropy(model, weight)
         slope, low, high = factor * sp.log(UNKNOWN), sp.Integer(0), sp.S.Infinity
     else:
-        _, study = potential_gradient(model, weight)
-        slope, low, high = study.formula, study.low, study.high
+        _, gradient = potential_gradient(model, weight)
+        slope, low, high = gradient.formula, gradient.low, gradient.high
     if slope.free_symbols - {UNKNOWN}:
         raise NoLink(
             "the weights begin positive, and what is carried for them would need a gate "

@@ -1,4 +1,5 @@
-"""Retention from a potential: the weight as a formula of the carried dual, derived and verified."""
+"""Retention from a potential F (mirror descent): the memory carries the dual ``a = F'(w)``, and the
+weight is the inverse ``w = F'^-1(a)``, derived here and verified on samples."""
 
 from __future__ import annotations
 
@@ -16,15 +17,16 @@ from .potential import entropy, potential_gradient
 from .scalar_equation import ScalarEquation
 
 Link = Callable[[str, Node], Node]
-"""(weight, carried state) -> the weight that reads and gradients see."""
+"""(name of a weight, its carried state) -> the value of the weight in reads and gradients."""
 
 DUAL = sp.Symbol("a", real=True)
 
 
 def link_function(model: MemoryModel) -> Link | None:
-    """The link of a memory, or None when the carried state is the weight itself.
+    """The link of a memory; None when what it carries is the weight itself.
 
-    Raises NoLink for a potential whose slope does not take every value exactly once.
+    Raises NoLink for a potential whose slope does not take every value exactly once, or whose first
+    dual is undefined (`initial_dual`).
     """
     if all(formulas.link is not None for _, formulas in model.formulas):
 
@@ -41,22 +43,22 @@ def link_function(model: MemoryModel) -> Link | None:
             initial_dual(model, weight.name)
     if all(formulas.mass is not None for _, formulas in model.formulas):
         return _on_simplex(model)
-    answers = {weight.name: _answer(model, weight.name) for weight in model.weights}
+    inverses = {weight.name: _inverse(model, weight.name) for weight in model.weights}
 
     def derived(weight: str, dual: Node) -> Node:
-        formula, answer = answers[weight]
-        return formula.placed(answer, {DUAL: dual})
+        formula, inverse = inverses[weight]
+        return formula.as_node(inverse, {DUAL: dual})
 
     return derived
 
 
-def _answer(model: MemoryModel, weight: str) -> tuple[ScalarEquation, sp.Expr]:
+def _inverse(model: MemoryModel, weight: str) -> tuple[ScalarEquation, sp.Expr]:
     formula, slope = potential_gradient(model, weight)
     return formula, solve(slope, DUAL)
 
 
 def _on_simplex(model: MemoryModel) -> Link:
-    """The softmax: with F' = c log w + b the rows of e^(a / c) are scaled to their total."""
+    """The link of ``F = c w log(w) + b w`` on a simplex: mass * softmax(a / c), by rows."""
     factors = {weight.name: entropy(model, weight.name) for weight in model.weights}
 
     def link(weight: str, dual: Node) -> Node:
@@ -64,7 +66,8 @@ def _on_simplex(model: MemoryModel) -> Link:
         assert formulas.mass is not None
         formula, factor = factors[weight]
         return (
-            softmax(formula.placed(DUAL / factor, {DUAL: dual}), (formulas.column,)) * formulas.mass
+            softmax(formula.as_node(DUAL / factor, {DUAL: dual}), (formulas.column,))
+            * formulas.mass
         )
 
     return link

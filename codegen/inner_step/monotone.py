@@ -1,7 +1,7 @@
-"""Whether a formula of one number increases and reaches every number, whatever its gates are.
+"""Whether a formula of one number increases and takes every value, for all values of its gates.
 
-That is what makes `slope(w) = a` an equation with one answer for every a.  The formula is not taken
-apart: it is tried at many points, for many values of its gates, in double precision.
+Then `slope(w) = a` has exactly one answer for every a.  This is not proved but checked: the formula is
+evaluated in double precision at many points, for many values of its gates.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from miras_dsl.scalar.numpy_values import Array, eval_scalar, stretch
 from .scalar_equation import cheap_to_simplify
 
 SAMPLES = np.linspace(-24.0, 24.0, 193)
-"""Points on the line that `stretched` lays over a domain."""
+"""Points on a line, which `stretch` maps to the domain of a formula."""
 ROWS = 24
+"""How many values of the gates are tried."""
 
 
 class NotMonotone(Exception):
-    """Why an equation has no answer, or several; a sentence about "its slope"."""
+    """A formula does not increase or does not take every value; the message completes "its slope …"."""
 
 
 @dataclass(frozen=True, slots=True)
 class MonotoneFunction:
-    """An increasing formula of `UNKNOWN` onto every number.
+    """An increasing formula of `UNKNOWN`.
 
     low, high  the ends of its domain: numbers, or formulas of the constants
-    tried      values of the constants, one row for each trial
+    tried      values of the constants, [trials, 1] each
     """
 
     formula: sp.Expr
@@ -44,16 +45,16 @@ class MonotoneFunction:
     tried: Mapping[sp.Symbol, Array]
 
     def at(self, w: Array) -> Array:
-        """Its values, a row for each trial."""
+        """The values at ``w`` [trials or 1, points]: [trials, points]."""
         return numbers(self.formula, {**self.tried, UNKNOWN: w})
 
     def ends(self) -> tuple[Array, Array]:
-        """The ends of the domain for each trial."""
+        """The ends of the domain, [trials, 1] each."""
         return numbers(self.low, self.tried), numbers(self.high, self.tried)
 
 
 def numbers(expr: sp.Expr, env: Mapping[sp.Symbol, Array]) -> Array:
-    """The values of a formula; what is not a real number is NaN."""
+    """The values of a formula; NaN where it is not a real number."""
     if expr.is_infinite:
         return np.asarray(float(expr))
     with np.errstate(all="ignore"):
@@ -61,7 +62,7 @@ def numbers(expr: sp.Expr, env: Mapping[sp.Symbol, Array]) -> Array:
 
 
 def samples(ranges: Mapping[sp.Symbol, Interval]) -> dict[sp.Symbol, Array]:
-    """Values of constants all over their ranges, one row [1] for each trial; always the same ones."""
+    """Values of constants spread over their ranges, [ROWS, 1] each; the same at every call."""
     random = np.random.default_rng(0)
     return {symbol: random.permutation(_spread(where))[:, None] for symbol, where in ranges.items()}
 
@@ -86,8 +87,13 @@ def _spread(where: Interval) -> Array:
 def analyze_monotone(
     formula: sp.Expr, ranges: Mapping[sp.Symbol, Interval], onto: bool = True, strict: bool = True
 ) -> MonotoneFunction:
-    """The formula with its domain.  Raises Unfit where it does not increase, or, if it should be
-    ``onto`` every number, where it stays on one side of some."""
+    """The formula with its domain.
+
+    onto    it must take every value
+    strict  it must increase everywhere, not stay constant
+
+    Raises NotMonotone where it does not.
+    """
     tried = samples(ranges) or {sp.Symbol("_", real=True): np.zeros((1, 1))}
     low, high = _domain(formula, tried)
     slope = MonotoneFunction(formula, low, high, tried)
@@ -111,14 +117,18 @@ def analyze_monotone(
         if np.any(rise < -slack):
             raise NotMonotone("does not always increase")
         if onto:
-            _reaches(row, left, right, bool(ranges))
+            _require_unbounded(row, left, right, bool(ranges))
         if strict and np.any(rise[np.abs(values[1:]) < 1e12] <= 0):
             raise NotMonotone("does not always increase")
     return slope
 
 
-def _reaches(row: Array, left: int, right: int, gated: bool) -> None:
-    """Outwards a value must go on growing; one that has overflown has."""
+def _require_unbounded(row: Array, left: int, right: int, gated: bool) -> None:
+    """Values must go on growing towards both ends of the line, or overflow there.
+
+    row          the values at `SAMPLES`, numbers from index ``left`` to ``right``
+    gated        the formula has gates, so that the bound is not one number
+    """
     middle = SAMPLES.size // 2
     for end, sign in ((right, 1.0), (left, -1.0)):
         beyond = end + int(sign)
@@ -132,7 +142,7 @@ def _reaches(row: Array, left: int, right: int, gated: bool) -> None:
 
 
 def discontinuous_points(slope: MonotoneFunction) -> bool:
-    """Whether the formula jumps somewhere."""
+    """Whether the formula jumps somewhere: each place where it may is found by bisection."""
     first, last = slope.ends()
     for place in discontinuities(slope.formula):
 
@@ -158,7 +168,7 @@ def discontinuous_points(slope: MonotoneFunction) -> bool:
 
 
 def _domain(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> tuple[sp.Expr, sp.Expr]:
-    """The interval on which logarithms, roots and powers in a formula are numbers."""
+    """The interval of the unknown on which logarithms, roots and powers in a formula are real."""
     lows: list[sp.Expr] = []
     highs: list[sp.Expr] = []
     for line in _positive_lines(formula, tried):
@@ -180,7 +190,11 @@ def _domain(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> tuple[sp.Expr
 
 
 def _positive_lines(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
-    """Affine formulas of the unknown that must be positive; at poles, those of the wanted sign."""
+    """Affine formulas of the unknown that are all positive on the domain of a formula.
+
+    They are the arguments of logarithms, roots and powers, and the denominators; of a denominator
+    that sign is taken with which a domain is left.
+    """
     partial = (sp.log, scalars.sqrt, scalars.rsqrt, scalars.pow_nonneg)
     guarded = [part.args[0] for part in formula.atoms(*partial)]
     powers = formula.atoms(sp.Pow)
@@ -188,16 +202,16 @@ def _positive_lines(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> list[
     found: list[sp.Expr] = []
     for inside in sorted(set(guarded), key=sp.default_sort_key):
         lines, odd = _lines(inside)
-        found += _turned(lines, odd, tried)
+        found += _with_signs(lines, odd, tried)
     poles = {p.base for p in powers if p.exp.is_Integer and p.exp < 0}
     for inside in sorted(poles, key=sp.default_sort_key):
         for line in _lines(inside)[0]:
-            found.append(line if _apart([*found, line], tried) else -line)
+            found.append(line if _nonempty([*found, line], tried) else -line)
     return found
 
 
 def _lines(inside: sp.Expr) -> tuple[list[sp.Expr], bool]:
-    """The affine factors of a quotient, and whether a sign stands before them."""
+    """The affine factors of a quotient, and whether a minus sign stands before them."""
     lines: list[sp.Expr] = []
     odd = False
     for part in sp.fraction(sp.together(inside)) if cheap_to_simplify(inside) else (inside,):
@@ -216,19 +230,21 @@ def _is_line(part: sp.Expr) -> bool:
     return part.has(UNKNOWN) and not part.diff(UNKNOWN).has(UNKNOWN)
 
 
-def _turned(lines: list[sp.Expr], odd: bool, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
-    """Factors of something positive with signs at which each is positive: an even number of them
-    changed (or an odd one), so that numbers are left between their ends."""
-    for turned in product((1, -1), repeat=min(len(lines), 4)):
-        signs = [*turned, *(1 for _ in lines[4:])]
+def _with_signs(lines: list[sp.Expr], odd: bool, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
+    """The factors of a positive product, each with a sign such that all are positive somewhere.
+
+    An even number of them gets a minus sign, or an odd number if ``odd``.
+    """
+    for first in product((1, -1), repeat=min(len(lines), 4)):
+        signs = [*first, *(1 for _ in lines[4:])]
         chosen = [sign * line for sign, line in zip(signs, lines, strict=True)]
-        if (signs.count(-1) % 2 == 1) == odd and _apart(chosen, tried):
+        if (signs.count(-1) % 2 == 1) == odd and _nonempty(chosen, tried):
             return chosen
     return lines
 
 
-def _apart(lines: Sequence[sp.Expr], tried: Mapping[sp.Symbol, Array]) -> bool:
-    """Whether some numbers make all of these positive."""
+def _nonempty(lines: Sequence[sp.Expr], tried: Mapping[sp.Symbol, Array]) -> bool:
+    """Whether, in every trial, some number makes all of these affine formulas positive."""
     low, high = np.asarray(-inf), np.asarray(inf)
     for line in lines:
         k = numbers(line.diff(UNKNOWN), tried)
@@ -240,10 +256,10 @@ def _apart(lines: Sequence[sp.Expr], tried: Mapping[sp.Symbol, Array]) -> bool:
 
 
 def holds_on_samples(
-    slope: MonotoneFunction, target: sp.Symbol, answer: sp.Expr, asked: Sequence[float]
+    slope: MonotoneFunction, target: sp.Symbol, answer: sp.Expr, probes: Sequence[float]
 ) -> bool:
-    """Whether ``slope(answer(a)) = a`` at the numbers asked, jumps crossed included."""
-    a = np.asarray(asked)[None, :]
+    """Whether ``slope(answer(a)) = a`` at the probes a, or the slope jumps over a there."""
+    a = np.asarray(probes)[None, :]
     w = numbers(answer, {**slope.tried, target: a})
     first, last = slope.ends()
     if not np.all(np.isfinite(w)) or np.any(w <= first) or np.any(w >= last):

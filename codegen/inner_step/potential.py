@@ -1,4 +1,4 @@
-"""A potential and its slope, which is what a memory carries instead of the weight."""
+"""The potential of a retention, and its slope: what the memory carries in place of the weight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .scalar_equation import NotScalar, ScalarEquation, scalar_equation, slope_o
 
 
 class NoLink(DerivationError):
-    """A potential without a link."""
+    """A potential whose slope is not a one-to-one function onto all numbers, so it gives no link."""
 
     code = "M0512"
     help = (
@@ -23,7 +23,10 @@ class NoLink(DerivationError):
 
 
 def potential_gradient(model: MemoryModel, weight: str) -> tuple[ScalarEquation, MonotoneFunction]:
-    """What the memory carries for a weight, as a formula of it.  Raises NoLink."""
+    """The slope of a weight's potential, and that it is an increasing function onto all numbers.
+
+    Raises NoLink where it is not.
+    """
     formula = _potential(model, weight)
     try:
         return formula, analyze_monotone(slope_of(formula.formula), formula.ranges)
@@ -44,13 +47,16 @@ def _potential(model: MemoryModel, weight: str) -> ScalarEquation:
 
 
 def entropy(model: MemoryModel, weight: str) -> tuple[ScalarEquation, sp.Expr]:
-    """The c of a potential ``c (w log w) + b w`` on a simplex.  Raises NoLink for any other."""
+    """The potential of a weight on a simplex, and its factor c if it is ``c w log(w) + b w``, c > 0.
+
+    Raises NoLink for any other potential.
+    """
     formula = _potential(model, weight)
     factor = (formula.formula.diff(W, 2) * W).xreplace({W: sp.Integer(1)})
-    elsewhere = formula.formula.diff(W, 2) * W - factor
+    difference = formula.formula.diff(W, 2) * W - factor
     tried = samples(formula.ranges)
     for point in (0.01, 0.3, 0.9, 4.0):
-        off = numbers(elsewhere.xreplace({W: sp.Float(point)}), tried)
+        off = numbers(difference.xreplace({W: sp.Float(point)}), tried)
         if not (abs(off) <= 1e-9 * (1 + abs(numbers(factor, tried)))).all():
             raise NoLink(
                 "on a simplex the slope of the potential must be log(w), times a number, plus a constant"

@@ -1,4 +1,7 @@
-"""A penalty as retention: the step is ``argmin_w <grad, w> + P(w, w0)``, number by number."""
+"""Retention as a penalty: the step is ``argmin_w <grad, w> + P(w, w0)``, for each number of a weight.
+
+Its smallest value is where ``P'(w, w0) = -grad``, which is solved for w.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +17,35 @@ from .implicit_step import is_pure_retention
 from .monotone import MonotoneFunction, NotMonotone, analyze_monotone
 from .scalar_equation import NotScalar, ScalarEquation, scalar_equation, slope_of
 
-PULL = sp.Symbol("a", real=True)
+MINUS_GRADIENT = sp.Symbol("a", real=True)
 
 
 class NoStep(DerivationError):
-    """A penalty without a smallest value."""
+    """The sum of a penalty and a linear term has no smallest value, or several."""
 
     code = "M0513"
     help = "add a square, as in `(w - w0)^2 / (2 * eta)`, or use a `link` or `bregman` retention"
 
 
 def proximal_step(model: MemoryModel, weight: str, gradient: Node, before: Node) -> Node:
-    """The weight after a write; ``before`` is the weight that the write finds, decayed if it is.
+    """The weight after a write.
 
-    The learning rate is what the penalty makes of it.  Raises NoStep where the penalty is not convex
-    or has no smallest value for some gradient.
+    before  the weight before the write, after its decay
+
+    The learning rate is the one in the penalty, as in ``(w - w0)^2 / (2 * eta)``.  Raises NoStep where
+    the penalty is not convex or has no smallest value for some gradient, and ConflictingClauses beside
+    a momentum, `implicit`, `anchored` or a rule that is more than a gradient step.
     """
-    _expect_alone(model, weight)
-    formula, slope, start = _studied(model, weight)
-    answer = solve(slope, PULL)
-    place = formula.symbol(start)
-    given = {PULL: -gradient} | ({place: before} if place is not None else {})
-    return formula.placed(answer, given)
+    _require_compatible_clauses(model, weight)
+    formula, slope, start = _penalty_gradient(model, weight)
+    answer = solve(slope, MINUS_GRADIENT)
+    start_symbol = formula.symbol(start)
+    given = {MINUS_GRADIENT: -gradient}
+    given |= {start_symbol: before} if start_symbol is not None else {}
+    return formula.as_node(answer, given)
 
 
-def _expect_alone(model: MemoryModel, weight: str) -> None:
+def _require_compatible_clauses(model: MemoryModel, weight: str) -> None:
     if model.carry:
         raise ConflictingClauses(
             "a penalty makes the whole step, which leaves no use for a momentum"
@@ -57,7 +64,13 @@ def _expect_alone(model: MemoryModel, weight: str) -> None:
         )
 
 
-def _studied(model: MemoryModel, weight: str) -> tuple[ScalarEquation, MonotoneFunction, Node]:
+def _penalty_gradient(
+    model: MemoryModel, weight: str
+) -> tuple[ScalarEquation, MonotoneFunction, Node]:
+    """A weight's penalty, its slope in w, and the node that stands for w0.
+
+    Weights of any sign are tried first, then positive ones.  Raises NoStep.
+    """
     penalty = model.formulas_of(weight).penalty
     assert penalty is not None
     start = penalty.before

@@ -1,4 +1,4 @@
-"""A pointwise formula of one unknown number as sympy, and what else it holds."""
+"""An elementwise formula as a sympy formula of one unknown number and constants."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from miras_dsl.scalar.interval import ANYWHERE, Interval
 from miras_dsl.scalar.monotone_inverse import UNKNOWN
 
 LARGE = 160
-"""Operations of a formula beyond which nothing is derived from it here."""
+"""The most operations of a formula that is analysed here."""
 
 
 class NotScalar(Exception):
-    """Why a formula is not one of each number by itself."""
+    """A formula does not treat each number by itself; the message completes "this formula …"."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScalarEquation:
     """A formula of `UNKNOWN` and constants c0, c1 …
 
-    nodes   what the constants stand for
-    ranges  where they lie
+    nodes   the nodes that the constants stand for, in order
+    ranges  constant -> the interval of its values
     """
 
     formula: sp.Expr
@@ -37,17 +37,18 @@ class ScalarEquation:
         """The constant that stands for a node."""
         return _constant(self.nodes.index(node)) if node in self.nodes else None
 
-    def placed(self, answer: sp.Expr, given: Mapping[sp.Symbol, Node]) -> Node:
-        """A formula of the constants and of the symbols given, as a node."""
+    def as_node(self, answer: sp.Expr, given: Mapping[sp.Symbol, Node]) -> Node:
+        """A formula of the constants and of further symbols as a node; ``given``: theirs."""
         table = {_constant(n): node for n, node in enumerate(self.nodes)} | dict(given)
         exchange = dict(zip(table, OPERANDS, strict=False))
         return elementwise(answer.xreplace(exchange), *table.values())
 
 
 def scalar_equation(node: Node, unknown: Node, known: Mapping[Node, Interval]) -> ScalarEquation:
-    """``node`` as a formula of ``unknown``; ``known`` says where its operands lie.
+    """``node`` as a formula of ``unknown``; ``known`` has the ranges of its operands.
 
-    Raises NotScalar where it sums over an axis of the unknown or is too large to be studied.
+    Raises NotScalar where it is not elementwise in the unknown (it sums over an axis, say) or has more
+    than `LARGE` operations.
     """
     if _size(node, {}) > LARGE:
         raise NotScalar("is too long to be studied")
@@ -74,7 +75,8 @@ def scalar_equation(node: Node, unknown: Node, known: Mapping[Node, Interval]) -
 
 
 def in_our_functions(formula: sp.Expr) -> sp.Expr:
-    """sympy's own absolute values and signs, which it makes of powers of squares, in our words."""
+    """The formula with sympy's `Abs` and `sign`, which sympy makes of powers of squares, replaced by the
+    functions of `miras_dsl.scalar`."""
     formula = formula.replace(sp.Abs, scalars.absolute).replace(sp.sign, scalars.sign)
     return formula.replace(
         lambda p: (
@@ -87,14 +89,14 @@ def in_our_functions(formula: sp.Expr) -> sp.Expr:
 
 
 def cheap_to_simplify(formula: sp.Expr) -> bool:
-    """Whether sympy may bring a formula into another form: that takes it no noticeable time."""
+    """Whether a formula is so small that sympy rewrites it in no noticeable time."""
     powers = [p.exp for p in formula.atoms(sp.Pow)]
     small = all(p.is_number and abs(p) <= 4 for p in powers) and len(formula.free_symbols) <= 4
     return small and formula.count_ops() <= 40
 
 
 def slope_of(formula: sp.Expr) -> sp.Expr:
-    """The derivative by the unknown, shortened where that is easy."""
+    """The derivative by the unknown, simplified where that is cheap."""
     slope = in_our_functions(formula.diff(UNKNOWN))
     if cheap_to_simplify(slope):
         short = sp.cancel(slope)
@@ -120,7 +122,7 @@ def _holds(node: Node, unknown: Node) -> bool:
 
 
 def _size(node: Node, done: dict[Node, int]) -> int:
-    """Operations of a tower of maps written out."""
+    """The number of operations of nested maps, written out as one formula."""
     if not isinstance(node, Map):
         return 0
     if node not in done:
@@ -131,6 +133,6 @@ def _size(node: Node, done: dict[Node, int]) -> int:
 
 
 def _range(node: Node) -> Interval:
-    """Where a node lies of which no input table knows: sizes and positions of usual lengths."""
+    """The range of a node that is in no table: sizes and positions are taken to be between 1 and 64."""
     counts = isinstance(node, AxisSize) or (isinstance(node, Input) and node.role is Role.POSITION)
     return Interval(1.0, 64.0) if counts else ANYWHERE

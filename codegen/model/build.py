@@ -68,7 +68,7 @@ def build_model(spec: MemorySpec) -> MemoryModel:
         ),
         params=spec.params,
         sizes=tuple((axis_of(word), size) for word, size in spec.sizes),
-        feeds=tuple(feeds.values()),
+        inputs=tuple(feeds.values()),
         weights=tuple(
             StateTensor(s.name, s.name, ordered(axes_of(s.axes)), s.init) for s in spec.states
         ),

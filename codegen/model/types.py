@@ -206,11 +206,11 @@ class MemoryModel:
 
     params       size parameters in order, with their defaults
     sizes        axis -> size, over the size parameters
-    feeds        every input that its programs may have, with what it is and where it lies
+    inputs       every input that its programs may have, with what it is and where it lies
     gradients    weight -> its gradient (rates applied), as a node over weights at the point where
                  gradients are taken; weights appear as inputs of role WEIGHT
     given_write  a term of the bias is a given write, not a loss
-    answer       what leaves the memory, over weights and feeds
+    answer       what leaves the memory, over weights and inputs
     formulas     weight -> its retention and rules
     decay_gate   the gate of the decay; None for a number or without a decay
     at_chunk     link, potential or penalty act at the end of a block, not at every token
@@ -226,7 +226,7 @@ class MemoryModel:
     spans: ClauseSpans
     params: tuple[tuple[str, int | None], ...]
     sizes: tuple[tuple[Axis, sp.Expr], ...]
-    feeds: tuple[MemoryInput, ...]
+    inputs: tuple[MemoryInput, ...]
     weights: tuple[StateTensor, ...]
     gradients: tuple[tuple[str, Node], ...]
     given_write: bool
@@ -260,10 +260,10 @@ class MemoryModel:
     @property
     def logarithms(self) -> Mapping[str, Interval]:
         """The inputs that are logarithms of decays, by name, with where they lie."""
-        return {feed.name: feed.range for feed in self.feeds if feed.log}
+        return {given.name: given.range for given in self.inputs if given.log}
 
     @property
     def ranges(self) -> Mapping[Node, Interval]:
         """Where the inputs of programs lie."""
         past = self.window.past if self.window else ()
-        return {feed.as_input(): feed.range for feed in (*self.feeds, *past)}
+        return {given.as_input(): given.range for given in (*self.inputs, *past)}

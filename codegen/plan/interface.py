@@ -53,10 +53,10 @@ def interface(rule: UpdateRule) -> Interface:
             for _, name, text in program_lines(rule.program)
             if name != f"{text}'"
         ),
-        inputs=rule.feeds,
+        inputs=rule.inputs,
         states=rule.states,
         answer=rule.program.result("y").axes,
-        steps_per_token=rule.micro,
+        steps_per_token=rule.steps_per_token,
         once_per_token=_once_per_token(rule),
         decay_at=_step_of(rule, "decay"),
         read_at=_step_of(rule, "read"),
@@ -84,7 +84,7 @@ def _written_clauses(rule: UpdateRule) -> tuple[str, ...]:
 
 def input_citations(rule: UpdateRule) -> dict[str, str]:
     """The line of the token or gate that each input is: `input log_alpha` -> `robust.mem:8`."""
-    given = {feed.name: feed.span for feed in rule.feeds if feed.span is not NOWHERE}
+    given = {feed.name: feed.span for feed in rule.inputs if feed.span is not NOWHERE}
     return {f"input {name}": source_ref(span) for name, span in given.items()}
 
 
@@ -93,11 +93,11 @@ def _step_of(rule: UpdateRule, event: str) -> int:
     write, else the last."""
     order = rule.model.order
     early = event in order and order.index(event) < order.index("write")
-    return 0 if early else rule.micro - 1
+    return 0 if early else rule.steps_per_token - 1
 
 
 def _once_per_token(rule: UpdateRule) -> tuple[str, ...]:
     decay = rule.model.decay_gate
-    if rule.micro == 1 or decay is None:
+    if rule.steps_per_token == 1 or decay is None:
         return ()
-    return tuple(f.name for f in rule.feeds if f.of == decay.name and f.log != decay.signed)
+    return tuple(f.name for f in rule.inputs if f.of == decay.name and f.log != decay.signed)

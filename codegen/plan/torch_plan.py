@@ -56,12 +56,12 @@ def plan_in_torch(
     obstacle  why a rule has no chunk form
     prefix    what its functions begin with
     """
-    chunk = rule.block * rule.micro or CHUNK
+    chunk = rule.block * rule.steps_per_token or CHUNK
     if form is None or reverse is None:
         return torch_plan(rule, None, None, prefix, chunk, "token by token", (obstacle,))
     known = rule.model.logarithms
     programs = [factor_decay_products(simplify(p), known, chunk) for p in (form.program, reverse)]
-    ranges = decay_ranges(form.program, rule.feeds, chunk)
+    ranges = decay_ranges(form.program, rule.inputs, chunk)
     why = (*form.evidence, *map(str, ranges))
     return torch_plan(rule, programs[0], programs[1], prefix, chunk, form.family, why)
 

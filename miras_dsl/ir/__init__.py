@@ -1,23 +1,25 @@
-"""Tensors with named axes: the one language of stages 3 to 6.
+"""Tensors with named axes: the one language of stages 3 to 7.
 
-A node is immutable and interned: two nodes that say the same thing are the same object, so equality
-is identity, sharing is automatic and a formula of any size hashes in constant time.
+A node is immutable and interned: two nodes of the same class with the same fields are the same object.
+So equality is identity, a formula that occurs twice is stored once, and hashing takes constant time.
 
-Axes are names.  A contraction names the axes it sums, everything else is united by name, and there is
-no transpose: in which order an array stores its axes is a decision of the plan.  Batch, head and chunk
-are never written: every node is computed for each of them.  The axes `I, J, L, M` count tokens of one
-chunk; a rule that runs token by token has the same operations without them.
+Axes are names.  A contraction names the axes that it sums over, operands of everything else are
+matched by the names of their axes, and there is no transpose: in which order an array stores its axes
+is a decision of the plan.  Axes of batch, head and chunk are never written: every node is computed for
+each of them.  The axes `I, J, L, M` count tokens of one chunk; a rule that runs token by token uses the
+same operations without these axes.
 
 The operations
-    Input · Number · Extent                 leaves; Extent is the size of an axis as a number
+    Input · Number · AxisSize               leaves; AxisSize is the size of an axis, as a number
     Map                                     a sympy formula, elementwise; operands broadcast by name
     Contract                                sum of products over shared axes
-    Reduce · Spread · Rename                sum or max over axes; repeat along axes; other names
-    Cumsum · Shift · Last · Put             along tokens: running sum, one token later, the last row
-    Mask · Decay                            lower triangle of [i, j]; e^(a_i - b_j) on it
+    Reduce · Broadcast · Rename             sum or max over axes; repeat along axes; other axis names
+    Cumsum · Shift                          along tokens: running sum; one token later or earlier
+    TakeLast · PlaceLast                    the last row; a row placed last among zeros
+    Mask · Decay                            keep a triangle of [i, j]; e^(a_i - b_j) on a triangle
     GatedContract · GatedApply              products with a decay per channel, each other's adjoint
-    Inverse                                 (1 + A)^-1 for a strictly lower A
-    Substitute                              g_i = body(p_i + sum_j A_ij g_j), row after row
+    Inverse                                 (1 + A)^-1 for a strictly lower triangular A
+    ForwardSubstitution                     g_i = body(p_i + sum_j A_ij g_j), row after row
 """
 
 from .axes import (
@@ -42,7 +44,7 @@ from .axes import (
     is_token_axis,
     ordered,
 )
-from .builders import contract, reduce_mean, reduce_sum, rename
+from .builders import contract, formula, reduce_mean, reduce_sum, rename
 from .nodes import (
     ONE,
     ZERO,
@@ -68,7 +70,6 @@ from .nodes import (
     broadcast,
     constant,
     elementwise,
-    formula,
     is_zero,
 )
 from .program import Label, Program, inputs_of, postorder, substitute, with_operands

@@ -20,7 +20,7 @@ class AxisRole(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A named axis.  In which order an array stores its axes is a decision of the plan, not of the axis."""
+    """A named axis.  It says nothing about the order in which an array stores its axes."""
 
     name: str
     role: AxisRole
@@ -35,7 +35,7 @@ class Axis:
 Axes = tuple[Axis, ...]
 
 I, J, L, M = (Axis(name, AxisRole.TOKEN) for name in "ijlm")
-"""Axes over the tokens of one chunk: all have the chunk's length."""
+"""Four names for the tokens of one chunk; the size of each is the length of a chunk."""
 PAIR = Axis("pair", AxisRole.PAIR)
 VALUE, KEY = (Axis(name, AxisRole.CHANNEL) for name in ("value", "key"))
 HEADS = Axis("heads", AxisRole.HEAD)
@@ -43,7 +43,7 @@ HEADS = Axis("heads", AxisRole.HEAD)
 
 
 def hidden(name: str) -> Axis:
-    """An axis inside the memory."""
+    """An axis of units inside the memory, such as a hidden layer of its network."""
     return Axis(name, AxisRole.HIDDEN)
 
 
@@ -53,7 +53,7 @@ def features(name: str) -> Axis:
 
 
 def axis_of(word: str) -> Axis:
-    """The axis that a word of a spec names: `key`, `value`, `pair`, else an axis inside the memory."""
+    """The axis that a word of a spec names: `key`, `value`, `pair`, else one of role HIDDEN."""
     return {a.name: a for a in (KEY, VALUE, PAIR)}.get(word) or hidden(word)
 
 
@@ -63,7 +63,7 @@ def axes_of(words: Iterable[str]) -> Axes:
 
 
 def axis_names(axes: Iterable[Axis]) -> tuple[str, ...]:
-    """The names of axes, as generated code and specs have them."""
+    """The names of axes, as they stand in specs and in generated code."""
     return tuple(axis.name for axis in axes)
 
 
@@ -73,8 +73,8 @@ def is_token_axis(axis: Axis) -> bool:
 
 
 def _rank(axis: Axis) -> tuple[int, str]:
-    # Values stand before what is inside the memory and keys after it, so that a matrix from keys to
-    # values is `[value, key]`, and the weights of a network are chained from left to right.
+    # `value` comes before hidden axes and `key` after them: a matrix from keys to values is
+    # `[value, key]`, and the weights of a network, `[value, h]` and `[h, key]`, follow one another.
     place = {
         AxisRole.TOKEN: 0,
         AxisRole.HEAD: 1,
@@ -87,20 +87,20 @@ def _rank(axis: Axis) -> tuple[int, str]:
 
 
 def ordered(axes: Iterable[Axis]) -> Axes:
-    """Axes in one canonical order, each once: two nodes with the same axes list them alike."""
+    """Axes in canonical order, each once, so that nodes with the same axes list them alike."""
     return tuple(sorted(set(axes), key=_rank))
 
 
 @dataclass(frozen=True, slots=True)
 class Triangle:
-    """The entries of [row, col] with row >= col, or with row > col where ``strict``."""
+    """The entries [row, col] with row >= col, or with row > col if ``strict``."""
 
     row: Axis
     col: Axis
     strict: bool = False
 
     def within(self, other: Triangle) -> bool:
-        """Whether this triangle lies inside another one."""
+        """Whether every entry of this triangle is one of ``other``'s."""
         same = (self.row, self.col) == (other.row, other.col)
         return same and (self.strict or not other.strict)
 
@@ -111,12 +111,12 @@ class Role(Enum):
     TOKEN      a value of every token that the layer computes
     GATE       a gate of every token, or its logarithm
     POSITION   the place of every token in its block, from 1; it has no gradient
-    PREDICATE  1 or 0 for every token: whether there is one; it has no gradient
+    PREDICATE  1 where a chunk has a token, 0 where it is padded; it has no gradient
     CONSTANT   learned, one per head
     SIZE       a size parameter of the memory, as a number; it has no gradient
     WEIGHT     a weight of the memory in a formula of the spec, at whatever point it is taken
-    STATE      a carried tensor, as it is before the token or the chunk (also in an adjoint, which
-               carries the cotangents and is given the tensor)
+    STATE      a carried tensor before the token or the chunk; in an adjoint, also the carried
+               cotangent of such a tensor
     NEXT       a carried tensor, as it is after the token
     COTANGENT  the gradient of a result, given to an adjoint
     HOLE       an operand of a formula that is applied later, such as a row of a substitution
@@ -136,10 +136,10 @@ class Role(Enum):
 
     @property
     def per_token(self) -> bool:
-        """Whether every token has its own."""
+        """Whether there is one for every token."""
         return self in (Role.TOKEN, Role.GATE, Role.POSITION, Role.PREDICATE)
 
     @property
     def differentiable(self) -> bool:
-        """Whether an adjoint computes its gradient."""
+        """Whether an adjoint computes a gradient for it."""
         return self not in (Role.POSITION, Role.PREDICATE, Role.SIZE)

@@ -1,4 +1,4 @@
-"""Sums, contractions and renamings of nodes, in normal form."""
+"""Formulas, sums, contractions and renamings of nodes, in normal form."""
 
 from __future__ import annotations
 
@@ -18,16 +18,23 @@ from .nodes import (
     Node,
     Reduce,
     Rename,
-    _is_zero,
     broadcast,
     elementwise,
+    is_zero,
 )
 
 
+def formula(expr: sp.Expr, nodes: Mapping[sp.Symbol, Node]) -> Node:
+    """The node of a sympy formula over symbols; ``nodes`` says which node each symbol stands for."""
+    used = [slot for slot in nodes if slot in expr.free_symbols]
+    renamed = expr.xreplace(dict(zip(used, OPERANDS, strict=False)))
+    return elementwise(renamed, *(nodes[slot] for slot in used))
+
+
 def reduce_sum(x: Node, over: Iterable[Axis]) -> Node:
-    """The sum of ``x`` over axes; an axis that ``x`` lacks multiplies by its size."""
+    """The sum of ``x`` over axes; summing over an axis that ``x`` lacks multiplies by its size."""
     axes = ordered(over)
-    if _is_zero(x) or not axes:
+    if is_zero(x) or not axes:
         return x
     if isinstance(x, Broadcast):
         kept = tuple(a for a in x.along if a not in axes)
@@ -45,8 +52,8 @@ def reduce_sum(x: Node, over: Iterable[Axis]) -> Node:
 
 
 def _sum(x: Node, over: Axes) -> Node:
-    """A sum over axes of ``x``; of a product, factors without these axes leave the sum and two
-    factors with them become a contraction."""
+    """The sum of ``x`` over axes that it has.  If ``x`` is a product, factors without these axes are
+    taken out of the sum, and several factors with them become a contraction."""
     if not isinstance(x, Map):
         return Reduce("sum", x, over)
     number, factors = x.formula.as_coeff_Mul()
@@ -68,7 +75,7 @@ def _sum(x: Node, over: Axes) -> Node:
 
 
 def reduce_mean(x: Node, over: Axes) -> Node:
-    """The mean over axes."""
+    """The mean of ``x`` over axes."""
     result = reduce_sum(x, over)
     for axis in over:
         result = elementwise(OPERANDS[0] / OPERANDS[1], result, AxisSize(axis))
@@ -76,8 +83,8 @@ def reduce_mean(x: Node, over: Axes) -> Node:
 
 
 def contract(left: Node, right: Node, over: Iterable[Axis]) -> Node:
-    """Sum of products over ``over``; an axis that only one operand has is summed there first."""
-    if _is_zero(left) or _is_zero(right):
+    """Sum over ``over`` of ``left * right``; an axis that only one operand has is summed there first."""
+    if is_zero(left) or is_zero(right):
         return ZERO
     if isinstance(left, Broadcast) and set(left.along) <= set(right.axes):
         left = left.x
@@ -92,7 +99,7 @@ def contract(left: Node, right: Node, over: Iterable[Axis]) -> Node:
 
 
 def rename(x: Node, names: Mapping[Axis, Axis]) -> Node:
-    """``x`` with other axis names; leaves that lack them stay as they are."""
+    """``x`` with other axis names (old -> new); axes that ``x`` lacks are ignored."""
     here = tuple((a, names[a]) for a in x.axes if names.get(a, a) != a)
     if not here:
         return x

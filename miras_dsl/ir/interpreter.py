@@ -1,6 +1,7 @@
-"""The interpreter: what a node means, in numpy and float64, optionally under a rounding plan.
+"""The interpreter: the value of a node in numpy and float64, on request with rounding.
 
-An array has the axes of its node last, in stored order, behind any batch axes.
+The last axes of an array are those of its node, in the node's order; any axes before them are batch
+axes.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """Which numbers are rounded to what: the rounding part of a kernel plan.
+    """To which floating-point types the interpreter rounds.
 
     operand  type of the operands of products: "float64" (exact), "float32", "bfloat16" or "float16"
     result   type of everything else: accumulations, states, gates, inverses ("float64" or "float32")
@@ -97,7 +98,10 @@ def evaluate(
     sizes: Mapping[Axis, int],
     rounding: Rounding = EXACT,
 ) -> list[Array]:
-    """The values of ``roots``.
+    """The values of ``roots``, each of shape [*batch, *axes of the root].
+
+    values  of the inputs, [*batch, *axes]; batch shapes broadcast
+    sizes   of the axes
 
     Raises KeyError when an input has no value or an axis no size.
     """
@@ -115,7 +119,7 @@ def apply(
     sizes: Mapping[Axis, int],
     rounding: Rounding = EXACT,
 ) -> Array:
-    """The value of one node, given those of its operands."""
+    """The value of one node; ``done`` holds those of its operands."""
     return rounded(_one(node, done, values, sizes, rounding), rounding.result)
 
 
@@ -138,7 +142,7 @@ def _triangle(where: Triangle, axes: Axes, size: int) -> Array:
 
 
 def _weights(a: Node, b: Node, x: Array, y: Array, where: Triangle) -> tuple[Array, Axes]:
-    """``e^(a - b)`` on the triangle, else 0, with the axes of both."""
+    """``e^(a - b)`` on the triangle, 0 outside it, and its axes; ``x`` and ``y`` are the arrays of a, b."""
     axes = ordered((*a.axes, *b.axes))
     exponent = align(x, a.axes, axes) - align(y, b.axes, axes)
     size = x.shape[x.ndim - len(a.axes) + a.axes.index(where.row)]

@@ -1,10 +1,14 @@
-"""The node classes of `ir`, and the normal form of pointwise maps."""
+"""The node classes of `ir`, their union `Node`, and the normal form of elementwise maps.
+
+To add an operation: a class here and its name in `Node`.  pyright then reports every `match` that does
+not know it (the interpreter, `with_operands`, the adjoint …), because they end in `assert_never`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from weakref import WeakValueDictionary
 
 import sympy as sp
@@ -15,7 +19,7 @@ from .axes import Axes, Axis, I, Role, Triangle, ordered
 
 
 class _Interned(type):
-    """Makes ``Class(fields…)`` return the one object with these fields."""
+    """Makes ``Class(fields…)`` return the one object with these fields, as long as anyone holds it."""
 
     _table: ClassVar[WeakValueDictionary[tuple[Any, ...], Any]] = WeakValueDictionary()
 
@@ -26,14 +30,14 @@ class _Interned(type):
 
 
 class _Cached:
-    """Holds what `_once` has computed."""
+    """The slot in which `_cached` keeps the axes of a node."""
 
     __slots__ = ("_axes",)
 
 
 def _cached(compute: Callable[[Any], Axes]) -> property:
-    """A property computed at its first use: operands are shared, so a formula that recomputed its
-    axes from theirs would take exponential time."""
+    """A property that is computed at its first use.  Operands are shared, so computing axes anew at
+    every use would take exponential time in the depth of a formula."""
 
     def get(node: Any) -> Axes:
         try:
@@ -46,11 +50,12 @@ def _cached(compute: Callable[[Any], Axes]) -> property:
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Node(_Cached, metaclass=_Interned):
-    """A tensor.  `axes` is computed from the operands and always in canonical order."""
+class TensorNode(_Cached, metaclass=_Interned):
+    """What every node has.  Annotations say `Node`, the union of the classes below."""
 
     @_cached
     def axes(self) -> Axes:
+        """The axes of the result, in the order of `ordered`: computed from the operands."""
         raise AssertionError("every node class computes its axes")
 
     @property
@@ -59,26 +64,26 @@ class Node(_Cached, metaclass=_Interned):
         return ()
 
     def __repr__(self) -> str:
-        """What it is and its shape; the operands are not shown, there may be thousands."""
+        """The class, the name of an input and the axes; not the operands, which may be thousands."""
         name = f" {self.name}" if isinstance(self, Input) else ""
         return f"<{type(self).__name__}{name} [{', '.join(map(str, self.axes))}]>"
 
     def __add__(self, other: Node | float) -> Node:
-        return elementwise(OPERANDS[0] + OPERANDS[1], self, constant(other))
+        return elementwise(OPERANDS[0] + OPERANDS[1], cast("Node", self), constant(other))
 
     def __sub__(self, other: Node | float) -> Node:
-        return elementwise(OPERANDS[0] - OPERANDS[1], self, constant(other))
+        return elementwise(OPERANDS[0] - OPERANDS[1], cast("Node", self), constant(other))
 
     def __mul__(self, other: Node | float) -> Node:
-        return elementwise(OPERANDS[0] * OPERANDS[1], self, constant(other))
+        return elementwise(OPERANDS[0] * OPERANDS[1], cast("Node", self), constant(other))
 
     def __neg__(self) -> Node:
-        return elementwise(-OPERANDS[0], self)
+        return elementwise(-OPERANDS[0], cast("Node", self))
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Input(Node):
-    """A tensor that comes from outside, by name."""
+class Input(TensorNode):
+    """A tensor that a program is given, with its name, axes and role."""
 
     name: str
     shape: Axes
@@ -86,7 +91,7 @@ class Input(Node):
 
     @property
     def per_token(self) -> bool:
-        """Whether every token has its own: by its role, or because it has an axis of tokens."""
+        """Whether there is one value per token: by its role, or because it has the axis `I`."""
         return self.role.per_token or I in self.shape
 
     @_cached
@@ -95,7 +100,7 @@ class Input(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Number(Node):
+class Number(TensorNode):
     """A scalar constant."""
 
     value: sp.Expr
@@ -106,7 +111,7 @@ class Number(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class AxisSize(Node):
+class AxisSize(TensorNode):
     """The size of an axis, as a number."""
 
     axis: Axis
@@ -117,8 +122,8 @@ class AxisSize(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Map(Node):
-    """``formula`` in `SLOTS`, elementwise: slot n is operand n.  Built by `pointwise` only."""
+class Map(TensorNode):
+    """``formula`` over `OPERANDS`, elementwise: symbol n is operand n.  Built by `elementwise` only."""
 
     formula: sp.Expr
     args: tuple[Node, ...]
@@ -133,7 +138,7 @@ class Map(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Contract(Node):
+class Contract(TensorNode):
     """Sum over the axes ``over`` (each in both operands) of ``left * right``."""
 
     left: Node
@@ -150,14 +155,14 @@ class Contract(Node):
 
     @property
     def is_matrix_product(self) -> bool:
-        """Whether each operand has an axis that the other lacks.  Otherwise it is a sum of a
-        pointwise product: a sum over rows, or a matrix times a vector."""
+        """Whether each operand has an axis that the other lacks.  Otherwise it is the sum of an
+        elementwise product: a dot product of rows, or a matrix times a vector."""
         left, right = set(self.left.axes), set(self.right.axes)
         return bool(left - right) and bool(right - left)
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Reduce(Node):
+class Reduce(TensorNode):
     """Sum or max of ``x`` over axes.  The max has no derivative: it only shifts a softmax."""
 
     kind: str
@@ -174,7 +179,7 @@ class Reduce(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Broadcast(Node):
+class Broadcast(TensorNode):
     """``x`` repeated along further axes."""
 
     x: Node
@@ -190,7 +195,7 @@ class Broadcast(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Rename(Node):
+class Rename(TensorNode):
     """``x`` with other names for some axes, all at once (so two axes can swap)."""
 
     x: Node
@@ -206,7 +211,7 @@ class Rename(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Cumsum(Node):
+class Cumsum(TensorNode):
     """Running sum along an axis, this row included; from the end if ``reverse``."""
 
     x: Node
@@ -223,7 +228,7 @@ class Cumsum(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Shift(Node):
+class Shift(TensorNode):
     """Row n is row n - ``by`` of ``x`` (``by`` is 1 or -1); the row without a source is 0."""
 
     x: Node
@@ -240,7 +245,7 @@ class Shift(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class TakeLast(Node):
+class TakeLast(TensorNode):
     """The last row of ``x`` along an axis."""
 
     x: Node
@@ -256,8 +261,8 @@ class TakeLast(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class PlaceLast(Node):
-    """``x`` as the last row along a new axis, zero elsewhere: the adjoint of `Last`."""
+class PlaceLast(TensorNode):
+    """``x`` as the last row along a new axis, zero elsewhere: the adjoint of `TakeLast`."""
 
     x: Node
     axis: Axis
@@ -272,8 +277,8 @@ class PlaceLast(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Mask(Node):
-    """``x`` on a triangle, else 0."""
+class Mask(TensorNode):
+    """``x`` on a triangle, 0 outside it."""
 
     x: Node
     triangle: Triangle
@@ -288,10 +293,11 @@ class Mask(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Decay(Node):
-    """``e^(a_row - b_col)`` on a triangle, else 0.
+class Decay(TensorNode):
+    """``e^(a_row - b_col)`` on a triangle, 0 outside it.
 
-    The exponent is masked before the exponential: above the triangle it may be huge.
+    The exponent is masked before the exponential is taken: outside the triangle it may be so large
+    that the exponential is infinite, and infinity times 0 would make the gradient NaN.
     """
 
     a: Node
@@ -308,8 +314,8 @@ class Decay(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class GatedContract(Node):
-    """``sum_d x[i, d] y[j, d] e^(a[i, d] - b[j, d])`` on the triangle, else 0; d is ``over``."""
+class GatedContract(TensorNode):
+    """``sum_d x[i, d] y[j, d] e^(a[i, d] - b[j, d])`` on the triangle, 0 outside it; d is ``over``."""
 
     x: Node
     y: Node
@@ -328,7 +334,7 @@ class GatedContract(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class GatedApply(Node):
+class GatedApply(TensorNode):
     """``sum_j m[i, j] y[j, d] e^(a[i, d] - b[j, d])`` over the triangle.
 
     ``over`` is the token axis that is summed (``col`` as written above, or ``row`` for the mirror
@@ -353,7 +359,7 @@ class GatedApply(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class Inverse(Node):
+class Inverse(TensorNode):
     """``(1 + x)^-1`` for an ``x[row, col]`` that is zero on and above the diagonal."""
 
     x: Node
@@ -370,15 +376,23 @@ class Inverse(Node):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class ForwardSubstitution(Node):
-    """Rows that depend on the rows before them.
+class ForwardSubstitution(TensorNode):
+    """A triangular system whose rows are nonlinear formulas, solved row after row.
 
         forward   r_i = p_i + sum_{j<i} A[i, j] G_ij g_j     g_i = body(r_i, rows_i)
         reverse   r_i = p_i + sum_{j>i} A[j, i] G_ji g_j     (from the last row to the first)
 
-    with ``G_ij = e^(a[i, c] - b[j, c])`` when ``gates = (a, b)`` are given, else 1.  ``A`` has axes
-    (#i, #j) and zeros on and above the diagonal, ``p`` and the result have #i.  ``body`` is a formula
-    over the hole ``r`` and the holes of ``rows`` (hole, node with #i); it may look across a row.
+    with ``G_ij = e^(a[i, c] - b[j, c])`` when ``gates = (a, b)`` are given, else 1.
+
+    a        ``A`` [i, j], zero on and above the diagonal
+    p        [i, *axes of r]
+    body     a formula over ``r`` and the inputs of ``rows``; it may sum over the axes of a row
+    r        the input of role HOLE that stands for the right-hand side of a row
+    rows     (hole, node with the axis i): what else ``body`` reads, row by row
+    gates    (a, b), each [i, c] with c the only axis of a row
+    reverse  from the last row to the first
+
+    The result has the axis i and the axes of ``body``.
     """
 
     a: Node
@@ -398,6 +412,13 @@ class ForwardSubstitution(Node):
         return (self.a, self.p, *(row for _, row in self.rows), *(self.gates or ()))
 
 
+Node = (
+    Input | Number | AxisSize | Map | Contract | Reduce | Broadcast | Rename | Cumsum | Shift | TakeLast
+    | PlaceLast | Mask | Decay | GatedContract | GatedApply | Inverse | ForwardSubstitution
+)  # fmt: skip
+"""A tensor: every operation of the intermediate representation."""
+
+
 def constant(value: Node | float | sp.Expr) -> Node:
     """A number as a node; a node as itself."""
     if isinstance(value, Node):
@@ -409,14 +430,14 @@ def constant(value: Node | float | sp.Expr) -> Node:
 
 ZERO, ONE = Number(sp.Integer(0)), Number(sp.Integer(1))
 
-
 _HELD = tuple(sp.Symbol(f"_{n}", real=True) for n in range(len(OPERANDS)))
-"""Stand-ins while operands are renumbered."""
+"""Symbols that hold the places of operands while these are renumbered."""
 
 
 def elementwise(formula: sp.Expr, *args: Node) -> Node:
-    """``Map(formula, args)`` in normal form: numbers folded in, equal operands shared, unused ones
-    dropped (spread along, if they alone carried an axis)."""
+    """``Map(formula, args)`` in normal form: numbers are written into the formula, equal operands are
+    one operand, and operands that the formula does not use are dropped.  If a dropped operand was the
+    only one with some axis, the result is broadcast along it."""
     wanted = ordered(axis for arg in args for axis in arg.axes)
     if _is_normal(formula, args):
         return broadcast(args[0] if formula == OPERANDS[0] else Map(formula, args), wanted)
@@ -426,7 +447,7 @@ def elementwise(formula: sp.Expr, *args: Node) -> Node:
         if isinstance(arg, Number):
             substitution[slot] = arg.value
             continue
-        # What is repeated along an axis is the same with and without it.
+        # The operands of a map broadcast anyway, so a `Broadcast` around one of them adds nothing.
         arg = arg.x if isinstance(arg, Broadcast) else arg
         if arg not in kept:
             kept.append(arg)
@@ -447,29 +468,20 @@ def elementwise(formula: sp.Expr, *args: Node) -> Node:
 
 
 def _is_normal(formula: sp.Expr, args: tuple[Node, ...]) -> bool:
-    """Whether a formula uses every operand, and each is there once and not a number or repeated."""
+    """Whether a formula uses every operand, no operand occurs twice, and none is a number or a
+    `Broadcast`."""
     if not args or any(isinstance(arg, Number | Broadcast) for arg in args):
         return False
     return len(set(args)) == len(args) and formula.free_symbols == set(OPERANDS[: len(args)])
 
 
-def formula(expr: sp.Expr, nodes: Mapping[sp.Symbol, Node]) -> Node:
-    """A sympy formula over some of the symbols of ``nodes``, on the nodes that it uses and no other."""
-    used = [slot for slot in nodes if slot in expr.free_symbols]
-    renamed = expr.xreplace(dict(zip(used, OPERANDS, strict=False)))
-    return elementwise(renamed, *(nodes[slot] for slot in used))
-
-
-def _is_zero(node: Node) -> bool:
+def is_zero(node: Node) -> bool:
+    """Whether a node is the number 0 (a number broadcasts to any axes)."""
     return isinstance(node, Number) and node.value == 0
 
 
-def is_zero(node: Node) -> bool:
-    """Whether a node is the number 0 (which, like every number, has the axes of anything)."""
-    return _is_zero(node)
-
-
 def broadcast(x: Node, along: Iterable[Axis]) -> Node:
-    """``x`` repeated along those of the axes that it does not have; a number has every axis already."""
+    """``x`` repeated along those of the axes that it lacks; a number stays as it is, for numbers
+    broadcast anyway."""
     missing = ordered(set(along) - set(x.axes))
     return Broadcast(x, missing) if missing and not isinstance(x, Number) else x

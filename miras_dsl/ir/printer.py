@@ -1,7 +1,7 @@
 """Nodes and programs as text and as LaTeX: what `miras explain` prints.
 
-A formula is written in place where it is used once and gets a name where it is used more often: a
-program reads as a short list of lines.  Axes over the tokens of a chunk are written `i`, `j` …; an
+A formula that is used once is written where it is used; one that is used more often gets a line and a
+name of its own.  Axes over the tokens of a chunk are written `i`, `j` …; an
 axis under a sum names what is summed, as in the program itself.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import assert_never, cast
 
 import sympy as sp
 from sympy.printing.latex import LatexPrinter
@@ -34,12 +34,12 @@ GREEK = {"eta", "alpha", "beta", "gamma", "delta", "mu", "lam", "theta", "tau", 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How the pieces of a formula are spelled."""
+    """How the parts of a formula are written: as text or as LaTeX."""
 
     latex: bool
 
     def name(self, word: str) -> str:
-        """A name of the spec or of a line."""
+        """A name that the spec gives, or the name of a line (`t3`)."""
         if not self.latex:
             return word
         if word.startswith("grad "):
@@ -55,7 +55,7 @@ class Style:
         return f"{spelled}_{{\\mathrm{{{','.join(tail)}}}}}" if tail else spelled
 
     def axis(self, axis: Axis) -> str:
-        """An axis; token axes without their mark."""
+        """The name of an axis; in LaTeX in upright letters, but for `i`, `j` …, which count tokens."""
         plain = not self.latex or ir.is_token_axis(axis)
         return axis.name if plain else f"\\mathrm{{{axis.name}}}"
 
@@ -64,7 +64,7 @@ class Style:
         return ",".join(self.axis(a) for a in axes)
 
     def call(self, function: str, axes: Axes, *arguments: str) -> str:
-        """A function along axes."""
+        """``function`` of ``arguments``, along ``axes``."""
         inside = ", ".join(arguments)
         if not self.latex:
             return f"{function}[{self.axes(axes)}]({inside})"
@@ -81,7 +81,7 @@ class Style:
         return f"{left}\\,{right}" if self.latex else f"{left} * {right}"
 
     def exponential(self, a: str, b: str) -> str:
-        """A decay from b to a."""
+        """``e^(a - b)``."""
         return f"e^{{{a} - {b}}}" if self.latex else f"exp({a} - {b})"
 
     def where(self, triangle: ir.Triangle) -> str:
@@ -98,7 +98,7 @@ def _roman(word: str) -> str:
 
 
 class _Text(StrPrinter):
-    """sympy as the language writes it: `^` for powers."""
+    """Prints sympy expressions as the language writes them: `^` for powers."""
 
     def _as_ordered_terms(self, expr: sp.Add, order: str | None = None) -> list[sp.Expr]:
         """Terms in sympy's order, those with a minus sign behind the others."""
@@ -111,13 +111,13 @@ class _Text(StrPrinter):
 
 @dataclass(slots=True)
 class Printer:
-    """Spells nodes; the ones in ``names`` by their name."""
+    """Writes nodes as formulas; a node in ``names`` is written as its name."""
 
     style: Style
     names: dict[Node, str] = field(default_factory=dict)
 
     def text(self, node: Node) -> str:
-        """One formula."""
+        """The formula of a node, written out even if the node has a name."""
         return self._sympy(self._formula(node, top=True))
 
     def _sympy(self, expr: sp.Expr) -> str:
@@ -189,11 +189,13 @@ class Printer:
                 return s.call("inverse", (row, col), f"1 + {atom(x)}")
             case ir.ForwardSubstitution():
                 return self._rows(node)
+            case ir.Map() | ir.Number():
+                raise AssertionError("`_formula` writes elementwise formulas and numbers")
             case _:
-                raise AssertionError(f"{type(node).__name__} is spelled by its caller")
+                assert_never(node)
 
     def _rows(self, node: ir.ForwardSubstitution) -> str:
-        """A substitution, with its body over the row's own right-hand side."""
+        """A forward substitution: the formula of a row ``g``, then that of ``r``, which it reads."""
         holes: Mapping[Node, str] = {hole: self._atom(row) for hole, row in node.rows}
         body = Printer(self.style, {**self.names, **holes, node.r: self.style.name("r")})
         order = "reverse_rows" if node.reverse else "rows"
@@ -206,7 +208,10 @@ class Printer:
 
 
 def program_lines(program: Program, style: Style = TEXT) -> list[tuple[str, str, str]]:
-    """A program as (part, name, formula), in an order in which it can be computed."""
+    """A program as (part, name, formula), in an order in which it can be computed.
+
+    part  where the line runs: "before", "loop" or "after" (`Program.parts`)
+    """
     order = postorder(node for _, node in program.results)
     parts = program.parts()
     uses: dict[Node, int] = {}

@@ -1,12 +1,14 @@
-"""Walking and rebuilding graphs of nodes, and programs made of them."""
+"""Traversing and rewriting graphs of nodes, and programs made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from .builders import contract, reduce_sum, rename
 from .nodes import (
+    AxisSize,
     Broadcast,
     Contract,
     Cumsum,
@@ -19,6 +21,7 @@ from .nodes import (
     Map,
     Mask,
     Node,
+    Number,
     PlaceLast,
     Reduce,
     Rename,
@@ -30,7 +33,10 @@ from .nodes import (
 
 
 def postorder(roots: Iterable[Node]) -> list[Node]:
-    """Every node that the roots need, operands first, each once; bodies of substitutions excluded."""
+    """Every node that the roots depend on, operands first, each once.
+
+    The ``body`` of a `ForwardSubstitution` is a formula of its own and is not entered.
+    """
     seen: set[Node] = set()
     order: list[Node] = []
     stack: list[tuple[Node, bool]] = [(root, False) for root in reversed(list(roots))]
@@ -50,7 +56,7 @@ def postorder(roots: Iterable[Node]) -> list[Node]:
 
 
 def with_operands(node: Node, operand: Mapping[Node, Node]) -> Node:
-    """``node`` with its operands exchanged, in normal form again."""
+    """``node`` on other operands, in normal form; ``operand`` maps every old operand to the new one."""
     if all(operand[o] is o for o in node.operands):
         return node
     match node:
@@ -92,12 +98,14 @@ def with_operands(node: Node, operand: Mapping[Node, Node]) -> Node:
             return ForwardSubstitution(
                 operand[a], operand[p], body, r, new_rows, new_gates, reverse
             )
+        case Input() | Number() | AxisSize():
+            return node
         case _:
-            raise AssertionError(f"{type(node).__name__} has no operands to exchange")
+            assert_never(node)
 
 
 def substitute(roots: Iterable[Node], exchange: Mapping[Node, Node]) -> list[Node]:
-    """The roots with some nodes exchanged for others, everywhere."""
+    """The roots with every occurrence of a key of ``exchange`` replaced by its value."""
     roots = list(roots)
     made: dict[Node, Node] = {}
     for node in postorder(roots):
@@ -118,10 +126,10 @@ def inputs_of(roots: Iterable[Node]) -> list[Input]:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a derivation calls a value.
+    """What the derivation calls a value.
 
     name    a word or two: `error`, `decay`, `since_start`
-    clause  the clause of the memory that it comes from, "" if none: `bias`, `retention` …
+    clause  the clause of the memory that it comes from (`bias`, `retention` …); "" if none
     of      for a cotangent, the value whose cotangent it is
     """
 
@@ -132,13 +140,13 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A computation for one chunk (or one token): inputs in, named results out.
+    """A computation for one chunk, or for one token.
 
     inputs   tokens and gates, carried states, constants
-    results  outputs and new states by name
+    results  (name, node) of answers and new states
     carried  (state input, name of the result that is its next value)
-    reverse  whether chunks are walked from the last to the first
-    labels   what the derivation calls some of the values, for people; it decides nothing
+    reverse  whether chunks run from the last to the first, as in an adjoint
+    labels   what the derivation calls some of the values: for naming and printing only
     """
 
     inputs: tuple[Input, ...]
@@ -148,7 +156,7 @@ class Program:
     labels: Mapping[Node, Label] = field(default_factory=dict, compare=False, repr=False)
 
     def result(self, name: str) -> Node:
-        """A result by name."""
+        """A result by name.  Raises KeyError when there is none of this name."""
         return dict(self.results)[name]
 
     def parts(self) -> dict[Node, str]:
@@ -168,7 +176,8 @@ class Program:
         }
 
     def with_results(self, made: Mapping[Node, Node]) -> Program:
-        """The program with each result replaced by what it has become; labels move along."""
+        """The program after a rewrite: ``made`` maps old nodes, all results among them, to new ones.
+        Labels move to the new nodes."""
         results = tuple((name, made[node]) for name, node in self.results)
         labels = {
             made.get(n, n): replace(label, of=made.get(label.of, label.of) if label.of else None)

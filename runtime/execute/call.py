@@ -22,7 +22,7 @@ from .window import lagged
 class MemoryCall:
     """One call of a memory, whose tensors fit each other.
 
-    feeds  tokens and gates [B, T, H, *axes] (a token of several steps may have one for each, before
+    inputs tokens and gates [B, T, H, *axes] (a token of several steps may have one for each, before
            the axes), constants [H, *axes], positions [H, block]
     state  [N, H, *axes] by name, `position` [N] for rules with blocks, tails of windows
     sizes  the length of every axis
@@ -30,7 +30,7 @@ class MemoryCall:
     """
 
     memory: MemoryTable
-    feeds: Mapping[str, Tensor]
+    inputs: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
     bounds: CuSeqlens | None
     batch: int
@@ -68,7 +68,7 @@ class MemoryCall:
     def constants(self) -> dict[str, Tensor]:
         """What is fed once, in the type of the computation."""
         return {
-            f.name: self.feeds[f.name].to(torch.float64 if f.log else self.dtype)
+            f.name: self.inputs[f.name].to(torch.float64 if f.log else self.dtype)
             for f in self.memory.inputs
             if f.kind == "constant"
         }
@@ -189,7 +189,7 @@ def per_token(call: MemoryCall, exactly: bool) -> tuple[dict[str, Tensor], dict[
     memory, made = call.memory, {}
     standing = _standing(call) if any(f.kind == "position" for f in memory.inputs) else None
     for feed in memory.inputs:
-        x = call.feeds[feed.name]
+        x = call.inputs[feed.name]
         if feed.kind == "constant":
             continue
         if exactly:
@@ -200,7 +200,7 @@ def per_token(call: MemoryCall, exactly: bool) -> tuple[dict[str, Tensor], dict[
     if not memory.window:
         return made, {}
     before = {name: call.state[f"window.{name}"] for name in memory.window_inputs}
-    leaves = {n: call.feeds[n].to(call.dtype) if exactly else call.feeds[n] for n in before}
+    leaves = {n: call.inputs[n].to(call.dtype) if exactly else call.inputs[n] for n in before}
     since = None
     if memory.resets:
         after = position_after(call)["position"]

@@ -25,9 +25,9 @@ def run_token_loop(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
     timed = {f.name for f in call.memory.inputs if f.kind in ("token", "gate")}
     answers, states = [], []
     for n, (start, end) in enumerate(pairwise(call.bounds.ends)):
-        feeds = {name: x[:, start:end] if name in timed else x for name, x in call.feeds.items()}
+        inputs = {name: x[:, start:end] if name in timed else x for name, x in call.inputs.items()}
         state = {name: x[n : n + 1] for name, x in call.state.items()}
-        alone = replace(call, feeds=feeds, state=state, bounds=None, tokens=end - start)
+        alone = replace(call, inputs=inputs, state=state, bounds=None, tokens=end - start)
         y, new = alone.unanswered() if alone.empty else _sequences(alone)
         answers.append(y)
         states.append(new)

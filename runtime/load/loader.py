@@ -164,9 +164,9 @@ def as_oracle_function(
     missing = {name for name, default in spec.params if default is None} - sizes.keys()
     if missing:
         raise ValueError(f"{spec.name} needs the size {', '.join(sorted(missing))}")
-    timed = {feed.name for feed in rule.feeds if feed.kind in ("token", "gate")}
+    timed = {feed.name for feed in rule.inputs if feed.kind in ("token", "gate")}
     written = {s.name: s.axes for s in spec.states}
-    declared = {w.name: written[w.of] for w in rule.weights}
+    declared = {w.name: written[w.of] for w in rule.state_tensors}
     turned = {s.name: _places(declared[s.name], axis_names(s.axes)) for s in rule.states}
     back = {s.name: _places(axis_names(s.axes), declared[s.name]) for s in rule.states}
 
@@ -174,7 +174,7 @@ def as_oracle_function(
         blank = upcast(like.new_empty(0))
         extents = {axis: _extent(size, sizes) for axis, size in spec.sizes}
         state: State = {}
-        for weight in rule.weights:
+        for weight in rule.state_tensors:
             kind = next(s.init for s in spec.states if s.name == weight.of)
             if (kind if weight.init == "weight" else weight.init) != "zero":
                 raise ValueError(f"{weight.name} starts at a learned value: a state is needed")
@@ -183,7 +183,7 @@ def as_oracle_function(
         if spec.algorithm.anchored is not None or spec.algorithm.reset:
             state["position"] = blank.new_zeros(count, dtype=torch.int64)
         for name in window_inputs(spec):
-            axes = next(axis_names(f.axes) for f in rule.feeds if f.name == name)
+            axes = next(axis_names(f.axes) for f in rule.inputs if f.name == name)
             past = [count, spec.algorithm.window[0] - 1, like.shape[2], *(extents[a] for a in axes)]
             state[f"window.{name}"] = blank.new_zeros(past)
         return state
@@ -191,7 +191,7 @@ def as_oracle_function(
     def run(
         inputs: Mapping[str, Tensor], state: State | None, cu_seqlens: Packed = None
     ) -> tuple[Tensor, State]:
-        fed = {feed.name: _leaf(feed, inputs) for feed in rule.feeds}
+        fed = {feed.name: _leaf(feed, inputs) for feed in rule.inputs}
         token = next(inputs[t.name] for t in spec.tokens if t.name in inputs)
         state = first(token, batch_rows(token, cu_seqlens)) if state is None else state
         state = {name: _turn(value, turned.get(name)) for name, value in state.items()}

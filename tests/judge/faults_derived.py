@@ -117,24 +117,24 @@ def _(patch: Patch) -> None:
 
 @fault("delta", "the first state does not decay on its way through a chunk")
 def _(patch: Patch) -> None:
-    made = Transitions.end_entries
+    made = Transitions.initial_at_end
     patch.setattr(
-        Transitions, "end_entries", lambda self, state: ((s, ONE) for s, _ in made(self, state))
+        Transitions, "initial_at_end", lambda self, state: ((s, ONE) for s, _ in made(self, state))
     )
 
 
 @fault("sum", "a write does not decay until the end of its chunk")
 def _(patch: Patch) -> None:
     def plain(self: Transitions, state: Input) -> Iterator[Any]:
-        for write in self.linear[state].writes:
-            yield (write.u, write.x), broadcast(self.lift(write.scale), (I,)), ONE, ONE
+        for write in self.updates[state].writes:
+            yield (write.u, write.x), broadcast(self.vectorize(write.scale), (I,)), ONE, ONE
 
-    patch.setattr(Transitions, "end_writes", plain)
+    patch.setattr(Transitions, "writes_at_end", plain)
 
 
 @fault("late decay", "the order of decay and prediction is swapped")
 def _(patch: Patch) -> None:
-    patch.setattr(Transitions, "_upto", staticmethod(lambda log, moment: Cumsum(log, I)))
+    patch.setattr(Transitions, "_log_until", staticmethod(lambda log, moment: Cumsum(log, I)))
 
 
 @fault("momentum", "the momentum decays twice")
@@ -150,13 +150,13 @@ def _(patch: Patch) -> None:
 
 @fault("momentum", "half of the momentum does not reach the weight")
 def _(patch: Patch) -> None:
-    made = Transitions._coupling
+    made = Transitions._coupled_transitions
 
     def halved(self: Transitions, state: Input) -> Any:
         firsts, dense = made(self, state)
         return {first: x * 0.5 for first, x in firsts.items()}, dense
 
-    patch.setattr(Transitions, "_coupling", halved)
+    patch.setattr(Transitions, "_coupled_transitions", halved)
 
 
 @fault("momentum", "a prediction sees the weight after its own token")
@@ -214,10 +214,10 @@ def _(patch: Patch) -> None:
     def bare(model: Any) -> Any:
         rule = made(model)
         states = {state.name: state for state in rule.states}
-        weight = {tensor.name: tensor.of for tensor in rule.weights}
-        duals = {w.of: states[w.name] for w in rule.weights if w.kind is StateKind.DUAL}
-        unlinked = tuple((name, duals[weight[name]]) for name, _ in rule.refresh)
-        return replace(rule, refresh=unlinked)
+        weight = {tensor.name: tensor.of for tensor in rule.state_tensors}
+        duals = {w.of: states[w.name] for w in rule.state_tensors if w.kind is StateKind.DUAL}
+        unlinked = tuple((name, duals[weight[name]]) for name, _ in rule.block_start)
+        return replace(rule, block_start=unlinked)
 
     patch.setattr(pipeline, "update_rule", bare)
 

@@ -114,7 +114,7 @@ def _(patch: Patch) -> None:
 
 @fault("steps", "a token takes one step where it should take two")
 def _(patch: Patch) -> None:
-    _rule(patch, micro=1)
+    _rule(patch, steps_per_token=1)
 
 
 @fault("steps", "the answer is taken before the last step")
@@ -157,7 +157,7 @@ def _(patch: Patch) -> None:
 
 @fault("reset", "a memory never begins anew")
 def _(patch: Patch) -> None:
-    _rule(patch, refresh=())
+    _rule(patch, block_start=())
 
 
 @fault("reset", "a memory begins anew one token early")

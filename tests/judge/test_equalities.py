@@ -109,7 +109,7 @@ def outcome(
     batch, heads = held["query"].shape[0], held["query"].shape[2]
     rule = loader.compiled(spec)[0].rule
     state = {}
-    for weight in rule.weights:
+    for weight in rule.state_tensors:
         momentum = weight.kind is StateKind.CARRIED
         own = held[weight.of]
         state[weight.name] = torch.zeros_like(own) if momentum else own

@@ -81,7 +81,7 @@ def test_kernels_take_single_precision_on_a_gpu(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("where", ["a feed", "the state"])
 def test_one_tensor_in_double_precision_is_enough(where: str) -> None:
     call, _ = call_of("deltanet")
-    feeds, state = dict(call.feeds), dict(call.state)
+    feeds, state = dict(call.inputs), dict(call.state)
     some = feeds if where == "a feed" else state
     some[max(some)] = some[max(some)].double()
     assert validate(call.memory, feeds, state, None).dtype == torch.float64

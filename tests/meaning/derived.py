@@ -62,7 +62,7 @@ def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
     rng, sizes = np.random.default_rng(seed), extents(rule)
     decay = rule.model.decay_gate.name if rule.model.decay_gate else ""
     values: Arrays = {VALID.name: np.ones(length), POSITION.name: 1.0 + np.arange(length) % BLOCK}
-    for feed in rule.feeds:
+    for feed in rule.inputs:
         shape = [sizes[axis] for axis in feed.axes if axis != POSITIONS]
         match feed.kind:
             case "token":
@@ -118,7 +118,7 @@ def walk(
     for start in range(0, length, chunk or 1):
         end = min(start + (chunk or 1), length)
         if block and start % block == 0:
-            states = turned(rule, rule.refresh, values, states, start)
+            states = turned(rule, rule.block_start, values, states, start)
         entries.append(states)
         sizes = extents(rule) | dict.fromkeys((I, J, L, M), end - start)
         env = environment(inputs, values, states, slice(start, end) if chunk else start)
@@ -128,7 +128,7 @@ def walk(
             x.name: np.broadcast_to(made[n], states[x.name].shape) for x, n in program.carried
         }
         if block and end % block == 0:
-            states = turned(rule, rule.close, values, states, end - 1)
+            states = turned(rule, rule.block_end, values, states, end - 1)
     return np.concatenate(outputs), states, entries
 
 

@@ -80,7 +80,7 @@ def test_padding_is_not_there(name: str) -> None:
     values = values_of(rule, 7)
     y, states, _ = walk(rule, program_of(name), values, 7, 0)
     padded = dict(values)
-    for feed in (VALID.name, POSITION.name, *(f.name for f in rule.feeds if f.kind != "constant")):
+    for feed in (VALID.name, POSITION.name, *(f.name for f in rule.inputs if f.kind != "constant")):
         blank = np.full_like(values[feed], float(feed == POSITION.name))
         padded[feed] = np.concatenate([blank[:2], values[feed], blank[:3]])
     found, after, _ = walk(rule, program_of(name), padded, 12, 0)

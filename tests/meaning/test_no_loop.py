@@ -97,7 +97,7 @@ def arguments(compiled: CompiledMemory, tokens: int) -> tuple[dict[str, Tensor],
     rule, random = compiled.rule, torch.Generator().manual_seed(0)
     sizes, pairs = extents(rule), rule.model.pairs
     feeds, state = {}, {}
-    for feed in rule.feeds:
+    for feed in rule.inputs:
         axes = [sizes[a] for a in feed.axes if a != POSITIONS]
         lead: tuple[int, ...] = (1, tokens, HEADS)
         spec = compiled.spec
@@ -137,8 +137,8 @@ def test_steps_are_those_that_the_plan_states(
     assert found["forward loop"] == here.walks and forward.get("rows", 0) == here.rows
     assert found["backward loop"] == back.walks
     assert found["rows"] == here.rows + back.rows
-    size = runner.chunk_for(memory, tokens * compiled.rule.micro)
-    chunks = -(-tokens * compiled.rule.micro // size)
+    size = runner.chunk_for(memory, tokens * compiled.rule.steps_per_token)
+    chunks = -(-tokens * compiled.rule.steps_per_token // size)
     steps = chunks * size if FAMILIES[name] == "substitution" else chunks
     assert compiled.sequential_depth(tokens) == steps
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -29,6 +31,7 @@ from miras_dsl.ir import (
     elementwise,
     inputs_of,
     is_zero,
+    nodes,
     postorder,
     reduce_sum,
     rename,
@@ -246,3 +249,9 @@ def test_a_reverse_substitution_is_not_differentiated() -> None:
     node = ForwardSubstitution(LOWER, P, R, R, (), None, True)
     with pytest.raises(AssertionError, match="not read by it"):
         vjp({node: ONE}, [P])
+
+
+def test_the_union_of_nodes_holds_every_node_class() -> None:
+    """`assert_never` at the end of a match can only find a forgotten class if the union has it."""
+    classes = {kind.__name__ for kind in nodes.TensorNode.__subclasses__()}
+    assert classes == {kind.__name__ for kind in get_args(Node)}

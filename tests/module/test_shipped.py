@@ -57,10 +57,10 @@ def text_of(name: str) -> tuple[FileSpec, str]:
 def test_a_shipped_module(name: str, tmp_path: Path) -> None:
     spec, _ = text_of(name)
     models = {n: build_model(m) for n, m in spec.memories.items()}
-    weights = {n: update_rule(m).weights for n, m in models.items()}
+    weights = {n: update_rule(m).state_tensors for n, m in models.items()}
     modules = {n: build_module(m) for n, m in spec.memories.items()}
     for memory, model in models.items():
-        texts = [emit_module(modules[n], m.feeds, weights[n]) for n, m in models.items()]
+        texts = [emit_module(modules[n], m.inputs, weights[n]) for n, m in models.items()]
         texts += [layer_text(item) for item in spec.layers.values()]
         texts += [model_text(item) for item in spec.models.values()]
         path = tmp_path / f"{memory}.py"
@@ -78,7 +78,7 @@ def test_a_shipped_module(name: str, tmp_path: Path) -> None:
         sizes["position"] = anchored.block if anchored else 0
         lead = {"token": (3, 5, 2), "gate": (3, 5, 2), "constant": (2,), "position": (2,)}
         paired = {i.name for i in (*made.tokens, *made.gates) if "pair" in i.axes}
-        for feed in model.feeds:
+        for feed in model.inputs:
             pairs = (made.algorithm.pairs,) if feed.of in paired else ()
             wanted = (*lead[feed.kind], *pairs, *(sizes[a.name] for a in feed.axes))
             assert module.seen["fed"][feed.name].shape == wanted, feed.name
@@ -110,9 +110,9 @@ def test_text_is_clean(name: str, tmp_path: Path) -> None:
     pytest.importorskip("ruff")
     spec, _ = text_of(name)
     models = {n: build_model(m) for n, m in spec.memories.items()}
-    weights = {n: update_rule(m).weights for n, m in models.items()}
+    weights = {n: update_rule(m).state_tensors for n, m in models.items()}
     modules = {n: build_module(m) for n, m in spec.memories.items()}
-    texts = [emit_module(modules[n], m.feeds, weights[n]) for n, m in models.items()]
+    texts = [emit_module(modules[n], m.inputs, weights[n]) for n, m in models.items()]
     texts += [layer_text(item) for item in spec.layers.values()]
     texts += [model_text(item) for item in spec.models.values()]
     rule = "\n\n".join(RULE.format(name=snake_case(n)).strip() for n in models)

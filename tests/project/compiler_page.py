@@ -85,7 +85,7 @@ def explained(stage: str) -> str:
 def inputs() -> str:
     """The table of inputs and states of stage 3."""
     lines = []
-    for feed in memory().model.feeds:
+    for feed in memory().model.inputs:
         words = f"{feed.name}[{', '.join(axis_names(feed.axes))}]".ljust(14)
         of = f"the logarithm of `{feed.of}`, " if feed.log else ""
         lines.append(f"{words}{feed.kind}, {of}from {feed.range.low} to {feed.range.high}")
@@ -99,7 +99,7 @@ def affine() -> str:
     """Each new state as kept states plus rank-one writes."""
     text = Printer(TEXT, {}).text
     lines = []
-    for state, update in memory().rule.linear:
+    for state, update in memory().rule.affine:
         lines.append(f"{state.name}' = Φ({', '.join(s.name for s, _ in update.keep)}) + Σ u xᵀ")
         lines += [f"  keep  {text(factor)} * {kept.name}" for kept, factor in update.keep]
         for write in update.writes:

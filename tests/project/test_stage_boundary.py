@@ -153,7 +153,7 @@ def test_the_model_alone_makes_the_text(name: str, monkeypatch: pytest.MonkeyPat
     spec = SHIPPED[name]
     wanted = pipeline.compile_memory(spec, kernels=True)
     tails = wanted.model.window_inputs
-    layer = emit_module(wanted.module, wanted.feeds, wanted.weights, tails)
+    layer = emit_module(wanted.module, wanted.inputs, wanted.state_tensors, tails)
     model, module = build_model(spec), build_module(spec)
 
     def gone(self: object, word: str) -> object:
@@ -165,7 +165,7 @@ def test_the_model_alone_makes_the_text(name: str, monkeypatch: pytest.MonkeyPat
     with pytest.raises(AssertionError, match="a later stage reads read of MemorySpec"):
         _ = spec.read
     text = text_of(model, wanted.prefix)
-    again = emit_module(module, wanted.feeds, wanted.weights, tails)
+    again = emit_module(module, wanted.inputs, wanted.state_tensors, tails)
     monkeypatch.undo()
     assert text == wanted.text
     assert again == layer
@@ -175,7 +175,7 @@ def test_the_model_alone_makes_the_text(name: str, monkeypatch: pytest.MonkeyPat
 def test_no_meaning_is_in_a_name(name: str) -> None:
     """Gates under names that lie about them: `log_1` is none, and a logarithm is called `in_2`."""
     model = build_model(SHIPPED[name])
-    gates = [feed for feed in model.feeds if feed.role is Role.GATE]
+    gates = [feed for feed in model.inputs if feed.role is Role.GATE]
     names = {g.name: f"in_{n}" if g.log else f"log_{n}" for n, g in enumerate(gates)}
     text, lying = text_of(model, "a"), text_of(renamed(model, names), "a")
     assert not names or text != lying
@@ -184,7 +184,7 @@ def test_no_meaning_is_in_a_name(name: str) -> None:
 
 def renamed(model: MemoryModel, names: dict[str, str]) -> MemoryModel:
     """The model with some inputs under other names."""
-    given = [*model.feeds, *(model.window.past if model.window else ())]
+    given = [*model.inputs, *(model.window.past if model.window else ())]
     exchange: dict[Node, Node] = {}
     for feed in given:
         head, past, age = feed.name.partition("_past")
@@ -196,7 +196,7 @@ def renamed(model: MemoryModel, names: dict[str, str]) -> MemoryModel:
         match value:
             case Input() if value.role is Role.HOLE:
                 return value
-            case Node():
+            case _ if isinstance(value, Node):
                 return substitute([value], exchange)[0]
             case MemoryInput():
                 return replace(value, name=exchange.get(value.as_input(), value.as_input()).name)

@@ -32,7 +32,7 @@ AXES = frozenset({VALUE, KEY})
 
 def unsupported_reason(rule: UpdateRule) -> str:
     """Why a rule has no kernels of this kind; empty when it has."""
-    results = (*rule.program.results, *rule.refresh, *rule.close)
+    results = (*rule.program.results, *rule.block_start, *rule.block_end)
     nodes = postorder([node for _, node in results])
     for node in nodes:
         beyond = set(node.axes) - AXES

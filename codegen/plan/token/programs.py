@@ -88,7 +88,7 @@ def _cheap(lines: Iterable[Node]) -> set[Node]:
 def in_order_of_inputs(rule: UpdateRule, inputs: Iterable[Input]) -> tuple[Input, ...]:
     """Inputs of every token in the order of the kernels' parameters: tokens before gates, for the
     first one sets the type of the answers; those of earlier tokens last."""
-    feeds = [feed.name for feed in rule.feeds]
+    feeds = [feed.name for feed in rule.inputs]
     found = [x for x in dict.fromkeys(inputs) if x.role is not Role.POSITION]
     found.sort(key=lambda x: feeds.index(x.name) if x.name in feeds else len(feeds))
     return tuple(found)

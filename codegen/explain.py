@@ -118,6 +118,8 @@ def flops(program: Program, spec: MemorySpec) -> sp.Expr:
                 total += 2 * extent(left, right)
             case ir.GatedContract(x, y, _, _) | ir.GatedApply(x, y, _, _):
                 total += 4 * extent(x, y)
+            case ir.GatedSpan(m, x, y):
+                total += 8 * extent(m, x, y)
             case ir.Map() | ir.Reduce() | ir.Cumsum() | ir.Decay():
                 total += extent(node, *node.operands)
             case ir.Inverse():

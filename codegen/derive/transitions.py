@@ -139,7 +139,7 @@ class Transitions:
     def _log_until(log: Node, when: When) -> Node:
         """The sum of logarithms from the chunk's start to a moment of token i."""
         total = Cumsum(log, I)
-        return total - log if when is When.BEFORE else total
+        return Shift(total, I, 1) if when is When.BEFORE else total
 
     def _coupled_transitions(
         self, state: Input
@@ -228,7 +228,7 @@ class Transitions:
                 yield key, rename(TakeLast(dense, I), {J: I}), ONE, ONE
             return
         left = {
-            axis: exponential(reduce_sum(log, (I,)) - Cumsum(log, I))
+            axis: exponential(Shift(Cumsum(log, I, True), I, -1))
             for axis, log in self.logs(state).items()
         }
         for factor in left.values():

@@ -20,6 +20,7 @@ from miras_dsl.ir import (
     ForwardSubstitution,
     GatedApply,
     GatedContract,
+    GatedSpan,
     I,
     Input,
     Inverse,
@@ -51,6 +52,8 @@ from miras_dsl.ir import (
     substitute,
 )
 from miras_dsl.scalar.functions import OPERANDS, derivative
+
+from .decay_gradient import decay_log
 
 EARLIER = Triangle(I, J, strict=True)
 """What a token takes from the tokens before it."""
@@ -122,14 +125,21 @@ def vjp_rule(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
             yield x, TakeLast(g, axis)
         case Mask(x, triangle):
             yield x, reduce_sum(Mask(g, triangle), set(node.axes) - set(x.axes))
-        case Decay(a, b, _):
+        case Decay(a, b, triangle):
             moved = node * g
+            if (decay := decay_log(a, b)) is not None:
+                yield decay.log, _to_axes(decay.of_pairs(moved, triangle), decay.log)
+                return
             yield a, reduce_sum(moved, set(node.axes) - set(a.axes))
             yield b, -reduce_sum(moved, set(node.axes) - set(b.axes))
         case GatedContract(x, y, a, b, over, triangle):
             dx = GatedApply(g, y, a, b, over, triangle, triangle.col)
             dy = GatedApply(g, x, a, b, over, triangle, triangle.row)
-            yield from ((x, dx), (y, dy), (a, x * dx), (b, -(y * dy)))
+            yield from ((x, dx), (y, dy))
+            if (decay := decay_log(a, b)) is not None:
+                yield decay.log, decay.of_products(g, x, y, a, b, over, triangle)
+            else:
+                yield from ((a, x * dx), (b, -(y * dy)))
         case GatedApply(m, y, a, b, channel, triangle, over):
             col = triangle.col
             other = triangle.row if over == col else col
@@ -137,8 +147,13 @@ def vjp_rule(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
             at_row, at_col = (g, y) if over == col else (y, g)
             yield m, GatedContract(at_row, at_col, a, b, channel, triangle)
             yield y, dy
+            if (decay := decay_log(a, b)) is not None:
+                yield decay.log, decay.of_products(m, at_row, at_col, a, b, channel, triangle)
+                return
             of_row, of_col = (g * node, y * dy) if over == col else (y * dy, g * node)
             yield from ((a, of_row), (b, -of_col))
+        case GatedSpan():
+            raise AssertionError("the gradient of a decay is made by this pass, not read by it")
         case Inverse(x, row, col):
             first = contract(rename(node, {row: L, col: row}), rename(g, {row: L, col: M}), (L,))
             second = contract(first, rename(node, {row: col, col: M}), (M,))
@@ -147,6 +162,11 @@ def vjp_rule(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
             yield from _substitution(node, g)
         case _:
             assert_never(node)
+
+
+def _to_axes(x: Node, like: Node) -> Node:
+    """``x`` summed over the axes that ``like`` lacks."""
+    return reduce_sum(x, set(x.axes) - set(like.axes))
 
 
 def _substitution(node: ForwardSubstitution, g: Node) -> Iterator[tuple[Node, Node]]:
@@ -180,8 +200,11 @@ def _substitution(node: ForwardSubstitution, g: Node) -> Iterator[tuple[Node, No
             moved = GatedApply(a, dr, high, low, channel, EARLIER, I)
             back = rename(moved, {J: I})
             da = GatedContract(dr, earlier, high, low, channel, EARLIER)
-            yield gates[0], dr * sources
-            yield gates[1], -(node * back)
+            if (decay := decay_log(high, low)) is not None:
+                yield decay.log, decay.of_products(a, dr, earlier, high, low, channel, EARLIER)
+            else:
+                yield gates[0], dr * sources
+                yield gates[1], -(node * back)
         yield p, dr
         yield a, Mask(da, EARLIER)
         through = g + back

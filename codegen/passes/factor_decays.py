@@ -23,6 +23,7 @@ from miras_dsl.ir import (
     Cumsum,
     GatedApply,
     GatedContract,
+    GatedSpan,
     I,
     Input,
     Map,
@@ -105,17 +106,35 @@ def factor_decay_products(program: Program, known: Mapping[str, Interval], token
             case GatedContract(x, y, a, b, over, triangle) if _near(a, b, known, tokens):
                 score = contract(x * _grown(a), y * _undone(b), (over,))
                 here = _lower(score, triangle)
-            case GatedApply(m, y, a, b, _, triangle, over) if _near(a, b, known, tokens):
-                inner, outer = (
-                    (_undone(b), _grown(a)) if over == triangle.col else (_grown(a), _undone(b))
-                )
-                here = contract(_lower(m, triangle), y * inner, (over,)) * outer
+            case GatedApply(a=a, b=b) if _near(a, b, known, tokens):
+                here = _factored(here)
+            case GatedSpan(a=a, b=b) if _near(a, b, known, tokens):
+                here = _difference(here)
             case Map(formula, (Map() as x,)) if formula == sp.exp(OPERANDS[0]) and x in logs:
                 here = _parted(here, x, known, tokens)
             case Map(formula, args) if not isinstance(formula, sp.exp):
                 here = _shared(formula, args, logs, known, tokens)
         made[node] = here
     return program.with_results(made)
+
+
+def _factored(node: GatedApply) -> Node:
+    m, y, a, b, triangle, over = node.m, node.y, node.a, node.b, node.triangle, node.over
+    inner, outer = (_undone(b), _grown(a)) if over == triangle.col else (_grown(a), _undone(b))
+    return contract(_lower(m, triangle), y * inner, (over,)) * outer
+
+
+def _difference(node: GatedSpan) -> Node:
+    """Pairs that span a token: those that end at it or later, without those that begin there.
+
+    Where no decay is near 0 the difference keeps its digits, and its parts are there already.
+    """
+    m, x, y, a, b, triangle = node.m, node.x, node.y, node.a, node.b, node.triangle
+    row, col = triangle.row, triangle.col
+    ending = x * _factored(GatedApply(m, y, a, b, node.channel, triangle, col))
+    begun = rename(y * _factored(GatedApply(m, x, a, b, node.channel, triangle, row)), {col: row})
+    spanning = Cumsum(ending - begun, row, True)
+    return spanning if node.inclusive else spanning - ending
 
 
 def _shared(

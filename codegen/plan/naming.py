@@ -22,6 +22,7 @@ from miras_dsl.ir import (
     ForwardSubstitution,
     GatedApply,
     GatedContract,
+    GatedSpan,
     Input,
     Inverse,
     Label,
@@ -170,6 +171,8 @@ class NameTable:
                 return called("lower", x)
             case GatedContract(x, y):
                 return [*_joined(self.of(x), self.of(y), "decayed"), "decayed_scores"]
+            case GatedSpan():
+                return ["spanning"]
             case GatedApply(m, y):
                 return [*called("decayed_sum", y), *_joined("decayed", self.of(m), self.of(y))]
             case Reduce(kind, x):

@@ -18,6 +18,7 @@ The operations
     TakeLast · PlaceLast                    the last row; a row placed last among zeros
     Mask · Decay                            keep a triangle of [i, j]; e^(a_i - b_j) on a triangle
     GatedContract · GatedApply              products with a decay per channel, each other's adjoint
+    GatedSpan                               the gradient of the logarithm of such a decay
     Inverse                                 (1 + A)^-1 for a strictly lower triangular A
     ForwardSubstitution                     g_i = body(p_i + sum_j A_ij g_j), row after row
 """
@@ -56,6 +57,7 @@ from .nodes import (
     ForwardSubstitution,
     GatedApply,
     GatedContract,
+    GatedSpan,
     Input,
     Inverse,
     Map,
@@ -92,6 +94,7 @@ __all__ = [
     "ForwardSubstitution",
     "GatedApply",
     "GatedContract",
+    "GatedSpan",
     "I",
     "Input",
     "Inverse",

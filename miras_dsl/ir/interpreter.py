@@ -26,6 +26,7 @@ from . import (
     ForwardSubstitution,
     GatedApply,
     GatedContract,
+    GatedSpan,
     Input,
     Inverse,
     Map,
@@ -226,6 +227,16 @@ def _one(
             full = ordered((*axes, *m.axes, *y.axes))
             terms = align(operand(m), m.axes, full) * align(operand(y), y.axes, full)
             return (terms * align(weight, axes, full)).sum(full.index(over) - len(full))
+        case GatedSpan(m, x, y, a, b, _, triangle, inclusive):
+            weight, axes = _weights(a, b, done[a], done[b], triangle)
+            full = ordered((*axes, *m.axes))
+            terms = align(operand(m), m.axes, full) * align(operand(x), x.axes, full)
+            pairs = terms * align(operand(y), y.axes, full) * align(weight, axes, full)
+            row, col = (full.index(each) - len(full) for each in (triangle.row, triangle.col))
+            pairs = np.moveaxis(pairs, (row, col), (-2, -1))  # [.., i, j]
+            begun = np.cumsum(pairs, -1) - pairs  # [.., i, s]: pairs of i that begin before s
+            spanning = np.tril(begun, 0 if inclusive else -1).sum(-2)
+            return np.moveaxis(spanning, -1, node.axes.index(triangle.row) - len(node.axes))
         case Inverse(x, row, col):
             a = np.tril(
                 done[x] if x.axes.index(row) < x.axes.index(col) else done[x].swapaxes(-1, -2), -1

@@ -359,6 +359,34 @@ class GatedApply(TensorNode):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
+class GatedSpan(TensorNode):
+    """Row s is the sum of ``m[i, j] x[i, d] y[j, d] e^(a[i, d] - b[j, d])`` over the pairs of the
+    triangle whose decay holds that of token s: ``i >= s > j``, or ``i > s > j`` unless ``inclusive``.
+
+    The gradient of the logarithm of a decay per channel.  Every term has the decay of token s as a
+    factor, so the sum is as small as that decay; a difference of sums over all pairs would not be.
+    """
+
+    m: Node
+    x: Node
+    y: Node
+    a: Node
+    b: Node
+    channel: Axis
+    triangle: Triangle
+    inclusive: bool
+
+    @_cached
+    def axes(self) -> Axes:
+        held = {axis for part in self.operands for axis in part.axes}
+        return ordered(held - {self.triangle.col})
+
+    @property
+    def operands(self) -> tuple[Node, ...]:
+        return (self.m, self.x, self.y, self.a, self.b)
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Inverse(TensorNode):
     """``(1 + x)^-1`` for an ``x[row, col]`` that is zero on and above the diagonal."""
 
@@ -414,7 +442,8 @@ class ForwardSubstitution(TensorNode):
 
 Node = (
     Input | Number | AxisSize | Map | Contract | Reduce | Broadcast | Rename | Cumsum | Shift | TakeLast
-    | PlaceLast | Mask | Decay | GatedContract | GatedApply | Inverse | ForwardSubstitution
+    | PlaceLast | Mask | Decay | GatedContract | GatedApply | GatedSpan | Inverse
+    | ForwardSubstitution
 )  # fmt: skip
 """A tensor: every operation of the intermediate representation."""
 

@@ -185,6 +185,10 @@ class Printer:
             case ir.GatedApply(m, y, a, b, _, triangle, over):
                 decayed = s.product(s.product(atom(m), atom(y)), s.exponential(atom(a), atom(b)))
                 return f"{s.sum((over,), decayed)} {s.where(triangle)}"
+            case ir.GatedSpan(m, x, y, a, b, _, triangle, _):
+                terms = s.product(s.product(atom(m), atom(x)), atom(y))
+                decayed = s.product(terms, s.exponential(atom(a), atom(b)))
+                return s.call("spanning", (triangle.row,), f"{decayed} {s.where(triangle)}")
             case ir.Inverse(x, row, col):
                 return s.call("inverse", (row, col), f"1 + {atom(x)}")
             case ir.ForwardSubstitution():

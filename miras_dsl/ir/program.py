@@ -16,6 +16,7 @@ from .nodes import (
     ForwardSubstitution,
     GatedApply,
     GatedContract,
+    GatedSpan,
     Input,
     Inverse,
     Map,
@@ -90,6 +91,9 @@ def with_operands(node: Node, operand: Mapping[Node, Node]) -> Node:
             return GatedApply(
                 operand[m], operand[y], operand[a], operand[b], channel, triangle, over
             )
+        case GatedSpan(channel=channel, triangle=triangle, inclusive=inclusive):
+            moved = (operand[part] for part in node.operands)
+            return GatedSpan(*moved, channel, triangle, inclusive)
         case Inverse(x, row, col):
             return Inverse(operand[x], row, col)
         case ForwardSubstitution(a, p, body, r, rows, gates, reverse):

@@ -18,6 +18,10 @@ from .program_table import MemoryInput, MemoryTable
 from .window import lagged
 
 
+LOG_ZERO = -800.0
+"""The logarithm of a decay that is 0 in every type: e^-800 is less than any number of float64."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryCall:
     """One call of a memory, whose tensors fit each other.
@@ -65,10 +69,15 @@ class MemoryCall:
         """The states, in the type of the computation."""
         return {s.name: self.state[s.name].to(self.dtype) for s in self.memory.states}
 
+    def exact(self, given: MemoryInput, x: Tensor) -> Tensor:
+        """An input in the type of the computation; a logarithm in float64, and no less than that of a
+        decay which is 0 in every type: sums of logarithms stay small enough to keep their digits."""
+        return x.to(torch.float64).clamp(min=LOG_ZERO) if given.log else x.to(self.dtype)
+
     def constants(self) -> dict[str, Tensor]:
         """What is fed once, in the type of the computation."""
         return {
-            f.name: self.inputs[f.name].to(torch.float64 if f.log else self.dtype)
+            f.name: self.exact(f, self.inputs[f.name])
             for f in self.memory.inputs
             if f.kind == "constant"
         }
@@ -193,7 +202,7 @@ def per_token(call: MemoryCall, exactly: bool) -> tuple[dict[str, Tensor], dict[
         if feed.kind == "constant":
             continue
         if exactly:
-            x = x.to(torch.float64 if feed.log else call.dtype)
+            x = call.exact(feed, x)
         if feed.kind == "position":
             x = x[:, standing].movedim(0, 2)
         made[feed.name] = expand_steps(memory, feed, x)

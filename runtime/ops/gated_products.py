@@ -66,6 +66,42 @@ def gated_apply(m: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool, mirror
     return out[..., :rows, :]
 
 
+def gated_span(
+    m: Tensor, x: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool, inclusive: bool
+) -> Tensor:
+    """``sum m[i, j] x[i, d] y[j, d] e^(a[i, d] - b[j, d])`` over the pairs of the triangle with
+    i >= s > j, or i > s > j unless ``inclusive``; [.., s, d].
+
+    A square below two half triangles gives to the rows of both: a row of its second half is spanned by
+    the pairs that end there or later, a row of its first half by those that begin before it.
+    """
+    rows = a.shape[-2]
+    size = _whole(rows)
+    batch = torch.broadcast_shapes(m.shape[:-2], *(t.shape[:-2] for t in (x, y, a, b)))
+    x, y, a, b = (_padded(t, size) for t in (x, y, a, b))
+    m = F.pad(m, (0, size - rows, 0, size - rows))
+    pairs = _pairs(a, b, strict, y.dtype) * _diagonal(m)[..., None]
+    pairs = pairs * _leaves(x)[..., :, None, :] * _leaves(y)[..., None, :, :]
+    begun = torch.zeros_like(pairs)  # [.., i, s, d]: pairs of i that begin before s
+    begun[..., 1:, :] = pairs[..., :-1, :].cumsum(-2)
+    spans = torch.ones(LEAF, LEAF, dtype=torch.bool, device=a.device).tril(0 if inclusive else -1)
+    leaves = (begun * spans[..., None]).sum(-3)
+    out = leaves.flatten(-3, -2).expand(*batch, size, a.shape[-1]).contiguous()
+    half = LEAF
+    while half < size:
+        later, earlier = _split(a, b, half, y.dtype)
+        first, second = _halves(out, half)
+        square = _corners(m, half)
+        above, below = _halves(x, half)[1] * later, _halves(y, half)[0] * earlier
+        ending, beginning = above * (square @ below), below * (square.mT @ above)
+        if not inclusive:  # a pair does not span the token where it ends
+            ending = F.pad(ending[..., 1:, :], (0, 0, 0, 1))
+        second += ending.flip(-2).cumsum(-2).flip(-2)
+        first += F.pad(beginning[..., :-1, :].cumsum(-2), (0, 0, 1, 0))
+        half *= 2
+    return out[..., :rows, :]
+
+
 def _whole(rows: int) -> int:
     """The next number of rows that halves down to a leaf."""
     size = LEAF

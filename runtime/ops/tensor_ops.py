@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .gated_products import gated_apply, gated_contract
+from .gated_products import gated_apply, gated_contract, gated_span
 from .monotone_inverse import monotone_inverse
 from .sizes import Sizes
 from .substitution import substitute
@@ -173,6 +173,7 @@ __all__ = [
     "exponential",
     "gated_apply",
     "gated_contract",
+    "gated_span",
     "ge0",
     "gelu_slope",
     "gt0",

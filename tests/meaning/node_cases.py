@@ -91,6 +91,31 @@ def triangle(strict: bool) -> dict[str, Node]:
     }
 
 
+LOG = leaf("log", I, KEY)
+SINCE = Cumsum(LOG, I)
+
+
+def decays() -> dict[str, Node]:
+    """Decays whose exponents are running sums of one logarithm: up to a token, and before it."""
+    found: dict[str, Node] = {}
+    x, y, m = leaf("x", I, KEY), leaf("y", J, KEY), leaf("m", I, J)
+    scalar = Cumsum(leaf("log_scalar", I), I)
+    for word, a, s, strict in (
+        ("to a token", SINCE, scalar, False),
+        ("to a token, strict", SINCE, scalar, True),
+        ("before a token", Shift(SINCE, I, 1), Shift(scalar, I, 1), True),
+    ):
+        b, where = Rename(SINCE, ((I, J),)), Triangle(I, J, strict)
+        found |= {
+            f"decay {word}": Decay(s, Rename(scalar, ((I, J),)), where),
+            f"decay of channels {word}": Decay(a, b, where),
+            f"gated contract {word}": GatedContract(x, y, a, b, KEY, where),
+            f"gated apply {word} over col": GatedApply(m, y, a, b, KEY, where, J),
+            f"gated apply {word} over row": GatedApply(m, x, a, b, KEY, where, I),
+        }
+    return found
+
+
 def substitutions() -> dict[str, Node]:
     """Bodies that are elementwise, gated, row-coupled, with parameters per token, and constant."""
     tanh = elementwise(sp.tanh(X) * Y, R, RATE)
@@ -121,6 +146,12 @@ def substitutions() -> dict[str, Node]:
         ),
         "substitute, same gate twice": ForwardSubstitution(
             LOWER, P, tanh, R, (RATES,), (GATES[0], GATES[0])
+        ),
+        "substitute, gated by a decay": ForwardSubstitution(
+            LOWER, P, tanh, R, (RATES,), (Cumsum(GATES[0], I), Cumsum(GATES[0], I))
+        ),
+        "substitute, gated by the decays before": ForwardSubstitution(
+            LOWER, P, tanh, R, (RATES,), (Shift(Cumsum(GATES[0], I), I, 1), Cumsum(GATES[0], I))
         ),
         "substitute, two parameters": ForwardSubstitution(
             LOWER, P, elementwise(sp.sin(X * Y) + Z, R, RATE, SCALE), R, (RATES, SCALES)
@@ -169,5 +200,6 @@ NODES: dict[str, Node] = {
     ),
     **triangle(True),
     **triangle(False),
+    **decays(),
     **substitutions(),
 }

@@ -27,6 +27,7 @@ from miras_dsl.ir import (
     ForwardSubstitution,
     GatedApply,
     GatedContract,
+    GatedSpan,
     I,
     Input,
     Inverse,
@@ -148,6 +149,9 @@ class TorchPrinter:
             case GatedApply(m, y, a, b, _, triangle, over):
                 mirrored = over == triangle.row
                 return f"ops.gated_apply({self._refs(m, y, a, b)}, {triangle.strict}, {mirrored})"
+            case GatedSpan(m, x, y, a, b, _, triangle, inclusive):
+                how = f"{triangle.strict}, {inclusive}"
+                return f"ops.gated_span({self._refs(m, x, y, a, b)}, {how})"
             case Inverse(x):
                 return f"ops.unit_lower_inverse({self.arg(x)})"
             case ForwardSubstitution(a, p, _, r, rows, gates, reverse):

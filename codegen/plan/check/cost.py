@@ -15,6 +15,7 @@ from miras_dsl.ir import (
     ForwardSubstitution,
     GatedApply,
     GatedContract,
+    GatedSpan,
     Inverse,
     Map,
     Node,
@@ -73,6 +74,8 @@ def _operations(node: Node, extent: Callable[..., int], chunk: int) -> int:
             return 2 * extent(left, right)
         case GatedContract(x, y, _, _) | GatedApply(x, y, _, _):
             return 4 * extent(x, y)
+        case GatedSpan(m, x, y):
+            return 8 * extent(m, x, y)
         case Map() | Reduce() | Cumsum() | Decay():
             return extent(node, *node.operands)
         case Inverse():

@@ -12,7 +12,7 @@ from typing import Any
 from . import run as runner
 from .execute.packed import Packed, batch_rows, parse_cu_seqlens, require
 from .kernels.launch_config import Recurrence
-from .layers.conv_state import MIN_GATE, ConvState, upcast
+from .layers.conv_state import ConvState, upcast
 from .layers.lm_blocks import Embedding, FeedForward, Head, MixerBlock
 from .layers.parts import (
     Backbone,
@@ -57,7 +57,6 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "MIN_GATE",
     "Backbone",
     "CausalConv",
     "ConvState",

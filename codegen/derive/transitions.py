@@ -227,12 +227,12 @@ class Transitions:
             for key, dense in self._coupled_transitions(state)[1].items():
                 yield key, rename(TakeLast(dense, I), {J: I}), ONE, ONE
             return
-        left = {
-            axis: exponential(Shift(Cumsum(log, I, True), I, -1))
-            for axis, log in self.logs(state).items()
-        }
-        for factor in left.values():
-            self.labels.setdefault(factor, Label("until_end", "retention"))
+        left: dict[Axis | None, Node] = {}
+        for axis, log in self.logs(state).items():
+            after = Shift(Cumsum(log, I, True), I, -1)
+            left[axis] = exponential(after)
+            self.labels.setdefault(after, Label("log_until_end", "retention"))
+            self.labels.setdefault(left[axis], Label("until_end", "retention"))
         row = left.get(state.axes[0], ONE)
         column = left.get(state.axes[-1], ONE) if len(state.axes) > 1 else ONE
         for write in self.updates[state].writes:

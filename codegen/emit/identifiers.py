@@ -23,7 +23,6 @@ IMPORTED = frozenset(
         "FeedForward",
         "Head",
         "Linear",
-        "MIN_GATE",
         "MixerBlock",
         "OutputProjection",
         "Packed",

@@ -11,7 +11,7 @@ import sympy as sp
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.spec import Apply, Expr, Number, Ref
 
-from .module_types import MIN_GATE
+from .module_types import LOG_ZERO, MIN_GATE
 
 
 def log_of(expr: Expr) -> Expr | None:
@@ -80,5 +80,6 @@ def _apply(op: str, source: Expr, *args: Expr) -> Apply:
 
 
 def floored_log(x: sp.Expr) -> sp.Expr:
-    """The logarithm of no less than `MIN_GATE`, of a gate whose formula gives none."""
-    return sp.log(scalars.maximum(x, MIN_GATE))
+    """The logarithm of a gate whose formula gives none; `LOG_ZERO` of a gate below `MIN_GATE`."""
+    logarithm = sp.log(scalars.maximum(x, MIN_GATE))
+    return scalars.where(scalars.ge0(x - MIN_GATE), logarithm, LOG_ZERO)

@@ -25,7 +25,9 @@ WIDTH = features("width")
 X = Input("x", (WIDTH,), Role.TOKEN)
 """The layer's input."""
 MIN_GATE = sp.Float("1.2e-38")
-"""A gate's logarithm is taken of no less: about the least normal number in single precision."""
+"""A gate below it is 0: about the least normal number in single precision."""
+LOG_ZERO = sp.Integer(-800)
+"""The logarithm of a decay that is 0 in every type."""
 
 
 class LayerOp(Enum):

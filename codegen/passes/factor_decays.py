@@ -39,6 +39,7 @@ from miras_dsl.ir import (
     contract,
     elementwise,
     postorder,
+    reduce_sum,
     rename,
     with_operands,
 )
@@ -110,7 +111,7 @@ def factor_decay_products(program: Program, known: Mapping[str, Interval], token
                 here = _factored(here)
             case GatedSpan(a=a, b=b) if _near(a, b, known, tokens):
                 here = _difference(here)
-            case Map(formula, (Map() as x,)) if formula == sp.exp(OPERANDS[0]) and x in logs:
+            case Map(formula, (x,)) if formula == sp.exp(OPERANDS[0]) and x in logs:
                 here = _parted(here, x, known, tokens)
             case Map(formula, args) if not isinstance(formula, sp.exp):
                 here = _shared(formula, args, logs, known, tokens)
@@ -152,7 +153,7 @@ def _shared(
         if all(held.get(symbol) in logs for symbol in part.free_symbols):
             made = as_node(part, nodes)
             exponent = held.get(part.args[0])
-            if isinstance(exponent, Map):
+            if exponent is not None:
                 made = _parted(made, exponent, known, tokens)
             exchange[part] = OPERANDS[len(nodes)]
             nodes[exchange[part]] = made
@@ -161,13 +162,18 @@ def _shared(
     return elementwise(changed, *nodes.values())
 
 
-def _parted(whole: Node, exponent: Map, known: Mapping[str, Interval], tokens: int) -> Node:
-    """`e^(x - y)` as a product, where both stay small and x is one for the whole chunk."""
-    match exponent.formula, exponent.args:
-        case formula, (x, y) if formula == OPERANDS[0] - OPERANDS[1]:
+def _parted(whole: Node, exponent: Node, known: Mapping[str, Interval], tokens: int) -> Node:
+    """`e^(x - y)` as a product, where both stay small and x is one for the whole chunk.
+
+    What is left at the chunk's end is such a difference: of the whole sum and of that to a token.
+    """
+    match exponent:
+        case Map(formula, (x, y)) if formula == OPERANDS[0] - OPERANDS[1]:
             pass
-        case formula, (y, x) if formula == OPERANDS[1] - OPERANDS[0]:
+        case Map(formula, (y, x)) if formula == OPERANDS[1] - OPERANDS[0]:
             pass
+        case Shift(Cumsum(log, axis, True), _, -1):
+            x, y = reduce_sum(log, (axis,)), Cumsum(log, axis)
         case _:
             return whole
     apart = I not in x.axes and I in y.axes and _near(x, y, known, tokens)

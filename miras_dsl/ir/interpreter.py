@@ -234,7 +234,8 @@ def _one(
             pairs = terms * align(operand(y), y.axes, full) * align(weight, axes, full)
             row, col = (full.index(each) - len(full) for each in (triangle.row, triangle.col))
             pairs = np.moveaxis(pairs, (row, col), (-2, -1))  # [.., i, j]
-            begun = np.cumsum(pairs, -1) - pairs  # [.., i, s]: pairs of i that begin before s
+            begun = np.zeros_like(pairs)  # [.., i, s]: pairs of i that begin before s
+            begun[..., 1:] = np.cumsum(pairs, -1)[..., :-1]
             spanning = np.tril(begun, 0 if inclusive else -1).sum(-2)
             return np.moveaxis(spanning, -1, node.axes.index(triangle.row) - len(node.axes))
         case Inverse(x, row, col):

@@ -11,15 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.ops.tensor_ops import Sizes
+from miras_dsl.runtime.ops.tensor_ops import LOG_ZERO, Sizes
 
 from .packed import CuSeqlens, Packed, parse_cu_seqlens
 from .program_table import MemoryInput, MemoryTable
 from .window import lagged
-
-
-LOG_ZERO = -800.0
-"""The logarithm of a decay that is 0 in every type: e^-800 is less than any number of float64."""
 
 
 @dataclass(frozen=True, slots=True)

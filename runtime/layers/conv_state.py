@@ -9,9 +9,6 @@ from miras_dsl.runtime.execute.packed import CuSeqlens, Packed, batch_rows, pars
 
 from .state_tree import State
 
-MIN_GATE = 1.2e-38
-"""The least gate that a logarithm is taken of: the smallest normal float32, rounded up."""
-
 
 def upcast(x: Tensor) -> Tensor:
     """``x`` in float32 at least."""

@@ -28,8 +28,9 @@ from miras_dsl.exceptions import SpecWarning
 from miras_dsl.ir import axis_names
 from miras_dsl.runtime.execute.packed import Packed, batch_rows
 from miras_dsl.runtime.kernels.recurrent import supported
-from miras_dsl.runtime.layers.conv_state import MIN_GATE, upcast
+from miras_dsl.runtime.layers.conv_state import upcast
 from miras_dsl.runtime.layers.state_tree import State
+from miras_dsl.runtime.ops.tensor_ops import log_gate
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
 
@@ -218,7 +219,7 @@ def _extent(size: sp.Expr, sizes: Mapping[str, int]) -> int:
 
 def _leaf(feed: MemoryInput, inputs: Mapping[str, Tensor]) -> Tensor:
     value = inputs[feed.of if feed.weight is None else f"{feed.of}.{feed.weight}"]
-    return value.clamp(min=MIN_GATE).log() if feed.log else value
+    return log_gate(value) if feed.log else value
 
 
 def _places(have: tuple[str, ...], want: tuple[str, ...]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ reverse mode is derived), except in a token's step, where autograd goes through 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,11 @@ from .gated_products import gated_apply, gated_contract, gated_span
 from .monotone_inverse import monotone_inverse
 from .sizes import Sizes
 from .substitution import substitute
+
+MIN_GATE = 1.2e-38
+"""A gate below it is 0: about the least normal number in single precision."""
+LOG_ZERO = -800.0
+"""The logarithm of a decay that is 0 in every type: e^-800 is less than any number of float64."""
 
 
 def full(value: float, sizes: Sequence[int], size: Sizes) -> Tensor:
@@ -55,6 +61,18 @@ def ge0(x: Tensor) -> Tensor:
 def gt0(x: Tensor) -> Tensor:
     """1 where x > 0, else 0."""
     return (x > 0).to(x.dtype)
+
+
+def finite_exp(x: Tensor) -> Tensor:
+    """``e^x``, or the largest number of its type, with slope 0, where that would be infinite."""
+    largest = math.log(torch.finfo(x.dtype).max) - 0.01
+    return torch.exp(x.clamp(max=largest))
+
+
+def log_gate(gate: Tensor) -> Tensor:
+    """The logarithm of a gate; `LOG_ZERO`, with slope 0, of one that is 0 in single precision."""
+    there = gate >= MIN_GATE
+    return torch.where(there, torch.log(torch.where(there, gate, 1.0)), LOG_ZERO)
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -171,12 +189,14 @@ __all__ = [
     "abs_pow",
     "broadcast",
     "exponential",
+    "finite_exp",
     "gated_apply",
     "gated_contract",
     "gated_span",
     "ge0",
     "gelu_slope",
     "gt0",
+    "log_gate",
     "logcosh",
     "masked_decay",
     "matmul_fp64",

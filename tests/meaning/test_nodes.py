@@ -68,9 +68,14 @@ FLAT = {
 def test_every_operation_is_covered() -> None:
     classes = {x for x in vars(ir).values() if isinstance(x, type)}
     operations = {x for x in classes if issubclass(x, Node)} - {Node}
-    assert len(operations) == 18
+    assert len(operations) == 19
     found = {type(node) for root in NODES.values() for node in postorder([root])}
-    assert found == operations
+    assert found == operations - {ir.GatedSpan}
+    adjoints = (
+        vjp({r: Input("g", r.axes, Role.COTANGENT)}, inputs_of([r])) for r in NODES.values()
+    )
+    made = {type(n) for found in adjoints for n in postorder(found.values())}
+    assert ir.GatedSpan in made, "only reverse mode makes it"
 
 
 @pytest.mark.parametrize(("name", "node"), ALL, ids=list(NODES))
@@ -165,6 +170,26 @@ def test_meaning_on_the_triangle(strict: bool) -> None:
     wanted = lower * np.exp(np.minimum(a[:, None, 0] - b[None, :, 0], 0))
     np.testing.assert_allclose(got, wanted, rtol=1e-12)
     np.testing.assert_array_equal(value(nodes[f"mask {word}"], T=m), lower * m)
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+@pytest.mark.parametrize("strict", [True, False])
+def test_meaning_of_a_span(strict: bool, inclusive: bool) -> None:
+    """Each row written out: the pairs of the triangle whose decay holds that of the row."""
+    rng = np.random.default_rng(0)
+    n, d = SIZES[I], SIZES[KEY]
+    m, (x, y) = rng.standard_normal((n, n)), rng.standard_normal((2, n, d))
+    a = -np.cumsum(rng.uniform(0, 40, (n, d)), 0)
+    wanted = np.zeros((n, d))
+    for i in range(n):
+        for j in range(i if strict else i + 1):
+            for s in range(j + 1, i + 1 if inclusive else i):
+                wanted[s] += m[i, j] * x[i] * y[j] * np.exp(a[i] - a[j])
+    node = ir.GatedSpan(
+        leaf("m", I, J), leaf("x", I, KEY), leaf("y", J, KEY), leaf("a", I, KEY),
+        leaf("b", J, KEY), KEY, ir.Triangle(I, J, strict), inclusive,
+    )  # fmt: skip
+    np.testing.assert_allclose(value(node, m=m, x=x, y=y, a=a, b=a), wanted, rtol=1e-12)
 
 
 def test_meaning_of_moves() -> None:

@@ -76,8 +76,8 @@ def meaning(library: LoadedModule, around: LayerSpec, layer: nn.Module, x: Tenso
 
 
 def log(decay: Tensor) -> Tensor:
-    """The logarithm of a decay; of the least normal single-precision number where it is 0."""
-    return decay.clamp(min=1.2e-38).log()
+    """The logarithm of a decay; -800 where it is 0 in single precision."""
+    return torch.where(decay < 1.2e-38, -800.0, decay.clamp(min=1.2e-38).log())
 
 
 @dataclass

@@ -24,6 +24,7 @@ from miras_dsl.ir import (
     Cumsum,
     GatedApply,
     GatedContract,
+    GatedSpan,
     I,
     Input,
     J,
@@ -38,7 +39,7 @@ from miras_dsl.ir import (
     rename,
 )
 from miras_dsl.runtime.ops import tensor_ops
-from miras_dsl.runtime.ops.gated_products import gated_apply, gated_contract
+from miras_dsl.runtime.ops.gated_products import gated_apply, gated_contract, gated_span
 from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.source import Source
 from miras_dsl.spec import Interval
@@ -75,6 +76,32 @@ def test_products_equal_the_sum_written_out(rows, strict):
         torch.testing.assert_close(
             found, torch.einsum(letters, *operands, w), rtol=1e-12, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("inclusive", [False, True])
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("rows", ROWS)
+def test_pairs_that_span_a_token(rows, strict, inclusive):
+    x, y, m, a = drawn(rows, 5.0)
+    pairs = torch.einsum("...ij,...id,...jd,...ijd->...ijd", m, x, y, weights(a, strict))
+    i, j, s = torch.meshgrid(*[torch.arange(rows)] * 3, indexing="ij")
+    spans = (j < s) & ((s <= i) if inclusive else (s < i))
+    wanted = torch.einsum("...ijd,ijs->...sd", pairs, spans.double())
+    found = gated_span(m, x, y, a, a, strict, inclusive)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_sum_of_pairs_is_as_small_as_the_decay_that_they_span():
+    """Single precision keeps the digits of each row, whatever the other rows hold."""
+    x, y, m, a = drawn(64, 0.1)
+    log = a.diff(dim=-2, prepend=torch.zeros_like(a[..., :1, :]))
+    log[..., 5::9, :] -= 60.0
+    a = log.cumsum(-2)
+    exact = gated_span(m, x, y, a, a, False, True)
+    found = gated_span(m.float(), x.float(), y.float(), a, a, False, True)
+    small = exact[..., 5::9, :]
+    assert small.abs().max() < 1e-20
+    torch.testing.assert_close(found[..., 5::9, :].double(), small, rtol=1e-3, atol=1e-30)
 
 
 def test_a_decay_that_forgets_everything_overflows_nowhere():
@@ -118,7 +145,9 @@ def scored(strict: bool) -> Program:
     y = rename(KEYS, {I: J})
     onto = GatedApply(score, y, a, b, KEY, Triangle(I, J, strict), J)
     into = rename(GatedApply(score, QUERY, a, b, KEY, Triangle(I, J, strict), I), {J: I})
-    return Program((QUERY, KEYS, LOG), (("score", score), ("onto", onto), ("into", into)), ())
+    spans = GatedSpan(score, QUERY, y, a, b, KEY, Triangle(I, J, strict), not strict)
+    results = (("score", score), ("onto", onto), ("into", into), ("spans", spans))
+    return Program((QUERY, KEYS, LOG), results, ())
 
 
 def nodes_of(program: Program) -> list[Node]:
@@ -126,7 +155,11 @@ def nodes_of(program: Program) -> list[Node]:
 
 
 def gated(program: Program) -> list[Node]:
-    return [node for node in nodes_of(program) if isinstance(node, GatedContract | GatedApply)]
+    return [
+        node
+        for node in nodes_of(program)
+        if isinstance(node, GatedContract | GatedApply | GatedSpan)
+    ]
 
 
 def values(program: Program, query: Tensor, key: Tensor, log: Tensor) -> tuple[Tensor, ...]:
@@ -155,7 +188,7 @@ def run_text(text: str, names: dict[str, Any]) -> Any:
 
 def test_near_decays_become_one_product_and_far_ones_do_not():
     program = scored(False)
-    assert len(gated(program)) == 3
+    assert len(gated(program)) == 4
     assert gated(factor_decay_products(program, {"log_alpha": NEAR}, 64)) == []
     assert factor_decay_products(program, {"log_alpha": FAR}, 64).results == program.results
     assert factor_decay_products(program, {}, 64).results == program.results
@@ -182,12 +215,10 @@ def test_one_product_is_the_same_product(rows, strict):
         values(short, query, key, log), values(program, query, key, log), strict=True
     ):
         torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-12)
-    for found, exact in zip(
-        values(short, query.float(), key.float(), log),
-        values(program, query, key, log),
-        strict=True,
-    ):
-        assert (found - exact).abs().max() <= 1e-5 * exact.abs().max()
+    meant = values(program, query, key, log)
+    scale = max(exact.abs().max() for exact in meant)  # spans of one row are 0
+    for found, exact in zip(values(short, query.float(), key.float(), log), meant, strict=True):
+        assert (found - exact).abs().max() <= 1e-5 * (exact.abs().max() or scale)
 
 
 def test_later_tokens_change_no_bit_of_one_product():

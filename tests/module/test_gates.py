@@ -14,7 +14,7 @@ from miras_dsl import spec
 from miras_dsl.codegen.emit.layer.modules import emit_module
 from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.codegen.model.types import MemoryInput
-from miras_dsl.runtime.layers.conv_state import MIN_GATE
+from miras_dsl.runtime.ops.tensor_ops import LOG_ZERO
 from tests.module import rules
 from tests.module.features import Layer, build, fed, x
 from tests.module.rules import decay, gate, linear, memory, number, op, param
@@ -62,8 +62,9 @@ def test_a_gate_and_its_logarithm(case: str, tmp_path: Path) -> None:
     layer = build(tmp_path, memory("M", gates=(gate("g", expr),)), feeds)
     values = fed(layer, x)
     torch.testing.assert_close(values["g"], wanted(layer))
-    least = torch.tensor(MIN_GATE, dtype=torch.float64) if case == "nothing" else wanted(layer)
-    torch.testing.assert_close(values["log_g"], least.log().expand(2, 5, 2))
+    zero = torch.tensor(LOG_ZERO, dtype=torch.float64)
+    logarithm = zero if case == "nothing" else wanted(layer).log()
+    torch.testing.assert_close(values["log_g"], logarithm.expand(2, 5, 2))
     parts = {name.split(".")[0] for name, _ in layer.named_parameters() if name.startswith("g_")}
     features = [
         n for n in spec.iter_nodes(expr) if isinstance(n, spec.Apply) and n.op in spec.FEATURE

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import sympy as sp
 
 from miras_dsl.codegen.emit.scalar_printer import TORCH, Printer, print_with_strength
+from miras_dsl.codegen.model.log_gates import floored_log
 from miras_dsl.codegen.model.lower import POINTWISE
-from miras_dsl.codegen.model.module_types import MIN_GATE
 from miras_dsl.ir import ordered
 from miras_dsl.scalar import functions as scalars
 
@@ -41,6 +41,10 @@ class _at_least(sp.Function):
     is_real = True
 
 
+class _log_gate(sp.Function):
+    is_real = True
+
+
 class _at_most(sp.Function):
     """The smaller of a value and a number."""
 
@@ -49,6 +53,7 @@ class _at_most(sp.Function):
 
 LAYER: Mapping[type, Printer] = {
     **TORCH,
+    sp.exp: "ops.finite_exp({})".format,
     scalars.softplus: "F.softplus({})".format,
     _silu: "F.silu({})".format,
     _relu: "F.relu({})".format,
@@ -57,11 +62,15 @@ LAYER: Mapping[type, Printer] = {
     _smaller: "torch.minimum({}, {})".format,
     _at_least: "torch.clamp({}, min={})".format,
     _at_most: "torch.clamp({}, max={})".format,
+    _log_gate: "ops.log_gate({})".format,
 }
 """Functions of a layer's text; those of this file are made by `recognised` and printed only."""
 SLOT = scalars.OPERANDS[0]
-NAMED = {POINTWISE["silu"]: _silu(SLOT), POINTWISE["gelu_tanh"]: _gelu_tanh(SLOT)}
-LEAST = sp.Symbol("MIN_GATE", positive=True)
+NAMED = {
+    POINTWISE["silu"]: _silu(SLOT),
+    POINTWISE["gelu_tanh"]: _gelu_tanh(SLOT),
+    floored_log(SLOT): _log_gate(SLOT),
+}
 
 
 def recognised(formula: sp.Expr) -> sp.Expr:
@@ -82,7 +91,7 @@ def _bounded(c: sp.Expr, a: sp.Expr, b: sp.Expr) -> sp.Expr:
         return (_larger if larger else _smaller)(a, b)
     if larger and bound == 0:
         return _relu(value)
-    return (_at_least if larger else _at_most)(value, LEAST if bound == MIN_GATE else bound)
+    return (_at_least if larger else _at_most)(value, bound)
 
 
 def elementwise_text(formula: sp.Expr, operands: Mapping[sp.Symbol, Expression]) -> Expression:
@@ -99,7 +108,6 @@ def elementwise_text(formula: sp.Expr, operands: Mapping[sp.Symbol, Expression])
     layout = united(used.values())
     axes = ordered(axis for x in used.values() for axis in x.axes)
     names = {s: broadcast_to(x, axes, layout).operand for s, x in used.items()}
-    names[LEAST] = "MIN_GATE"
     text, binds = print_with_strength(formula, names, LAYER)
     timed, headed = any(x.timed for x in used.values()), any(x.headed for x in used.values())
     return Expression(text, layout, axes, timed, headed, binds)

@@ -43,25 +43,25 @@ def should_use(call: MemoryCall) -> bool:
 
 def recurrent(call: MemoryCall, kernels: Recurrence) -> tuple[Tensor, dict[str, Tensor]]:
     """The answers and the state after a call that is not empty, computed in float32."""
-    memory, micro = call.memory, call.memory.steps_per_token
-    moving, tails = per_token(call, exactly=False)
+    memory, repeats = call.memory, call.memory.steps_per_token
+    of_steps, tails = per_token(call, exact=False)
     constants, states = call.constants(), call.carried()
-    tensors = [moving[name] for name, _ in kernels.tokens]
+    tensors = [of_steps[name] for name, _ in kernels.tokens]
     tensors += [constants[name].float() for name, _ in kernels.constants]
     tensors += [states[name].float() for name, _ in kernels.states]
     tensors = [x.contiguous() for x in tensors]
     run = LaunchArgs(
         kernels,
         configure_launch(
-            kernels, call.sizes, max(call.lengths) * micro, call.heads, len(call.lengths)
+            kernels, call.sizes, max(call.lengths) * repeats, call.heads, len(call.lengths)
         ),
-        None if call.bounds is None else call.bounds.tensor * micro,
-        call.state["position"].to(torch.int64) * micro if memory.block else None,
+        None if call.bounds is None else call.bounds.tensor * repeats,
+        call.state["position"].to(torch.int64) * repeats if memory.block else None,
         len(call.lengths),
         torch.is_grad_enabled() and any(x.requires_grad for x in tensors),
     )
     y, *ends = _Recurrent.apply(run, *tensors)  # type: ignore[misc]
-    y = y.unflatten(1, (call.tokens, micro))[:, :, memory.read_at].to(call.out)
+    y = y.unflatten(1, (call.tokens, repeats))[:, :, memory.read_at].to(call.out)
     after = {name: end for (name, _), end in zip(kernels.states, ends, strict=True)}
     return y, {**call.state, **after, **tails, **position_after(call)}
 

@@ -56,9 +56,9 @@ def check(file: syntax.File) -> FileSpec:
             case _:
                 pass
 
-    def special(name: str, settled: dict[str, int]) -> str | None:
+    def specialize(name: str, fixed: dict[str, int]) -> str | None:
         defaults = dict(memories[name].params)
-        changed = {n: v for n, v in settled.items() if defaults[n] != v}
+        changed = {n: v for n, v in fixed.items() if defaults[n] != v}
         if not changed:
             return name
         own = "_".join([name, *(f"{n}{v}" for n, v in sorted(changed.items()))])
@@ -75,7 +75,7 @@ def check(file: syntax.File) -> FileSpec:
     known = {i.name for i in file.items if isinstance(i, syntax.Layer)}
     for item in file.items:
         if isinstance(item, syntax.Layer):
-            made_layer = _try(findings, partial(layer, item, memories, failed, special, known))
+            made_layer = _try(findings, partial(layer, item, memories, failed, specialize, known))
             if made_layer is not None:
                 layers[item.name] = made_layer
     models: dict[str, ModelSpec] = {}

@@ -18,19 +18,19 @@ LATER_PARTS = frozenset(
 )
 MAX_BLOCKS = 1024
 MAX_MEMORIES = 64
-Special = Callable[[str, dict[str, int]], str | None]
+Specialize = Callable[[str, dict[str, int]], str | None]
 
 
 def layer(
     item: syntax.Layer,
     memories: dict[str, MemorySpec],
     failed: set[str],
-    special: Special,
+    specialize: Specialize,
     layers: Collection[str] = (),
 ) -> LayerSpec:
     """The layer that ``item`` defines.
 
-    ``special`` gives the name of a memory with parameters other than its defaults, and makes it;
+    ``specialize`` gives the name of a memory with parameters other than its defaults, and makes it;
     ``layers`` are the names of all layers.
     """
     heads = None
@@ -40,9 +40,9 @@ def layer(
             raise problem(
                 "M0206", f"a layer has no `{param.name}`", param.span, "unknown", help=hint
             )
-        heads = _whole(param.default, param.span, "the number of heads", 4096)
+        heads = _integer(param.default, param.span, "the number of heads", 4096)
     _no_layers(item.body, memories, layers)
-    body = _mixing(item.body, memories, failed, special)
+    body = _mixing(item.body, memories, failed, specialize)
     if len(uses(body)) > MAX_MEMORIES:
         what = f"a layer has at most {MAX_MEMORIES} memories"
         raise problem(
@@ -80,7 +80,7 @@ def model(
             raise problem(
                 "M0206", f"a model has no `{param.name}`", param.span, "unknown", help=help
             )
-        given[param.name] = _whole(param.default, param.span, f"the {param.name}", 1 << 20)
+        given[param.name] = _integer(param.default, param.span, f"the {param.name}", 1 << 20)
     missing = [n for n in ("width", "vocab") if n not in given]
     if missing:
         help = f"write `model {item.name}(width = 128, vocab = 256)`"
@@ -111,7 +111,7 @@ def _blocks(
     part: syntax.Repeat | syntax.Reference, known: set[str], memories: set[str], name: Span
 ) -> list[Block]:
     if isinstance(part, syntax.Repeat):
-        count = _whole(part.count, part.count.span, "a repeat", MAX_BLOCKS)
+        count = _integer(part.count, part.count.span, "a repeat", MAX_BLOCKS)
         inner = [b for p in part.blocks for b in _blocks(p, known, memories, name)]
         if len(inner) * count > MAX_BLOCKS:
             raise problem(
@@ -147,10 +147,10 @@ def _no_layers(body: syntax.Mixing, memories: Collection[str], layers: Collectio
 
 
 def _mixing(
-    body: syntax.Mixing, memories: dict[str, MemorySpec], failed: set[str], special: Special
+    body: syntax.Mixing, memories: dict[str, MemorySpec], failed: set[str], specialize: Specialize
 ) -> Mixing:
     if isinstance(body, syntax.Composition):
-        parts = tuple(_mixing(p, memories, failed, special) for p in body.parts)
+        parts = tuple(_mixing(p, memories, failed, specialize) for p in body.parts)
         return Chain(parts) if body.op == "->" else Together(parts)
     if body.name in failed:
         raise Problem(None)
@@ -185,10 +185,10 @@ def _mixing(
                 "unknown",
                 help=did_you_mean(name, dict(params)),
             )
-        given[name] = _whole(argument.value, argument.span, f"`{name}`", 1 << 20)
-    settled = {n: v for n, v in given.items() if dict(params)[n] is not None}
-    sizes = tuple((n, v) for n, v in given.items() if n not in settled)
-    memory = special(body.name, settled) if settled else body.name
+        given[name] = _integer(argument.value, argument.span, f"`{name}`", 1 << 20)
+    fixed = {n: v for n, v in given.items() if dict(params)[n] is not None}
+    sizes = tuple((n, v) for n, v in given.items() if n not in fixed)
+    memory = specialize(body.name, fixed) if fixed else body.name
     if memory is None:
         raise Problem(None)
     return Use(memory, sizes, body.span)
@@ -217,7 +217,7 @@ def _with(made: LayerSpec, feature: syntax.Reference, tokens: set[str]) -> Layer
     match feature.name:
         case "conv":
             return replace(
-                made, conv=_whole(next(a.value for a in arguments), feature.span, "the width", 64)
+                made, conv=_integer(next(a.value for a in arguments), feature.span, "the width", 64)
             )
         case "silu":
             return replace(made, activation="silu")
@@ -244,7 +244,7 @@ def _token(argument: syntax.Argument, tokens: set[str]) -> str:
     return name
 
 
-def _whole(node: syntax.Formula | None, span: Span, what: str, high: int) -> int:
+def _integer(node: syntax.Formula | None, span: Span, what: str, high: int) -> int:
     if node is None:
         raise problem(
             "M0213", f"{what} needs a number", span, "no number", help="write `heads = 4`"

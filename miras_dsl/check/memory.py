@@ -97,7 +97,7 @@ def _memory(
         clauses.get("gates"), "gate"
     )
     bound = resolve_bindings(written, sizes, replace(scope, place="a token"), findings)
-    moved = Hoisted(pairs)
+    hoisted = Hoisted(pairs)
     network = lambda argument, span: built.apply(argument, sizes.sizes, span)  # noqa: E731
     states: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
     names = {**base, **bound.entries(pairs=False), **states}
@@ -112,20 +112,20 @@ def _memory(
     )
     one = Number(sp.Integer(1))
     losses = (
-        _try(findings, lambda: terms(clauses["bias"], library, inside, moved, one), place["bias"])
+        _try(findings, lambda: terms(clauses["bias"], library, inside, hoisted, one), place["bias"])
         or []
     )
     written_terms: tuple[syntax.Term, ...] = clauses["bias"].content  # type: ignore[assignment]
     named = [t.name for t in written_terms if t.name]
     choice: ResolvedAlgorithm | None = _try(
         findings,
-        lambda: resolve_algorithm(clauses["algorithm"], library, bare, moved, named),
+        lambda: resolve_algorithm(clauses["algorithm"], library, bare, hoisted, named),
         place["algorithm"],
     )
     kept = _try(
         findings,
         lambda: retention(
-            clauses["retention"], library, bare, sizes, moved, built.states, choice and choice.eta
+            clauses["retention"], library, bare, sizes, hoisted, built.states, choice and choice.eta
         ),
         place["retention"],
     )
@@ -134,14 +134,14 @@ def _memory(
         lambda: (
             choice
             and algorithm(
-                clauses["algorithm"], choice, bare, sizes, moved, weight_axes(built.states)
+                clauses["algorithm"], choice, bare, sizes, hoisted, weight_axes(built.states)
             )
         ),
         place["algorithm"],
     )
     reading = _try(
         findings,
-        lambda: read(clauses.get("read"), inside, built, bound, moved, sizes),
+        lambda: read(clauses.get("read"), inside, built, bound, hoisted, sizes),
         item.name_span,
     )
     if findings or kept is None or learned is None or reading is None or choice is None:
@@ -156,11 +156,11 @@ def _memory(
         for e in (learned.anchored and learned.anchored.scale, learned.window and learned.window[1])
         if e
     ]
-    gates = tuple(_with_ranges([*bound.gates.values(), *moved.gates]))
+    gates = tuple(_with_ranges([*bound.gates.values(), *hoisted.gates]))
     kept, gates = acting_once(kept, gates, max(learned.steps, learned.pairs))
     decay_range(kept, gates)
     own_names(built.states, learned)
-    tokens = _tokens(bound, moved, written, used, gates)
+    tokens = _tokens(bound, hoisted, written, used, gates)
     made = MemorySpec(
         name=item.name,
         params=tuple(sizes.params.items()),
@@ -226,7 +226,7 @@ def _with_ranges(gates: list[Gate]) -> list[Gate]:
 
 def _tokens(
     bound: Bindings,
-    moved: Hoisted,
+    hoisted: Hoisted,
     written: list,
     used: list[Expr],
     gates: tuple[Gate, ...],
@@ -235,12 +235,14 @@ def _tokens(
     declared = {d.name for d in written if d.kind == "token"}
     formulas = [
         *used,
-        *(t.expr for t in (*bound.tokens.values(), *moved.tokens) if t.expr is not None),
+        *(t.expr for t in (*bound.tokens.values(), *hoisted.tokens) if t.expr is not None),
     ]
     named = {
         n.name for e in formulas for n in iter_nodes(e) if isinstance(n, Ref) and n.kind == "token"
     }
-    return tuple(t for n, t in bound.tokens.items() if n in declared | named) + tuple(moved.tokens)
+    return tuple(t for n, t in bound.tokens.items() if n in declared | named) + tuple(
+        hoisted.tokens
+    )
 
 
 def _sizes_used(sizes: AxisSizes, tokens: tuple[Token, ...], gates: tuple[Gate, ...]):

@@ -23,7 +23,7 @@ from miras_dsl.stages import Stage
 from .check import check
 from .exit_status import reporting_failures, warn
 from .options import AsJson, Spec
-from .output_file import resolve_input
+from .output_file import resolve_output
 from .train import train
 
 app = typer.Typer(
@@ -80,7 +80,7 @@ def new(
     from .scaffold import memory_name, spec_template
 
     with reporting_failures() as out:
-        place = resolve_input(path, force=force)
+        place = resolve_output(path, force=force)
         place.write(spec_template(path.name))
         if not place.standard:
             out.print(Text(f"wrote {path}; next: miras check {memory_name(path)}"))
@@ -140,7 +140,7 @@ def compile_(
     Example: [bold]miras compile robust.mem -o robust.py[/bold]
     """
     with reporting_failures(as_json) as out:
-        place = None if output is None else resolve_input(output, spec=spec, force=force)
+        place = None if output is None else resolve_output(output, spec=spec, force=force)
         rendered = miras.compile(spec)
         from miras_dsl.check import warnings
         from miras_dsl.spec import FileSpec

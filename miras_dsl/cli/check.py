@@ -18,7 +18,7 @@ from miras_dsl.dtypes import Dtype
 
 from .exit_status import WRONG, reporting_failures, warn
 from .options import AsJson, Spec
-from .output_file import resolve_input
+from .output_file import resolve_output
 from .scaffold import memory_name
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def check(
     """
     with reporting_failures(as_json) as out:
         source = miras.find(spec)
-        place = None if output is None else resolve_input(output, spec=spec, certificate=True)
+        place = None if output is None else resolve_output(output, spec=spec, certificate=True)
         # A wrong spec is told before torch is imported, which takes longer than all of this.
         meant = miras.parse(source)
         from miras_dsl.check import warnings

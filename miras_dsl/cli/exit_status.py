@@ -54,12 +54,12 @@ class reporting_failures:
     ) -> None:
         self.within.close()
         if error is None:
-            error = _unwritten()
-        status = None if error is None else self._tell(error)
+            error = _flush_error()
+        status = None if error is None else self._report(error)
         if status is not None:
             raise typer.Exit(status) from None
 
-    def _tell(self, error: BaseException) -> int | None:
+    def _report(self, error: BaseException) -> int | None:
         """Tell of a failure; None for one that typer tells, or that ends the process itself."""
         from miras_dsl.diagnostics import SpecErrors
 
@@ -73,27 +73,27 @@ class reporting_failures:
                     self.errors.print(Text(str(error)))
                 return WRONG
             case EnvironmentFailure():
-                self._complain(str(error))
+                self._print_error(str(error))
                 return error.status
             case BrokenPipeError():
-                _forget_output()
+                _discard_output()
                 return UNREAD
             case OSError(filename=None):
                 # No file of ours: every one of them is opened by its name.
-                _forget_output()
+                _discard_output()
                 self.errors.print(Text(f"error: the output: {_reason(error)}"))
                 return UNUSABLE
             case OSError():
-                self._complain(f"{error.filename}: {_reason(error)}")
+                self._print_error(f"{error.filename}: {_reason(error)}")
                 return UNUSABLE
             case KeyboardInterrupt():
                 sentence = str(error) or "stopped before the end; start again when you like"
-                self._complain(sentence, mark="")
+                self._print_error(sentence, mark="")
                 return STOPPED
             case Exception():
                 trace = "".join(traceback.format_exception(error))
                 sys.stderr.write(trace)
-                self._complain(
+                self._print_error(
                     "this is a fault of miras, not of your file; please report it with the lines "
                     f"above and the spec ({type(error).__name__}: {error})"
                 )
@@ -101,7 +101,7 @@ class reporting_failures:
             case _:
                 return None
 
-    def _complain(self, sentence: str, mark: str = "error: ") -> None:
+    def _print_error(self, sentence: str, mark: str = "error: ") -> None:
         if self.as_json:
             print(json.dumps({"errors": [{"what": sentence}]}))
         else:
@@ -116,7 +116,7 @@ def warn(found: Iterable[Diagnostic], as_json: bool) -> None:
             errors.print(Text(f"{diagnostic}\n", "yellow"))
 
 
-def _unwritten() -> OSError | None:
+def _flush_error() -> OSError | None:
     """What happens when the last of the output leaves the process."""
     try:
         sys.stdout.flush()
@@ -125,7 +125,7 @@ def _unwritten() -> OSError | None:
     return None
 
 
-def _forget_output() -> None:
+def _discard_output() -> None:
     """Nobody takes the output any more: what is left of it goes nowhere, without a word."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError):

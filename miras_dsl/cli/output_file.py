@@ -50,7 +50,7 @@ class OutputFile:
             raise EnvironmentFailure(f"{self.path} cannot be written: {error.strerror}") from error
 
 
-def resolve_input(
+def resolve_output(
     path: Path, *, spec: str | None = None, force: bool = False, certificate: bool = False
 ) -> OutputFile:
     """Look at what ``path`` names, before any work is done for it.

@@ -34,7 +34,7 @@ def resolve_algorithm(
     clause: syntax.Clause,
     library: Library,
     scope: Scope,
-    moved: Hoisted,
+    hoisted: Hoisted,
     names: list[str],
 ) -> ResolvedAlgorithm:
     """The algorithm's own part and the rates of the terms called ``names``."""
@@ -56,8 +56,8 @@ def resolve_algorithm(
         "algorithm", "M0601", first, library, extra=tuple(names), optional=("eta",) if rated else ()
     )
     inner = replace(scope, place="the algorithm")
-    values = {n: moved.out(elaborate(v, inner)) for n, v in choice.values.items()}
-    rates = {n: moved.out(elaborate(v, inner)) for n, v in choice.extra.items()}
+    values = {n: hoisted.hoist(elaborate(v, inner)) for n, v in choice.values.items()}
+    rates = {n: hoisted.hoist(elaborate(v, inner)) for n, v in choice.extra.items()}
     if rated:
         missing = [n for n in names if n not in rates]
         if missing or "eta" in choice.written:
@@ -95,11 +95,11 @@ def algorithm(
     choice: ResolvedAlgorithm,
     scope: Scope,
     sizes: AxisSizes,
-    moved: Hoisted,
+    hoisted: Hoisted,
     axes: Axes,
 ) -> Algorithm:
     """Rules and modifiers; ``axes`` are those of a weight inside a rule."""
-    found, carry = rules_of(choice, scope, sizes, moved, axes)
+    found, carry = rules_of(choice, scope, sizes, hoisted, axes)
     made = Algorithm(found, carry, span=clause.span)
     seen: dict[str, syntax.Reference] = {}
     for part in clause.content[1:]:  # type: ignore[index]
@@ -128,7 +128,7 @@ def algorithm(
                     help="keep one of them",
                 )
         seen[part.name] = part
-        made = _modified(made, part, replace(scope, place="the algorithm"), moved)
+        made = _modified(made, part, replace(scope, place="the algorithm"), hoisted)
     if not seen.keys() & {"exact", "anchored", "implicit"}:
         raise problem(
             "M0604",
@@ -147,7 +147,7 @@ def algorithm(
     return made
 
 
-def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Hoisted) -> Algorithm:
+def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, hoisted: Hoisted) -> Algorithm:
     call = (
         part if isinstance(part, syntax.Call) else syntax.Call(part.name, (), part.span, part.span)
     )
@@ -184,7 +184,7 @@ def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Hois
             width = integer_literal(given["n"], scope, "the width of a window", 1, 256)
             discount: Expr = Number(ONE, part.span)
             if "discount" in given:
-                discount = moved.out(elaborate(given["discount"], scope))
+                discount = hoisted.hoist(elaborate(given["discount"], scope))
             if discount.axes:
                 raise problem(
                     "M0212",
@@ -196,12 +196,12 @@ def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Hois
         case "implicit":
             return replace(made, implicit=True)
         case "anchored":
-            return replace(made, anchored=_anchored(given, scope, moved))
+            return replace(made, anchored=_anchored(given, scope, hoisted))
         case _:
             return made
 
 
-def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Hoisted) -> Anchored:
+def _anchored(given: dict[str, syntax.Formula], scope: Scope, hoisted: Hoisted) -> Anchored:
     block = integer_literal(given["block"], scope, "the length of a block", 1, 65536)
     sweeps = (
         integer_literal(given["sweeps"], scope, "the number of sweeps", 1, 64)
@@ -217,7 +217,7 @@ def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Hoisted) ->
     scale = None
     if "scale" in given:
         inner = scope.with_names(position=Ref("position", "position", ("position",)))
-        expr = moved.out(elaborate(given["scale"], replace(inner, own=("position",))))
+        expr = hoisted.hoist(elaborate(given["scale"], replace(inner, own=("position",))))
         if expr.axes not in ((), ("position",)):
             raise problem(
                 "M0212", "the scale of a step is one number", expr.span, f"{shown(expr.axes)} here"

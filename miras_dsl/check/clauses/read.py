@@ -25,7 +25,7 @@ def read(
     scope: Scope,
     built: Architecture,
     bound: Bindings,
-    moved: Hoisted,
+    hoisted: Hoisted,
     sizes: AxisSizes,
 ) -> Expr:
     assert built.network is not None
@@ -37,7 +37,7 @@ def read(
             built.network.input.span,
         )
     node: syntax.Formula = clause.content  # type: ignore[assignment]
-    expr = moved.out(elaborate(node, replace(scope, place="a read")))
+    expr = hoisted.hoist(elaborate(node, replace(scope, place="a read")))
     paired = {n for n, item in (bound.tokens | bound.gates).items() if "pair" in item.axes}
     for part in iter_nodes(expr):
         if isinstance(part, Ref) and part.name in paired and part.kind in ("token", "gate"):

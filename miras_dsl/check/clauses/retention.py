@@ -22,7 +22,7 @@ def retention(
     library: Library,
     scope: Scope,
     sizes: AxisSizes,
-    moved: Hoisted,
+    hoisted: Hoisted,
     states: list[State],
     eta: Expr | None,
 ) -> Retention:
@@ -42,7 +42,7 @@ def retention(
             return Retention(span=clause.span)
         choice = resolve_library_call("retention", "M0501", first, library, also=("none",))
         values = choice.values.items()
-        names: dict[str, Entry] = {n: moved.out(elaborate(v, scope)) for n, v in values}
+        names: dict[str, Entry] = {n: hoisted.hoist(elaborate(v, scope)) for n, v in values}
         rate = scope.names.get("eta") if eta is None else eta
         if rate is not None:
             names.setdefault("eta", rate)
@@ -61,7 +61,7 @@ def retention(
         forms = [*body, *forms]
     elif eta is not None:
         inner = scope.with_names(**{n: e for n, e in {"eta": eta}.items() if n not in scope.names})
-    return _build(forms, clause, inner, scope, sizes, moved, states)
+    return _build(forms, clause, inner, scope, sizes, hoisted, states)
 
 
 def _build(
@@ -70,7 +70,7 @@ def _build(
     inner: Scope,
     outer: Scope,
     sizes: AxisSizes,
-    moved: Hoisted,
+    hoisted: Hoisted,
     states: list[State],
 ) -> Retention:
     found: dict[str, syntax.Form] = {}
@@ -95,7 +95,11 @@ def _build(
     if "decay" in found:
         value = found["decay"].value
         decay = gate_of(
-            elaborate(value, replace(inner, place="a decay")), moved, "a decay", "M0510", value.span
+            elaborate(value, replace(inner, place="a decay")),
+            hoisted,
+            "a decay",
+            "M0510",
+            value.span,
         )
         _decay_shape(decay, found["decay"], states)
         if isinstance(decay, Number) and decay.value < -1:
@@ -103,11 +107,11 @@ def _build(
     made = Retention(decay=decay, at=_place(found, shapers, clause), span=clause.span)
     for word, names in (("bregman", ("w",)), ("link", ("a",)), ("penalty", ("w", "w0"))):
         if word in found:
-            expr = _formula(found[word], names, axes, inner, moved)
+            expr = _formula(found[word], names, axes, inner, hoisted)
             made = replace(made, **{word: expr})
     on = found["bregman"].on if "bregman" in found else None
     if on is not None:
-        made = replace(made, simplex=_simplex(on, inner, moved))
+        made = replace(made, simplex=_simplex(on, inner, hoisted))
         _simplex_rules(made, found, on, states)
     return made
 
@@ -120,11 +124,11 @@ def weight_axes(states: list[State]) -> Axes:
 
 
 def _formula(
-    form: syntax.Form, names: tuple[str, ...], axes: Axes, inner: Scope, moved: Hoisted
+    form: syntax.Form, names: tuple[str, ...], axes: Axes, inner: Scope, hoisted: Hoisted
 ) -> Expr:
     duals: dict[str, Entry] = {n: Ref(n, "dual", axes) for n in names}
     scope = replace(inner.with_names(**duals), place=f"a {form.word}")
-    expr = moved.out(elaborate(form.value, scope))
+    expr = hoisted.hoist(elaborate(form.value, scope))
     if form.word == "link" and expr.axes != axes:
         raise problem(
             "M0203",
@@ -179,7 +183,7 @@ def _decay_shape(decay: Ref | Number, form: syntax.Form, states: list[State]) ->
         )
 
 
-def _simplex(on: syntax.Reference, inner: Scope, moved: Hoisted) -> Expr:
+def _simplex(on: syntax.Reference, inner: Scope, hoisted: Hoisted) -> Expr:
     shape = isinstance(on, syntax.Call) and on.name == "simplex" and len(on.arguments) == 2
     if not shape:
         raise problem(
@@ -194,7 +198,7 @@ def _simplex(on: syntax.Reference, inner: Scope, moved: Hoisted) -> Expr:
             "M0506", "a domain is written `simplex(rows, total = c)`", on.span, "not so here"
         )
     expr = elaborate(total.value, inner)
-    gate = gate_of(expr, moved, "the total of a simplex", "M0506", total.value.span)
+    gate = gate_of(expr, hoisted, "the total of a simplex", "M0506", total.value.span)
     if gate.axes or (isinstance(gate, Number) and gate.value <= 0):
         raise problem(
             "M0506", "the total of a simplex is one positive number", total.value.span, "not so"

@@ -38,7 +38,7 @@ class ResolvedAlgorithm:
 
 
 def rules_of(
-    choice: ResolvedAlgorithm, scope: Scope, sizes: AxisSizes, moved: Hoisted, axes: Axes
+    choice: ResolvedAlgorithm, scope: Scope, sizes: AxisSizes, hoisted: Hoisted, axes: Axes
 ) -> tuple[tuple[tuple[str, Expr], ...], tuple[str, ...]]:
     rules = choice.rules
     for name in rules.carry:
@@ -72,7 +72,7 @@ def rules_of(
                 )
             if any(name == target.name for name, _ in made):
                 raise problem("M0605", f"`{target.name}` is set twice", target.span, "again")
-            expr = moved.out(elaborate(binding.value, inner))
+            expr = hoisted.hoist(elaborate(binding.value, inner))
             met = to_axes(expr, axes, sizes.sizes)
             if met is None or set(met.axes) != set(axes):
                 raise problem(

@@ -22,7 +22,7 @@ class Hoisted:
     gates: list[Gate] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
 
-    def out(self, expr: Expr) -> Expr:
+    def hoist(self, expr: Expr) -> Expr:
         """``expr`` with every largest part that is learned and free of the state moved out."""
         learned: dict[int, bool] = {}
         inside: dict[int, bool] = {}
@@ -39,16 +39,16 @@ class Hoisted:
                 done[id(node)] = node
             elif inside[id(node)]:
                 args = (
-                    self.whole(a) if learned[id(a)] and not inside[id(a)] else done[id(a)]
+                    self.hoist_whole(a) if learned[id(a)] and not inside[id(a)] else done[id(a)]
                     for a in node.args
                 )
                 done[id(node)] = replace(node, args=tuple(args))
             else:
                 done[id(node)] = node
         free = learned[id(expr)] and not inside[id(expr)]
-        return self.whole(expr) if free else done[id(expr)]
+        return self.hoist_whole(expr) if free else done[id(expr)]
 
-    def whole(self, expr: Expr) -> Ref:
+    def hoist_whole(self, expr: Expr) -> Ref:
         """``expr``, which is free of the state, as a gate or token of its own."""
         name = f"_{len(self.gates) + len(self.tokens) + 1}"
         tokens = [n for n in iter_nodes(expr) if isinstance(n, Ref) and n.kind == "token"]
@@ -67,7 +67,7 @@ class Hoisted:
         return Ref(name, "token", expr.axes, expr.span)
 
 
-def gate_of(expr: Expr, moved: Hoisted, what: str, code: str, span: Span) -> Ref | Number:
+def gate_of(expr: Expr, hoisted: Hoisted, what: str, code: str, span: Span) -> Ref | Number:
     """A number or a gate that stands for ``expr``; the formula must be free of tokens and state."""
     for node in iter_nodes(expr):
         if isinstance(node, Ref) and (node.kind in INSIDE or node.kind == "token"):
@@ -80,4 +80,4 @@ def gate_of(expr: Expr, moved: Hoisted, what: str, code: str, span: Span) -> Ref
             )
     if isinstance(expr, Number) or (isinstance(expr, Ref) and expr.kind == "gate"):
         return expr
-    return moved.whole(expr)
+    return hoisted.hoist_whole(expr)

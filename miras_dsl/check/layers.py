@@ -1,4 +1,4 @@
-"""Layers and models: which memories, in which composition, with what around them."""
+"""Checks layers (compositions of memories, and what surrounds them) and models (blocks in order)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ def layer(
 ) -> LayerSpec:
     """The layer that ``item`` defines.
 
-    ``specialize`` gives the name of a memory with parameters other than its defaults, and makes it;
-    ``layers`` are the names of all layers.
+    failed      names of memories that have mistakes
+    specialize  from a memory and the parameters that the layer fixes to the name of such a memory,
+                which is made if it is new; None if it has mistakes
+    layers      names of all layers
+
+    Raises Problem.
     """
     heads = None
     for param in item.params:
@@ -72,7 +76,13 @@ def layer(
 def model(
     item: syntax.Model, layers: dict[str, LayerSpec], known: set[str], memories: set[str]
 ) -> ModelSpec:
-    """The model that ``item`` defines, its repeats unrolled; ``known`` are all layer names."""
+    """The model that ``item`` defines, its repeats unrolled.
+
+    known     names of all layers, also of those with mistakes
+    memories  names of all memories
+
+    Raises Problem.
+    """
     given: dict[str, int] = {}
     for param in item.params:
         if param.name not in ("width", "vocab"):
@@ -131,7 +141,7 @@ def _blocks(
 
 
 def _no_layers(body: syntax.Mixing, memories: Collection[str], layers: Collection[str]) -> None:
-    """Refuse a layer inside a layer."""
+    """Raise Problem for a layer inside a layer."""
     if isinstance(body, syntax.Composition):
         for part in body.parts:
             _no_layers(part, memories, layers)

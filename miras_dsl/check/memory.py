@@ -1,4 +1,4 @@
-"""One memory: its clauses in the order in which each can be understood."""
+"""Checks one memory: its clauses, each after those that it depends on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ from miras_dsl.check.clauses.architecture import architecture
 from miras_dsl.check.clauses.bias import terms
 from miras_dsl.check.clauses.order import order
 from miras_dsl.check.clauses.read import read
-from miras_dsl.check.clauses.retention import acting_once, decay_range, retention, weight_axes
+from miras_dsl.check.clauses.retention import (
+    check_decay_range,
+    constant_decay_as_gate,
+    retention,
+    weight_axes,
+)
 from miras_dsl.check.clauses.tokens_and_gates import Bindings, binding_definitions, resolve_bindings
-from miras_dsl.check.clauses.weights import own_names
+from miras_dsl.check.clauses.weights import check_weight_names
 from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.builtins import FUNCTIONS
 from miras_dsl.check.formula.elaborate import Entry, Scope
@@ -57,9 +62,9 @@ def memory(
     findings: Findings,
     given: Mapping[str, int] = {},
 ) -> MemorySpec | None:
-    """The memory that ``item`` defines; None when anything is wrong, which is then in ``findings``.
+    """The memory that ``item`` defines; None if it has mistakes, which are added to ``findings``.
 
-    ``given`` are parameters that a layer sets, in place of their defaults.
+    given  parameters that a layer sets, instead of their defaults
     """
     mine = Findings()
     try:
@@ -157,9 +162,9 @@ def _memory(
         if e
     ]
     gates = tuple(_with_ranges([*bound.gates.values(), *hoisted.gates]))
-    kept, gates = acting_once(kept, gates, max(learned.steps, learned.pairs))
-    decay_range(kept, gates)
-    own_names(built.states, learned)
+    kept, gates = constant_decay_as_gate(kept, gates, max(learned.steps, learned.pairs))
+    check_decay_range(kept, gates)
+    check_weight_names(built.states, learned)
     tokens = _tokens(bound, hoisted, written, used, gates)
     made = MemorySpec(
         name=item.name,
@@ -182,7 +187,7 @@ def _memory(
 
 
 def _try(findings: Findings, part: Callable[[], T], clause: Span) -> T | None:
-    """What ``part`` gives; a mistake inside a definition of another file is shown at ``clause``."""
+    """The result of ``part``; None after a mistake.  One in another file is reported at ``clause``."""
     try:
         return part()
     except Problem as mistake:
@@ -231,7 +236,7 @@ def _tokens(
     used: list[Expr],
     gates: tuple[Gate, ...],
 ) -> tuple[Token, ...]:
-    """Declared tokens, and of query, key and value those that are used."""
+    """The declared tokens, and those of query, key and value that are used."""
     declared = {d.name for d in written if d.kind == "token"}
     formulas = [
         *used,
@@ -246,7 +251,7 @@ def _tokens(
 
 
 def _sizes_used(sizes: AxisSizes, tokens: tuple[Token, ...], gates: tuple[Gate, ...]):
-    """All axes with their sizes; `f64` is a feature vector of 64 inside a gate."""
+    """(axis, size) of every axis; `f64` is that of a `linear(…, size = 64)` inside a formula."""
     yield from sizes.sizes.items()
     formulas = [t.expr for t in tokens if t.expr is not None] + [g.expr for g in gates]
     seen = {
@@ -261,7 +266,7 @@ def _sizes_used(sizes: AxisSizes, tokens: tuple[Token, ...], gates: tuple[Gate, 
 
 
 def _limit(formulas: list[Expr], item: syntax.Memory) -> None:
-    """Refuse formulas that the library has blown up; parts that are shared count each time."""
+    """Raise Problem if the formulas are too large; a part that is used twice counts twice."""
     known: dict[int, ExpandedSize] = {}
     total = sum(expanded_size(f, item.name_span, known).parts for f in formulas)
     if total > MAX_EXPANDED:

@@ -1,9 +1,9 @@
 """The command line: `miras new, check, explain, compile, train`.
 
 Exit status, as the README lists it: 0 done, 1 a wrong spec or a red certificate, 2 a wrong command,
-3 a file, folder or device that cannot be used, 4 numbers that are not finite, 70 a fault of ours,
-130 stopped by Ctrl-C, 141 nobody reads the output any more.  Heavy imports happen inside the
-commands, so that `miras --help` is quick.
+3 a file, folder or device that cannot be used, 4 numbers that are not finite, 70 a fault of miras,
+130 stopped by Ctrl-C, 141 the output is a closed pipe.  Heavy imports are inside the commands, so that
+`miras --help` is quick.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ app = typer.Typer(
 
 
 class Format(StrEnum):
-    """How an explanation is written."""
+    """The format of an explanation."""
 
     text = "text"
     latex = "latex"
@@ -168,5 +168,5 @@ app.command()(train)
 
 
 def main() -> None:
-    """The `miras` command, once it is imported."""
+    """Runs the `miras` command."""
     app()

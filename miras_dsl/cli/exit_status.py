@@ -1,4 +1,4 @@
-"""What a command tells when it does not end well, and the exit status that says the same."""
+"""Reports failures of a command: a message on stderr, and the exit status."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ WRONG, UNUSABLE, FAULT, STOPPED, UNREAD = 1, 3, 70, 130, 141
 
 
 class reporting_failures:
-    """Turns failures into a message on stderr (or JSON on stdout) and an exit status.
+    """A `with` around a command that turns exceptions into a message and an exit status.
 
-    A `with` around a command; what it gives is the console of the command's own words.
+    The message goes to stderr, or to stdout as JSON.  The `with` gives the console for the command's
+    output, which prints nothing if that is JSON.
     """
 
     def __init__(self, as_json: bool = False) -> None:
@@ -41,7 +42,7 @@ class reporting_failures:
             self.errors.print(Text(f"warning: {message}", "yellow"))
 
         self.within.enter_context(warnings.catch_warnings())
-        # The command tells these itself, with their places.
+        # The command prints these itself, with their places.
         warnings.simplefilter("ignore", SpecWarning)
         warnings.showwarning = warn
         return Console(soft_wrap=True, highlight=False, quiet=self.as_json)
@@ -60,7 +61,7 @@ class reporting_failures:
             raise typer.Exit(status) from None
 
     def _report(self, error: BaseException) -> int | None:
-        """Tell of a failure; None for one that typer tells, or that ends the process itself."""
+        """Print a failure; its exit status, or None for an exception that is passed on."""
         from miras_dsl.diagnostics import SpecErrors
 
         match error:
@@ -79,7 +80,7 @@ class reporting_failures:
                 _discard_output()
                 return UNREAD
             case OSError(filename=None):
-                # No file of ours: every one of them is opened by its name.
+                # Without a name it is the standard output: all files are opened by their names.
                 _discard_output()
                 self.errors.print(Text(f"error: the output: {_reason(error)}"))
                 return UNUSABLE
@@ -109,7 +110,7 @@ class reporting_failures:
 
 
 def warn(found: Iterable[Diagnostic], as_json: bool) -> None:
-    """Print what is perhaps not meant on stderr, in yellow; JSON has a place of its own for it."""
+    """Print warnings on stderr, unless the output is JSON, which holds them itself."""
     if not as_json:
         errors = Console(stderr=True, soft_wrap=True, highlight=False)
         for diagnostic in found:
@@ -117,7 +118,7 @@ def warn(found: Iterable[Diagnostic], as_json: bool) -> None:
 
 
 def _flush_error() -> OSError | None:
-    """What happens when the last of the output leaves the process."""
+    """Flush the standard output; the error if that fails."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -126,7 +127,7 @@ def _flush_error() -> OSError | None:
 
 
 def _discard_output() -> None:
-    """Nobody takes the output any more: what is left of it goes nowhere, without a word."""
+    """Send what is left of the standard output to /dev/null, so that exiting raises no further error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError):
         os.dup2(nowhere, sys.stdout.fileno())

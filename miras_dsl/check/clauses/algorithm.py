@@ -1,4 +1,4 @@
-"""The `algorithm` clause: rules, rates, and what is meant by when gradients are taken."""
+"""The `algorithm` clause: rules, rates of terms, and modifiers (at which weights gradients are taken …)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .rules import ResolvedAlgorithm, references_in, rules_of
 ONE = sp.Integer(1)
 
 MODIFIERS = ("exact", "anchored", "window", "steps", "pairs", "implicit", "reset")
-APART = (
+EXCLUSIVE = (
     ("exact", "anchored"), ("implicit", "anchored"), ("implicit", "window"), ("implicit", "steps"),
     ("implicit", "pairs"), ("steps", "anchored"), ("steps", "pairs"), ("steps", "window"),
     ("window", "pairs"), ("pairs", "anchored"),
 )  # fmt: skip
-"""Modifiers that mean nothing together."""
+"""Pairs of modifiers that exclude each other."""
 
 
 def resolve_algorithm(
@@ -37,7 +37,10 @@ def resolve_algorithm(
     hoisted: Hoisted,
     names: list[str],
 ) -> ResolvedAlgorithm:
-    """The algorithm's own part and the rates of the terms called ``names``."""
+    """The rules of the algorithm with their arguments, and the rates of the terms ``names``.
+
+    Raises Problem.
+    """
     first = clause.content[0]  # type: ignore[index]
     if isinstance(first, syntax.Rules):
         return ResolvedAlgorithm(first, {}, True)
@@ -86,7 +89,7 @@ def resolve_algorithm(
 
 
 def with_rates(terms: list[Term], choice: ResolvedAlgorithm) -> list[Term]:
-    """The terms with their rates."""
+    """The terms, with the rates that the algorithm gives them."""
     return [replace(t, rate=choice.rates.get(t.name, t.rate)) for t in terms]
 
 
@@ -98,7 +101,10 @@ def algorithm(
     hoisted: Hoisted,
     axes: Axes,
 ) -> Algorithm:
-    """Rules and modifiers; ``axes`` are those of a weight inside a rule."""
+    """The algorithm: rules and modifiers.  Raises Problem.
+
+    axes  of a weight in a rule
+    """
     found, carry = rules_of(choice, scope, sizes, hoisted, axes)
     made = Algorithm(found, carry, span=clause.span)
     seen: dict[str, syntax.Reference] = {}
@@ -118,7 +124,7 @@ def algorithm(
                 "M0608", f"`{part.name}` is written twice", part.span, "again", because=first
             )
         for other in seen:
-            if (part.name, other) in APART or (other, part.name) in APART:
+            if (part.name, other) in EXCLUSIVE or (other, part.name) in EXCLUSIVE:
                 raise problem(
                     "M0608",
                     f"`{other}` and `{part.name}` mean nothing together",
@@ -128,7 +134,7 @@ def algorithm(
                     help="keep one of them",
                 )
         seen[part.name] = part
-        made = _modified(made, part, replace(scope, place="the algorithm"), hoisted)
+        made = _with_modifier(made, part, replace(scope, place="the algorithm"), hoisted)
     if not seen.keys() & {"exact", "anchored", "implicit"}:
         raise problem(
             "M0604",
@@ -147,7 +153,9 @@ def algorithm(
     return made
 
 
-def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, hoisted: Hoisted) -> Algorithm:
+def _with_modifier(
+    made: Algorithm, part: syntax.Reference, scope: Scope, hoisted: Hoisted
+) -> Algorithm:
     call = (
         part if isinstance(part, syntax.Call) else syntax.Call(part.name, (), part.span, part.span)
     )

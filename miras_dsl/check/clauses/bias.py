@@ -20,7 +20,10 @@ from miras_dsl.syntax import tree as syntax
 def terms(
     clause: syntax.Clause, library: Library, scope: Scope, hoisted: Hoisted, one: Number
 ) -> list[Term]:
-    """The terms of the bias, each with rate ``one`` for now."""
+    """The terms of the bias.  Raises Problem.
+
+    one  the rate of every term, until the algorithm has given it another
+    """
     written: tuple[syntax.Term, ...] = clause.content  # type: ignore[assignment]
     if len(written) > 1:
         for term in written:
@@ -96,7 +99,7 @@ def _checked(loss: Expr, term: syntax.Term) -> Expr:
 
 
 def _inside(choice: ResolvedCall, scope: Scope, hoisted: Hoisted) -> Scope:
-    """The scope of a library bias: its parameters, the tokens and M; no name of the spec's own."""
+    """The scope of a library bias: its parameters, key, value, query and M; no other name of the spec."""
     own = {k: v for k, v in scope.names.items() if k in ("key", "value", "query")}
     values = choice.values.items()
     given: dict[str, Entry] = {
@@ -116,7 +119,7 @@ def _is_unknown_library_name(body: syntax.Formula | syntax.WriteForm, scope: Sco
 
 
 def _error(scope: Scope) -> Entry:
-    """`r`, worked out where it is used: what the memory answers less what it should."""
+    """`r`, the error ``M(key) - value``, made anew at each use so that it has its span."""
 
     def error(span: Span) -> Expr:
         assert scope.network is not None

@@ -1,4 +1,4 @@
-"""The `read` clause: what leaves the memory."""
+"""The `read` clause: the answer of the memory."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def read(
     hoisted: Hoisted,
     sizes: AxisSizes,
 ) -> Expr:
+    """The answer of a memory, [value]; without the clause it is ``M(query)``.  Raises Problem."""
     assert built.network is not None
     if clause is None:
         query = bound.tokens["query"]

@@ -26,7 +26,10 @@ def retention(
     states: list[State],
     eta: Expr | None,
 ) -> Retention:
-    """What the clause means; ``eta`` is the learning rate, which a library penalty may use."""
+    """How the memory keeps its weights.  Raises Problem.
+
+    eta  the learning rate of the algorithm, which a penalty may use; None if it has none
+    """
     parts: tuple[syntax.Form | syntax.Reference, ...] = clause.content  # type: ignore[assignment]
     first, inner = parts[0], scope
     forms = [p for p in parts if isinstance(p, syntax.Form)]
@@ -81,14 +84,14 @@ def _build(
                 "M0509", f"`{form.word}` is written twice", form.span, "again", because=first
             )
         found[form.word] = form
-    shapers = [found[w] for w in ("bregman", "link", "penalty") if w in found]
-    if len(shapers) > 1:
+    nonlinear = [found[w] for w in ("bregman", "link", "penalty") if w in found]
+    if len(nonlinear) > 1:
         raise problem(
             "M0509",
             "a potential, a link and a penalty exclude each other",
-            shapers[1].span,
+            nonlinear[1].span,
             "the second of them",
-            because=(Label(shapers[0].span, "the first"),),
+            because=(Label(nonlinear[0].span, "the first"),),
         )
     axes = weight_axes(states)
     decay = None
@@ -104,7 +107,7 @@ def _build(
         _decay_shape(decay, found["decay"], states)
         if isinstance(decay, Number) and decay.value < -1:
             raise problem("M0502", "a decay cannot be below -1", value.span, "too low")
-    made = Retention(decay=decay, at=_place(found, shapers, clause), span=clause.span)
+    made = Retention(decay=decay, at=_place(found, nonlinear, clause), span=clause.span)
     for word, names in (("bregman", ("w",)), ("link", ("a",)), ("penalty", ("w", "w0"))):
         if word in found:
             expr = _formula(found[word], names, axes, inner, hoisted)
@@ -117,7 +120,7 @@ def _build(
 
 
 def weight_axes(states: list[State]) -> Axes:
-    """The axes of `W` in a rule for every weight: its own when there is one weight only."""
+    """The axes of `W` in a rule: those of the only weight, or ("row", "column") for several."""
     if len(states) == 1:
         return states[0].axes
     return ("row", "column")
@@ -141,12 +144,12 @@ def _formula(
 
 
 def _place(
-    found: dict[str, syntax.Form], shapers: list[syntax.Form], clause: syntax.Clause
+    found: dict[str, syntax.Form], nonlinear: list[syntax.Form], clause: syntax.Clause
 ) -> str | None:
     at = found.get("at")
     if at is None:
-        if shapers:
-            word = shapers[0].word
+        if nonlinear:
+            word = nonlinear[0].word
             raise problem(
                 "M0504",
                 f"say where this {'potential' if word == 'bregman' else word} acts",
@@ -155,7 +158,7 @@ def _place(
                 help="add `at token` (after every write) or `at chunk` (at the ends of blocks)",
             )
         return None
-    if not shapers:
+    if not nonlinear:
         raise problem(
             "M0505",
             "`at` needs a potential, a link or a penalty",
@@ -229,20 +232,20 @@ def _simplex_rules(
         )
 
 
-def acting_once(
+def constant_decay_as_gate(
     kept: Retention, gates: tuple[Gate, ...], steps: int
 ) -> tuple[Retention, tuple[Gate, ...]]:
-    """A constant decay as a gate where a token takes several steps: it acts on one of them."""
-    share = kept.decay
-    if not isinstance(share, Number) or steps == 1:
+    """A constant decay as a gate, if a token takes several steps: only one of them decays."""
+    decay = kept.decay
+    if not isinstance(decay, Number) or steps == 1:
         return kept, gates
-    value = float(share.value)
-    gate = Gate("_decay", (), share, Interval(value, value), share.span)
-    return replace(kept, decay=Ref("_decay", "gate", (), share.span)), (*gates, gate)
+    value = float(decay.value)
+    gate = Gate("_decay", (), decay, Interval(value, value), decay.span)
+    return replace(kept, decay=Ref("_decay", "gate", (), decay.span)), (*gates, gate)
 
 
-def decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
-    """Refuse a decay that can be below -1."""
+def check_decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
+    """Raise Problem for a decay that can be below -1."""
     for gate in gates:
         if isinstance(kept.decay, Ref) and gate.name == kept.decay.name and gate.range.low < -1:
             low, high = gate.range.low, gate.range.high

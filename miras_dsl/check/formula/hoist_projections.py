@@ -1,4 +1,7 @@
-"""Learned maps written inside a memory's formulas move out, into gates and tokens of their own."""
+"""Learned maps inside a memory's formulas become gates and tokens of their own (hoisting).
+
+A memory's formulas then read tokens and gates only, which the layer computes.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,17 @@ INSIDE = STATE_KINDS | {"position", "constant"}
 
 @dataclass(slots=True)
 class Hoisted:
-    """Gates and tokens `_1`, `_2` … made for formulas in place; ``pairs`` of the memory."""
+    """The gates and tokens `_1`, `_2` … that are made; ``pairs``: those of a token of the memory."""
 
     pairs: int
     gates: list[Gate] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
 
     def hoist(self, expr: Expr) -> Expr:
-        """``expr`` with every largest part that is learned and free of the state moved out."""
+        """``expr`` with references to new gates and tokens in place of its learned parts.
+
+        A part is as large as possible without depending on the memory's state.
+        """
         learned: dict[int, bool] = {}
         inside: dict[int, bool] = {}
         for node in iter_nodes(expr):
@@ -49,7 +55,10 @@ class Hoisted:
         return self.hoist_whole(expr) if free else done[id(expr)]
 
     def hoist_whole(self, expr: Expr) -> Ref:
-        """``expr``, which is free of the state, as a gate or token of its own."""
+        """A reference to a new gate, or token if it reads one, whose formula is ``expr``.
+
+        ``expr`` does not depend on the memory's state.  Raises Problem for a token of several pairs.
+        """
         name = f"_{len(self.gates) + len(self.tokens) + 1}"
         tokens = [n for n in iter_nodes(expr) if isinstance(n, Ref) and n.kind == "token"]
         if not tokens:
@@ -68,7 +77,10 @@ class Hoisted:
 
 
 def gate_of(expr: Expr, hoisted: Hoisted, what: str, code: str, span: Span) -> Ref | Number:
-    """A number or a gate that stands for ``expr``; the formula must be free of tokens and state."""
+    """``expr`` as a number or as a reference to a gate, which is made if necessary.
+
+    what, code, span  for the Problem that is raised if it depends on tokens or on the state
+    """
     for node in iter_nodes(expr):
         if isinstance(node, Ref) and (node.kind in INSIDE or node.kind == "token"):
             raise problem(

@@ -1,10 +1,10 @@
-"""miras_dsl: from a memory written as text to a proven, trained module.
+"""miras_dsl: from a memory written as text to a certified `torch.nn.Module`.
 
     import miras_dsl as miras
     Robust = miras.load("robust.mem").Robust
     y, state = Robust(width=768, heads=12)(x)
 
-Importing this package imports nothing heavy: sympy, jinja2 and torch come on first use.
+Importing this package is quick: sympy, jinja2 and torch are imported on first use.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ __all__ = [
 def find(path_or_text: str | PathLike[str] | Source) -> Source:
     """A `.mem` file, or `.mem` text, as a named source.
 
-    A `Path`, or a string of one line without braces, names a file or one of the shipped memories
-    (`yaad`); anything else is the text itself.  Raises EnvironmentFailure
-    for what cannot be read.
+    A `Path`, or a string of one line without braces, names a file or a shipped memory (`yaad`); any
+    other string is the text itself.  Raises EnvironmentFailure for a file that cannot be read, and
+    UsageError for an empty text.
     """
     if isinstance(path_or_text, Source):
         return path_or_text
@@ -61,7 +61,7 @@ def find(path_or_text: str | PathLike[str] | Source) -> Source:
     if not path.exists() and (text := shipped(name)) is not None:
         return Source(f"{name}.mem", text)
     try:
-        # Some editors begin a file with a mark of its encoding.
+        # Some editors begin a file with a byte order mark.
         return Source(name, path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise EnvironmentFailure(f"there is no file {name}") from error
@@ -74,7 +74,7 @@ def find(path_or_text: str | PathLike[str] | Source) -> Source:
 
 
 def shipped(name: str) -> str | None:
-    """The text of a shipped memory, such as ``yaad``; None where none is called so."""
+    """The text of a shipped memory, such as ``yaad``; None if there is none of this name."""
     if Path(name).name != name or Path(name).suffix:
         return None
     from importlib.resources import files
@@ -84,16 +84,17 @@ def shipped(name: str) -> str | None:
 
 
 def parse(path_or_text: str | PathLike[str] | Source) -> FileSpec:
-    """What a `.mem` file means; raises `SpecErrors` with every mistake found."""
+    """What a `.mem` file means.  Raises `SpecErrors` with every mistake found."""
     from .check import read
 
     return read(find(path_or_text))
 
 
 def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
-    """The generated Python module as text, with its digest and every memory stage by stage.
+    """The generated Python module as text, with its digest and every stage of every memory.
 
-    The text holds Triton kernels; where there is no GPU or no Triton it runs without them.
+    The text holds Triton kernels; without a GPU or without Triton it runs without them.  Raises
+    `SpecErrors`.
     """
     spec = parse(path_or_text)
     from miras_dsl.codegen.pipeline import compile_file
@@ -104,7 +105,8 @@ def compile(path_or_text: str | PathLike[str] | Source) -> RenderedModule:
 def load(path_or_text: str | PathLike[str] | Source) -> LoadedModule:
     """The memories, layers and models of a `.mem` file as `torch.nn.Module` classes.
 
-    Warns (`SpecWarning`), once per text, of what has a meaning but perhaps not a good one.
+    Warns (`SpecWarning`), once per text, of what is probably not meant.  Raises `SpecErrors`, and
+    EnvironmentFailure where the cache cannot be written.
     """
     from miras_dsl.runtime.load.loader import load as build
 
@@ -118,9 +120,12 @@ def certify(
     dtype: str = "float32",
     device: str = "cpu",
 ) -> dict[str, Certificate]:
-    """A certificate for each memory of a `.mem` file, or ``only`` some of them by name.
+    """A certificate for each memory of a `.mem` file, or for those named in ``only``.
 
-    The generated code is measured against autodiff of the loss as it is written.
+    The generated code is compared with autograd on the loss of the file.
+
+    dtype   of tokens: "float32", "bfloat16", "float16" or "float64"
+    device  "cpu" or "cuda"
     """
     spec = parse(path_or_text)
     from miras_dsl.runtime.load.certify_file import certify_file
@@ -131,9 +136,12 @@ def certify(
 def explain(
     what: str | PathLike[str] | Source, *, stage: str = "summary", form: str = "text"
 ) -> str:
-    """What was derived from a spec, or the page of a code such as ``M0101`` (else LookupError).
+    """What was derived from a spec; or the page of a diagnostic's code, such as ``M0101``.
 
-    ``stage`` is one of `codegen.report.STAGES`; ``form`` is text, latex or json.
+    stage  one of `stages.Stage`
+    form   "text", "latex" or "json"
+
+    Raises `SpecErrors`, and LookupError for an unknown code.
     """
     if isinstance(what, str) and is_code(what):
         from .diagnostics import explain as page

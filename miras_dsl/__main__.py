@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """The `miras` command.  Ctrl-C is heard from here on, also while the commands are imported."""
+    """The `miras` command.  Ctrl-C ends it with status 130, also while the commands are imported."""
     try:
         from miras_dsl.cli.app import main as run
 

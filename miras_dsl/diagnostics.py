@@ -1,7 +1,7 @@
-"""What is wrong with a `.mem` file: where, why we think so, a way out, and a code to look up.
+"""Diagnostics: what is wrong with a `.mem` file, where, why, a way out, and a code to look up.
 
-A `Diagnostic` is data.  `Problem` carries one of them up to the clause that can go on without it;
-`SpecErrors` is what a user sees: every problem of one run, in source order.
+A `Diagnostic` is data.  `Problem` is the exception that carries one of them to the clause that can go on
+without it; `SpecErrors` is what a user sees: all diagnostics of one run, in source order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One problem: ``at`` is the place to fix, ``because`` what made us expect otherwise."""
+    """One problem of a file.
+
+    code      `M` and four digits; `explain` has a page for it
+    what      the problem, in one sentence
+    at        the place to mend
+    because   other places that show why it is a problem
+    help      a way out; may be empty
+    severity  "error" or "warning"
+    """
 
     code: str
     what: str
@@ -63,7 +71,7 @@ class Diagnostic:
 
 
 class Problem(Exception):
-    """One diagnostic on its way up; ``None`` when the real cause was reported elsewhere."""
+    """Carries one diagnostic; None if the cause has been reported already."""
 
     def __init__(self, diagnostic: Diagnostic | None):
         self.diagnostic = diagnostic
@@ -93,7 +101,7 @@ class Findings:
     found: list[Diagnostic] = field(default_factory=list)
 
     def add(self, problem: Problem) -> None:
-        """Keep the diagnostic of ``problem``, if it has one of its own."""
+        """Add the diagnostic of ``problem``, if it carries one."""
         if problem.diagnostic is not None:
             self.found.append(problem.diagnostic)
 
@@ -110,7 +118,7 @@ def problem(
     because: tuple[Label, ...] = (),
     help: str = "",
 ) -> Problem:
-    """An error ready to be raised."""
+    """An error, to be raised; the arguments are those of `Diagnostic`, with ``label`` at ``span``."""
     return Problem(Diagnostic(code, what, Label(span, label), because, help))
 
 
@@ -123,7 +131,7 @@ def warning(
     because: tuple[Label, ...] = (),
     help: str = "",
 ) -> Diagnostic:
-    """A warning: the file has a meaning, but perhaps not a good one."""
+    """A warning: the file has a meaning, but probably not the one that was meant."""
     return Diagnostic(code, what, Label(span, label), because, help, "warning")
 
 
@@ -138,7 +146,7 @@ ALIASES = {
     "q": "query", "k": "key", "v": "value", "target": "value", "error": "r", "residual": "r",
     "linear_map": "matrix", "zeros": "zero", "random": "learned", "swiglu": "glu",
 }  # fmt: skip
-"""What other languages call a word of ours."""
+"""Word of another language or library -> the word of this language."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -157,7 +165,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A page of the catalogue: one code, explained, with a failing and a mended file."""
+    """A page about one code: an explanation, a file that fails, and the same file mended."""
 
     code: str
     title: str
@@ -168,14 +176,14 @@ class Entry:
 
 @cache
 def catalogue() -> dict[str, Entry]:
-    """Every code that the language can report."""
+    """The page of every code."""
     pages = (p for p in files("miras_dsl").joinpath("errors").iterdir() if p.name.endswith(".txt"))
     entries = [_entry(p.name.removesuffix(".txt"), p.read_text(encoding="utf-8")) for p in pages]
     return {e.code: e for e in sorted(entries, key=lambda e: e.code)}
 
 
 def explain(code: str) -> str:
-    """The page of the catalogue for ``code``, as text; LookupError for an unknown code."""
+    """The page of a code, as text.  Raises LookupError for an unknown code."""
     entry = catalogue().get(code.upper())
     if entry is None:
         raise LookupError(f"there is no code `{code}`; {did_you_mean(code.upper(), catalogue())}")

@@ -1,4 +1,4 @@
-"""The types in which a memory can be judged."""
+"""The types for which a memory can be certified."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
-"""Failures that are nobody's bug, and what is only worth a warning."""
+"""Exceptions that are not about the text of a spec, and the warning about one."""
 
 from __future__ import annotations
 
 
 class EnvironmentFailure(Exception):
-    """Something outside the spec cannot be used; the message is one sentence with a way out."""
+    """A file, folder or device cannot be used; the message is one sentence with a way out."""
 
     status = 3
-    """The exit status of a command that ends so."""
+    """The exit status of a command that ends with this exception."""
 
 
 class UsageError(EnvironmentFailure):
-    """What was asked for has no meaning for what it was asked of."""
+    """A command or a call that has no meaning, such as writing to the file that it reads."""
 
     status = 2
 
 
 class SpecWarning(UserWarning):
-    """A spec has a meaning, but perhaps not a good one."""
+    """A spec has a meaning, but probably not the one that was meant."""

@@ -1,4 +1,4 @@
-"""Where text comes from: a named source and a span in it."""
+"""Texts and places in them: a named source, and a span of its characters."""
 
 from __future__ import annotations
 

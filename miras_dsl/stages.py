@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """What is shown of every memory; ``all`` is one after the other."""
+    """What is shown of every memory; ``all`` shows all of them in order."""
 
     SUMMARY = "summary"
     SPEC = "spec"

@@ -1,1 +1,1 @@
-"""The machine: load, launch, judge and train generated code.  Needs torch."""
+"""Loads, runs, checks and trains generated code.  Needs torch."""

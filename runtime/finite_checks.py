@@ -1,8 +1,8 @@
-"""Debug mode: which tensor of a memory was the first not to be finite, and after which token.
+"""Debug mode: finds the first tensor of a memory that is not finite, and its token.
 
-On inside `debugging()`, and everywhere when the environment has MIRAS_DEBUG=1.  A call whose answer
-or state is not finite, whatever computed it, is then walked again token by token until the first
-tensor at fault is found.  Gradients are not looked at; a training run names them (`watch.first_bad`).
+It is on inside `debugging()`, and everywhere if the environment has MIRAS_DEBUG=1.  When the answer or
+the state of a call is not finite, the call is computed again, token by token, until the first such
+tensor is found.  Gradients are not checked here; a training run reports them (`train.nonfinite`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _asked: ContextVar[bool] = ContextVar("miras_debug", default=False)
 
 
 class NotFinite(EnvironmentFailure):
-    """A memory's numbers are not finite; the sentence names the first tensor and its token."""
+    """Numbers of a memory are not finite; the message names the first tensor and its token."""
 
     status = 4
 
@@ -37,7 +37,7 @@ def on() -> bool:
 
 @contextmanager
 def debugging() -> Iterator[None]:
-    """Debug mode inside a `with`."""
+    """Turns debug mode on inside a `with`."""
     before = _asked.set(True)
     try:
         yield
@@ -55,13 +55,13 @@ def require_finite(call: MemoryCall, y: Tensor, after: Mapping[str, Tensor]) -> 
 
 
 def _first(call: MemoryCall) -> str:
-    """What was the first not to be finite, in one sentence."""
-    kinds = {feed.name: feed.kind for feed in call.memory.inputs}
-    moving = {name for name, kind in kinds.items() if kind in ("token", "gate")}
+    """Which tensor was the first that is not finite, in one sentence."""
+    kinds = {given.name: given.kind for given in call.memory.inputs}
+    timed = {name for name, kind in kinds.items() if kind in ("token", "gate")}
     for name, x in call.state.items():
         if (place := _bad(x)) is not None:
             return f"the state {name} is not finite before the first token{_row(place)}"
-    for name in kinds.keys() - moving:
+    for name in kinds.keys() - timed:
         if _bad(call.inputs[name]) is not None:
             return f"{name} is not finite"
     packed = call.bounds is not None
@@ -69,10 +69,10 @@ def _first(call: MemoryCall) -> str:
     for n, (start, end) in enumerate(pairwise(ends)):
         carried = {name: x[n : n + 1] if packed else x for name, x in call.state.items()}
         for t in range(start, end):
-            here = {n: x[:, t : t + 1] if n in moving else x for n, x in call.inputs.items()}
+            here = {n: x[:, t : t + 1] if n in timed else x for n, x in call.inputs.items()}
             when = f"token {t - start}"
-            for name in sorted(moving):
-                # The logarithm of a gate that is zero is -inf, and is meant.
+            for name in sorted(timed):
+                # The logarithm of a gate of 0 is -inf, which is no fault.
                 if (place := _bad(here[name].nan_to_num(nan=torch.nan, neginf=0.0))) is not None:
                     return f"the input {name} is not finite at {when}{_row(place, n, packed)}"
             one = replace(call, inputs=here, state=carried, bounds=None, tokens=1)
@@ -88,7 +88,7 @@ def _first(call: MemoryCall) -> str:
 
 
 def _bad(x: Tensor) -> list[int] | None:
-    """Where the first number stands that is not finite."""
+    """The index of the first number that is not finite; None if all are."""
     found = (~x.isfinite()).nonzero()
     return found[0].tolist() if len(found) else None
 

@@ -1,7 +1,8 @@
-"""All that generated files import: the parts of layers, the runner of memories, the operations.
+"""All that generated files import: parts of layers, `runner`, which runs memories, and `ops`.
 
-One module, so that a reader of a generated file knows where everything comes from, and so that files
-in a cache outlive a change of folders.  Triton is imported only by files that have kernels.
+It is one module so that a reader of a generated file knows where everything comes from, and so that
+files in the cache stay valid when folders of the runtime change.  Triton is imported only by files that
+have kernels.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ WITH_TRITON = {
     "triton": ("optional_triton", "triton"),
     "tl_math": ("tl_math", ""),
 }
-"""What only files with kernels import: the module of `kernels`, and the name in it ("": itself)."""
+"""Names that only files with kernels import -> (module of `kernels`, name in it; "": the module)."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,10 @@
-"""Runs a generated memory over a sequence: chunks, packed sequences, states, gradients.
+"""Runs a generated memory over a sequence: in kernels, in chunks or token by token.
 
-A generated file holds the arithmetic of a memory as plain functions and a `Memory` table that says
-what passes between them.  This file knows no memory: it sends a call to the kernels if there are any
-for it; else it lays tokens out in chunks, runs what is parallel at once and what is sequential chunk
-after chunk, keeps the states that the reverse walk needs, and walks back through the derived adjoint.
+A generated file has the arithmetic of a memory as plain functions, and a `MemoryTable` that says what
+they take and return.  Nothing here is about a particular memory.  A call goes to the memory's kernels if
+it has any and they can run here.  Else its tokens are cut into chunks (`chunk_layout`) and the chunk
+program runs over them (`chunk_scan`); the backward pass runs the derived adjoint over the same chunks in
+reverse, from the states that the forward pass has saved.  A rule without a chunk form runs token by token.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from .kernels import recurrent
 
 def run(
     memory: MemoryTable,
-    feeds: Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     cu_seqlens: Packed = None,
     *,
@@ -47,25 +48,25 @@ def run(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A memory over a sequence: y [B, T, H, *answer] and the state after it.
 
-    feeds       tokens and gates [B, T, H, *axes], constants [H, *axes], positions [H, block]
+    inputs      tokens and gates [B, T, H, *axes], constants [H, *axes], positions [H, block]
     state       [B, H, *axes] by name, and `position` [B] for rules with blocks
     cu_seqlens  [N + 1] bounds of packed sequences; then B = 1 and states have N rows
-    kernels     the memory's Triton kernels, which take the calls that `recurrent.wanted` names
+    kernels     the memory's Triton kernels; used where `recurrent.should_use` says so
 
-    Computes in float32 (float64, and then never in the kernels, if any input is), whatever the inputs
-    are and under autocast too.  Raises ValueError for inputs that do not fit each other, in debug mode
-    `finite_checks.NotFinite` for numbers that are not finite.
+    Computes in float32 whatever the type of the inputs, under autocast too; in float64, and then never
+    in kernels, if an input or a state is float64.  Raises ValueError for tensors that do not fit each
+    other, and in debug mode `finite_checks.NotFinite` for numbers that are not finite.
     """
-    call = validate(memory, feeds, state, cu_seqlens)
+    call = validate(memory, inputs, state, cu_seqlens)
     return _run(call, kernels, tokenwise=memory.forward is None)
 
 
 def run_token(
-    memory: MemoryTable, feeds: Mapping[str, Tensor], state: Mapping[str, Tensor]
+    memory: MemoryTable, inputs: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One token: the same inputs without the axis T."""
+    """A memory over one token: the inputs and the answer of `run` without the axis T."""
     timed = {f.name for f in memory.inputs if f.kind in ("token", "gate")}
-    longer = {name: x.unsqueeze(1) if name in timed else x for name, x in feeds.items()}
+    longer = {name: x.unsqueeze(1) if name in timed else x for name, x in inputs.items()}
     y, new = _run(validate(memory, longer, state, None), None, tokenwise=True)
     return y.squeeze(1), new
 
@@ -73,11 +74,11 @@ def run_token(
 def _run(
     call: MemoryCall, kernels: Recurrence | None, tokenwise: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A call by the one of the three ways that is meant for it."""
-    # No autocast inside a memory: its states and products are as precise as it says.
+    """Compute a call in kernels, token by token or in chunks."""
+    # Autocast would round states and products that the plan keeps in float32 or float64.
     with torch.autocast(call.device.type, enabled=False):
         if call.empty:
-            y, after = call.unanswered()
+            y, after = call.empty_result()
         elif kernels is not None and recurrent.should_use(call):
             y, after = recurrent.recurrent(call, kernels)
         elif tokenwise:
@@ -90,9 +91,10 @@ def _run(
 
 
 def run_chunked(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
+    """The answers and the state after a call that is not empty, by the chunk program."""
     prepared = prepare(call)
     tensors = [*prepared.inputs.values(), *prepared.states.values()]
-    y, *last = _Chunked.apply(call.memory, prepared.ground, tuple(prepared.inputs), *tensors)
+    y, *last = _Chunked.apply(call.memory, prepared.context, tuple(prepared.inputs), *tensors)
     rows = zip(call.memory.states, last, strict=True)
     new = {s.name: x.unflatten(0, (-1, call.heads)) for s, x in rows}
     return prepared.answer(y), {**call.state, **new, **prepared.tails, **position_after(call)}
@@ -100,85 +102,99 @@ def run_chunked(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
 
 @dataclass(frozen=True, slots=True)
 class ChunkedInputs:
-    """Inputs of one call in the layout of chunks: [chunks, rows, chunk, *axes]; states [rows, *axes]."""
+    """The tensors of a call, laid out in chunks; rows are sequences times heads.
+
+    inputs  [chunks, rows, chunk, *axes] by name, constants [1, rows, *axes]
+    states  [rows, *axes] by name
+    tails   the state of the window after the call
+    """
 
     call: MemoryCall
-    ground: ScanContext
+    context: ScanContext
     inputs: dict[str, Tensor]
     states: dict[str, Tensor]
     tails: dict[str, Tensor]
 
     def answer(self, y: Tensor) -> Tensor:
-        """[chunks, rows, chunk, *axes] -> [B, T, H, *axes], one per token."""
-        flat, memory = self.ground.layout.gather_back(y), self.call.memory
+        """[chunks, rows, chunk, *axes], one for each step -> [B, T, H, *axes], one for each token."""
+        flat, memory = self.context.layout.gather_back(y), self.call.memory
         return flat[:, memory.read_at :: memory.steps_per_token].to(self.call.out)
 
 
 def prepare(call: MemoryCall) -> ChunkedInputs:
-    """Expand tokens with several steps, lay everything out in chunks."""
-    memory, micro = call.memory, call.memory.steps_per_token
-    steps, chunk = call.tokens * micro, chunk_for(memory, call.tokens * micro)
-    lengths = tuple(length * micro for length in call.lengths)
+    """A call's tensors in chunks, with one entry for each step of a token."""
+    memory, repeats = call.memory, call.memory.steps_per_token
+    steps, chunk = call.tokens * repeats, chunk_for(memory, call.tokens * repeats)
+    lengths = tuple(length * repeats for length in call.lengths)
     offsets = (0,) * len(lengths)
     if memory.block:
-        offsets = tuple(place * micro for place in call.state["position"].tolist())
+        offsets = tuple(place * repeats for place in call.state["position"].tolist())
     layout = chunk_layout(call.batch, steps, call.heads, chunk, lengths, offsets, call.device)
-    moving, tails = per_token(call, exactly=True)
-    logs = {feed.name for feed in memory.inputs if feed.log}
-    laid = {name: layout.chunked(x, blank=name in logs) for name, x in moving.items()}
+    of_steps, tails = per_token(call, exact=True)
+    logs = {given.name for given in memory.inputs if given.log}
+    laid = {name: layout.chunked(x, blank=name in logs) for name, x in of_steps.items()}
     for name, x in call.constants().items():
         laid[name] = x.repeat(layout.sequences, *[1] * (x.dim() - 1)).unsqueeze(0)
     laid["valid"] = layout.valid(call.dtype)
-    laid["position"] = layout.positions(memory.block, micro, call.dtype)
+    laid["position"] = layout.positions(memory.block, repeats, call.dtype)
     states = {name: x.flatten(0, 1) for name, x in call.carried().items()}
-    ground = ScanContext(layout, call.size(**dict.fromkeys("ijlm", chunk)))
-    return ChunkedInputs(call, ground, laid, states, tails)
+    context = ScanContext(layout, call.size(**dict.fromkeys("ijlm", chunk)))
+    return ChunkedInputs(call, context, laid, states, tails)
 
 
 def chunk_for(memory: MemoryTable, steps: int) -> int:
-    """Steps of a chunk: a block is what it is, else a short sequence needs no long chunk."""
+    """Steps of a chunk: with blocks those of a block, else fewer (a power of 2) for short sequences."""
     if memory.block:
         return memory.chunk
     return min(memory.chunk, max(16, 1 << max(0, steps - 1).bit_length()))
 
 
 class _Chunked(torch.autograd.Function):
-    """The walk forwards and the derived walk backwards."""
+    """The chunk program over all chunks, and its adjoint as the backward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, memory: MemoryTable, ground: ScanContext, names: tuple[str, ...], *tensors: Tensor
+        ctx: Any,
+        memory: MemoryTable,
+        context: ScanContext,
+        names: tuple[str, ...],
+        *tensors: Tensor,
     ) -> Any:
         count = len(names)
         values: Values = dict(zip(names, tensors[:count], strict=True))
         states = {s.name: x for s, x in zip(memory.states, tensors[count:], strict=True)}
         assert memory.forward is not None
-        walked = scan_chunks(memory, memory.forward, values, states, ground, False)
-        saved = {s.argument: walked.entries[s.name] for s in memory.states}
+        scan = scan_chunks(memory, memory.forward, values, states, context, False)
+        saved = {s.argument: scan.entries[s.name] for s in memory.states}
         saved |= {
-            f"open_{s.argument}": walked.opened[s.name] for s in memory.states if walked.opened
+            f"open_{s.argument}": scan.before_block_end[s.name]
+            for s in memory.states
+            if scan.before_block_end
         }
-        ctx.memory, ctx.ground, ctx.names, ctx.words = memory, ground, names, tuple(saved)
+        ctx.memory, ctx.context, ctx.names, ctx.saved_names = memory, context, names, tuple(saved)
         ctx.save_for_backward(*tensors[:count], *saved.values())
-        return (walked.results["y"], *(walked.last[s.name] for s in memory.states))
+        return (scan.results["y"], *(scan.last[s.name] for s in memory.states))
 
     @staticmethod
     def backward(ctx: Any, d_y: Tensor, *d_states: Tensor) -> Any:
         memory, names, saved = ctx.memory, ctx.names, ctx.saved_tensors
         with torch.no_grad():
-            values: Values = dict(zip((*names, *ctx.words), saved, strict=True))
+            values: Values = dict(zip((*names, *ctx.saved_names), saved, strict=True))
             carried = {f"d_{s.name}": d for s, d in zip(memory.states, d_states, strict=True)}
             given = {**values, "d_y": d_y}
-            walked = scan_chunks(memory, memory.backward, given, carried, ctx.ground, True)
-            grads = [_total(walked, name, values[name]) for name in names]
-            grads += [walked.last[f"d_{s.name}"] for s in memory.states]
+            scan = scan_chunks(memory, memory.backward, given, carried, ctx.context, True)
+            grads = [_total(scan, name, values[name]) for name in names]
+            grads += [scan.last[f"d_{s.name}"] for s in memory.states]
         return (None, None, None, *forbid_double_backward(grads, (*saved, d_y, *d_states)))
 
 
-def _total(walked: ScanResult, name: str, like: Tensor) -> Tensor | None:
-    """The gradient of an input: its chunks, and its share at the edges of blocks."""
-    found = walked.results.get(f"d_{name}")
-    edges = [(n, at, gates[f"d_{name}"]) for n, at, gates in walked.edges if f"d_{name}" in gates]
+def _total(scan: ScanResult, name: str, like: Tensor) -> Tensor | None:
+    """The gradient of an input, shaped ``like`` it: that of all chunks, plus those at block edges.
+
+    A constant sums over chunks.  None if nothing depends on the input.
+    """
+    found = scan.results.get(f"d_{name}")
+    edges = [(n, at, given[f"d_{name}"]) for n, at, given in scan.edges if f"d_{name}" in given]
     if not isinstance(found, Tensor):
         if not edges:
             return None

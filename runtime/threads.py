@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def on_threads(count: int) -> Iterator[None]:
-    """torch on ``count`` threads; afterwards on as many as before."""
+    """Let torch use ``count`` CPU threads inside a `with`, and as many as before after it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""Stage 2: a syntax tree with names resolved and shapes unified, or every mistake of the file at once."""
+"""Stage 2: from a syntax tree to a spec with names resolved and shapes known, or all mistakes at once."""
 
 from .file import check, read, warnings
 

@@ -1,11 +1,11 @@
-"""Stage 1 -> stage 2: `syntax.File` -> `spec.FileSpec`, or every mistake of the file at once."""
+"""From stage 1 to stage 2: `syntax.File` to `spec.FileSpec`, or all mistakes of the file at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from miras_dsl.check.formula.axis_sizes import CLAUSES, free_name
 from miras_dsl.check.library.definition import check_definition, references
@@ -25,12 +25,15 @@ WORDS = CLAUSES | {"swiglu", "memory", "layer", "model"}
 
 
 def read(source: Source) -> FileSpec:
-    """The meaning of a text; raises SpecErrors with all problems of one run, in source order."""
+    """The meaning of a text.  Raises SpecErrors with all mistakes, in source order."""
     return check(parse(source))
 
 
 def check(file: syntax.File) -> FileSpec:
-    """Names resolved, shapes unified, the library written out; raises SpecErrors."""
+    """The spec of a syntax tree: names resolved, shapes known, the library's definitions written out.
+
+    Raises SpecErrors with all mistakes, in source order.
+    """
     findings = Findings()
     library = _library(file, findings)
     memories: dict[str, MemorySpec] = {}
@@ -53,12 +56,15 @@ def check(file: syntax.File) -> FileSpec:
             case syntax.Definition():
                 used = any((item.kind, item.name) in references(i) for i in file.items)
                 _try(findings, partial(check_definition, item, used))
-            case _:
+            case syntax.Memory() | syntax.Layer() | syntax.Model():
                 pass
+            case _:
+                assert_never(item)
 
-    def special(name: str, settled: dict[str, int]) -> str | None:
+    def specialize(name: str, fixed: dict[str, int]) -> str | None:
+        """The name of a memory with some parameters fixed, which is made if it is new; None if wrong."""
         defaults = dict(memories[name].params)
-        changed = {n: v for n, v in settled.items() if defaults[n] != v}
+        changed = {n: v for n, v in fixed.items() if defaults[n] != v}
         if not changed:
             return name
         own = "_".join([name, *(f"{n}{v}" for n, v in sorted(changed.items()))])
@@ -75,7 +81,7 @@ def check(file: syntax.File) -> FileSpec:
     known = {i.name for i in file.items if isinstance(i, syntax.Layer)}
     for item in file.items:
         if isinstance(item, syntax.Layer):
-            made_layer = _try(findings, partial(layer, item, memories, failed, special, known))
+            made_layer = _try(findings, partial(layer, item, memories, failed, specialize, known))
             if made_layer is not None:
                 layers[item.name] = made_layer
     models: dict[str, ModelSpec] = {}
@@ -90,13 +96,13 @@ def check(file: syntax.File) -> FileSpec:
 
 
 def warnings(spec: FileSpec) -> tuple[Diagnostic, ...]:
-    """What has a meaning, but perhaps not a good one: steps that may diverge, unused gates …"""
+    """The warnings about a file, in source order: steps that may diverge, unused gates …"""
     found = [d for made in spec.memories.values() for d in lint(made)]
     return tuple(sorted(dict.fromkeys(found), key=lambda d: (d.at.span.start, d.code)))
 
 
 def _library(file: syntax.File, findings: Findings) -> Library:
-    """The library and the definitions of this file, which may not hide each other."""
+    """The library and the definitions of this file; one that is defined twice is reported."""
     library = dict(standard())
     for item in file.items:
         if isinstance(item, syntax.Definition):

@@ -1,4 +1,4 @@
-"""Layers and models: which memories, in which composition, with what around them."""
+"""Checks layers (compositions of memories, and what surrounds them) and models (blocks in order)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ LATER_PARTS = frozenset(
 )
 MAX_BLOCKS = 1024
 MAX_MEMORIES = 64
-Special = Callable[[str, dict[str, int]], str | None]
+Specialize = Callable[[str, dict[str, int]], str | None]
 
 
 def layer(
     item: syntax.Layer,
     memories: dict[str, MemorySpec],
     failed: set[str],
-    special: Special,
+    specialize: Specialize,
     layers: Collection[str] = (),
 ) -> LayerSpec:
     """The layer that ``item`` defines.
 
-    ``special`` gives the name of a memory with parameters other than its defaults, and makes it;
-    ``layers`` are the names of all layers.
+    failed      names of memories that have mistakes
+    specialize  from a memory and the parameters that the layer fixes to the name of such a memory,
+                which is made if it is new; None if it has mistakes
+    layers      names of all layers
+
+    Raises Problem.
     """
     heads = None
     for param in item.params:
@@ -40,9 +44,9 @@ def layer(
             raise problem(
                 "M0206", f"a layer has no `{param.name}`", param.span, "unknown", help=hint
             )
-        heads = _whole(param.default, param.span, "the number of heads", 4096)
+        heads = _integer(param.default, param.span, "the number of heads", 4096)
     _no_layers(item.body, memories, layers)
-    body = _mixing(item.body, memories, failed, special)
+    body = _mixing(item.body, memories, failed, specialize)
     if len(uses(body)) > MAX_MEMORIES:
         what = f"a layer has at most {MAX_MEMORIES} memories"
         raise problem(
@@ -72,7 +76,13 @@ def layer(
 def model(
     item: syntax.Model, layers: dict[str, LayerSpec], known: set[str], memories: set[str]
 ) -> ModelSpec:
-    """The model that ``item`` defines, its repeats unrolled; ``known`` are all layer names."""
+    """The model that ``item`` defines, its repeats unrolled.
+
+    known     names of all layers, also of those with mistakes
+    memories  names of all memories
+
+    Raises Problem.
+    """
     given: dict[str, int] = {}
     for param in item.params:
         if param.name not in ("width", "vocab"):
@@ -80,7 +90,7 @@ def model(
             raise problem(
                 "M0206", f"a model has no `{param.name}`", param.span, "unknown", help=help
             )
-        given[param.name] = _whole(param.default, param.span, f"the {param.name}", 1 << 20)
+        given[param.name] = _integer(param.default, param.span, f"the {param.name}", 1 << 20)
     missing = [n for n in ("width", "vocab") if n not in given]
     if missing:
         help = f"write `model {item.name}(width = 128, vocab = 256)`"
@@ -111,7 +121,7 @@ def _blocks(
     part: syntax.Repeat | syntax.Reference, known: set[str], memories: set[str], name: Span
 ) -> list[Block]:
     if isinstance(part, syntax.Repeat):
-        count = _whole(part.count, part.count.span, "a repeat", MAX_BLOCKS)
+        count = _integer(part.count, part.count.span, "a repeat", MAX_BLOCKS)
         inner = [b for p in part.blocks for b in _blocks(p, known, memories, name)]
         if len(inner) * count > MAX_BLOCKS:
             raise problem(
@@ -131,7 +141,7 @@ def _blocks(
 
 
 def _no_layers(body: syntax.Mixing, memories: Collection[str], layers: Collection[str]) -> None:
-    """Refuse a layer inside a layer."""
+    """Raise Problem for a layer inside a layer."""
     if isinstance(body, syntax.Composition):
         for part in body.parts:
             _no_layers(part, memories, layers)
@@ -147,10 +157,10 @@ def _no_layers(body: syntax.Mixing, memories: Collection[str], layers: Collectio
 
 
 def _mixing(
-    body: syntax.Mixing, memories: dict[str, MemorySpec], failed: set[str], special: Special
+    body: syntax.Mixing, memories: dict[str, MemorySpec], failed: set[str], specialize: Specialize
 ) -> Mixing:
     if isinstance(body, syntax.Composition):
-        parts = tuple(_mixing(p, memories, failed, special) for p in body.parts)
+        parts = tuple(_mixing(p, memories, failed, specialize) for p in body.parts)
         return Chain(parts) if body.op == "->" else Together(parts)
     if body.name in failed:
         raise Problem(None)
@@ -185,10 +195,10 @@ def _mixing(
                 "unknown",
                 help=did_you_mean(name, dict(params)),
             )
-        given[name] = _whole(argument.value, argument.span, f"`{name}`", 1 << 20)
-    settled = {n: v for n, v in given.items() if dict(params)[n] is not None}
-    sizes = tuple((n, v) for n, v in given.items() if n not in settled)
-    memory = special(body.name, settled) if settled else body.name
+        given[name] = _integer(argument.value, argument.span, f"`{name}`", 1 << 20)
+    fixed = {n: v for n, v in given.items() if dict(params)[n] is not None}
+    sizes = tuple((n, v) for n, v in given.items() if n not in fixed)
+    memory = specialize(body.name, fixed) if fixed else body.name
     if memory is None:
         raise Problem(None)
     return Use(memory, sizes, body.span)
@@ -217,7 +227,7 @@ def _with(made: LayerSpec, feature: syntax.Reference, tokens: set[str]) -> Layer
     match feature.name:
         case "conv":
             return replace(
-                made, conv=_whole(next(a.value for a in arguments), feature.span, "the width", 64)
+                made, conv=_integer(next(a.value for a in arguments), feature.span, "the width", 64)
             )
         case "silu":
             return replace(made, activation="silu")
@@ -244,7 +254,7 @@ def _token(argument: syntax.Argument, tokens: set[str]) -> str:
     return name
 
 
-def _whole(node: syntax.Formula | None, span: Span, what: str, high: int) -> int:
+def _integer(node: syntax.Formula | None, span: Span, what: str, high: int) -> int:
     if node is None:
         raise problem(
             "M0213", f"{what} needs a number", span, "no number", help="write `heads = 4`"

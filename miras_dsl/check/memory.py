@@ -1,4 +1,4 @@
-"""One memory: its clauses in the order in which each can be understood."""
+"""Checks one memory: its clauses, each after those that it depends on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ from miras_dsl.check.clauses.architecture import architecture
 from miras_dsl.check.clauses.bias import terms
 from miras_dsl.check.clauses.order import order
 from miras_dsl.check.clauses.read import read
-from miras_dsl.check.clauses.retention import acting_once, decay_range, retention, weight_axes
+from miras_dsl.check.clauses.retention import (
+    check_decay_range,
+    constant_decay_as_gate,
+    retention,
+    weight_axes,
+)
 from miras_dsl.check.clauses.tokens_and_gates import Bindings, binding_definitions, resolve_bindings
-from miras_dsl.check.clauses.weights import own_names
+from miras_dsl.check.clauses.weights import check_weight_names
 from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.builtins import FUNCTIONS
 from miras_dsl.check.formula.elaborate import Entry, Scope
@@ -57,9 +62,9 @@ def memory(
     findings: Findings,
     given: Mapping[str, int] = {},
 ) -> MemorySpec | None:
-    """The memory that ``item`` defines; None when anything is wrong, which is then in ``findings``.
+    """The memory that ``item`` defines; None if it has mistakes, which are added to ``findings``.
 
-    ``given`` are parameters that a layer sets, in place of their defaults.
+    given  parameters that a layer sets, instead of their defaults
     """
     mine = Findings()
     try:
@@ -97,7 +102,7 @@ def _memory(
         clauses.get("gates"), "gate"
     )
     bound = resolve_bindings(written, sizes, replace(scope, place="a token"), findings)
-    moved = Hoisted(pairs)
+    hoisted = Hoisted(pairs)
     network = lambda argument, span: built.apply(argument, sizes.sizes, span)  # noqa: E731
     states: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
     names = {**base, **bound.entries(pairs=False), **states}
@@ -112,20 +117,20 @@ def _memory(
     )
     one = Number(sp.Integer(1))
     losses = (
-        _try(findings, lambda: terms(clauses["bias"], library, inside, moved, one), place["bias"])
+        _try(findings, lambda: terms(clauses["bias"], library, inside, hoisted, one), place["bias"])
         or []
     )
     written_terms: tuple[syntax.Term, ...] = clauses["bias"].content  # type: ignore[assignment]
     named = [t.name for t in written_terms if t.name]
     choice: ResolvedAlgorithm | None = _try(
         findings,
-        lambda: resolve_algorithm(clauses["algorithm"], library, bare, moved, named),
+        lambda: resolve_algorithm(clauses["algorithm"], library, bare, hoisted, named),
         place["algorithm"],
     )
     kept = _try(
         findings,
         lambda: retention(
-            clauses["retention"], library, bare, sizes, moved, built.states, choice and choice.eta
+            clauses["retention"], library, bare, sizes, hoisted, built.states, choice and choice.eta
         ),
         place["retention"],
     )
@@ -134,14 +139,14 @@ def _memory(
         lambda: (
             choice
             and algorithm(
-                clauses["algorithm"], choice, bare, sizes, moved, weight_axes(built.states)
+                clauses["algorithm"], choice, bare, sizes, hoisted, weight_axes(built.states)
             )
         ),
         place["algorithm"],
     )
     reading = _try(
         findings,
-        lambda: read(clauses.get("read"), inside, built, bound, moved, sizes),
+        lambda: read(clauses.get("read"), inside, built, bound, hoisted, sizes),
         item.name_span,
     )
     if findings or kept is None or learned is None or reading is None or choice is None:
@@ -156,11 +161,11 @@ def _memory(
         for e in (learned.anchored and learned.anchored.scale, learned.window and learned.window[1])
         if e
     ]
-    gates = tuple(_with_ranges([*bound.gates.values(), *moved.gates]))
-    kept, gates = acting_once(kept, gates, max(learned.steps, learned.pairs))
-    decay_range(kept, gates)
-    own_names(built.states, learned)
-    tokens = _tokens(bound, moved, written, used, gates)
+    gates = tuple(_with_ranges([*bound.gates.values(), *hoisted.gates]))
+    kept, gates = constant_decay_as_gate(kept, gates, max(learned.steps, learned.pairs))
+    check_decay_range(kept, gates)
+    check_weight_names(built.states, learned)
+    tokens = _tokens(bound, hoisted, written, used, gates)
     made = MemorySpec(
         name=item.name,
         params=tuple(sizes.params.items()),
@@ -182,7 +187,7 @@ def _memory(
 
 
 def _try(findings: Findings, part: Callable[[], T], clause: Span) -> T | None:
-    """What ``part`` gives; a mistake inside a definition of another file is shown at ``clause``."""
+    """The result of ``part``; None after a mistake.  One in another file is reported at ``clause``."""
     try:
         return part()
     except Problem as mistake:
@@ -226,25 +231,27 @@ def _with_ranges(gates: list[Gate]) -> list[Gate]:
 
 def _tokens(
     bound: Bindings,
-    moved: Hoisted,
+    hoisted: Hoisted,
     written: list,
     used: list[Expr],
     gates: tuple[Gate, ...],
 ) -> tuple[Token, ...]:
-    """Declared tokens, and of query, key and value those that are used."""
+    """The declared tokens, and those of query, key and value that are used."""
     declared = {d.name for d in written if d.kind == "token"}
     formulas = [
         *used,
-        *(t.expr for t in (*bound.tokens.values(), *moved.tokens) if t.expr is not None),
+        *(t.expr for t in (*bound.tokens.values(), *hoisted.tokens) if t.expr is not None),
     ]
     named = {
         n.name for e in formulas for n in iter_nodes(e) if isinstance(n, Ref) and n.kind == "token"
     }
-    return tuple(t for n, t in bound.tokens.items() if n in declared | named) + tuple(moved.tokens)
+    return tuple(t for n, t in bound.tokens.items() if n in declared | named) + tuple(
+        hoisted.tokens
+    )
 
 
 def _sizes_used(sizes: AxisSizes, tokens: tuple[Token, ...], gates: tuple[Gate, ...]):
-    """All axes with their sizes; `f64` is a feature vector of 64 inside a gate."""
+    """(axis, size) of every axis; `f64` is that of a `linear(…, size = 64)` inside a formula."""
     yield from sizes.sizes.items()
     formulas = [t.expr for t in tokens if t.expr is not None] + [g.expr for g in gates]
     seen = {
@@ -259,7 +266,7 @@ def _sizes_used(sizes: AxisSizes, tokens: tuple[Token, ...], gates: tuple[Gate, 
 
 
 def _limit(formulas: list[Expr], item: syntax.Memory) -> None:
-    """Refuse formulas that the library has blown up; parts that are shared count each time."""
+    """Raise Problem if the formulas are too large; a part that is used twice counts twice."""
     known: dict[int, ExpandedSize] = {}
     total = sum(expanded_size(f, item.name_span, known).parts for f in formulas)
     if total > MAX_EXPANDED:

@@ -18,6 +18,10 @@ REQUIRED = ("architecture", "bias", "retention", "algorithm", "order")
 
 
 def clauses_of(item: syntax.Memory, findings: Findings) -> dict[str, syntax.Clause]:
+    """The clauses of a memory by word.
+
+    Raises Problem if one is missing or written twice; what is wrong is then in ``findings``.
+    """
     found: dict[str, syntax.Clause] = {}
     for clause in item.clauses:
         if clause.word in found:
@@ -45,6 +49,12 @@ def sizes_of(
     library: Library,
     given: Mapping[str, int],
 ) -> AxisSizes:
+    """The size parameters of a memory, and the sizes of its axes `key` and `value`.
+
+    given  parameters that a layer sets, instead of their defaults
+
+    Raises Problem for parameters that leave no or several ways to size keys and values.
+    """
     sizes = AxisSizes({})
     scope = Scope("a parameter", {}, {}, sizes.entry, FUNCTIONS, features=False)
     for param in item.params:
@@ -80,6 +90,7 @@ def sizes_of(
 
 
 def pairs_of(clause: syntax.Clause, scope: Scope) -> int:
+    """The number of (key, value) pairs of a token, from `pairs(n)` in the algorithm; 1 without it."""
     for part in clause.content:  # type: ignore[union-attr]
         if isinstance(part, syntax.Call) and part.name == "pairs" and part.arguments:
             return integer_literal(part.arguments[0].value, scope, "the number of pairs", 1, 64)

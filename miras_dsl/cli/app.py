@@ -1,9 +1,9 @@
 """The command line: `miras new, check, explain, compile, train`.
 
 Exit status, as the README lists it: 0 done, 1 a wrong spec or a red certificate, 2 a wrong command,
-3 a file, folder or device that cannot be used, 4 numbers that are not finite, 70 a fault of ours,
-130 stopped by Ctrl-C, 141 nobody reads the output any more.  Heavy imports happen inside the
-commands, so that `miras --help` is quick.
+3 a file, folder or device that cannot be used, 4 numbers that are not finite, 70 a fault of miras,
+130 stopped by Ctrl-C, 141 the output is a closed pipe.  Heavy imports are inside the commands, so that
+`miras --help` is quick.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from miras_dsl.stages import Stage
 from .check import check
 from .exit_status import reporting_failures, warn
 from .options import AsJson, Spec
-from .output_file import resolve_input
+from .output_file import resolve_output
 from .train import train
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ app = typer.Typer(
 
 
 class Format(StrEnum):
-    """How an explanation is written."""
+    """The format of an explanation."""
 
     text = "text"
     latex = "latex"
@@ -80,7 +80,7 @@ def new(
     from .scaffold import memory_name, spec_template
 
     with reporting_failures() as out:
-        place = resolve_input(path, force=force)
+        place = resolve_output(path, force=force)
         place.write(spec_template(path.name))
         if not place.standard:
             out.print(Text(f"wrote {path}; next: miras check {memory_name(path)}"))
@@ -140,7 +140,7 @@ def compile_(
     Example: [bold]miras compile robust.mem -o robust.py[/bold]
     """
     with reporting_failures(as_json) as out:
-        place = None if output is None else resolve_input(output, spec=spec, force=force)
+        place = None if output is None else resolve_output(output, spec=spec, force=force)
         rendered = miras.compile(spec)
         from miras_dsl.check import warnings
         from miras_dsl.spec import FileSpec
@@ -168,5 +168,5 @@ app.command()(train)
 
 
 def main() -> None:
-    """The `miras` command, once it is imported."""
+    """Runs the `miras` command."""
     app()

@@ -1,4 +1,4 @@
-"""`miras check`: a spec measured against autodiff of its own loss."""
+"""`miras check`: compares what is generated from a spec with autograd on the spec's own loss."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from miras_dsl.dtypes import Dtype
 
 from .exit_status import WRONG, reporting_failures, warn
 from .options import AsJson, Spec
-from .output_file import resolve_input
+from .output_file import resolve_output
 from .scaffold import memory_name
 
 if TYPE_CHECKING:
     from miras_dsl.runtime.judge.certificate import Certificate
 
 PATIENCE = 3.0
-"""Seconds after which one who sees no spinner is told what is being done."""
+"""Seconds after which a line says what is being done, where there is no spinner."""
 
 
 def check(
@@ -53,8 +53,8 @@ def check(
     """
     with reporting_failures(as_json) as out:
         source = miras.find(spec)
-        place = None if output is None else resolve_input(output, spec=spec, certificate=True)
-        # A wrong spec is told before torch is imported, which takes longer than all of this.
+        place = None if output is None else resolve_output(output, spec=spec, certificate=True)
+        # A wrong spec is reported before torch is imported, which takes long.
         meant = miras.parse(source)
         from miras_dsl.check import warnings
         from miras_dsl.check.lints.stability import lint
@@ -87,7 +87,8 @@ def check(
 
 @contextmanager
 def _progress(out: Console, first: str) -> Iterator[Callable[[str], None]]:
-    """Says what is done: beside a spinner on a terminal, elsewhere on stderr once it takes long."""
+    """Gives a function that shows what is being done: beside a spinner on a terminal, elsewhere on
+    stderr after `PATIENCE` seconds."""
     if out.quiet or out.is_terminal:
         with out.status(Text(first)) as status:
             yield lambda sentence: status.update(Text(sentence))
@@ -111,7 +112,7 @@ def _progress(out: Console, first: str) -> Iterator[Callable[[str], None]]:
 
 
 def _next(spec: str, proof: Certificate) -> str:
-    """What to do about a certificate that is not green, in one line."""
+    """What to do about a certificate that is not green, as one line."""
     said = memory_name(spec)
     if (worst := proof.worst) is None:
         count = len(proof.missing)

@@ -1,4 +1,4 @@
-"""What a command tells when it does not end well, and the exit status that says the same."""
+"""Reports failures of a command: a message on stderr, and the exit status."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ WRONG, UNUSABLE, FAULT, STOPPED, UNREAD = 1, 3, 70, 130, 141
 
 
 class reporting_failures:
-    """Turns failures into a message on stderr (or JSON on stdout) and an exit status.
+    """A `with` around a command that turns exceptions into a message and an exit status.
 
-    A `with` around a command; what it gives is the console of the command's own words.
+    The message goes to stderr, or to stdout as JSON.  The `with` gives the console for the command's
+    output, which prints nothing if that is JSON.
     """
 
     def __init__(self, as_json: bool = False) -> None:
@@ -41,7 +42,7 @@ class reporting_failures:
             self.errors.print(Text(f"warning: {message}", "yellow"))
 
         self.within.enter_context(warnings.catch_warnings())
-        # The command tells these itself, with their places.
+        # The command prints these itself, with their places.
         warnings.simplefilter("ignore", SpecWarning)
         warnings.showwarning = warn
         return Console(soft_wrap=True, highlight=False, quiet=self.as_json)
@@ -54,13 +55,13 @@ class reporting_failures:
     ) -> None:
         self.within.close()
         if error is None:
-            error = _unwritten()
-        status = None if error is None else self._tell(error)
+            error = _flush_error()
+        status = None if error is None else self._report(error)
         if status is not None:
             raise typer.Exit(status) from None
 
-    def _tell(self, error: BaseException) -> int | None:
-        """Tell of a failure; None for one that typer tells, or that ends the process itself."""
+    def _report(self, error: BaseException) -> int | None:
+        """Print a failure; its exit status, or None for an exception that is passed on."""
         from miras_dsl.diagnostics import SpecErrors
 
         match error:
@@ -73,27 +74,27 @@ class reporting_failures:
                     self.errors.print(Text(str(error)))
                 return WRONG
             case EnvironmentFailure():
-                self._complain(str(error))
+                self._print_error(str(error))
                 return error.status
             case BrokenPipeError():
-                _forget_output()
+                _discard_output()
                 return UNREAD
             case OSError(filename=None):
-                # No file of ours: every one of them is opened by its name.
-                _forget_output()
+                # Without a name it is the standard output: all files are opened by their names.
+                _discard_output()
                 self.errors.print(Text(f"error: the output: {_reason(error)}"))
                 return UNUSABLE
             case OSError():
-                self._complain(f"{error.filename}: {_reason(error)}")
+                self._print_error(f"{error.filename}: {_reason(error)}")
                 return UNUSABLE
             case KeyboardInterrupt():
                 sentence = str(error) or "stopped before the end; start again when you like"
-                self._complain(sentence, mark="")
+                self._print_error(sentence, mark="")
                 return STOPPED
             case Exception():
                 trace = "".join(traceback.format_exception(error))
                 sys.stderr.write(trace)
-                self._complain(
+                self._print_error(
                     "this is a fault of miras, not of your file; please report it with the lines "
                     f"above and the spec ({type(error).__name__}: {error})"
                 )
@@ -101,7 +102,7 @@ class reporting_failures:
             case _:
                 return None
 
-    def _complain(self, sentence: str, mark: str = "error: ") -> None:
+    def _print_error(self, sentence: str, mark: str = "error: ") -> None:
         if self.as_json:
             print(json.dumps({"errors": [{"what": sentence}]}))
         else:
@@ -109,15 +110,15 @@ class reporting_failures:
 
 
 def warn(found: Iterable[Diagnostic], as_json: bool) -> None:
-    """Print what is perhaps not meant on stderr, in yellow; JSON has a place of its own for it."""
+    """Print warnings on stderr, unless the output is JSON, which holds them itself."""
     if not as_json:
         errors = Console(stderr=True, soft_wrap=True, highlight=False)
         for diagnostic in found:
             errors.print(Text(f"{diagnostic}\n", "yellow"))
 
 
-def _unwritten() -> OSError | None:
-    """What happens when the last of the output leaves the process."""
+def _flush_error() -> OSError | None:
+    """Flush the standard output; the error if that fails."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -125,8 +126,8 @@ def _unwritten() -> OSError | None:
     return None
 
 
-def _forget_output() -> None:
-    """Nobody takes the output any more: what is left of it goes nowhere, without a word."""
+def _discard_output() -> None:
+    """Send what is left of the standard output to /dev/null, so that exiting raises no further error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError):
         os.dup2(nowhere, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Where `-o` writes: a whole file or none, and never over something that was not meant."""
+"""The file that `-o` writes: all of it or nothing, and never over another file by accident."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from pathlib import Path
 from miras_dsl.exceptions import EnvironmentFailure, UsageError
 
 CERTIFICATE = "miras-certificate-"
-"""What the schema of every certificate begins with."""
+"""The start of the schema of every certificate."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A place to write to; `found` has looked at what is there.
+    """A file to write to, checked by `resolve_output`.
 
     path     as it was given
-    regular  False where what is there is no regular file (a pipe, a terminal): it is written to,
-             and stays what it is
+    regular  False for a pipe or a terminal, which is written to directly; a regular file is replaced
     """
 
     path: Path
@@ -31,13 +30,16 @@ class OutputFile:
 
     @property
     def standard(self) -> bool:
-        """Whether it is the command's own standard output under another name."""
+        """Whether it is the standard output of the command."""
         with suppress(OSError):
             return os.path.samestat(self.path.stat(), os.fstat(1))
         return False
 
     def write(self, text: str) -> None:
-        """Write all of a regular file or nothing; links are followed.  Raises EnvironmentFailure."""
+        """Write the text; a regular file gets all of it or nothing.  Links are followed.
+
+        Raises EnvironmentFailure.
+        """
         try:
             if self.standard:
                 sys.stdout.write(text)
@@ -50,16 +52,16 @@ class OutputFile:
             raise EnvironmentFailure(f"{self.path} cannot be written: {error.strerror}") from error
 
 
-def resolve_input(
+def resolve_output(
     path: Path, *, spec: str | None = None, force: bool = False, certificate: bool = False
 ) -> OutputFile:
-    """Look at what ``path`` names, before any work is done for it.
+    """Check that ``path`` can be written, before any work is done.
 
-    spec         the file that is read, which is never written to
-    force        a file that exists may be overwritten
-    certificate  … if it is an earlier certificate
+    spec         the spec that is read, which must not be overwritten
+    force        an existing file may be overwritten
+    certificate  an existing file may be overwritten if it is a certificate
 
-    Raises UsageError and EnvironmentFailure.
+    Raises UsageError if it is the spec, EnvironmentFailure for a folder or another existing file.
     """
     try:
         there = path.stat()
@@ -83,7 +85,7 @@ def resolve_input(
 
 
 def _is_certificate(path: Path) -> bool:
-    """Whether a file holds what `miras check -o` writes, and nothing else."""
+    """Whether a file is one that `miras check -o` has written."""
     try:
         held = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -95,7 +97,7 @@ def _is_certificate(path: Path) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write beside the file and give it the name: the old one stays, or the new one is whole."""
+    """Write a temporary file beside ``path`` and rename it, so that ``path`` is always complete."""
     aside = path.with_name(f".miras-{os.getpid()}.aside")
     try:
         with open(aside, "x", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The file that `miras new` writes: a memory to start from, with a word about every choice."""
+"""The file that `miras new` writes: a memory to start from, with a comment on every choice."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ model {name}Model(width = 128, vocab = 256) = repeat 2 {{ {name}Layer ; swiglu }
 
 
 def spec_template(name: str) -> str:
-    """A commented file that defines a memory called after ``name`` (a file's name or any words)."""
+    """The text of a commented file with a memory named after ``name``, a file name or any words."""
     file = name.rsplit("/", 1)[-1]
     words = [w for w in re.split(r"[^A-Za-z0-9]+", file.removesuffix(".mem")) if w]
     memory = "".join(w[:1].upper() + w[1:] for w in words)[:48]
@@ -52,6 +52,6 @@ def spec_template(name: str) -> str:
 
 
 def memory_name(name: str | PathLike[str]) -> str:
-    """A file's name as it is typed after a command of ours."""
+    """A file name as one types it after a `miras` command: quoted if necessary."""
     quoted = shlex.quote(fspath(name))
     return f"-- {quoted}" if quoted.startswith("-") else quoted

@@ -1,7 +1,7 @@
-"""Activations that torch has as one function, with their derivatives as functions of their own.
+"""Activations that torch has as one function, and their derivatives, as sympy functions.
 
-A formula of `erf` and `exp` would be torn apart wherever two derivatives share a term; as functions
-they print as what a reader knows.
+As formulas of `erf` and `exp` they would be split up where two derivatives have a term in common; as
+functions they are printed under the names that a reader knows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class gelu(_Real):
     """x Φ(x) with the standard normal distribution Φ(x) = (1 + erf(x / sqrt 2)) / 2."""
 
     @classmethod
-    def said(cls, x: sp.Expr) -> sp.Expr:
+    def definition(cls, x: sp.Expr) -> sp.Expr:
         return x * (1 + sp.erf(x / sp.sqrt(2))) / 2
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -26,7 +26,7 @@ class gelu_slope(_Real):
     """The derivative of `gelu`: Φ(x) + x φ(x) with the density φ(x) = exp(-x²/2) / sqrt(2 π)."""
 
     @classmethod
-    def said(cls, x: sp.Expr) -> sp.Expr:
+    def definition(cls, x: sp.Expr) -> sp.Expr:
         return (1 + sp.erf(x / sp.sqrt(2))) / 2 + x * _density(x)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:

@@ -1,8 +1,8 @@
-"""Scalar functions that stay finite, as sympy functions with stated derivatives.
+"""Scalar functions as sympy functions with stated derivatives, whose values stay finite.
 
-sympy's own `Abs`, `Max`, `Piecewise` and `Heaviside` either do not differentiate twice or give NaN
-where a kernel needs a number.  Here every function is total on the reals and its derivative is
-written down, almost everywhere, in terms of functions of this file.
+sympy's own `Abs`, `Max`, `Piecewise` and `Heaviside` either cannot be differentiated twice or give NaN
+where a kernel needs a number.  Most functions here are defined for every real number, and each derivative
+is stated, almost everywhere, by functions of this file.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ import sympy as sp
 from sympy.core.function import ArgumentIndexError
 
 OPERANDS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(1024))
-"""The symbols that stand for the operands of a pointwise map, in order."""
+"""The symbols that stand for the operands of a `Map`, in order."""
 
 
 class _Real(sp.Function):
-    """A real function of one number; `said` says it in sympy's own, for operands without symbols."""
+    """A real function of one number; ``definition`` gives it in sympy's own functions, for values."""
 
     nargs = 1
     is_real = True
 
     @classmethod
-    def said(cls, x: sp.Expr) -> sp.Expr:
-        raise AssertionError(f"{cls.__name__} does not say its value")
+    def definition(cls, x: sp.Expr) -> sp.Expr:
+        raise AssertionError(f"{cls.__name__} has no definition")
 
     def _eval_evalf(self, prec: int) -> sp.Expr:
-        return self.said(self.args[0])._evalf(prec)
+        return self.definition(self.args[0])._evalf(prec)
 
 
 class sigmoid(_Real):
     """1 / (1 + e^-x)."""
 
     @classmethod
-    def said(cls, x: sp.Expr) -> sp.Expr:
+    def definition(cls, x: sp.Expr) -> sp.Expr:
         return 1 / (1 + sp.exp(-x))
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -45,7 +45,7 @@ class softplus(_Real):
     """log(1 + e^x)."""
 
     @classmethod
-    def said(cls, x: sp.Expr) -> sp.Expr:
+    def definition(cls, x: sp.Expr) -> sp.Expr:
         return sp.log(1 + sp.exp(x))
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -53,10 +53,10 @@ class softplus(_Real):
 
 
 class logcosh(_Real):
-    """log(cosh x), which `cosh` alone overflows on from 89 in single precision."""
+    """log(cosh x), computed without cosh, which overflows from 89 on in float32."""
 
     @classmethod
-    def said(cls, x: sp.Expr) -> sp.Expr:
+    def definition(cls, x: sp.Expr) -> sp.Expr:
         return sp.log(sp.cosh(x))
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -64,10 +64,10 @@ class logcosh(_Real):
 
 
 class asinh(_Real):
-    """log(x + sqrt(x^2 + 1)), which that formula loses for large negative x."""
+    """log(x + sqrt(x^2 + 1)); that formula itself cancels for large negative x."""
 
     @classmethod
-    def said(cls, x: sp.Expr) -> sp.Expr:
+    def definition(cls, x: sp.Expr) -> sp.Expr:
         return sp.asinh(x)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -117,8 +117,8 @@ class sign(sp.Function):
 
 
 class where(sp.Function):
-    """``where(c, a, b)``: a where c is not 0, else b.  A choice, not a product: the branch not taken
-    may be infinite.  The derivative with respect to c is 0."""
+    """``where(c, a, b)``: a where c is not 0, else b.  The branch that is not taken may be infinite or
+    NaN.  The derivative with respect to c is 0."""
 
     nargs = 3
     is_real = True
@@ -184,7 +184,7 @@ class signed_pow(sp.Function):
 
 
 class pow_nonneg(sp.Function):
-    """``x^p`` for a constant p that is no whole number: 0 at 0, and no number for x < 0.
+    """``x^p`` for a constant p that is not a whole number: 0 at x = 0, NaN for x < 0.
 
     sympy would make ``|x|^3`` of ``(x^2)^(3/2)``, with an absolute value that has no second derivative.
     """
@@ -215,7 +215,7 @@ class absolute(_Real):
     """|x|; the derivative at 0 is 0."""
 
     @classmethod
-    def said(cls, x: sp.Expr) -> sp.Expr:
+    def definition(cls, x: sp.Expr) -> sp.Expr:
         return sp.Abs(x)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -226,7 +226,7 @@ class sqrt(_Real):
     """The square root of x, 0 for x <= 0 with derivative 0 there, so that a norm may be 0."""
 
     @classmethod
-    def said(cls, x: sp.Expr) -> sp.Expr:
+    def definition(cls, x: sp.Expr) -> sp.Expr:
         return sp.sqrt(x) if x > 0 else sp.Integer(0)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -237,7 +237,7 @@ class rsqrt(_Real):
     """1 / sqrt(x) for x > 0, else 0."""
 
     @classmethod
-    def said(cls, x: sp.Expr) -> sp.Expr:
+    def definition(cls, x: sp.Expr) -> sp.Expr:
         return 1 / sp.sqrt(x) if x > 0 else sp.Integer(0)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -256,17 +256,17 @@ class erf(sp.Function):
 
 
 def maximum(a: sp.Expr, b: sp.Expr) -> sp.Expr:
-    """The larger of two numbers; at a tie the derivative goes to ``a``."""
+    """The larger of two numbers; if they are equal, the derivative is that of ``a``."""
     return where(ge0(a - b), a, b)
 
 
 def minimum(a: sp.Expr, b: sp.Expr) -> sp.Expr:
-    """The smaller of two numbers; at a tie the derivative goes to ``a``."""
+    """The smaller of two numbers; if they are equal, the derivative is that of ``a``."""
     return where(ge0(b - a), a, b)
 
 
 def log(x: sp.Expr) -> sp.Expr:
-    """Natural logarithm, written safely where its operand allows it."""
+    """The natural logarithm; of cosh, a sigmoid or an exponential in a form that does not overflow."""
     if isinstance(x, sp.cosh):
         return logcosh(x.args[0])
     if isinstance(x, sigmoid):
@@ -277,7 +277,7 @@ def log(x: sp.Expr) -> sp.Expr:
 
 
 def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
-    """``x^p`` for a constant p; ``|y|^p``, also as ``(y^2)^(p/2)``, keeps a derivative at 0."""
+    """``x^p`` for a constant p, in the form whose derivative is defined at 0: ``|y|^p`` as `abs_pow`."""
     if isinstance(x, absolute):
         return abs_pow(x.args[0], p)
     if p == sp.Rational(1, 2):
@@ -290,10 +290,10 @@ FUNCTIONS = (
     rsqrt,
     erf, asinh, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
 )  # fmt: skip
-"""Every function that may stand in a scalar formula; printers and tests go through this list."""
+"""Every function that may occur in a scalar formula; printers and tests go through this list."""
 
 
 @lru_cache(maxsize=4096)
 def derivative(expr: sp.Expr, slot: sp.Symbol) -> sp.Expr:
-    """d expr / d slot."""
+    """``d expr / d slot``, cached."""
     return expr.diff(slot)

@@ -1,7 +1,7 @@
-"""The inverse of an increasing formula that nothing else inverts: a number found by Newton steps.
+"""The inverse of an increasing formula that has no inverse in closed form.
 
-The formula may jump.  Where the wanted value lies inside a jump, the place of the jump is the answer,
-and the answer moves only as that place moves.
+Its value is computed by Newton steps or bisection.  The formula may jump.  If the target lies between the
+two values at a jump, the inverse is the place of the jump, and its derivative is that of the place.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ import sympy as sp
 from . import functions as scalars
 
 UNKNOWN = sp.Symbol("w", real=True)
-"""The variable of an increasing formula that `inverted` solves."""
+"""The variable for which `monotone_inverse` solves an increasing formula."""
 
 NEAR = sp.Float("1e-6")
-"""How close to a jump an answer lies that is the place of the jump, in parts of its own size."""
+"""Relative distance from a jump within which an inverse counts as the place of the jump."""
 
 
 class monotone_inverse(sp.Function):
-    """``inverted(a, f, low, high)``: the w between low and high with f(w) = a, for an increasing
-    formula f of `UNKNOWN`; the derivative with respect to a is 1 / f'(w)."""
+    """``monotone_inverse(a, f, low, high)``: the w between low and high with f(w) = a.
+
+    f is an increasing formula of `UNKNOWN`.  The derivative with respect to a is 1 / f'(w).
+    """
 
     nargs = 4
     is_real = True
 
     @property
     def free_symbols(self) -> set[sp.Basic]:
-        """What the answer depends on: not the unknown of the formula."""
+        """The symbols that the inverse depends on: all but the unknown of the formula."""
         a, f, low, high = self.args
         return a.free_symbols | low.free_symbols | high.free_symbols | (f.free_symbols - {UNKNOWN})
 

@@ -1,4 +1,4 @@
-"""The interpreter's half for scalar formulas: what each function of one number is in numpy."""
+"""The values of scalar formulas in numpy, for the interpreter and for checks on samples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _normal(x: Array) -> Array:
 
 
 def _logcosh(x: Array) -> Array:
-    """log(cosh(x)); near 0 by the tangent, where |x| - log(2) would cancel."""
+    """log(cosh(x)); for |x| < 0.8, where |x| - log(2) cancels, through tanh(x)."""
     size = np.abs(x)
     near = np.log1p(-(np.tanh(np.minimum(size, 1.0)) ** 2)) / -2
     return np.where(size < 0.8, near, size - np.log(2.0) + np.log1p(np.exp(-2 * size)))
@@ -59,7 +59,11 @@ NUMPY = {
 
 
 def eval_scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]) -> Array:
-    """A sympy formula on arrays; every subexpression once."""
+    """The value of a sympy formula; arrays broadcast.
+
+    env   symbol -> array
+    done  values of subexpressions, to which new ones are added
+    """
     if expr in done:
         return done[expr]
     if isinstance(expr, sp.Symbol):
@@ -88,7 +92,7 @@ def eval_scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Exp
 def _monotone_inverse(
     expr: monotone_inverse, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array]
 ) -> Array:
-    """Bisection, which knows nothing of derivatives: the wanted value is crossed, if only by a jump."""
+    """The inverse by bisection, which also finds a jump across the target."""
     a, f, *ends = expr.args
     wanted, (low, high) = eval_scalar(a, env, done), (_end(end, env, done) for end in ends)
     shape = np.shape(
@@ -109,7 +113,7 @@ def _end(end: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Expr, Array
 
 
 def stretch(t: Array, low: Array, high: Array) -> Array:
-    """The whole line onto ``low < w < high``, with many points near every end and near 0."""
+    """A map of the real line onto ``low < w < high`` that is dense near finite ends, else near 0."""
     with np.errstate(all="ignore"):
         one, other = np.isfinite(low), np.isfinite(high)
         rest = np.where(other, high - np.exp(-t), np.sinh(t))

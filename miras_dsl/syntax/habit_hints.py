@@ -1,6 +1,6 @@
-"""What people write from habit: signs and forms of other languages, and what they are here.
+"""Hints for signs and forms of other languages that people write from habit.
 
-A slip is known by what stands before the place of a mistake and what begins there, on one line.
+A habit is recognised by two patterns on the line of a syntax error: before its place, and from there on.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 NEAR = 120
-"""Characters of the line that are looked at on either side."""
+"""Characters before and after the place that the patterns see."""
 
 CLAUSE = r"(?:tokens|architecture|bias|retention|algorithm|order|read|gates)\s*$"
 COMMENT = "a comment begins with `#`"
@@ -59,7 +59,7 @@ HABITS: tuple[tuple[str, str, str], ...] = (
 
 
 def hint_for(text: str, start: int) -> str:
-    """What to write instead of what stands at ``start``; empty where no habit explains it."""
+    """What to write instead of the text at ``start``; empty if no habit is recognised."""
     line = text.rfind("\n", 0, start) + 1
     before = text[max(line, start - NEAR) : start]
     after = text[start : start + NEAR].split("\n", 1)[0]

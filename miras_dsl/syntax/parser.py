@@ -1,7 +1,7 @@
-"""Text -> `syntax.File`.
+"""From text to a syntax tree (`syntax.File`).
 
-The text is cut into definitions first (`scan`), and each is parsed on its own, so that one mistake
-hides no other.  Trees are built without recursion and no deeper than 64 levels.
+The text is first split into definitions (`prelex`), and each is parsed by itself, so that one mistake
+does not hide another.  Trees are built without recursion and are at most 64 levels deep.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SIGNS = {
 
 
 def parse(source: Source) -> syntax.File:
-    """The tree of a text; raises SpecErrors with every mistake of writing."""
+    """The syntax tree of a text.  Raises SpecErrors with every syntax error."""
     findings = Findings()
     places = SourceMap(source)
     try:
@@ -61,7 +61,7 @@ def parse(source: Source) -> syntax.File:
 
 @cache
 def grammar() -> Lark:
-    """The parser of one definition, built once."""
+    """The Lark parser of one definition, built at its first use."""
     from lark import Lark
 
     text = files("miras_dsl.syntax").joinpath("grammar.lark").read_text(encoding="utf-8")

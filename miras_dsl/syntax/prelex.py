@@ -1,6 +1,6 @@
-"""The first look at a text: its words, its limits, and where each definition begins.
+"""The first pass over a text: its words, its limits, and where each definition begins.
 
-Everything hostile about size and nesting is refused here, before any tree exists.
+Texts that are too large or too deeply nested are refused here, before a parser runs over them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ CLOSES = {"(": ")", "[": "]", "{": "}"}
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The text of one definition: characters ``start`` to ``end``, and its documentation."""
+    """The text of one definition.
+
+    word        its first word
+    start, end  its characters in the source; end is exclusive
+    doc         the comment lines directly above it
+    """
 
     word: str
     start: int
@@ -42,7 +47,7 @@ class Chunk:
 
 
 class SourceMap:
-    """Spans from character positions of one source."""
+    """Makes spans, with line and column, of character positions in a source."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -57,8 +62,8 @@ class SourceMap:
 def split_definitions(source: Source, places: SourceMap, findings: Findings) -> list[Chunk]:
     """The definitions of a text, in order.
 
-    Raises Problem where nothing sensible can follow (size, nesting, a strange character); brackets
-    that do not match are added to ``findings`` and the next definition goes on.
+    Brackets that do not match are added to ``findings``, and the result is then empty.  Raises Problem
+    for a text that is too large or too deeply nested, and for a character or word out of place.
     """
     text = source.text
     if len(text) > MAX_CHARACTERS or len(text.encode("utf-8", "replace")) > MAX_CHARACTERS:
@@ -117,7 +122,7 @@ def split_definitions(source: Source, places: SourceMap, findings: Findings) -> 
     if opened and not broken:
         findings.add(_unclosed(opened[-1], places))
     if findings or not found:
-        # with brackets out of step, what follows would only be noise
+        # After a bracket that does not match, further messages would be wrong.
         return []
     ends = [start for _, start in found[1:]] + [last_end]
     return [

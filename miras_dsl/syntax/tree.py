@@ -1,4 +1,9 @@
-"""Stage 1: what was written.  Frozen trees with a span on every node; nothing is resolved yet."""
+"""Stage 1: the syntax tree.  Frozen nodes, each with its span; no name is resolved yet.
+
+span       of the whole node
+name_span  of its name alone
+depth      levels of nesting below and including the node
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from miras_dsl.source import Source, Span
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A number, exact."""
+    """A number as written, exact."""
 
     value: sp.Number
     span: Span = field(compare=False, repr=False)
@@ -212,7 +217,8 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A named choice: kind is bias, retention, algorithm or architecture."""
+    """A definition of the user's own or of the library; kind is bias, retention, algorithm or
+    architecture."""
 
     kind: str
     name: str
@@ -276,7 +282,7 @@ Item = Memory | Definition | Layer | Model
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A parsed source, its items in order."""
+    """A source and its definitions, in order."""
 
     source: Source
     items: tuple[Item, ...]

@@ -1,4 +1,4 @@
-"""Parse trees -> `syntax` nodes, bottom up and without recursion."""
+"""From Lark's parse trees to the nodes of `tree`, bottom up and without recursion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMS = ("decay", "bregman", "penalty", "link", "at")
 
 
 class TreeBuilder(Transformer_NonRecursive):
-    """One method per rule of the grammar; counts nodes over the whole file."""
+    """Has one method for each rule of the grammar, and counts the nodes of the whole file."""
 
     def __init__(self, places: SourceMap):
         super().__init__(visit_tokens=False)
@@ -43,8 +43,8 @@ class TreeBuilder(Transformer_NonRecursive):
         start = self.offset + (token.start_pos or 0)
         return self.places.span(start, start + len(token))
 
-    def grown(self, span: Span, *below: Any) -> int:
-        """The depth of a new node over ``below``; refuses trees too deep or too large."""
+    def new_depth(self, span: Span, *below: Any) -> int:
+        """The depth of a new node above ``below``.  Raises Problem if the tree is too deep or too large."""
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise problem(
@@ -69,16 +69,16 @@ class TreeBuilder(Transformer_NonRecursive):
 
     def number(self, meta: Any, children: list[Any]) -> s.Literal:
         span = self.span(meta)
-        return s.Literal(_number(str(children[0]), span), span, self.grown(span))
+        return s.Literal(_number(str(children[0]), span), span, self.new_depth(span))
 
     def name(self, meta: Any, children: list[Any]) -> s.Name:
-        return s.Name(str(children[0]), self.span(meta), self.grown(self.span(meta)))
+        return s.Name(str(children[0]), self.span(meta), self.new_depth(self.span(meta)))
 
     def call(self, meta: Any, children: list[Any]) -> s.Call:
         name, *arguments = children
         span = self.span(meta)
         return s.Call(
-            str(name), tuple(arguments), span, self.at(name), self.grown(span, *arguments)
+            str(name), tuple(arguments), span, self.at(name), self.new_depth(span, *arguments)
         )
 
     def arg(self, meta: Any, children: list[Any]) -> s.Argument:
@@ -88,20 +88,22 @@ class TreeBuilder(Transformer_NonRecursive):
     def index(self, meta: Any, children: list[Any]) -> s.Index:
         name, *entries = children
         span = self.span(meta)
-        return s.Index(str(name), tuple(entries), span, self.at(name), self.grown(span, *entries))
+        return s.Index(
+            str(name), tuple(entries), span, self.at(name), self.new_depth(span, *entries)
+        )
 
     def unary(self, meta: Any, children: list[Any]) -> s.Unary:
         span = self.span(meta)
         op = str(children[0]) if isinstance(children[0], Token) else "not"
-        return s.Unary(op, children[-1], span, self.grown(span, children[-1]))
+        return s.Unary(op, children[-1], span, self.new_depth(span, children[-1]))
 
     def binary(self, meta: Any, children: list[Any]) -> s.Binary:
         span = self.span(meta)
         left, right = children[0], children[-1]
-        # anonymous signs (`^`, `and`, `or`) leave no token behind; they stand between the operands
+        # Lark drops the tokens `^`, `and` and `or`; they are read from the text between the operands.
         between = self.places.source.text[left.span.end : right.span.start]
         op = str(children[1]) if len(children) == 3 else _sign(between)
-        return s.Binary(op, left, right, span, self.grown(span, left, right))
+        return s.Binary(op, left, right, span, self.new_depth(span, left, right))
 
     def group(self, meta: Any, children: list[Any]) -> Any:
         return children[0]
@@ -217,7 +219,7 @@ class TreeBuilder(Transformer_NonRecursive):
 
     def _mixing(self, op: str, meta: Any, children: list[Any]) -> s.Composition:
         parts = tuple(c for c in children if not isinstance(c, Token))
-        return s.Composition(op, parts, self.span(meta), self.grown(self.span(meta), *parts))
+        return s.Composition(op, parts, self.span(meta), self.new_depth(self.span(meta), *parts))
 
     def chain(self, meta: Any, children: list[Any]) -> s.Composition:
         return self._mixing("->", meta, children)
@@ -239,7 +241,7 @@ class TreeBuilder(Transformer_NonRecursive):
     def repeat(self, meta: Any, children: list[Any]) -> s.Repeat:
         count, blocks = children
         span = self.span(meta)
-        return s.Repeat(count, tuple(blocks), span, self.grown(span, count, *blocks))
+        return s.Repeat(count, tuple(blocks), span, self.new_depth(span, count, *blocks))
 
     def model(self, meta: Any, children: list[Any]) -> s.Model:
         name, params, blocks = children
@@ -249,7 +251,7 @@ class TreeBuilder(Transformer_NonRecursive):
         return children[0]
 
 
-# every method takes the place of its rule beside its children
+# Every method is given the position of its rule as `meta`.
 v_args(meta=True)(TreeBuilder)
 
 
@@ -264,7 +266,10 @@ def _sign(between: str) -> str:
 
 
 def _number(digits: str, span: Span) -> sp.Number:
-    """The exact number that ``digits`` spell; a Float of 17 digits where it would be huge."""
+    """The exact number that is written; a Float of 17 digits if that has over 64 bits.
+
+    Raises Problem for too many digits or too large an exponent.
+    """
     mantissa, _, power = digits.lower().partition("e")
     whole, _, fraction = mantissa.partition(".")
     if len(whole) > MAX_DIGITS or len(fraction) > MAX_DIGITS:

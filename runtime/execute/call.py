@@ -1,6 +1,6 @@
-"""The inputs of a call, checked once and read alike by every way to compute a memory.
+"""One call of a memory: its tensors, checked once.
 
-The chunk form, the token-by-token form and the kernels all start from a `Call`.
+The chunk form, the token-by-token form and the kernels all compute from a `MemoryCall`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from .window import lagged
 
 @dataclass(frozen=True, slots=True)
 class MemoryCall:
-    """One call of a memory, whose tensors fit each other.
+    """One call of a memory, whose tensors fit each other.  N is the number of sequences.
 
-    inputs tokens and gates [B, T, H, *axes] (a token of several steps may have one for each, before
-           the axes), constants [H, *axes], positions [H, block]
-    state  [N, H, *axes] by name, `position` [N] for rules with blocks, tails of windows
-    sizes  the length of every axis
-    dtype  the type of the computation, out: of the answers
+    inputs  tokens and gates [B, T, H, *axes] (or [B, T, H, steps, *axes], where a token takes several
+            steps with a value each), constants [H, *axes], positions [H, block]
+    state   [N, H, *axes] by name; with blocks, `position` [N]; with a window,
+            `window.<input>` [N, width - 1, H, *axes]
+    bounds  of packed sequences, which lie in one row (B = 1); None: each row is a sequence
+    sizes   the size of every axis
+    dtype   the type of the computation
+    out     the type of the answers
     """
 
     memory: MemoryTable
@@ -43,22 +46,22 @@ class MemoryCall:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The tokens of each sequence."""
+        """The number of tokens of each sequence."""
         return (self.tokens,) * self.batch if self.bounds is None else self.bounds.lengths
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to compute."""
+        """Whether there is no sequence, no token or no head."""
         return 0 in (self.batch, self.tokens, self.heads)
 
-    def unanswered(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The answer to no tokens, and the state as it was."""
+    def empty_result(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The result of an empty call: an answer without entries, and the state as it was."""
         sizes = [self.sizes[axis] for axis in self.memory.answer]
         shape = (self.batch, self.tokens, self.heads, *sizes)
         return torch.zeros(shape, dtype=self.out, device=self.device), dict(self.state)
 
     def size(self, **more: int) -> Sizes:
-        """What generated code is told of sizes, type and device."""
+        """What generated functions take as `size`; ``more`` adds sizes of axes."""
         return Sizes({**more, **self.sizes}, self.dtype, self.device)
 
     def carried(self) -> dict[str, Tensor]:
@@ -71,7 +74,7 @@ class MemoryCall:
         return x.to(torch.float64).clamp(min=LOG_ZERO) if given.log else x.to(self.dtype)
 
     def constants(self) -> dict[str, Tensor]:
-        """What is fed once, in the type of the computation."""
+        """The constants [H, *axes], in the type of the computation; logarithms in float64."""
         return {
             f.name: self.exact(f, self.inputs[f.name])
             for f in self.memory.inputs
@@ -81,35 +84,36 @@ class MemoryCall:
 
 def validate(
     memory: MemoryTable,
-    feeds: Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     cu_seqlens: Packed,
 ) -> MemoryCall:
-    """The call with these inputs.
+    """The call with these tensors; their shapes are those of `MemoryCall`.
 
-    Raises ValueError, with the tensor's name and a way out, where something does not fit.
+    Raises ValueError, naming the tensor and a way out, for a tensor that is missing, or of another
+    shape, type or device than the others need.
     """
-    absent = {f.name for f in memory.inputs} - feeds.keys()
+    absent = {f.name for f in memory.inputs} - inputs.keys()
     if absent:
         raise ValueError(f"{memory.name}: the input {min(absent)} is missing")
     first = next(f.name for f in memory.inputs if f.kind in ("token", "gate"))
-    lead = feeds[first]
+    lead = inputs[first]
     if lead.dim() < 3:
         raise ValueError(f"{memory.name}: {first} is {list(lead.shape)}, not [B, T, H, …]")
     batch, tokens, heads = lead.shape[:3]
     bounds = parse_cu_seqlens(lead, cu_seqlens)
     sizes: dict[str, int] = {}
-    for feed in memory.inputs:
-        x = feeds[feed.name]
-        _require_numbers(memory, feed.name, x, first, lead.device)
-        if feed.kind == "position":
-            _require(memory, feed.name, x, (heads, memory.block), (), sizes)
-        elif feed.kind == "constant":
-            _require(memory, feed.name, x, (heads,), feed.axes, sizes)
+    for given in memory.inputs:
+        x = inputs[given.name]
+        _require_numbers(memory, given.name, x, first, lead.device)
+        if given.kind == "position":
+            _require(memory, given.name, x, (heads, memory.block), (), sizes)
+        elif given.kind == "constant":
+            _require(memory, given.name, x, (heads,), given.axes, sizes)
         else:
-            several = memory.steps_per_token > 1 and x.dim() == 4 + len(feed.axes)
+            several = memory.steps_per_token > 1 and x.dim() == 4 + len(given.axes)
             shape = (batch, tokens, heads, *([memory.steps_per_token] if several else []))
-            _require(memory, feed.name, x, shape, feed.axes, sizes)
+            _require(memory, given.name, x, shape, given.axes, sizes)
     sequences = batch if bounds is None else len(bounds)
     axes = {f.name: f.axes for f in memory.inputs}
     wanted = [(s.name, (sequences, heads), s.axes) for s in memory.states]
@@ -123,10 +127,10 @@ def validate(
         _require(memory, f"state {name}", x, shape, own, sizes)
     if memory.block:
         _require_positions(memory, _state(memory, state, "position", sequences), sequences)
-    kinds = [feeds[f.name].dtype for f in memory.inputs] + [state[n].dtype for n, *_ in wanted]
+    kinds = [inputs[f.name].dtype for f in memory.inputs] + [state[n].dtype for n, *_ in wanted]
     dtype = torch.float64 if torch.float64 in kinds else torch.float32
     return MemoryCall(
-        memory, feeds, state, bounds, batch, tokens, heads, sizes, dtype, lead.dtype, lead.device
+        memory, inputs, state, bounds, batch, tokens, heads, sizes, dtype, lead.dtype, lead.device
     )
 
 
@@ -159,7 +163,7 @@ def _require(
     axes: tuple[str, ...],
     sizes: dict[str, int],
 ) -> None:
-    """The shape [*lead, *axes], with axes as long as they are elsewhere."""
+    """Require the shape [*lead, *axes], each axis of the size that it has elsewhere (``sizes``)."""
     if tuple(x.shape[: len(lead)]) != lead or x.dim() != len(lead) + len(axes):
         wanted = ", ".join([*map(str, lead), *axes])
         raise ValueError(
@@ -183,39 +187,39 @@ def _require_positions(memory: MemoryTable, x: Tensor, sequences: int) -> None:
         )
 
 
-def per_token(call: MemoryCall, exactly: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Inputs of every step, [B, T * micro, H, *axes] by name, and the window's tails after the call.
+def per_token(call: MemoryCall, exact: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The inputs of every step [B, T * steps, H, *axes] by name, and the window's state after the call.
 
-    Gates that are given for each place of a block are spread to the tokens that stand there, and
-    a window's earlier tokens stand beside each token.
+    A gate that is given for each position of a block is looked up for every token.  With a window,
+    the earlier tokens are inputs of their own, `<input>_past1` ….
 
-    exactly  in the type of the computation, logarithms of decays in float64; else as they come
+    exact  in the type of the computation, and logarithms of decays in float64; else as they are given
     """
     memory, made = call.memory, {}
-    standing = _standing(call) if any(f.kind == "position" for f in memory.inputs) else None
-    for feed in memory.inputs:
-        x = call.inputs[feed.name]
-        if feed.kind == "constant":
+    positions = _block_positions(call) if any(f.kind == "position" for f in memory.inputs) else None
+    for given in memory.inputs:
+        x = call.inputs[given.name]
+        if given.kind == "constant":
             continue
-        if exactly:
-            x = call.exact(feed, x)
-        if feed.kind == "position":
-            x = x[:, standing].movedim(0, 2)
-        made[feed.name] = expand_steps(memory, feed, x)
+        if exact:
+            x = call.exact(given, x)
+        if given.kind == "position":
+            x = x[:, positions].movedim(0, 2)
+        made[given.name] = expand_steps(memory, given, x)
     if not memory.window:
         return made, {}
     before = {name: call.state[f"window.{name}"] for name in memory.window_inputs}
-    leaves = {n: call.inputs[n].to(call.dtype) if exactly else call.inputs[n] for n in before}
+    now = {n: call.inputs[n].to(call.dtype) if exact else call.inputs[n] for n in before}
     since = None
     if memory.resets:
         after = position_after(call)["position"]
-        since = (_standing(call), torch.where(after == 0, memory.block, after))
-    past, kept = lagged(leaves, before, memory.window, call.bounds, since)
+        since = (_block_positions(call), torch.where(after == 0, memory.block, after))
+    past, kept = lagged(now, before, memory.window, call.bounds, since)
     return made | past, {f"window.{name}": tail.to(call.dtype) for name, tail in kept.items()}
 
 
-def _standing(call: MemoryCall) -> Tensor:
-    """[B, T]: the place in its block where each token stands, from 0."""
+def _block_positions(call: MemoryCall) -> Tensor:
+    """[B, T]: the position of each token in its block, from 0."""
     start = call.state["position"]
     count = torch.arange(call.tokens, device=call.device)[None]
     if call.bounds is None:
@@ -226,7 +230,7 @@ def _standing(call: MemoryCall) -> Tensor:
 
 
 def position_after(call: MemoryCall) -> dict[str, Tensor]:
-    """Where in its block each sequence stands after the call."""
+    """The state `position` [N] after the call, from 0; nothing for a memory without blocks."""
     if not call.memory.block:
         return {}
     before = call.state["position"]
@@ -234,14 +238,17 @@ def position_after(call: MemoryCall) -> dict[str, Tensor]:
     return {"position": (before + taken) % call.memory.block}
 
 
-def expand_steps(memory: MemoryTable, feed: MemoryInput, x: Tensor) -> Tensor:
-    """[B, T, H, (pair,) *axes] -> [B, T * micro, H, *axes]: the steps of a token one after the other."""
+def expand_steps(memory: MemoryTable, given: MemoryInput, x: Tensor) -> Tensor:
+    """[B, T, H, (steps,) *axes] -> [B, T * steps, H, *axes]: a value for each step of each token.
+
+    A decay that acts once a token is 1 in the other steps (its logarithm is 0).
+    """
     if memory.steps_per_token == 1:
         return x
-    if x.dim() - 3 > len(feed.axes):
+    if x.dim() - 3 > len(given.axes):
         return x.movedim(3, 2).flatten(1, 2)
-    if feed.name in memory.once_per_token:
-        still = torch.zeros_like(x) if feed.log else torch.ones_like(x)
-        steps = [x if n == memory.decay_at else still for n in range(memory.steps_per_token)]
+    if given.name in memory.once_per_token:
+        no_decay = torch.zeros_like(x) if given.log else torch.ones_like(x)
+        steps = [x if n == memory.decay_at else no_decay for n in range(memory.steps_per_token)]
         return torch.stack(steps, 2).flatten(1, 2)
     return x.repeat_interleave(memory.steps_per_token, 1)

@@ -1,8 +1,8 @@
-"""Where each token lies when sequences are cut into chunks.
+"""How sequences are cut into chunks: [B, T, H, …] <-> [chunks, N * H, chunk, …].
 
-A sequence may start in the middle of a block (its state says where) and end anywhere; packed sequences
-lie one after the other in time.  All of them become rows of [chunks, rows, chunk], padded in front up
-to the start of their block and behind up to whole chunks.
+N is the number of sequences; packed ones lie one after the other in one row.  A sequence may start in
+the middle of a block (its state says where) and end anywhere, so each is padded: before it, from the
+start of its block, and after it, up to whole chunks.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class ChunkLayout:
-    """The cut of one call.
+    """The chunks of one call.  A token that takes several steps counts as several tokens here.
 
-    index    [sequences, chunks * chunk], the token that lies there; None when tokens lie there in
-             order without padding.  A place of padding has a token of its own sequence
-    inside   [sequences, chunks * chunk], whether a place is no padding; None like ``index``
-    lengths  tokens (steps) of each sequence
-    offsets  empty places in front of each
+    index    [N, chunks * chunk], the token (in B * T) at each place; at padding, some token of the
+             sequence.  None if there is no padding and all is in order
+    inside   [N, chunks * chunk], False at padding; None like ``index``
+    back     [B * T], the place (in N * chunks * chunk) of each token; None like ``index``
+    lengths  tokens of each sequence
+    offsets  places of padding before each sequence
     """
 
     batch: int
@@ -40,15 +41,16 @@ class ChunkLayout:
 
     @property
     def sequences(self) -> int:
-        """How many rows the states have."""
+        """The number of sequences N; states have N * H rows."""
         return len(self.lengths)
 
     def chunked(self, x: Tensor, blank: bool = False) -> Tensor:
-        """[B, T, H, *axes] -> [chunks, sequences * H, chunk, *axes].
+        """[B, T, H, *axes] -> [chunks, N * H, chunk, *axes].
 
-        Padding repeats a real token, so that whatever a formula does with a token it can do there
-        (divide by it, say); ``valid`` is what keeps it out of the memory.  ``blank``: it is 0, as the
-        logarithm of a decay must be.
+        Padding repeats a token, so that formulas which divide by one, say, stay finite there; the
+        input ``valid`` keeps it out of the memory.
+
+        blank  padding is 0 instead, as it must be for the logarithm of a decay
         """
         if self.index is None or self.inside is None:
             rows = x
@@ -60,26 +62,26 @@ class ChunkLayout:
         return cut.flatten(1, 2).contiguous()
 
     def gather_back(self, x: Tensor) -> Tensor:
-        """[chunks, sequences * H, chunk, *axes] -> [B, T, H, *axes]."""
+        """[chunks, N * H, chunk, *axes] -> [B, T, H, *axes], without padding."""
         rows = x.unflatten(1, (-1, self.heads)).transpose(2, 3).transpose(0, 1).flatten(1, 2)
         if self.back is None:
             return rows
         return rows.flatten(0, 1)[self.back].unflatten(0, (self.batch, self.tokens))
 
     def place(self) -> Tensor:
-        """[sequences, chunks * chunk]: how many tokens after the start of its first block a place is."""
+        """[N, chunks * chunk]: the number of a place, from 0 at the start of the sequence's first block."""
         return torch.arange(self.chunks * self.chunk, device=self.device).expand(self.sequences, -1)
 
     def valid(self, dtype: torch.dtype) -> Tensor:
-        """[chunks, sequences * H, chunk]: 1 for a token, 0 for padding."""
+        """[chunks, N * H, chunk]: 1 for a token, 0 for padding."""
         there = torch.ones(self.place().shape, device=self.device, dtype=dtype)
         if self.inside is not None:
             there = self.inside.to(dtype)
         return self._per_head(there)
 
-    def positions(self, block: int, micro: int, dtype: torch.dtype) -> Tensor:
-        """[chunks, sequences * H, chunk]: the token's position in its block, from 1."""
-        place = self.place() // micro
+    def positions(self, block: int, steps: int, dtype: torch.dtype) -> Tensor:
+        """[chunks, N * H, chunk]: the position in its block, from 1, of a token of so many steps."""
+        place = self.place() // steps
         return self._per_head((place % block if block else place).to(dtype) + 1)
 
     def _per_head(self, x: Tensor) -> Tensor:
@@ -87,21 +89,21 @@ class ChunkLayout:
         return cut.repeat_interleave(self.heads, 1).contiguous()
 
     def begins(self, n: int) -> Tensor | bool:
-        """Which rows begin a block with chunk n: all, none, or [sequences * H] flags."""
+        """Which rows begin a block with chunk n: all, none, or [N * H] flags."""
         return self._flags(
             length > 0 and pad + length > n * self.chunk and (n > 0 or pad == 0)
             for length, pad in zip(self.lengths, self.offsets, strict=True)
         )
 
     def ends(self, n: int) -> Tensor | bool:
-        """Which rows end a block with chunk n: all, none, or [sequences * H] flags."""
+        """Which rows end a block with chunk n: all, none, or [N * H] flags."""
         return self._flags(
             length > 0 and pad + length >= (n + 1) * self.chunk
             for length, pad in zip(self.lengths, self.offsets, strict=True)
         )
 
     def _flags(self, sequences: Iterable[bool]) -> Tensor | bool:
-        """For each row of heads; decided on the CPU, so that a GPU need not be waited for."""
+        """One flag for each sequence -> one for each row; decided on the CPU, without waiting for a GPU."""
         flags = list(sequences)
         if all(flags) or not any(flags):
             return flags[0]

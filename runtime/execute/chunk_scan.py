@@ -1,4 +1,4 @@
-"""One walk of a program over chunks: what is parallel at once, what is sequential in order."""
+"""Runs a chunk program: its parallel parts for all chunks at once, its loop chunk after chunk."""
 
 from __future__ import annotations
 
@@ -17,26 +17,33 @@ from .program_table import BlockEdge, MemoryTable, Region, ScanProgram, Values
 
 @dataclass(frozen=True, slots=True)
 class ScanContext:
-    """All that a walk needs of a call beside its tensors: kept until the walk back, it holds no graph."""
+    """What a scan needs of a call beside its tensors.  The backward pass keeps it; it holds no tensor
+    with a graph."""
 
     layout: ChunkLayout
     size: Sizes
 
 
 def chunk_slice(x: Any, n: int) -> Any:
-    """The slice of a stacked value that belongs to chunk n; values of constants have one for all, and
-    a formula of sizes is a number."""
+    """The entry of a value [chunks or 1, …] for chunk n; a number is the same for all chunks."""
     return x[n if x.shape[0] > 1 else 0] if isinstance(x, Tensor) and x.dim() else x
 
 
 @dataclass(slots=True)
 class ScanResult:
-    """What a walk leaves: results and entry states stacked over chunks, states before blocks closed,
-    the last states, and cotangents of gates at the edges of blocks [(chunk, place, by name)]."""
+    """What a scan has computed.
+
+    results           name -> [chunks or 1, rows, …]; a formula of sizes is a number
+    entries           state -> [chunks, rows, *axes], before each chunk
+    before_block_end  state -> [chunks, rows, *axes], after each chunk and before `at_block_end`
+    last              state -> [rows, *axes], after the last chunk
+    edges             (chunk, token, gradients of inputs by name), one for each block edge passed in
+                      reverse
+    """
 
     results: Values
     entries: dict[str, Tensor]
-    opened: dict[str, Tensor]
+    before_block_end: dict[str, Tensor]
     last: dict[str, Tensor]
     edges: list[tuple[int, int, Values]]
 
@@ -46,19 +53,24 @@ def scan_chunks(
     program: ScanProgram,
     values: Values,
     states: dict[str, Tensor],
-    ground: ScanContext,
+    context: ScanContext,
     reverse: bool,
 ) -> ScanResult:
-    """Run a program over all chunks."""
-    layout, size = ground.layout, ground.size
+    """Run a program over all chunks of a call.
+
+    values   inputs by name, [chunks or 1, rows, chunk, *axes], constants [1, rows, *axes]
+    states   [rows, *axes] before the first chunk; in reverse, cotangents after the last one
+    reverse  the program is an adjoint: from the last chunk to the first
+    """
+    layout, size = context.layout, context.size
     values = {"zero": 0.0, "one": 1.0, **values}
     for region in program.before:
         values |= _needed(program, region, region(values, size))
     names = [f"d_{s.name}" if reverse else s.name for s in memory.states]
-    words = dict(zip(names, (argument for argument, _ in program.next_values), strict=True))
-    after = dict(zip(names, (value for _, value in program.next_values), strict=True))
-    entries: dict[str, list[Tensor]] = {state: [] for state in words}
-    opened: dict[str, list[Tensor]] = {state: [] for state in words}
+    arguments = dict(zip(names, (argument for argument, _ in program.next_values), strict=True))
+    next_values = dict(zip(names, (value for _, value in program.next_values), strict=True))
+    entries: dict[str, list[Tensor]] = {state: [] for state in arguments}
+    before_end: dict[str, list[Tensor]] = {state: [] for state in arguments}
     edges: list[tuple[int, int, Values]] = []
     outs: list[Values] = []
     for n in reversed(range(layout.chunks)) if reverse else range(layout.chunks):
@@ -66,13 +78,13 @@ def scan_chunks(
             before = {
                 s.argument: chunk_slice(values[f"open_{s.argument}"], n) for s in memory.states
             }
-            edge = Edge(n, -1, layout.ends(n))
-            states, gates = apply_block_edge_adjoint(
+            edge = EdgeLocation(n, -1, layout.ends(n))
+            states, gradients = apply_block_edge_adjoint(
                 memory, memory.at_block_end, values, before, states, edge, size
             )
-            edges.append((n, -1, gates))
+            edges.append((n, -1, gradients))
         if not reverse and memory.at_block_start:
-            edge = Edge(n, 0, layout.begins(n))
+            edge = EdgeLocation(n, 0, layout.begins(n))
             states = apply_block_edge(memory, memory.at_block_start, values, states, edge, size)
         local = {
             name: chunk_slice(values[name], n)
@@ -80,13 +92,13 @@ def scan_chunks(
             for name in region.params
             if name in values
         }
-        local |= {word: states[state] for state, word in words.items()}
+        local |= {argument: states[state] for state, argument in arguments.items()}
         made: Values = {}
         for region in program.loop:
             made |= _needed(program, region, region(local | made, size))
         if program.loop:
             made = _needed(program, program.loop[-1], made)
-        for state in words:
+        for state in arguments:
             entries[state].append(states[state])
         outs.append(made)
         known = local | made
@@ -94,23 +106,23 @@ def scan_chunks(
             state: _as_tensor(
                 known[value] if value in known else chunk_slice(values[value], n), states[state]
             )
-            for state, value in after.items()
+            for state, value in next_values.items()
         }
         if not reverse and memory.at_block_end:
-            for state in words:
-                opened[state].append(states[state])
-            edge = Edge(n, -1, layout.ends(n))
+            for state in arguments:
+                before_end[state].append(states[state])
+            edge = EdgeLocation(n, -1, layout.ends(n))
             states = apply_block_edge(memory, memory.at_block_end, values, states, edge, size)
         if reverse and memory.at_block_start:
             before = {s.argument: chunk_slice(values[s.argument], n) for s in memory.states}
-            edge = Edge(n, 0, layout.begins(n))
-            states, gates = apply_block_edge_adjoint(
+            edge = EdgeLocation(n, 0, layout.begins(n))
+            states, gradients = apply_block_edge_adjoint(
                 memory, memory.at_block_start, values, before, states, edge, size
             )
-            edges.append((n, 0, gates))
+            edges.append((n, 0, gradients))
     order = slice(None, None, -1) if reverse else slice(None)
     stacked = {state: torch.stack(found[order]) for state, found in entries.items()}
-    values |= {word: stacked[state] for state, word in words.items()}
+    values |= {argument: stacked[state] for state, argument in arguments.items()}
     for name, first in outs[0].items():
         values[name] = (
             torch.stack([made[name] for made in outs[order]])
@@ -120,22 +132,27 @@ def scan_chunks(
     for region in program.after:
         values |= _needed(program, region, region(values, size))
     results = {result: values[name] for result, name in program.result_values}
-    kept = {state: torch.stack(found) for state, found in opened.items() if found}
+    kept = {state: torch.stack(found) for state, found in before_end.items() if found}
     return ScanResult(results, stacked, kept, states, edges)
 
 
 def _needed(program: ScanProgram, region: Region, made: Values) -> Values:
-    """What is still needed once a region has been computed; the rest may be freed."""
+    """The values that are still read after a region; dropping the others frees their memory."""
     needed = program.needed_after(region)
     return {name: x for name, x in made.items() if name in needed}
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
-    """The edge of a block: a chunk, the place of its token there, and the rows that are at it."""
+class EdgeLocation:
+    """Where a block starts or ends.
+
+    chunk  its chunk
+    token  the token of that chunk: 0 at a start, -1 at an end
+    rows   for which rows a block starts or ends there: all, none, or [rows] flags
+    """
 
     chunk: int
-    place: int
+    token: int
     rows: Tensor | bool
 
 
@@ -144,13 +161,13 @@ def apply_block_edge(
     change: BlockEdge,
     values: Values,
     states: dict[str, Tensor],
-    edge: Edge,
+    edge: EdgeLocation,
     size: Sizes,
 ) -> dict[str, Tensor]:
-    """The states on the other side of a block's edge."""
+    """The states [rows, *axes] after the change at a block's start or end; other rows as they were."""
     if edge.rows is False:
         return states
-    known = _fed(memory, values, edge) | {s.argument: states[s.name] for s in memory.states}
+    known = _inputs_at(memory, values, edge) | {s.argument: states[s.name] for s in memory.states}
     made = change.forward(known, size)
     return states | {name: _chosen(edge.rows, new, states[name]) for name, new in made.items()}
 
@@ -161,37 +178,43 @@ def apply_block_edge_adjoint(
     values: Values,
     before: Mapping[str, Tensor],
     states: dict[str, Tensor],
-    edge: Edge,
+    edge: EdgeLocation,
     size: Sizes,
 ) -> tuple[dict[str, Tensor], Values]:
-    """The cotangents on the near side of an edge, and those of gates at the edge's token."""
+    """The cotangents of the states before the change, and the gradients of inputs at its token.
+
+    before  the states before the change, by argument
+    states  cotangents of the states after it
+    """
     if edge.rows is False:
         return states, {}
-    known = _fed(memory, values, edge) | {s.argument: before[s.argument] for s in memory.states}
+    known = _inputs_at(memory, values, edge) | {
+        s.argument: before[s.argument] for s in memory.states
+    }
     known |= {f"d_{s.argument}": states[f"d_{s.name}"] for s in memory.states}
     assert change.backward is not None
     made = change.backward(known, size)
-    back = states | {
+    cotangents = states | {
         name: _chosen(edge.rows, made[name], old) for name, old in states.items() if name in made
     }
-    gates = {
+    gradients = {
         name: _chosen(edge.rows, d, torch.zeros_like(d))
         for name, d in made.items()
         if name not in states
     }
-    return back, gates
+    return cotangents, gradients
 
 
-def _fed(memory: MemoryTable, values: Values, edge: Edge) -> Values:
-    """Constants, and what the token at an edge is fed."""
-    fed: Values = {}
-    for feed in memory.inputs:
-        if feed.name in values:
-            here = chunk_slice(values[feed.name], edge.chunk)
-            fed[feed.name] = here if feed.kind == "constant" else here[:, edge.place]
+def _inputs_at(memory: MemoryTable, values: Values, edge: EdgeLocation) -> Values:
+    """The inputs of the token at a block's edge, [rows, *axes] by name, with the constants."""
+    found: Values = {}
+    for given in memory.inputs:
+        if given.name in values:
+            here = chunk_slice(values[given.name], edge.chunk)
+            found[given.name] = here if given.kind == "constant" else here[:, edge.token]
     if "position" in values:
-        fed["position"] = chunk_slice(values["position"], edge.chunk)[:, edge.place]
-    return fed
+        found["position"] = chunk_slice(values["position"], edge.chunk)[:, edge.token]
+    return found
 
 
 def _as_tensor(x: Any, like: Tensor) -> Tensor:
@@ -199,6 +222,7 @@ def _as_tensor(x: Any, like: Tensor) -> Tensor:
 
 
 def _chosen(rows: Tensor | bool, new: Any, old: Tensor) -> Tensor:
+    """``new`` in the rows that are flagged, ``old`` in the others."""
     new = _as_tensor(new, old)
     if rows is True:
         return new

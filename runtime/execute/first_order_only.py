@@ -1,7 +1,7 @@
-"""Gradients that may be taken once: a second derivative through them is an error, never a wrong number.
+"""Gradients that cannot be differentiated again: a second derivative raises, instead of being wrong.
 
-`torch.autograd.function.once_differentiable` leaves its outputs unconnected to the inputs, so that a
-second derivative along another way silently lacks the way through them.
+`torch.autograd.function.once_differentiable` returns gradients that are not connected to the inputs.  A
+second derivative that reaches the inputs in another way as well would silently lack a term.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 def forbid_double_backward(
     gradients: Sequence[Tensor | None], origins: Iterable[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    """The same gradients; to be called where a backward pass returns.
+    """The same gradients, for the end of a `backward` method.
 
-    origins  what the gradients were computed from
+    origins  the tensors that the gradients were computed from
 
-    With `create_graph` the result depends on the origins through a step that raises RuntimeError when
-    it is differentiated.
+    With `create_graph`, the result is connected to the origins by a function whose own backward pass
+    raises RuntimeError.
     """
     if not torch.is_grad_enabled():
         return tuple(gradients)
     given = [g for g in gradients if g is not None]
-    made = iter(_Once.apply(len(given), *given, *(x for x in origins if x is not None)))  # type: ignore[misc]
+    made = iter(_FirstOrderOnly.apply(len(given), *given, *(x for x in origins if x is not None)))  # type: ignore[misc]
     return tuple(None if g is None else next(made) for g in gradients)
 
 
-class _Once(torch.autograd.Function):
+class _FirstOrderOnly(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(x.view_as(x) for x in tensors[:count])

@@ -1,4 +1,4 @@
-"""Packed sequences: they stand one after the other in one row, and bounds say where each begins."""
+"""Packed sequences: several sequences one after the other in one row, with bounds between them."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class CuSeqlens:
-    """Where each sequence begins, and where the last one ends: checked, as numbers and as a tensor.
+    """The bounds of N packed sequences: sequence n has the tokens from bound n to bound n + 1.
 
-    ends    [N + 1] numbers; having them here once saves a GPU from being asked again and again
-    tensor  the same in int64 on the device of the tokens
+    ends    the N + 1 bounds as Python numbers, so that a GPU is waited for once only
+    tensor  the same, int64 [N + 1] on the device of the tokens
     """
 
     ends: tuple[int, ...]
     tensor: Tensor
 
     def __len__(self) -> int:
-        """How many sequences there are."""
+        """The number of sequences N."""
         return len(self.ends) - 1
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The tokens of each sequence."""
+        """The number of tokens of each sequence."""
         return tuple(end - start for start, end in pairwise(self.ends))
 
 
 Packed = Tensor | CuSeqlens | Sequence[int] | None
-"""What `cu_seqlens` may be: whole numbers [N + 1], checked bounds, None for a sequence in each row."""
+"""What `cu_seqlens` may be: N + 1 whole numbers, checked bounds, or None: each row is a sequence."""
 
 
 def parse_cu_seqlens(x: Tensor, cu_seqlens: Packed) -> CuSeqlens | None:
     """The bounds of the sequences in ``x`` [B, T, …]; None where each row is one sequence.
 
-    Raises ValueError for bounds that do not fit ``x``.  Costs one wait for a GPU if they lie there.
+    Raises ValueError for bounds that do not fit ``x``.  Waits once for the GPU if they are there.
     """
     if cu_seqlens is None:
         return None

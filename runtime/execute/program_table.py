@@ -1,4 +1,4 @@
-"""The tables that a generated file fills in: all that the runtime knows about a memory."""
+"""The table with which a generated file describes a memory: all that the runtime knows about it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class MemoryInput:
-    """An input: kind token, gate, constant or position; axes after batch, time and head.
+    """An input of a memory.
 
-    ``log`` says that it is the logarithm of a decay, which is summed in double precision.
+    kind  "token" or "gate" [B, T, H, *axes], "constant" [H, *axes] or "position" [H, block]
+    axes  the names of its axes
+    log   it is the logarithm of a decay, which is summed in double precision
     """
 
     name: str
@@ -26,7 +28,11 @@ class MemoryInput:
 
 @dataclass(frozen=True, slots=True)
 class StateTensor:
-    """A carried tensor: its name in a state dictionary and as an argument."""
+    """A carried tensor [N, H, *axes].
+
+    name      in a state dictionary: `S.W`
+    argument  of generated functions: `S_W`
+    """
 
     name: str
     argument: str
@@ -34,8 +40,11 @@ class StateTensor:
 
 
 class Region:
-    """A generated function that knows its values by name: its parameters, the last of which is
-    `size`, and what it returns."""
+    """A generated function that takes and returns values by name.
+
+    Its last parameter is `size` (`Sizes`); the others are names of values.  ``names`` are those of
+    what it returns, separated by blanks.
+    """
 
     def __init__(self, function: Callable[..., tuple[Any, ...]], names: str) -> None:
         self.function, self.names = function, tuple(names.split())
@@ -48,23 +57,23 @@ class Region:
 
 
 def returns(names: str) -> Callable[[Callable[..., tuple[Any, ...]]], Region]:
-    """Makes a function a `Region`; the names of what it returns are separated by blanks."""
+    """A decorator that makes a function a `Region`; ``names``: of what it returns, with blanks between."""
     return lambda function: Region(function, names)
 
 
 def _pairs(words: str) -> tuple[tuple[str, str], ...]:
-    """`y S.W=S_W_next` as pairs: what something is called outside, and which value it is."""
+    """`y S.W=S_W_next` as ((`y`, `y`), (`S.W`, `S_W_next`)): (name outside, name of the value)."""
     parts = (word.partition("=") for word in words.split())
     return tuple((name, value or name) for name, _, value in parts)
 
 
 @dataclass(frozen=True)
 class ScanProgram:
-    """A chunk program, or its adjoint: functions before, in and after the loop along the chunks.
+    """A chunk program, or its adjoint, as functions that run before, in and after the loop over chunks.
 
-    carried  `S=S_next`: each carried tensor, in the table's order, as an argument and as the value
+    carried  `S=S_next …`: the argument of each carried tensor, in the table's order, and the value
              that it has after a chunk
-    results  `y` or `y=value`: each result and the value that it is
+    results  `y …` or `y=value …`: each result, and the value that it is
     """
 
     loop: Sequence[Region]
@@ -88,18 +97,23 @@ class ScanProgram:
 
     @cached_property
     def next_values(self) -> tuple[tuple[str, str], ...]:
-        """(argument, value after a chunk) of each carried tensor"""
+        """(argument, name of the value after a chunk) of each carried tensor."""
         return _pairs(self.carried)
 
     @cached_property
     def result_values(self) -> tuple[tuple[str, str], ...]:
-        """(result, its value)"""
+        """(result, name of its value)."""
         return _pairs(self.results)
 
 
 @dataclass(frozen=True, slots=True)
 class BlockEdge:
-    """What happens to carried tensors at the edge of a block: new ones by name, and gradients back."""
+    """How carried tensors change at the start or at the end of a block.
+
+    forward   returns the new states by name
+    backward  returns the cotangents of the old states and the gradients of inputs by name; None for a
+              rule without a chunk form
+    """
 
     forward: Region
     backward: Region | None = None
@@ -109,16 +123,21 @@ class BlockEdge:
 class MemoryTable:
     """All that the runtime knows about a generated memory.
 
-    token           one step of one token
-    chunk           steps of a chunk: those of a block where there are blocks, else free
-    block           tokens of a block; 0: there are no blocks
-    steps_per_token steps that one token takes
-    once_per_token  inputs of the decay, which acts in one of these steps only: ``decay_at``
-    read_at         the step whose answer is the token's
-    window          tokens that each step learns from; 0: only its own
-    window_inputs   inputs that it then needs of earlier tokens
-    resets          whether a block starts with nothing of the one before, a window's tokens neither
-    forward         None when the rule has no chunk form: it then runs token by token
+    inputs           what it is given for each call
+    states           what it carries from token to token
+    answer           the axes of what is read
+    chunk            steps of a chunk: with blocks those of a block, else the longest chunk
+    token            computes one step of one token
+    forward          the chunk program; None for a rule without a chunk form: it runs token by token
+    backward         its adjoint
+    block            tokens of a block; 0: there are no blocks
+    steps_per_token  steps that one token takes
+    once_per_token   inputs of the decay, which acts in step ``decay_at`` of a token only
+    decay_at         from 0
+    read_at          the step, from 0, whose answer is that of the token
+    window           tokens that each step learns from; 0: only its own
+    window_inputs    inputs of which earlier tokens are then needed
+    resets           whether states, and the window, are emptied at the start of each block
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""A memory token by token, in plain torch: decoding, and rules that have no chunk form.
+"""Runs a memory token by token in plain torch: for decoding, and for rules without a chunk form.
 
-Gradients are autograd's.
+Gradients, second ones too, come from autograd.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .program_table import BlockEdge, MemoryTable
 
 
 def run_token_loop(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
-    """The answers and the state after a call, one token after the other."""
+    """The answers [B, T, H, *answer] and the state after a call that is not empty."""
     if call.bounds is None:
         return _sequences(call)
     timed = {f.name for f in call.memory.inputs if f.kind in ("token", "gate")}
@@ -28,22 +28,22 @@ def run_token_loop(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
         inputs = {name: x[:, start:end] if name in timed else x for name, x in call.inputs.items()}
         state = {name: x[n : n + 1] for name, x in call.state.items()}
         alone = replace(call, inputs=inputs, state=state, bounds=None, tokens=end - start)
-        y, new = alone.unanswered() if alone.empty else _sequences(alone)
+        y, new = alone.empty_result() if alone.empty else _sequences(alone)
         answers.append(y)
         states.append(new)
     return torch.cat(answers, 1), {name: torch.cat([s[name] for s in states]) for name in states[0]}
 
 
 def _sequences(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
-    """Every row its own sequence, of one token or more."""
+    """The same for a call in which every row is a sequence."""
     memory, size = call.memory, call.size()
-    moving, tails = per_token(call, exactly=True)
-    perpetual, carried = call.constants(), call.carried()
+    of_steps, tails = per_token(call, exact=True)
+    constants, carried = call.constants(), call.carried()
     values = {s.argument: carried[s.name] for s in memory.states}
     position = call.state["position"] if memory.block else None
     answers = []
     for t in range(call.tokens * memory.steps_per_token):
-        here = perpetual | {name: x[:, t] for name, x in moving.items()}
+        here = constants | {name: x[:, t] for name, x in of_steps.items()}
         if position is not None:
             here["position"] = (position + 1).to(call.dtype)[:, None].expand(-1, call.heads)
             if t % memory.steps_per_token == 0:
@@ -70,19 +70,22 @@ def _sequences(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
 
 def apply_block_edge(
     memory: MemoryTable,
-    turn: BlockEdge | None,
+    edge: BlockEdge | None,
     values: dict[str, Tensor],
-    fed: Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor],
     rows: Tensor,
     size: Sizes,
 ) -> dict[str, Tensor]:
-    """The states on the other side of a block's edge, for the rows that are there."""
-    if turn is None or not bool(rows.any()):
+    """The states (argument -> [B, H, *axes]) after the change at the start or end of a block.
+
+    rows  [B], for which rows a block starts or ends here; the others stay as they were
+    """
+    if edge is None or not bool(rows.any()):
         return values
-    made = turn.forward({**fed, **values}, size)
-    words = {s.name: s.argument for s in memory.states}
+    made = edge.forward({**inputs, **values}, size)
+    arguments = {s.name: s.argument for s in memory.states}
     result = dict(values)
     for name, new in made.items():
-        old = values[words[name]]
-        result[words[name]] = torch.where(rows.reshape(-1, *[1] * (old.dim() - 1)), new, old)
+        old = values[arguments[name]]
+        result[arguments[name]] = torch.where(rows.reshape(-1, *[1] * (old.dim() - 1)), new, old)
     return result

@@ -1,4 +1,4 @@
-"""The last tokens of a memory that learns from a window: aged inputs, and tails from call to call."""
+"""A memory that learns from a window: the inputs of earlier tokens, and the tails that it carries."""
 
 from __future__ import annotations
 
@@ -11,41 +11,44 @@ from .packed import CuSeqlens
 
 
 def lagged(
-    leaves: Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor],
     tails: Mapping[str, Tensor],
     width: int,
     bounds: CuSeqlens | None,
     since: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every leaf as it was 1 … width - 1 tokens ago, and the tails after the call.
+    """The inputs of 1 … width - 1 tokens ago, and the tails after the call.
 
-    leaves  [B, T, H, *axes] by name
-    tails   [N, width - 1, H, *axes], oldest first; a slot whose leaves are all zero was never written
-    since   where memories reset, tokens since then: before each token [B, T] and after the call [N]
+    inputs  [B, T, H, *axes] by name
+    tails   [N, width - 1, H, *axes], the inputs of the tokens before the call, oldest first; an entry
+            where all inputs are zero was never written
+    bounds  of packed sequences; None: each row is a sequence
+    since   of a memory that resets: the number of tokens since the reset, before each token [B, T]
+            and after the call [N]
 
     Returns ``name_past1`` … [B, T, H, *axes] with ``written_past1`` … [B, T, H], and the new tails.
-    Before the first token a leaf is what it is now, and ``written`` is 0.
+    Where there was no token yet, ``written`` is 0 and the input is that of the token itself.
     """
-    lead = next(iter(leaves.values()))
+    lead = next(iter(inputs.values()))
     batch, tokens, heads = lead.shape[:3]
     row, place, starts, lengths = _places(batch, tokens, bounds, lead.device)
     past: dict[str, Tensor] = {}
     for age in range(1, width):
-        there = torch.zeros(batch, tokens, dtype=torch.bool, device=lead.device)
-        moved = {
-            n: _moved(x, tails[n].to(x.dtype), row, place, age, width) for n, x in leaves.items()
+        written = torch.zeros(batch, tokens, dtype=torch.bool, device=lead.device)
+        past_values = {
+            n: _at_age(x, tails[n].to(x.dtype), row, place, age, width) for n, x in inputs.items()
         }
-        for x in moved.values():
-            there |= (x != 0).flatten(2).any(2)
+        for x in past_values.values():
+            written |= (x != 0).flatten(2).any(2)
         if since is not None:
-            there &= since[0] >= age
-        for name, x in moved.items():
-            # What was never there counts for nothing, but formulas are asked for it: they may divide.
-            past[f"{name}_past{age}"] = _where(there, x, leaves[name].detach())
-        past[f"written_past{age}"] = there.to(lead.dtype)[..., None].expand(-1, -1, heads)
+            written &= since[0] >= age
+        for name, x in past_values.items():
+            # The formulas are computed there too, and may divide by an input: it must not be 0.
+            past[f"{name}_past{age}"] = _where(written, x, inputs[name].detach())
+        past[f"written_past{age}"] = written.to(lead.dtype)[..., None].expand(-1, -1, heads)
     kept = {
         name: _last(x, tails[name].to(x.dtype), starts, lengths, width)
-        for name, x in leaves.items()
+        for name, x in inputs.items()
     }
     if since is not None:
         ages = torch.arange(width - 1, 0, -1, device=lead.device)
@@ -53,15 +56,15 @@ def lagged(
     return past, kept
 
 
-def _where(there: Tensor, x: Tensor, other: Tensor | float) -> Tensor:
-    """``x`` where the flags of its first two axes say so, else something else."""
-    return torch.where(there.reshape(*there.shape, *[1] * (x.dim() - 2)), x, other)
+def _where(flags: Tensor, x: Tensor, other: Tensor | float) -> Tensor:
+    """``x`` where the flags, of its first two axes, are set; else ``other``."""
+    return torch.where(flags.reshape(*flags.shape, *[1] * (x.dim() - 2)), x, other)
 
 
 def _places(
     batch: int, tokens: int, bounds: CuSeqlens | None, device: torch.device
 ) -> tuple[Tensor, Tensor, Sequence[int], Sequence[int]]:
-    """For each token its sequence and its place in it; the start and length of each sequence."""
+    """Each token's sequence [B, T] and place in it [B, T]; each sequence's start and length."""
     if bounds is None:
         row = torch.arange(batch, device=device)[:, None].expand(-1, tokens)
         place = torch.arange(tokens, device=device).expand(batch, -1)
@@ -73,7 +76,7 @@ def _places(
     return row, place, bounds.ends[:-1], bounds.lengths
 
 
-def _moved(x: Tensor, tail: Tensor, row: Tensor, place: Tensor, age: int, width: int) -> Tensor:
+def _at_age(x: Tensor, tail: Tensor, row: Tensor, place: Tensor, age: int, width: int) -> Tensor:
     """``x`` as it was ``age`` tokens ago: from this call, or from the tail before it."""
     batch, tokens = x.shape[:2]
     flat = torch.cat([x.flatten(0, 1), tail.flatten(0, 1)])
@@ -85,7 +88,7 @@ def _moved(x: Tensor, tail: Tensor, row: Tensor, place: Tensor, age: int, width:
 def _last(
     x: Tensor, tail: Tensor, starts: Sequence[int], lengths: Sequence[int], width: int
 ) -> Tensor:
-    """The last width - 1 tokens of each sequence."""
+    """The last width - 1 tokens of each sequence, [N, width - 1, H, *axes]."""
     flat = x.flatten(0, 1)
     rows = []
     for n, (start, length) in enumerate(zip(starts, lengths, strict=True)):

@@ -1,8 +1,9 @@
-"""The inputs on which a memory is judged: a covering array of eight cases, and their data.
+"""The inputs on which a memory is judged: eight cases that cover the values below, and their data.
 
-Lengths (0, 1, 2, around the chunk, odd ones), sizes (1 to 128, key and value unequal where the
-memory allows), packed sequences, warm and fresh states, gates at both ends of their range, keys at
-cosine 0, 0.5, 0.95 and 1 and zero keys, contiguous and not: each value stands in at least one case.
+Each of these occurs in at least one case: lengths 0, 1, 2, odd ones and those around a chunk; sizes from
+1 to 128, key and value unequal where the memory allows; packed sequences; initial and later states;
+gates at both ends of their range; keys at cosine 0, 0.5, 0.95 and 1 to one another, and zero keys;
+contiguous tensors and others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from miras_dsl.runtime.judge.oracle.run import State, axis_sizes, run
-from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
+from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
 from miras_dsl.spec import Axes, Gate, MemorySpec, Ref, iter_nodes
 
 HEADS = 2
@@ -25,14 +26,14 @@ HEADS = 2
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One situation.
+    """One case.
 
-    lengths  of the sequences: equal ones are a batch, `packed` ones follow each other in one row
-    sizes    key and value size (a memory with one size takes the first)
-    warm     start from a state in the middle of things, not from the initial one
-    keys     cosine between the keys of neighbouring tokens; None for zero keys in every third token
-    gates    share of gate values put at an end of their range
-    strided  tensors whose memory is not in the order of their axes
+    lengths  of the sequences: a batch of equal ones, or ``packed`` ones in one row
+    sizes    of keys and of values (a memory with one size takes the first)
+    warm     start from the state after some tokens, not from the initial one
+    keys     cosine between the keys of any two tokens; None: every third key is zero
+    gates    share of the gate values that are put at an end of their range
+    strided  inputs are not contiguous
     """
 
     name: str
@@ -46,7 +47,7 @@ class Case:
 
     @property
     def tokens(self) -> int:
-        """Tokens along the time axis."""
+        """The length of the time axis."""
         return sum(self.lengths) if self.packed else self.lengths[0]
 
 
@@ -67,7 +68,7 @@ def covering(chunk: int = 64, longest: int = 130) -> tuple[Case, ...]:
 
 
 def full_product(chunk: int = 64) -> tuple[Case, ...]:
-    """Every length with every size, keys and states in turn: for a machine with a GPU."""
+    """Every length with every size, going through keys, gates and states in turn: for a GPU."""
     lengths = sorted({0, 1, 2, chunk - 1, chunk, chunk + 1, 2 * chunk + 1, 63, 65, 1000})
     sizes = (1, 16, 33, 60, 64, 100, 128)
     keys = (0.0, 0.5, 0.95, 1.0, None)
@@ -96,11 +97,12 @@ def full_product(chunk: int = 64) -> tuple[Case, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The tensors of a case in float64, all of them exact in ``dtype`` too.
+    """The tensors of a case in float64, rounded so that the type under test holds them exactly.
 
-    inputs     one per leaf, see `oracle`; `packed`: batch 1, time runs over all sequences
-    state      a row for each sequence, or None where the memory starts from zeros
-    cotangent  of the output
+    inputs     as `oracle.run` takes them; packed sequences have batch 1
+    state      [N, heads, *axes] by name, or None: the memory starts from zeros
+    cotangent  the gradient of the loss for the output, [batch, time, heads, value]
+    offsets    the N + 1 bounds of packed sequences; None: each row is a sequence
     """
 
     inputs: dict[str, Tensor]
@@ -110,7 +112,7 @@ class Data:
 
 
 def parameters(spec: MemorySpec, case: Case) -> dict[str, int]:
-    """The memory's size parameters in a case; those with a default keep it."""
+    """The size parameters of a memory in a case; a parameter with a default keeps it."""
     axes = dict(spec.sizes)
     values: dict[str, int] = {name: d for name, d in spec.params if d is not None}
     for axis, size in zip(("value", "key"), reversed(case.sizes), strict=True):
@@ -123,7 +125,10 @@ def parameters(spec: MemorySpec, case: Case) -> dict[str, int]:
 
 
 def data(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0) -> Data:
-    """Draw the inputs of a case."""
+    """The tensors of a case, drawn from ``seed`` and the case's name.
+
+    dtype  the type of the form under test, for which they are rounded
+    """
     random = torch.Generator().manual_seed(seed + sum(map(ord, case.name)))
     sizes = parameters(spec, case)
     extent = axis_sizes(spec, sizes)
@@ -142,7 +147,7 @@ def data(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0) -> Dat
 
 
 def narrow(spec: MemorySpec, name: str, dtype: torch.dtype) -> torch.dtype:
-    """The type in which an input is handed over: gates and states are never below float32."""
+    """The type in which an input is passed: ``dtype`` for tokens, at least float32 for all others."""
     token = any(token.name == name for token in spec.tokens)
     return dtype if token or dtype == torch.float64 else torch.float32
 
@@ -201,7 +206,7 @@ def _token(
 
 
 def bounds(spec: MemorySpec, gate: Gate) -> tuple[float, float]:
-    """The ends of a gate's range; an open end is capped where the memory is still stable."""
+    """The ends of a gate's range; an infinite end is replaced by one where the memory is still stable."""
     low, high = float(gate.range.low), float(gate.range.high)
     decay = spec.retention.decay
     used = [formula for _, formula in spec.algorithm.rules] + [term.rate for term in spec.terms]
@@ -221,12 +226,12 @@ def bounds(spec: MemorySpec, gate: Gate) -> tuple[float, float]:
         and low == 0
         and gate.name in {getattr(n, "name", "") for n in iter_nodes(penalty)}
     ):
-        # A penalty divides by its rates: at 0 it is infinite and has no minimum to compare.
+        # A penalty divides by its rates: at a rate of 0 it is infinite and has no minimum.
         low = cap / 16 if high == inf else high / 16
     drives = isinstance(decay, Ref) and decay.name == gate.name
     if spec.retention.link is not None and drives and low == 0:
-        # A decay of 0 puts the carried state on the kink that many links have at 0: the judge has a
-        # 0 there and a sum of logarithms the smallest of numbers, on either side of it.
+        # A decay of 0 puts the carried state on the kink that many links have at 0.  The oracle has
+        # exactly 0 there; a form that sums logarithms has a tiny number of either sign.
         low = min(1.0, high) / 16
     return low, max(low, low + cap if high == inf else high)
 
@@ -249,10 +254,10 @@ def _state(
     inputs: Mapping[str, Tensor],
     random: torch.Generator,
 ) -> State | None:
-    """A fresh state, or one that has seen a few tokens; None where fresh means zeros.
+    """The initial state, or the one after three tokens if the case is warm; None: zeros.
 
-    A weight that starts positive has logits of size 1, as in a layer: of nearly equal rows next to
-    nothing would be left after a normalisation.
+    A weight that starts positive comes from logits of size 1, as in a layer: nearly equal rows would
+    leave almost nothing after a normalisation.
     """
     rows = len(case.lengths)
     learned = any(weight.init != "zero" for weight in spec.states)
@@ -269,8 +274,8 @@ def _state(
         names = [weight.name, *([f"{weight.name}.dual"] if spec.retention.at == "chunk" else [])]
         first |= {name: value for name in names}
     before = 3 if case.warm else 0
-    calm = Case("", (before,) * rows, case.sizes, gates=0.0)
-    past = _inputs(spec, calm, extent, rows, before, random)
+    few_tokens = Case("", (before,) * rows, case.sizes, gates=0.0)
+    past = _inputs(spec, few_tokens, extent, rows, before, random)
     past |= {
         name: t
         for name, t in inputs.items()

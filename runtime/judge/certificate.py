@@ -22,7 +22,7 @@ SCHEMA = "miras-certificate-2"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a certificate: what was done in which case, and how well it agreed."""
+    """One line of a certificate: a check, the case, and a comparison that it made."""
 
     check: str
     case: str
@@ -31,11 +31,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The measured table for one memory.
+    """All comparisons of one memory with the oracle.
 
-    expected   every (check, case, quantity) that must have a row; an absent one is not green
-    way        what computed it: kernels, chunk form or token by token
-    derived    False where the memory's update was given with `write` instead of derived from a loss
+    digest    of the meaning of its file
+    derived   False if the update is given with `write` instead of derived from a loss
+    expected  every (check, case, quantity) that must have a row; a missing one is not green
+    way       what computed the memory: kernels, chunk form or token by token
     """
 
     spec: str
@@ -50,7 +51,7 @@ class Certificate:
 
     @property
     def missing(self) -> tuple[tuple[str, str, str], ...]:
-        """Comparisons that should have been made and were not."""
+        """The expected comparisons that have no row."""
         present = {(row.check, row.case, row.result.name) for row in self.rows}
         return tuple(wanted for wanted in self.expected if wanted not in present)
 
@@ -61,21 +62,24 @@ class Certificate:
 
     @property
     def worst(self) -> Row | None:
-        """The row that is furthest from green, where one is not."""
+        """Of the rows that are not green, the one with the largest error; None if all are green."""
         return max(self.failures, key=lambda row: _badness(row.result), default=None)
 
     @property
     def green(self) -> bool:
-        """Every expected comparison was made and passed."""
+        """Whether every expected comparison was made and is green."""
         return bool(self.expected) and not self.missing and not self.failures
 
     def to_json(self) -> str:
-        """The certificate as JSON, see ``SCHEMA``."""
+        """The certificate as JSON of the schema `SCHEMA`."""
         return json.dumps({"schema": SCHEMA, "green": self.green, **asdict(self)}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> Certificate:
-        """Read what `to_json` wrote; `green` is worked out again, never believed."""
+        """Read what `to_json` wrote; whether it is green is computed from the rows.
+
+        Raises ValueError for another schema.
+        """
         held = json.loads(text)
         if held.pop("schema", None) != SCHEMA:
             raise ValueError(f"this is not a certificate of schema {SCHEMA}")
@@ -143,11 +147,12 @@ def certify(
     chunk: int = 64,
     seed: int = 0,
 ) -> Certificate:
-    """Measure an implementation.
+    """Compare an implementation of a memory with the oracle, in all checks and cases.
 
-    implementation  the size parameters of the memory -> the memory as a function
-    way             what it computes with, to be printed
-    chunk           tokens per chunk of the form under test: the cases lie around its multiples
+    implementation  from the size parameters of the memory to the memory as a function
+    digest, way     to be recorded
+    cases           None: `covering(chunk)`
+    chunk           tokens of a chunk of the form under test; lengths of cases lie around its multiples
     """
     if spec.algorithm.anchored is not None:
         chunk = spec.algorithm.anchored.block

@@ -1,7 +1,7 @@
-"""What a certificate checks: a whole run, split runs, single steps and causality.
+"""What a certificate checks: one call, several calls in a row, token by token, and causality.
 
-Each check runs the implementation on a case and compares with the oracle's outcome of the whole
-sequence, so a split or a step that disagrees with the whole disagrees with the oracle.
+Each check runs the implementation on a case.  All but causality compare with the oracle's outcome for
+the whole sequence, so calls that are split in any way must give the same numbers as one call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from miras_dsl.runtime.judge.oracle.run import State
-from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
+from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
 from miras_dsl.spec import MemorySpec
 
 from .cases import Case, parameters
@@ -35,7 +35,7 @@ from .tolerance import Comparison, identical, is_wide, judge, missing
 
 
 class Implementation(Protocol):
-    """A memory as a differentiable function, with the oracle's inputs and state."""
+    """A memory as a differentiable function; inputs, state and result are those of `oracle.run`."""
 
     def __call__(
         self,
@@ -60,34 +60,37 @@ class Bench:
         return self.build(parameters(self.spec, case))
 
     def cut(self, inputs: Mapping[str, Tensor], low: int, high: int) -> dict[str, Tensor]:
-        """The inputs of tokens ``low`` to ``high``; constants are left whole."""
+        """The inputs of the tokens from ``low`` to ``high``, and all constants."""
         timed = {name for _, name in leaf_axes(self.spec)}
         return {name: t[:, low:high] if name in timed else t for name, t in inputs.items()}
 
-    def agreements(self, case: Case, found: Outcome, forward: bool = False) -> list[Comparison]:
-        """Every quantity of an outcome against the oracle.
+    def comparisons(self, case: Case, found: Outcome, forward: bool = False) -> list[Comparison]:
+        """Every quantity of an outcome compared with the oracle's.
 
-        In a wide type the reference is drawn again, up to `MOVES` times, before anything is red.
+        forward  leave gradients out
+
+        In float32 and float64 the low-precision reference is drawn again, up to
+        `MAX_REFERENCE_DRAWS` times, before a comparison counts as red.
         """
         drawn = (self.spec, case, self.dtype, self.seed)
         expected = reference(*drawn)
         lows = [expected.low]
-        rows = self._judged(case, found, expected.exact, lows, forward)
+        rows = self._compare_all(case, found, expected.exact, lows, forward)
         while (
             is_wide(self.dtype)
             and len(lows) <= MAX_REFERENCE_DRAWS
             and any(r.verdict == "red" for r in rows)
         ):
             lows.append(redraw(*drawn, len(lows)))
-            rows = self._judged(case, found, expected.exact, lows, forward)
+            rows = self._compare_all(case, found, expected.exact, lows, forward)
         return rows
 
-    def _judged(
-        self, case: Case, found: Outcome, exactly: Outcome, lows: list[Outcome], forward: bool
+    def _compare_all(
+        self, case: Case, found: Outcome, expected: Outcome, lows: list[Outcome], forward: bool
     ) -> list[Comparison]:
         longest = max(1, *case.lengths)
         rows = []
-        for name, exact in exactly.values.items():
+        for name, exact in expected.values.items():
             if forward and name.startswith("d "):
                 continue
             kind = kind_of(self.spec, name)
@@ -100,13 +103,13 @@ class Bench:
 
 
 def check_whole(bench: Bench, case: Case) -> list[Comparison]:
-    """One call, packed where the case is: output, final state, every gradient."""
+    """One call, packed if the case is: output, final state and every gradient."""
     run = bench.implementation(case)
-    return bench.agreements(case, _outcome(bench, case, run))
+    return bench.comparisons(case, _outcome(bench, case, run))
 
 
 def check_split(bench: Bench, case: Case) -> list[Comparison] | None:
-    """Several calls with carried state, one of them empty: the same, gradients included."""
+    """Four calls that carry the state, one of them empty: output, final state, every gradient."""
     if case.packed or case.tokens < 2:
         return None
     run = bench.implementation(case)
@@ -118,7 +121,7 @@ def check_split(bench: Bench, case: Case) -> list[Comparison] | None:
     ) -> tuple[Tensor, State]:
         return _in_parts(bench, run, inputs, state, cuts)
 
-    return bench.agreements(case, _outcome(bench, case, apply))
+    return bench.comparisons(case, _outcome(bench, case, apply))
 
 
 def check_decode(bench: Bench, case: Case) -> list[Comparison] | None:
@@ -133,11 +136,11 @@ def check_decode(bench: Bench, case: Case) -> list[Comparison] | None:
         "y": y,
         **{f"state {n}": t for n, t in differentiable_state(bench.spec, after).items()},
     }
-    return bench.agreements(case, Outcome({n: t.cpu() for n, t in values.items()}), forward=True)
+    return bench.comparisons(case, Outcome({n: t.cpu() for n, t in values.items()}), forward=True)
 
 
 def check_causal(bench: Bench, case: Case) -> list[Comparison] | None:
-    """Changed inputs from one token on leave every earlier output bit for bit the same."""
+    """Other inputs from one token on: every output before it must stay the same bit for bit."""
     if case.packed or case.tokens < 2:
         return None
     run = bench.implementation(case)
@@ -163,7 +166,7 @@ CHECKS: Mapping[str, Callable[[Bench, Case], list[Comparison] | None]] = {
     "steps": check_decode,
     "causal": check_causal,
 }
-"""Every check by name; None means that it says nothing about the case."""
+"""Name -> check; a check returns None for a case to which it does not apply."""
 
 
 def _outcome(bench: Bench, case: Case, call: Call) -> Outcome:

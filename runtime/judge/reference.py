@@ -1,4 +1,4 @@
-"""What the oracle says about a case: exact values, a low-precision reference, all gradients."""
+"""The oracle's results for a case: exact ones, and a reference in low precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from miras_dsl.runtime.judge.oracle.run import State
-from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
+from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
 from miras_dsl.spec import Apply, Expr, MemorySpec, Ref, iter_nodes
 
 from .cases import Case, Data, data, narrow, parameters
@@ -24,14 +24,14 @@ Call = Callable[[Mapping[str, Tensor], State | None, Tensor | None], tuple[Tenso
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Everything a call gives, by name: `y`, `state W`, `d key`, `d state W`."""
+    """All results of a call and all gradients, by name: `y`, `state W`, `d key`, `d state W`."""
 
     values: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The judged data of a case, and the oracle's outcome in float64 and in low precision."""
+    """The tensors of a case, and the oracle's outcome in float64 (exact) and in low precision."""
 
     data: Data
     exact: Outcome
@@ -39,7 +39,7 @@ class Reference:
 
 
 def kind_of(spec: MemorySpec, name: str) -> Kind:
-    """Which tolerance a quantity of an outcome is under."""
+    """The kind of a quantity of an outcome, which decides its tolerance."""
     if name == "y":
         return "output"
     if not name.startswith("d "):
@@ -54,22 +54,22 @@ def kind_of(spec: MemorySpec, name: str) -> Kind:
 
 @lru_cache(maxsize=32)
 def reference(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0) -> Reference:
-    """The oracle on a case; kept, so that several comparisons share it."""
+    """The oracle's outcomes for a case; cached, since several checks need them."""
     drawn = data(spec, case, dtype, seed)
     exact = outcome(spec, _oracle(spec, case, None), drawn, lambda name: torch.float64)
     return Reference(drawn, exact, _low(spec, case, dtype, drawn))
 
 
 MAX_REFERENCE_DRAWS = 8
-"""How often the reference is drawn anew at most."""
+"""How often the low-precision reference is drawn again at most."""
 
 
 @lru_cache(maxsize=4 * MAX_REFERENCE_DRAWS)
 def redraw(
     spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0, number: int = 1
 ) -> Outcome:
-    """Another draw of the low-precision reference's rounding: every number that it is given is moved
-    by one unit in the last place of float32, up or down at random."""
+    """The low-precision reference with other rounding errors: every number that the oracle is given is
+    moved by one unit in the last place of float32, up or down at random."""
     drawn = reference(spec, case, dtype, seed).data
     random = torch.Generator().manual_seed(seed + number)
 
@@ -87,7 +87,7 @@ def redraw(
 
 
 def _low(spec: MemorySpec, case: Case, dtype: torch.dtype, drawn: Data) -> Outcome:
-    """The oracle in single precision, operands of products rounded to ``dtype`` if that is less."""
+    """The oracle in float32, with operands of products rounded to ``dtype`` if that is narrower."""
     rounding = torch.float32 if dtype == torch.float64 else dtype
     return outcome(spec, _oracle(spec, case, rounding), drawn, lambda name: torch.float32)
 
@@ -128,7 +128,10 @@ def _separately(
 def leaves(
     spec: MemorySpec, drawn: Data, to: Callable[[str], torch.dtype], device: str = "cpu"
 ) -> tuple[dict[str, Tensor], State | None, Tensor, Tensor | None]:
-    """The data of a case as fresh leaves of autograd: inputs, state, cotangent, offsets."""
+    """Copies of a case's tensors that require gradients: (inputs, state, cotangent, offsets).
+
+    to  the type of each input, by name
+    """
 
     def leaf(name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
@@ -150,11 +153,11 @@ def outcome(
     to: Callable[[str], torch.dtype],
     device: str = "cpu",
 ) -> Outcome:
-    """Run a memory on a case and take every gradient.
+    """Run a memory on a case and compute every gradient.
 
-    The loss is <y, cotangent> + <state, random>.  The gradient of a decay (of the state or of a
-    momentum) is given as decay * gradient, the one of its logarithm: a layer learns through that,
-    and it is finite at a decay of 0.
+    The loss is <y, cotangent> + <final state, random numbers>.  For a decay (of the state or of a
+    momentum) the gradient is that of its logarithm, decay * gradient: it is what a layer trains with,
+    and it is finite where the decay is 0.
     """
     inputs, state, cotangent, offsets = leaves(spec, drawn, to, device)
     y, after = call(inputs, state, offsets)
@@ -172,17 +175,17 @@ def outcome(
     found: tuple[Tensor | None, ...] = (None,) * len(wanted)
     if total.requires_grad:
         found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-    fading = decays(spec)
+    decay_names = decays(spec)
     for (name, tensor), gradient in zip(wanted.items(), found, strict=True):
-        slope = torch.zeros_like(tensor) if gradient is None else gradient
-        if name.removeprefix("d ").split(".")[0] in fading:
-            slope = slope * tensor.detach()
-        values[name] = slope
+        full = torch.zeros_like(tensor) if gradient is None else gradient
+        if name.removeprefix("d ").split(".")[0] in decay_names:
+            full = full * tensor.detach()
+        values[name] = full
     return Outcome({name: tensor.cpu() for name, tensor in values.items()})
 
 
 def decays(spec: MemorySpec) -> set[str]:
-    """The gates that multiply what they carry on: the decay, and a momentum's factor of itself."""
+    """The gates that multiply a carried tensor: the decay, and a momentum's factor of itself."""
     found = {spec.retention.decay.name} if isinstance(spec.retention.decay, Ref) else set()
     for target, formula in spec.algorithm.rules:
         for node in iter_nodes(formula):
@@ -199,10 +202,10 @@ def _factors(expr: Expr) -> list[Expr]:
 
 
 def differentiable_state(spec: MemorySpec, state: State) -> State:
-    """The state with zeros where a value can no longer matter.
+    """The state with zeros where a value is never read again.
 
-    Between two blocks the anchor, the earlier trajectories and a weight with a dual are overwritten
-    before anything reads them, so an implementation may hold what it likes there.
+    Between two blocks, the anchor, the earlier trajectories and a weight with a dual are overwritten
+    before they are read, so implementations may differ there.
     """
     if spec.algorithm.anchored is None or "position" not in state:
         return state

@@ -1,12 +1,12 @@
-"""The contract's numbers: when does a computed tensor agree with the float64 oracle?
+"""When a computed tensor agrees with the float64 oracle.
 
 A result x passes when it is finite, ``max|x - exact| <= k (max|low - exact| + eps max|exact|)``
 with k = 2 forward and 3 backward, and its RMS error is small against the RMS of the exact values.
 Here ``low`` is the low-precision reference: the oracle with single-precision states and every
-operand of a product rounded to the type under test.  In 16 bits the rounding of operands rules, and
-one reference tells its size.  In float32 one run of the reference is one draw of its rounding, often
-a lucky one; there the largest of several counts (`reference.moved`).  Where the reference itself is
-off by more than 5 % (RMS) no tolerance means anything: the verdict is "ill-conditioned", which is
+operand of a product rounded to the type under test.  In 16 bits the rounding of operands dominates,
+and one reference shows its size.  In float32 the error of one reference is a matter of chance and may
+be very small, so the largest of several counts (`reference.redraw`).  Where the reference itself is
+off by more than 5 % (RMS), no tolerance has a meaning: the verdict is "ill-conditioned", which is
 never green.
 """
 
@@ -34,18 +34,21 @@ RMS_LIMIT: dict[Kind, float] = {
 }
 ILL_CONDITIONED = 0.05
 VANISHING = 1e-10
-"""Below this an exact value is a structural zero: its rounding noise has no meaningful ratio."""
+"""If no exact value is larger, the tensor is zero by its structure, and relative errors mean nothing."""
 LOGARITHMS = 4096
-"""How often eps counts in float64: sums of some 64 logarithms of up to 60 have no wider type there."""
+"""The factor of eps in float64: about 64 logarithms of size up to 60 are summed, and no wider type
+is there to sum them in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """One comparison.
 
-    name       what was compared: `y`, `state W`, `d key`
-    error      max|x - exact|, and what the contract allows
-    rms        RMS of x - exact over RMS of exact; reference_rms is the same of the reference
+    name           what was compared: `y`, `state W`, `d key`
+    error          max|x - exact|; allowed: the limit of it
+    rms            RMS of x - exact over RMS of exact; rms_allowed: the limit of it
+    reference_rms  the same for the low-precision reference
+    finite         whether every number of x is
     """
 
     name: str
@@ -60,21 +63,21 @@ class Comparison:
 
 
 def precision(dtype: torch.dtype) -> float:
-    """The spacing of numbers at 1."""
+    """eps: the distance from 1 to the next number of a type."""
     return torch.finfo(dtype).eps
 
 
 def is_wide(dtype: torch.dtype) -> bool:
-    """Whether a type is wider than 16 bits: then nothing but the order of operations tells a correct
-    result from the reference."""
+    """Whether a type is wider than 16 bits: then a correct result and the reference differ only by the
+    order of their operations."""
     return precision(dtype) < 1e-6
 
 
 def tolerance(kind: Kind, dtype: torch.dtype) -> float:
-    """k of the contract.
+    """The factor k: 2 forward, 3 for gradients.
 
-    The gradient of a decay is a difference of running sums, over rows and over columns of the same
-    products.  In a wide type the roundings of the two have no common cause, and k is doubled.
+    The gradient of a decay is a difference of two running sums, over rows and over columns of the same
+    products.  In a wide type their rounding errors are independent, and k is doubled.
     """
     if kind in ("output", "state"):
         return 2.0
@@ -92,12 +95,13 @@ def judge(
 ) -> Comparison:
     """Compare a result with the oracle's value and its low-precision references.
 
-    lows    one reference, or several draws of its rounding; the largest error counts
-    tokens  of a sequence: a form that is parallel in time adds up what a token loop has long
-            forgotten, so in float32 eps counts as often as the rounding of such a sum: sqrt(tokens)
+    lows    one reference, or several with other rounding errors; the largest error counts
+    tokens  of a sequence: a form that is parallel in time sums over tokens that a token loop has
+            let decay, so in float32 eps is multiplied by the usual error of such a sum, sqrt(tokens)
 
-    A float64 result is compared with the single-precision references' error, scaled to float64; its
-    gradients are measured against the size of their terms (1, as cotangents are) where they cancel.
+    In float64 the error of the references, which are in float32, is scaled by the ratio of the eps.
+    Where the terms of a float64 gradient cancel, its error is measured against their size, 1 (that of
+    cotangents).  Raises ValueError if the shapes differ.
     """
     if x.shape != exact.shape:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(exact.shape)}")
@@ -130,12 +134,12 @@ def judge(
 
 
 def missing(name: str, kind: Kind) -> Comparison:
-    """A result that should be there and is not."""
+    """The comparison, red, of a result that the implementation did not return."""
     return Comparison(name, kind, float("inf"), 0.0, float("inf"), 0.0, 0.0, False, "red")
 
 
 def identical(name: str, kind: Kind, x: Tensor, other: Tensor) -> Comparison:
-    """Two results that must have the same bits."""
+    """The comparison of two results that must be equal bit for bit."""
     same = torch.equal(x, other)
     error = 0.0 if same or x.shape != other.shape else float((x - other).abs().max())
     finite = bool(torch.isfinite(x).all())

@@ -1,1 +1,1 @@
-"""Launching Triton kernels, and what Triton lacks."""
+"""Launching token-by-token Triton kernels, and functions that Triton lacks."""

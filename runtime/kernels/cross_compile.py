@@ -1,4 +1,4 @@
-"""Kernels compiled for a GPU that is not here: the registers, spills and memory they take."""
+"""Compiles kernels for a GPU that need not be here, and reads the registers and memory they use."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ TYPES = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one compiled kernel takes on a multiprocessor.
+    """What a compiled kernel uses.
 
-    registers  of a thread
-    spilled    bytes of a thread that went to local memory
-    shared     bytes of shared memory
-    atomics    floating-point atomics in the PTX
+    registers  of each thread
+    spilled    bytes of each thread in local memory
+    shared     bytes of shared memory of each program
+    atomics    floating-point atomic instructions in the PTX
     """
 
     registers: int
@@ -39,9 +39,9 @@ class Usage:
 def compiled(
     kernels: Recurrence, launch: LaunchConfig, dtype: str = "bfloat16", packed: bool = False
 ) -> tuple[Usage, Usage]:
-    """The forward and the backward kernel for one problem, as the launcher would compile them.
+    """The usage of the forward and the backward kernel, compiled as the launcher would for sm_90.
 
-    dtype   of the tokens; gates are in it too, which costs no more than float32
+    dtype  of tokens and gates: "float32", "bfloat16" or "float16"
     """
     return tuple(
         _compiled(k, kernels, launch, dtype, packed, way)
@@ -88,7 +88,7 @@ def _compiled(
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and stack bytes of a thread, from NVIDIA's own tool."""
+    """Registers and stack bytes of a thread, as NVIDIA's cuobjdump reports them."""
     tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

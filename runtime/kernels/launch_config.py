@@ -1,4 +1,4 @@
-"""What a launcher knows of a rule's kernels, and the tiles that it gives to one size of problem."""
+"""The table of a rule's kernels, and the tile sizes with which they are launched."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from math import isqrt, prod
 from typing import Any
 
 WARPS = 8
-"""Warps of a program where the rule lets the value axis be shared out; else up to twice as many."""
+"""Warps of a program whose rule lets programs divide up the value axis; else up to twice as many."""
 
 RECOMPUTE_BYTES = 1 << 30
-"""Bytes of states that one backward launch computes again; sequences beyond that wait their turn."""
+"""Bytes of states that one backward launch recomputes; further sequences go to further launches."""
 
 SATURATING_PROGRAMS = 1024
-"""Programs that keep the largest GPUs busy: some eight on each of their multiprocessors."""
+"""Programs that keep the largest GPUs busy: about eight for each multiprocessor."""
 
 Named = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """The two kernels of a rule, and what their launcher must know beyond the rule's `Memory`.
+    """The two kernels of a rule, and what their launcher must know beyond the rule's `MemoryTable`.
 
+    forward, backward          Triton kernels
     tokens, constants, states  (name, axes) in the order of the kernels' parameters
-    split   programs share out the value axis in blocks
-    values  values that a program holds, a power of two; None: as many as fit
+    split   whether programs divide up the value axis
+    values  entries of the value axis in a program, a power of two; None: as many as fit
     """
 
     forward: Any
@@ -39,10 +40,14 @@ class Recurrence:
 
 @dataclass(frozen=True, slots=True)
 class LaunchConfig:
-    """One size of problem: extents, tiles and how many programs share the value axis.
+    """How kernels are launched for one problem size.
 
-    segment  steps between the states that the forward pass keeps for the backward pass
-    group    sequences that one backward launch takes
+    sizes    of the axes
+    tile     axis -> size of a program's tile, a power of two
+    blocks   programs that divide up the value axis
+    warps    of a program
+    segment  steps between two states that the forward pass saves for the backward pass
+    group    sequences of one backward launch
     """
 
     sizes: dict[str, int]
@@ -60,13 +65,15 @@ def configure_launch(
     heads: int = 1,
     sequences: int = 1,
 ) -> LaunchConfig:
-    """Tiles for a problem: as many values in a program as leave the tiles in its registers.
+    """Tiles that are as large as registers allow, and segments that need little memory.
 
-    A warp takes 512 elements of a tile, 16 for each thread, and fewer where more than two states
-    are carried, so that all tiles of a backward step fit beside each other.  A segment is the root
-    of the ``longest`` sequence: then the states that are kept, one for each segment, and those that
-    are computed again, one for each step of a segment, are about as many.  Sequences whose states
-    do not fit `RECOMPUTE_BYTES` take turns; segments are shorter where turns would leave a GPU half empty.
+    longest  steps of the longest sequence
+
+    A warp has 512 elements of a tile, 16 in each thread; fewer if more than two states are carried,
+    so that all tiles of a backward step fit into registers.  A segment has about sqrt(longest) steps:
+    then as many states are saved (one for each segment) as are recomputed (one for each step of a
+    segment).  Sequences whose recomputed states exceed `RECOMPUTE_BYTES` are given to several
+    backward launches; segments are shorter if a launch would otherwise leave a GPU partly idle.
     """
     named = (*kernels.tokens, *kernels.constants, *kernels.states)
     sizes = {axis: sizes[axis] for _, axes in named for axis in axes}
@@ -91,24 +98,27 @@ def configure_launch(
 
 
 def sequences_per_launch(each: int, sequences: int) -> int:
-    """How many sequences of so many bytes fit `RECOMPUTE_BYTES`."""
+    """How many sequences, each of so many bytes, fit into `RECOMPUTE_BYTES`."""
     return max(1, min(sequences, RECOMPUTE_BYTES // each))
 
 
 def checkpoints(launch: LaunchConfig, steps: int, sequences: int) -> int:
-    """Rows for the states before each segment: a sequence's last segment may be a short one."""
+    """How many states the forward pass saves at most: one before each segment of each sequence."""
     return steps // launch.segment + sequences
 
 
 def recompute_rows(axes: tuple[str, ...], blocks: int, sequences: int) -> int:
-    """Rows, of a segment each, for a state that is computed again; blocks of values share none."""
+    """How many copies of a state, each of a segment's steps, the backward pass recomputes.
+
+    Programs that divide up the value axis each need a copy of a state without that axis.
+    """
     return sequences if "value" in axes else sequences * blocks
 
 
 def scratch_bytes(
     kernels: Recurrence, launch: LaunchConfig, heads: int, steps: int, sequences: int
 ) -> int:
-    """What a forward and a backward pass hold beside inputs, outputs and gradients."""
+    """Bytes of a forward and a backward pass beside inputs, outputs and gradients."""
     kept = checkpoints(launch, steps, sequences)
     return sum(
         (kept + recompute_rows(axes, launch.blocks, launch.group) * launch.segment)
@@ -118,7 +128,7 @@ def scratch_bytes(
 
 
 def _bytes(sizes: Mapping[str, int], axes: tuple[str, ...], heads: int) -> int:
-    """A state of one sequence, in float32."""
+    """Bytes of a state of one sequence, in float32."""
     return 4 * heads * prod(sizes[axis] for axis in axes)
 
 

@@ -1,7 +1,7 @@
-"""`triton` and `tl` for generated files, which must also load where Triton is not installed.
+"""`triton` and `tl` for generated files, which must load where Triton is not installed, too.
 
-There (it exists for Linux only) a kernel is defined but cannot be launched; the file's memories run
-in their chunk form, as they do on a CPU.
+Triton exists for Linux only.  Elsewhere a kernel is defined but cannot be launched, and memories run in
+their chunk form, as on a CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .triton_interpreter import installed
 
 
 class MissingTriton:
-    """A kernel that nothing can compile."""
+    """A kernel where Triton is not installed: launching it raises RuntimeError."""
 
     def __getitem__(self, grid: object) -> Any:
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Token-by-token kernels: how they are launched, and what autograd knows of them."""
+"""Launches a rule's token-by-token kernels, as one autograd function."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ from .triton_interpreter import installed, interpreting, patch_interpreter
 
 
 def supported(device: torch.device | str, dtype: torch.dtype) -> bool:
-    """Whether kernels can compute in a type on a device: single precision, on a GPU.
+    """Whether kernels can compute in a type on a device: not in float64, and on a GPU.
 
-    In Triton's interpreter (`TRITON_INTERPRET=1`) a CPU is as good.
+    In Triton's interpreter (`TRITON_INTERPRET=1`) they run on a CPU as well.
     """
     there = torch.device(device).type == "cuda" or interpreting()
     return there and installed() and dtype != torch.float64
 
 
 def enabled() -> bool:
-    """Whether kernels may be used: unless MIRAS_KERNELS is "off".
+    """Whether kernels may be used: unless the environment has MIRAS_KERNELS=off.
 
-    Off means the chunk form in torch, which is slower for most memories and faster for some
+    Then the chunk form in torch is used, which is slower for most memories and faster for some
     (benchmarks/gpu_module.json has both).
     """
     return environ.get("MIRAS_KERNELS", "on") != "off"
 
 
 def should_use(call: MemoryCall) -> bool:
-    """Whether a call goes to the kernels: where that is possible and allowed."""
+    """Whether a call goes to the kernels: they can compute it and may be used."""
     return enabled() and supported(call.device, call.dtype)
 
 
 def recurrent(call: MemoryCall, kernels: Recurrence) -> tuple[Tensor, dict[str, Tensor]]:
-    """The answers and the state after a call that is not empty, computed in float32."""
-    memory, micro = call.memory, call.memory.steps_per_token
-    moving, tails = per_token(call, exactly=False)
+    """The answers [B, T, H, value] and the state after a call that is not empty, in float32."""
+    memory, repeats = call.memory, call.memory.steps_per_token
+    of_steps, tails = per_token(call, exact=False)
     constants, states = call.constants(), call.carried()
-    tensors = [moving[name] for name, _ in kernels.tokens]
+    tensors = [of_steps[name] for name, _ in kernels.tokens]
     tensors += [constants[name].float() for name, _ in kernels.constants]
     tensors += [states[name].float() for name, _ in kernels.states]
     tensors = [x.contiguous() for x in tensors]
     run = LaunchArgs(
         kernels,
         configure_launch(
-            kernels, call.sizes, max(call.lengths) * micro, call.heads, len(call.lengths)
+            kernels, call.sizes, max(call.lengths) * repeats, call.heads, len(call.lengths)
         ),
-        None if call.bounds is None else call.bounds.tensor * micro,
-        call.state["position"].to(torch.int64) * micro if memory.block else None,
+        None if call.bounds is None else call.bounds.tensor * repeats,
+        call.state["position"].to(torch.int64) * repeats if memory.block else None,
         len(call.lengths),
         torch.is_grad_enabled() and any(x.requires_grad for x in tensors),
     )
     y, *ends = _Recurrent.apply(run, *tensors)  # type: ignore[misc]
-    y = y.unflatten(1, (call.tokens, micro))[:, :, memory.read_at].to(call.out)
+    y = y.unflatten(1, (call.tokens, repeats))[:, :, memory.read_at].to(call.out)
     after = {name: end for (name, _), end in zip(kernels.states, ends, strict=True)}
     return y, {**call.state, **after, **tails, **position_after(call)}
 
@@ -70,9 +70,10 @@ def recurrent(call: MemoryCall, kernels: Recurrence) -> tuple[Tensor, dict[str, 
 class LaunchArgs:
     """What a launch needs beside its tensors.
 
-    offsets  bounds of packed sequences, place: where in its block each sequence starts, in steps
-    rows     sequences
-    keep     whether a backward pass may follow, which needs checkpoints
+    offsets  [N + 1] bounds of packed sequences, in steps; None: each row is a sequence
+    place    [N] steps from the start of its block to the start of each sequence; None: no blocks
+    rows     the number of sequences N
+    keep     whether states are saved for a backward pass
     """
 
     kernels: Recurrence
@@ -85,7 +86,10 @@ class LaunchArgs:
     def groups(
         self, shape: tuple[int, ...], device: torch.device
     ) -> Iterator[tuple[slice, LaunchArgs]]:
-        """The sequences that one backward launch takes after those of another: all, if they fit."""
+        """The sequences of each backward launch, with its arguments: one launch if all fit.
+
+        shape  [B, T, H] in steps
+        """
         batch, time, _ = shape
         group = self.plan.group
         if group == self.rows:
@@ -108,9 +112,9 @@ class _Recurrent(torch.autograd.Function):
     def forward(ctx: Any, run: LaunchArgs, *tensors: Tensor) -> tuple[Tensor, ...]:
         kernels, plan = run.kernels, run.plan
         batch, time, heads = shape = tensors[0].shape[:3]
-        _runs_here(tensors[0])
+        _require_gpu(tensors[0])
         y = tensors[0].new_empty(batch, time, heads, plan.sizes["value"])
-        given, states = _parted(tensors, len(kernels.states))
+        given, states = _split_last(tensors, len(kernels.states))
         ends = [torch.empty_like(s) for s in states]
         segments = checkpoints(plan, batch * time, run.rows) if run.keep else 0
         saved_states = [s.new_empty(segments, *s.shape[1:]) for s in states]
@@ -130,10 +134,13 @@ class _Recurrent(torch.autograd.Function):
 def _back(
     run: LaunchArgs, saved: Sequence[Tensor], d_y: Tensor, d_ends: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The gradients of tokens, constants and first states."""
+    """The gradients of tokens, constants and initial states, in this order.
+
+    saved  tokens, constants and the states before each segment
+    """
     kernels, plan = run.kernels, run.plan
-    given, saved_states = _parted(saved, len(kernels.states))
-    tokens, constants = _parted(given, len(kernels.constants))
+    given, saved_states = _split_last(saved, len(kernels.states))
+    tokens, constants = _split_last(given, len(kernels.constants))
     shape = tokens[0].shape[:3]
     d_y, d_ends = d_y.contiguous(), tuple(d.contiguous() for d in d_ends)
     of_tokens = gradient_buffers(plan, kernels.tokens, tokens)
@@ -161,15 +168,19 @@ def _back(
     return [g.to(x.dtype) for g, x in zip(found, [*given, *d_ends], strict=True)]
 
 
-def _parted(tensors: Sequence[Tensor], last: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """All but the last few, and those."""
+def _split_last(tensors: Sequence[Tensor], last: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """All but the last ``last`` tensors, and these."""
     return tensors[: len(tensors) - last], tensors[len(tensors) - last :]
 
 
 def gradient_buffers(
     plan: LaunchConfig, named: Sequence[tuple[str, tuple[str, ...]]], like: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Room for gradients: a share for each block of values where each block has only a share."""
+    """Uninitialised tensors for gradients, [blocks or 1, …].
+
+    A gradient without the value axis is a sum over it: each program that has a block of that axis
+    writes a part of its own.
+    """
     return [
         x.new_empty(1, *x.shape)
         if plan.blocks == 1 or "value" in axes
@@ -179,11 +190,11 @@ def gradient_buffers(
 
 
 def _summed(shares: Tensor) -> Tensor:
-    """The second step of a sum over blocks of values; no atomics, so runs repeat to the bit."""
+    """The sum of the parts [blocks, …].  Kernels use no atomics, so that runs are bit-identical."""
     return shares[0] if len(shares) == 1 else shares.sum(0)
 
 
-def _runs_here(x: Tensor) -> None:
+def _require_gpu(x: Tensor) -> None:
     if not x.is_cuda and not interpreting():
         raise RuntimeError(
             f"Triton kernels run on a GPU, and these tensors are on {x.device}; "
@@ -193,7 +204,7 @@ def _runs_here(x: Tensor) -> None:
 
 
 def _launch(kernel: Any, run: LaunchArgs, tensors: list[Tensor], shape: tuple[int, ...]) -> None:
-    """Launch a kernel; its programs are (sequences * heads, blocks of values)."""
+    """Launch a kernel on the grid (sequences * heads, blocks of the value axis)."""
     batch, time, heads = shape
     plan = run.plan
     keep = {"KEEP": run.keep} if kernel is run.kernels.forward else {}

@@ -1,8 +1,8 @@
-"""Scalar functions for kernels that Triton has not, or not to the last digits of a small number.
+"""Scalar functions for kernels that Triton lacks, or has with large relative errors near 0.
 
-In single precision `2 sigmoid(2x) - 1`, `log(1 + t)` and `|x| - log(2)` lose what a small operand
-holds.  Polynomials take over there; the largest error is a few units in the last place.  All are
-finite wherever the function is, so a choice between two forms never meets a NaN.
+In float32 `2 sigmoid(2x) - 1`, `log(1 + t)` and `|x| - log(2)` lose the digits of a small operand.
+Polynomials are used there; the largest error is a few units in the last place.  Each form is finite
+wherever the function is, so that choosing between two of them never yields a NaN.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def tanh(x):
 
 @triton.jit
 def sinh(x):
-    """(e^x - e^-x) / 2; the root of e^x is finite wherever the result is."""
+    """(e^x - e^-x) / 2, from e^(x/2), which is finite wherever the result is."""
     z = x * x
     near = 2.03721912945e-4 * z + 8.33028376239e-3
     near = (near * z + 1.66667160211e-1) * z * x + x
@@ -40,7 +40,7 @@ def cosh(x):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x) for x >= 0: what the sum lost is given back by the quotient."""
+    """log(1 + x) for x >= 0; the factor x / (u - 1) corrects the rounding of u = 1 + x."""
     u = 1.0 + x
     return tl.where(u == 1.0, x, tl.log(u) * (x / (u - 1.0)))
 
@@ -78,7 +78,7 @@ def gelu_slope(x):
 
 @triton.jit
 def asinh(x):
-    """log(x + sqrt(x^2 + 1)), of the size of x; far out the root is x itself."""
+    """log(x + sqrt(x^2 + 1)); above 1e4 the root is taken to be x."""
     size = tl.abs(x)
     inner = tl.minimum(size, 1e4)
     near = log1p(inner + inner * inner / (1.0 + tl.sqrt(inner * inner + 1.0)))
@@ -104,7 +104,7 @@ def power(x, p):
     """x^p for x >= 0.
 
     x is m 2^n with m from 0.7 to 1.4, so x^p is 2^(p n) m^p.  `exp(p log(x))` would round the large
-    product p log(x); here p n is split into a whole number and a rest before anything is rounded.
+    product p log(x); here p n is split into a whole number and a rest, and only the rest is rounded.
     """
     tiny = x < 1e-30
     scaled = tl.where(tiny, x * 18446744073709551616.0, x)
@@ -133,6 +133,6 @@ def signed_pow(x, p):
 
 @triton.jit
 def pow_nonneg(x, p):
-    """x^p for a p that is no whole number, 0 at 0."""
+    """x^p for a p that is not a whole number, 0 at 0."""
     there = x != 0.0
     return tl.where(there, power(tl.where(there, x, 1.0), p), 0.0)

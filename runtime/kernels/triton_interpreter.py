@@ -1,8 +1,8 @@
-"""Triton where there is no GPU: whether it is there, and its interpreter, repaired.
+"""Whether Triton is installed, and a patch for its interpreter.
 
-The interpreter runs kernels on a CPU, for tests of what they compute.  It is on when
-`TRITON_INTERPRET=1` was set before triton was imported; a process that interprets cannot also
-compile.  Call `repair` before the first kernel runs.
+The interpreter runs kernels on a CPU, for tests of what they compute.  It is on if `TRITON_INTERPRET=1`
+was set before triton was imported; a process that interprets cannot also compile.
+`patch_interpreter` must be called before the first kernel runs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def interpreting() -> bool:
 
 @cache
 def patch_interpreter() -> None:
-    """Put a fault of Triton 3.6's interpreter right; does nothing where kernels are compiled.
+    """Patch a fault of the interpreter of Triton 3.6; does nothing where kernels are compiled.
 
-    Since numpy 2.4 its one-element arrays no longer count as the ends of a `range`.
+    With numpy 2.4 or later, its one-element arrays are no longer accepted as bounds of a `range`.
     """
     if not interpreting():
         return

@@ -1,4 +1,4 @@
-"""The past of a call: what convolutions and shifts remember of the tokens before it."""
+"""The state of convolutions and shifts: their last inputs before a call."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ def upcast(x: Tensor) -> Tensor:
 
 
 class ConvState:
-    """The last inputs of each convolution and shift, read from one state and kept for the next.
+    """The last inputs of each convolution and shift, before a call and after it.
 
-    tails  kind -> name -> [rows, lags, *shape], oldest first, in float32 at least
+    before      the state before the call: kind -> name -> [N, lags, *shape], oldest first
+    tails       the same after it, filled by `lagged`; in float32 at least
+    cu_seqlens  bounds of packed sequences
     """
 
     def __init__(self, state: State, cu_seqlens: Packed = None) -> None:
@@ -27,7 +29,10 @@ class ConvState:
         self.tails: State = {}
 
     def lagged(self, kind: str, name: str, x: Tensor, lags: int) -> list[Tensor]:
-        """``x`` [B, T, *shape] and its values 1, 2 … ``lags`` tokens ago within each sequence."""
+        """``x`` [B, T, *shape] and its values 1, 2 … ``lags`` tokens ago in the same sequence.
+
+        Raises ValueError if the state has another shape.
+        """
         bounds = parse_cu_seqlens(x, self.cu_seqlens)
         tail = self.before[kind][name].to(x.dtype)
         if tail.shape != (wanted := (batch_rows(x, bounds), lags, *x.shape[2:])):
@@ -49,7 +54,8 @@ class ConvState:
 
 
 def gather_index(bounds: CuSeqlens, length: int, lags: int) -> tuple[Tensor, Tensor]:
-    """Rows of [tails, tokens] to read: for tokens [lags + 1, T], for tails [N, lags]."""
+    """Indices into the tails and the tokens joined in one row: of each token's inputs [lags + 1, T],
+    and of the tails after the call [N, lags]."""
     ends, count = bounds.tensor, len(bounds)
     first = ends[:-1]
     token = torch.arange(length, device=ends.device)
@@ -63,6 +69,6 @@ def gather_index(bounds: CuSeqlens, length: int, lags: int) -> tuple[Tensor, Ten
 
 
 def _source(token: Tensor, first: Tensor, owner: Tensor, count: int, lags: int) -> Tensor:
-    """Where a token stands in [tails, tokens]; before its sequence's first it is in the tail."""
+    """The index of a token in [tails, tokens]; one before the first of its sequence is in a tail."""
     in_tail = owner * lags + lags + (token - first)
     return torch.where(token >= first, count * lags + token, in_tail)

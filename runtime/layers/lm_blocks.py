@@ -1,6 +1,6 @@
-"""The blocks of a language model: embedding, residual blocks before which comes a norm, head.
+"""The blocks of a language model: embedding, pre-norm residual blocks, head.
 
-A block is called as a layer is: (x, state, cu_seqlens) -> (x, state), `step` for one token.
+A block is called like a layer: (x, state, cu_seqlens) -> (x, state), and `step` for one token.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class FeedForward(nn.Module):
 
 
 class Head(nn.Module):
-    """[..., width] -> logits [..., vocab]: norm, then a map of its own that starts small."""
+    """[..., width] -> logits [..., vocab]: norm, then a linear map that starts small and is not tied
+    to the embedding."""
 
     def __init__(self, width: int, vocab: int) -> None:
         super().__init__()

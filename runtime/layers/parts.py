@@ -1,10 +1,9 @@
 """The parts of layers and models that generated modules share.
 
-Shapes: [B, T, width] features, [B, T, H, *axes] tokens and gates of a memory.  Packed sequences
-stand one after the other in one row (B = 1) with their boundaries in `cu_seqlens` [N + 1]; what is
-carried from call to call then has N rows.  Gates, logarithms, norms and states are computed in
-float32 at least, whatever the parameters' type and under autocast; tokens keep the type of the
-computation.
+Shapes: features [B, T, width]; tokens and gates of a memory [B, T, H, *axes].  Packed sequences lie one
+after the other in one row (B = 1), with their N + 1 bounds in `cu_seqlens`; states then have N rows.
+Gates, logarithms, norms and states are computed in float32 at least, whatever the type of the parameters
+and under autocast; tokens are in the type that autocast or the input has.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .conv_state import ConvState, upcast
 from .state_tree import State
 
 GAIN = 0.5
-"""Learned maps start normal with this standard deviation over the root of their fan-in."""
+"""Linear maps start normally distributed, with standard deviation GAIN / sqrt(fan-in)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +42,14 @@ class Backbone:
 
 
 def head_size(width: int, heads: int) -> int:
-    """Numbers per head; ValueError where heads do not divide the width."""
+    """The width of one head.  Raises ValueError if ``heads`` does not divide ``width``."""
     if heads < 1 or width % heads:
         raise ValueError(f"width {width} cannot be shared by {heads} heads: it is not a multiple")
     return width // heads
 
 
 def token_dtype(x: Tensor) -> torch.dtype:
-    """The type tokens are computed in: autocast's where it is on, else the input's."""
+    """The type in which tokens are computed: that of autocast if it is on, else that of ``x``."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
@@ -74,7 +73,7 @@ class Linear(nn.Module):
         return f"{inputs} -> {' x '.join(map(str, self.shape))}{rank}"
 
     def forward(self, x: Tensor) -> Tensor:
-        # What comes from another formula is in float32, whatever the type of the layer.
+        # The result of another formula is in float32, whatever the type of the layer.
         x = x.to(self.weight.dtype)
         if self.down is not None:
             x = F.linear(x, self.down)
@@ -82,7 +81,8 @@ class Linear(nn.Module):
 
 
 class CausalConv(nn.Module):
-    """Depthwise convolution over time [B, T, *shape] -> the same; the newest input has lag 0."""
+    """Causal depthwise convolution over time, [B, T, *shape] -> the same; weight 0 is that of the
+    newest input."""
 
     kind = "conv"
 
@@ -117,7 +117,7 @@ class Shift(nn.Module):
 
 
 def initial_tails(layer: nn.Module, blank: Tensor, batch: int) -> State:
-    """Zeros for all that the layer's convolutions and shifts carry, by kind and name."""
+    """The first state of a layer's convolutions and shifts: kind -> name -> zeros [batch, lags, *shape]."""
     tails: dict[str, dict[str, Tensor]] = {}
     for block in layer.modules():
         if isinstance(block, CausalConv | Shift):
@@ -127,7 +127,10 @@ def initial_tails(layer: nn.Module, blank: Tensor, batch: int) -> State:
 
 
 class TokenPreprocess(nn.Module):
-    """What the backbone does to a token [B, T, *shape]: convolution, activation, l2 norm."""
+    """The convolution, activation and l2 normalisation of a token [B, T, *shape], as `Backbone` says.
+
+    Raises ValueError for an activation other than "silu" or None.
+    """
 
     def __init__(self, name: str, backbone: Backbone, *shape: int) -> None:
         super().__init__()
@@ -168,7 +171,7 @@ class RMSNorm(nn.Module):
 
 
 class OutputProjection(nn.Module):
-    """A memory's answer [B, T, H, size] as features [B, T, width]: norm, gate, out projection."""
+    """From a memory's answer [B, T, H, size] to features [B, T, width]: norm, gate, projection."""
 
     def __init__(self, width: int, heads: int, size: int, backbone: Backbone) -> None:
         super().__init__()
@@ -192,13 +195,13 @@ def like_parameters(layer: nn.Module) -> Tensor:
 
 
 def expand_to(value: Tensor | float, blank: Tensor, *shape: int) -> Tensor:
-    """A number, or a tensor with 1s for axes it lacks, in its full shape."""
+    """A number, or a tensor that broadcasts to ``shape``, expanded to it."""
     tensor = value if isinstance(value, Tensor) else blank.new_tensor(value)
     return tensor.expand(shape)
 
 
 def expand_initial(first: Tensor, batch: int) -> Tensor:
-    """A first value [H, *axes] for every sequence, [batch, H, *axes]; gradients reach it."""
+    """An initial value [H, *axes] for every sequence, [batch, H, *axes]; it has gradients."""
     return upcast(first).expand(batch, *first.shape)
 
 
@@ -208,7 +211,7 @@ def unit(x: Tensor, axis: int) -> Tensor:
 
 
 def orthogonal(x: Tensor, steps: int) -> Tensor:
-    """Newton-Schulz on matrices [..., rows, columns]: singular values go towards 1."""
+    """Newton-Schulz iteration on matrices [..., rows, columns]: singular values approach 1 (Muon)."""
     wide = upcast(x)
     x = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1e-6)
     tall = x.shape[-2] > x.shape[-1]
@@ -220,18 +223,19 @@ def orthogonal(x: Tensor, steps: int) -> Tensor:
 
 
 def learned_constant(first: float, *shape: int) -> nn.Parameter:
-    """A learned constant that starts at ``first`` everywhere."""
+    """A learned constant of this shape whose entries start at ``first``."""
     return nn.Parameter(torch.full(shape, first))
 
 
 def learned_weight(*shape: int) -> nn.Parameter:
-    """The learned first value of a weight [H, *axes]: normal, matrices over the root of fan-in."""
+    """The learned initial value of a weight [H, *axes]: normally distributed, with standard deviation
+    1 / sqrt(columns) for matrices and 0.02 for vectors."""
     scale = 1 / sqrt(shape[-1]) if len(shape) > 2 else 0.02
     return nn.Parameter(torch.randn(shape) * scale)
 
 
 def positive_weight(*shape: int) -> nn.Parameter:
-    """Logits of a weight whose rows start positive with a given sum; see `rows_on_simplex`."""
+    """The learned logits of a weight [H, *axes] whose rows start positive; see `rows_on_simplex`."""
     return nn.Parameter(torch.randn(shape))
 
 
@@ -241,11 +245,12 @@ def rows_on_simplex(logits: Tensor, total: float) -> Tensor:
 
 
 def log_uniform_rate(*shape: int) -> nn.Parameter:
-    """Logarithms of decay rates drawn evenly from 1 to 16: the start of `exp(param)`."""
+    """A learned constant p with e^p uniform in [1, 16]: the start of a decay rate `exp(param)`."""
     return nn.Parameter(torch.empty(shape).uniform_(1, 16).log())
 
 
 def inverse_softplus_step(*shape: int) -> nn.Parameter:
-    """softplus of it is log-uniform in [0.001, 0.1]: the start of `softplus(... + param)`."""
+    """A learned constant p with softplus(p) log-uniform in [0.001, 0.1]: the start of a step size
+    `softplus(… + param)`."""
     step = torch.empty(shape).uniform_(log(1e-3), log(1e-1)).exp()
     return nn.Parameter(step + torch.log(-torch.expm1(-step)))

@@ -23,17 +23,17 @@ def map(state: State, fn: Callable[[Tensor], Tensor]) -> State:
 
 
 def detach(state: State) -> State:
-    """The same numbers, cut off from the graph that made them."""
+    """The same numbers without their autograd graph."""
     return map(state, Tensor.detach)
 
 
 def substate(state: State | None, name: str) -> State | None:
-    """The state of one part; None before the first call, empty for a part that has none."""
+    """The state of one part: None before the first call, empty for a part without a state."""
     return None if state is None else state.get(name, {})
 
 
 def leaves(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor and its path, `0/yaad/memory/S.W`."""
+    """(path, tensor) for every tensor, with paths such as `0/yaad/memory/S.W`."""
     for name, value in state.items():
         path = f"{prefix}{name}"
         if isinstance(value, Tensor):
@@ -60,7 +60,7 @@ def unflatten(tensors: Mapping[str, Tensor]) -> State:
 
 
 def save(state: State, path: str | PathLike[str]) -> None:
-    """Write a state to a safetensors file; OSError where that cannot be done."""
+    """Write a state to a safetensors file.  Raises OSError where that is not possible."""
     from safetensors.torch import save_file
 
     save_file({name: value.detach().clone().contiguous() for name, value in leaves(state)}, path)

@@ -59,6 +59,6 @@ def implementation(
         *, state: Mapping[str, Tensor], cu_seqlens: Packed = None, **feeds: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         call = validate(table, feeds, state, cu_seqlens)
-        return call.unanswered() if call.empty else recurrent(call, kernels)
+        return call.empty_result() if call.empty else recurrent(call, kernels)
 
     return lambda sizes: as_oracle_function(spec, made.rule, sizes, memory)

@@ -1,12 +1,12 @@
 """Products with a decay per channel: ``e^(a[i, d] - b[j, d])`` inside a sum, on a triangle of tokens.
 
-No factor of ``e^a`` and ``e^-b`` alone would do: one of them overflows.  The triangle is cut in halves
-instead, again and again: in the square below two half triangles the exponent is split at the square's
-first row, where both parts are at most 0 for a decay, so the square is one matrix product.  What is
-left, small triangles on the diagonal, is done pair by pair.  No row sees a later one: what comes
-after a token cannot change its answer by even one bit.
+A product of two factors ``e^a`` and ``e^-b`` is no way to compute it: one of them overflows.  Instead the
+triangle is halved recursively into two triangles and the square below them.  In the square the exponent
+is split at the square's first row, ``(a - a_first) + (a_first - b)``; for a decay both parts are at most
+0, and the square is one matrix product.  The small triangles that remain on the diagonal are computed
+pair by pair.  No row depends on a later one: what comes after a token changes its answer by no bit.
 
-Shapes: x, y, a, b [.., i, d], m [.., i, j]; exponents may be wider than the rest.
+Shapes: x, y, a, b [.., i, d], m [.., i, j]; a and b may be in a wider type than the others.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEAF = 4
-"""Rows of a triangle that is done pair by pair."""
+"""Rows of a triangle that is computed pair by pair."""
 
 
 def gated_contract(x: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool) -> Tensor:
-    """``sum_d x[i, d] y[j, d] e^(a[i, d] - b[j, d])`` on the triangle, else 0; [.., i, j]."""
+    """``sum_d x[i, d] y[j, d] e^(a[i, d] - b[j, d])`` on the triangle i >= j (i > j if strict), 0
+    outside it; [.., i, j]."""
     rows = x.shape[-2]
-    size = _whole(rows)
+    size = _padded_rows(rows)
     batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (x, y, a, b)))
     x, y, a, b = (_padded(t, size) for t in (x, y, a, b))
     out = x.new_zeros(*batch, size, size)
@@ -44,7 +45,7 @@ def gated_apply(m: Tensor, y: Tensor, a: Tensor, b: Tensor, strict: bool, mirror
     ``mirror``: ``sum_i m[i, j] y[i, d] e^(a[i, d] - b[j, d])``, [.., j, d].
     """
     rows = a.shape[-2]
-    size = _whole(rows)
+    size = _padded_rows(rows)
     batch = torch.broadcast_shapes(m.shape[:-2], *(t.shape[:-2] for t in (y, a, b)))
     y, a, b = (_padded(t, size) for t in (y, a, b))
     m = F.pad(m, (0, size - rows, 0, size - rows))
@@ -76,7 +77,7 @@ def gated_span(
     the pairs that end there or later, a row of its first half by those that begin before it.
     """
     rows = a.shape[-2]
-    size = _whole(rows)
+    size = _padded_rows(rows)
     batch = torch.broadcast_shapes(m.shape[:-2], *(t.shape[:-2] for t in (x, y, a, b)))
     x, y, a, b = (_padded(t, size) for t in (x, y, a, b))
     m = F.pad(m, (0, size - rows, 0, size - rows))
@@ -102,8 +103,8 @@ def gated_span(
     return out[..., :rows, :]
 
 
-def _whole(rows: int) -> int:
-    """The next number of rows that halves down to a leaf."""
+def _padded_rows(rows: int) -> int:
+    """The next number of rows that is LEAF times a power of 2."""
     size = LEAF
     while size < rows:
         size *= 2
@@ -111,7 +112,7 @@ def _whole(rows: int) -> int:
 
 
 def _padded(x: Tensor, size: int) -> Tensor:
-    """``x`` with its last row repeated: a decay stays one, and what is added is cut off again."""
+    """``x`` with its last row repeated up to ``size`` rows; the rows added are cut off from results."""
     missing = size - x.shape[-2]
     return (
         x if not missing else torch.cat([x, x[..., -1:, :].expand(*x.shape[:-2], missing, -1)], -2)
@@ -119,30 +120,31 @@ def _padded(x: Tensor, size: int) -> Tensor:
 
 
 def _leaves(x: Tensor) -> Tensor:
-    """Rows in leaves, [.., n, LEAF, d]."""
+    """The rows in groups of LEAF, [.., n, LEAF, d]."""
     return x.unflatten(-2, (-1, LEAF))
 
 
 def _halves(x: Tensor, half: int) -> tuple[Tensor, Tensor]:
-    """The first and the second of each two neighbouring blocks of rows, [.., n, half, d]."""
+    """The first and the second half of each group of 2 * half rows, [.., n, half, d]."""
     first, second = x.unflatten(-2, (-1, 2, half)).unbind(-3)
     return first, second
 
 
 def _diagonal(m: Tensor) -> Tensor:
-    """The leaves of a square, a view [.., n, LEAF, LEAF]."""
+    """The LEAF x LEAF blocks on the diagonal of a matrix, a view [.., n, LEAF, LEAF]."""
     blocks = m.unflatten(-2, (-1, LEAF)).unflatten(-1, (-1, LEAF))
     return blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
 
 
 def _corners(m: Tensor, half: int) -> Tensor:
-    """The squares below two neighbouring triangles, a view [.., n, half, half]."""
+    """The lower left quarter of each block of 2 * half rows on the diagonal, a view [.., n, half, half]."""
     rows = m.unflatten(-2, (-1, 2, half))[..., 1, :, :]
     return rows.unflatten(-1, (-1, 2, half))[..., 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
 
 
 def _split(a: Tensor, b: Tensor, half: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``e^(a - middle)`` of the second blocks and ``e^(middle - b)`` of the first."""
+    """``e^(a - middle)`` of the second halves and ``e^(middle - b)`` of the first, middle being the first
+    row of a in the second half."""
     later, earlier = _halves(a, half)[1], _halves(b, half)[0]
     middle = later[..., :1, :]
     return torch.exp((later - middle).to(dtype)), torch.exp((middle - earlier).to(dtype))

@@ -1,4 +1,4 @@
-"""The inverse of an increasing function, number by number: Newton steps that stay in a bracket."""
+"""The inverse of an increasing function, elementwise: Newton steps inside a bracket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 Formula = Callable[[Tensor], Tensor]
 End = Tensor | float | None
-REACH, TURNS, PATIENCE = 700.0, 320, 3
+MAX_STEPS, PATIENCE = 320, 3
+"""Steps at most; Newton steps in a row that may fail to halve the bracket, before it is bisected."""
 
 
 def monotone_inverse(
@@ -21,13 +22,14 @@ def monotone_inverse(
     high: End = None,
     jumps: Sequence[tuple[Formula, Formula]] = (),
 ) -> Tensor:
-    """The w between ``low`` and ``high`` with ``slope(w) = a``, for an increasing slope.
+    """The w between ``low`` and ``high`` with ``slope(w) = a``, elementwise, for an increasing slope.
 
-    steep  the derivative of the slope
-    jumps  formulas that are 0 where the slope may jump, with their derivatives in w; where a lies
-           inside a jump, w is its place
+    steep      the derivative of the slope
+    low, high  the ends of the domain, not in it; None: infinite
+    jumps      (formula of w that is 0 where the slope may jump, its derivative); where a lies between
+               the two values at a jump, w is the place of the jump
 
-    Gradients flow through one last Newton step: on the slope, or on the place of the jump.
+    Gradients come from one last Newton step, on the slope or on the formula of the jump.
     """
     with torch.no_grad():
         found = w = _found(slope, steep, a, low, high)
@@ -41,7 +43,7 @@ def monotone_inverse(
 
 
 def _step(miss: Tensor, steep: Tensor) -> Tensor:
-    """The Newton step that mends a miss; 0 where there is none."""
+    """The Newton step for an error ``miss`` at slope ``steep``; 0 where it would not be finite."""
     steep = (steep + torch.zeros_like(miss)).detach()
     there = torch.isfinite(miss.detach() / steep) & (steep != 0)
     return -torch.where(there, miss, 0.0) / torch.where(there, steep, 1.0)
@@ -50,7 +52,7 @@ def _step(miss: Tensor, steep: Tensor) -> Tensor:
 def _at_jump(
     slope: Formula, steep: Formula, a: Tensor, place: Formula, speed: Formula, w: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The place of the jump next to w, and whether a lies inside that jump."""
+    """The place of the jump next to w, and whether a lies between the two values there."""
     with torch.no_grad():
         at = w
         for _ in range(2):
@@ -65,7 +67,7 @@ def _at_jump(
 
 
 def _found(slope: Formula, steep: Formula, a: Tensor, low: End, high: End) -> Tensor:
-    """The solution to nearly full precision, on a scale that has many points near every end."""
+    """The solution to nearly full precision, searched on a line that `_line` maps to the domain."""
     start = torch.zeros_like(a)
     a = a + torch.zeros_like(slope(_line(start, low, high)[0]))
     t = torch.zeros_like(a)
@@ -74,12 +76,12 @@ def _found(slope: Formula, steep: Formula, a: Tensor, low: End, high: End) -> Te
     width, still = right - left, torch.zeros_like(a)
     tiny = 2 * torch.finfo(a.dtype).eps
     done = torch.zeros_like(a, dtype=torch.bool)
-    for _ in range(TURNS):
+    for _ in range(MAX_STEPS):
         w, speed = _line(t, low, high)
         miss = slope(w) - a
         miss = torch.where(
             torch.isnan(miss), t, miss
-        )  # outside the numbers: too far from the middle
+        )  # outside the domain: too far from the middle
         left, right = torch.where(miss < 0, t, left), torch.where(miss > 0, t, right)
         newton = t - miss / (steep(w) * speed)
         halved = right - left <= width / 2
@@ -97,7 +99,7 @@ def _found(slope: Formula, steep: Formula, a: Tensor, low: End, high: End) -> Te
 
 
 def _inside(w: Tensor, low: End, high: End) -> Tensor:
-    """w, or the number next to an end that it has reached."""
+    """w, or where it has reached an end of the domain, the next number inside."""
     for end, within in ((low, math.inf), (high, -math.inf)):
         if end is not None:
             limit = torch.as_tensor(end, dtype=w.dtype, device=w.device)
@@ -107,7 +109,7 @@ def _inside(w: Tensor, low: End, high: End) -> Tensor:
 
 
 def _line(t: Tensor, low: End, high: End) -> tuple[Tensor, Tensor]:
-    """The whole line onto ``low < w < high``, and its derivative."""
+    """A map of the real line onto ``low < w < high`` that is dense near finite ends; its derivative."""
     match low, high:
         case None, None:
             return torch.sinh(t), torch.cosh(t)

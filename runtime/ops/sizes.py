@@ -1,4 +1,4 @@
-"""Sizes of axes by name, with the type and device that a memory computes in."""
+"""What generated functions take as `size`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class Sizes(dict[str, int]):
-    """The sizes of axes by name, and the type and device that a memory computes in."""
+    """The sizes of axes by name, with the type and the device in which a memory is computed."""
 
     dtype: torch.dtype
     device: torch.device

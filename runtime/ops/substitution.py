@@ -1,4 +1,4 @@
-"""Substitution: rows that depend on the rows before them, block by block."""
+"""Forward substitution: each row is a formula of the rows before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from .sizes import Sizes
 
 BLOCK = 16
-"""Rows that a substitution takes one by one; between blocks it has products."""
+"""Rows that are computed one by one; earlier blocks of rows enter by matrix products."""
 
 
 def substitute(
@@ -22,10 +22,14 @@ def substitute(
     reverse: bool,
     size: Sizes,
 ) -> Tensor:
-    """``g_i = body(p_i + sum_j a[i, j] g_j, rows_i)``, row after row.
+    """``g_i = body(p_i + sum_{j<i} a[i, j] g_j, rows_i)``, row after row; [.., i, v].
 
-    a [.., i, j] strictly lower, p [.., i, v]; reverse: the sum is over later rows of the transpose.
-    Blocks of 16 rows: products between blocks, single rows inside one.
+    a        [.., i, j], zero on and above the diagonal
+    p        [.., i, v]
+    body     a function of a row [.., v], the entries of ``rows`` for it, and ``size``
+    rows     [.., i] or [.., i, d] each
+    gates    (a, b), each [.., i, v]: the term of row j is multiplied by ``e^(a_i - b_j)``
+    reverse  from the last row to the first, with ``sum_{j>i} a[j, i] g_j``
     """
     count = p.shape[-2]
     batch = torch.broadcast_shapes(a.shape[:-2], p.shape[:-2], *(row_batch(r, p) for r in rows))
@@ -67,18 +71,19 @@ def substitute(
 
 
 def row_has_channel(row: Tensor, p: Tensor) -> bool:
-    """Whether a row input has an axis beside the tokens."""
+    """Whether an entry of ``rows`` is [.., i, d] rather than [.., i]."""
     return row.dim() == p.dim()
 
 
 def row_batch(row: Tensor, p: Tensor) -> torch.Size:
-    """The batch axes of a row input."""
+    """The batch shape of an entry of ``rows``."""
     return row.shape[:-2] if row_has_channel(row, p) else row.shape[:-1]
 
 
 def _gap(
     gates: tuple[Tensor, Tensor], here: slice, there: slice, reverse: bool, dtype: torch.dtype
 ) -> Tensor:
+    """The decay between the rows ``here`` and ``there``, [.., here, there, v]."""
     a, b = gates
     if reverse:
         return torch.exp((a[..., None, there, :] - b[..., here, None, :]).to(dtype))
@@ -93,7 +98,10 @@ def _between(
     done: slice,
     reverse: bool,
 ) -> Tensor:
-    """What finished blocks add to the rows of a block."""
+    """What the rows ``done`` of earlier blocks add to the rows ``here``, [.., here, v].
+
+    The decay between the blocks is split at the first row of the later one, as in `gated_products`.
+    """
     if gates is None:
         return matrix[..., here, done] @ out[..., done, :]
     a, b = gates

@@ -1,7 +1,8 @@
-"""The torch meaning of the compiler's operations: what generated code calls.
+"""The compiler's operations in torch: what generated code calls as `ops`.
 
-Every array is [*batch, *axes]; places of axes count from the end.  These run without autograd (the
-reverse mode is derived), except in a token's step, where autograd goes through the plain ones.
+Every tensor is [*batch, *axes]; axis numbers count from the end.  In chunk programs they run without
+autograd, for the backward pass is derived.  In the step of one token autograd differentiates them, but
+for those that work on a whole chunk.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ LOG_ZERO = -800.0
 
 
 def full(value: float, sizes: Sequence[int], size: Sizes) -> Tensor:
-    """A number as a tensor."""
+    """A tensor of shape ``sizes`` that is ``value`` everywhere."""
     return torch.full(tuple(sizes), value, dtype=size.dtype, device=size.device)
 
 
 def exponential(log: Tensor, size: Sizes) -> Tensor:
-    """``e^log`` of a sum of logarithms in double precision, in the computing type."""
+    """``e^log``, for a sum of logarithms in float64; the result is in the computing type."""
     return torch.exp(log).to(size.dtype)
 
 
@@ -40,7 +41,7 @@ def matvec(a: Tensor, x: Tensor) -> Tensor:
 
 
 def matmul_fp64(a: Tensor, b: Tensor, size: Sizes) -> Tensor:
-    """``a @ b`` summed in double precision, in the computing type."""
+    """``a @ b`` summed in float64; the result is in the computing type."""
     return (a.double() @ b.double()).to(size.dtype)
 
 
@@ -76,14 +77,14 @@ def log_gate(gate: Tensor) -> Tensor:
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x); it is x itself only where double precision knows no difference."""
+    """log(1 + e^x); it is replaced by x only above 40, where they are equal in float64."""
     return functional.softplus(x, threshold=40.0)
 
 
 def logcosh(x: Tensor) -> Tensor:
-    """log(cosh(x)) without overflow; near 0, where |x| - log(2) would cancel, by the tangent.
+    """log(cosh(x)) without overflow; for |x| < 0.8, where |x| - log(2) cancels, through tanh(x).
 
-    Each form also has the slope tanh(x) to the last digits when autograd goes through it.
+    The derivative that autograd takes, tanh(x), is accurate in both cases too.
     """
     near = torch.abs(x) < 0.8
     small, size = torch.where(near, x, 0.0), torch.where(near, 1.0, torch.abs(x))
@@ -123,7 +124,7 @@ def signed_pow(x: Tensor, p: Tensor | float) -> Tensor:
 
 
 def pow_nonneg(x: Tensor, p: Tensor | float) -> Tensor:
-    """``x^p``, 0 at 0; no number for x < 0 unless p is whole."""
+    """``x^p``, 0 at 0; NaN for x < 0 unless p is a whole number."""
     there = x != 0
     return torch.where(there, torch.pow(torch.where(there, x, 1.0), p), 0.0)
 
@@ -157,7 +158,7 @@ def pad_to_last(x: Tensor, axis: int, rows: int) -> Tensor:
 
 
 def triangle(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
-    """Where row >= col (row > col if strict), shaped to meet ``x``."""
+    """Flags of the entries of ``x`` with row >= col (row > col if strict), ready to broadcast to it."""
     rows, cols = x.shape[row], x.shape[col]
     keep = torch.ones(rows, cols, dtype=torch.bool, device=x.device).tril(-1 if strict else 0)
     shape = [1] * x.dim()
@@ -166,14 +167,14 @@ def triangle(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
 
 
 def tril(x: Tensor, row: int, col: int, strict: bool) -> Tensor:
-    """``x`` on the triangle, else 0."""
+    """``x`` on the triangle of axes ``row`` and ``col``, 0 outside it."""
     if row == -2 and col == -1:
         return x.tril(-1 if strict else 0)
     return torch.where(triangle(x, row, col, strict), x, 0.0)
 
 
 def masked_decay(exponent: Tensor, row: int, col: int, strict: bool, size: Sizes) -> Tensor:
-    """``e^exponent`` on the triangle, else 0; masked before the exponential."""
+    """``e^exponent`` on the triangle, 0 outside it; the exponent is masked, so nothing overflows."""
     low = exponent.to(size.dtype)
     return low.masked_fill(~triangle(low, row, col, strict), float("-inf")).exp_()
 

@@ -19,7 +19,7 @@ from miras_dsl.codegen.model import lower
 from miras_dsl.codegen.passes import autodiff
 from miras_dsl.codegen.plan import interface as plan_interface
 from miras_dsl.ir import ONE, ZERO
-from miras_dsl.runtime.execute import call as call_feeds
+from miras_dsl.runtime.execute import call as call_module
 from miras_dsl.runtime.execute import chunk_scan, window
 from miras_dsl.runtime.ops import tensor_ops
 from miras_dsl.scalar import functions as scalars
@@ -70,18 +70,18 @@ def _(patch: Patch) -> None:
 
 @fault("window, anchored", "the older tokens of a window stand in each other's places")
 def _(patch: Patch) -> None:
-    made: Any = window._moved
+    made: Any = window._at_age
 
     def mixed(x: Tensor, tail: Tensor, row: Tensor, place: Tensor, age: int, width: int) -> Tensor:
         return made(x, tail, row, place, width - age, width)
 
-    patch.setattr(window, "_moved", mixed)
+    patch.setattr(window, "_at_age", mixed)
 
 
 @fault("window, anchored", "a window forgets what the call before has seen")
 def _(patch: Patch) -> None:
-    made: Any = window._moved
-    patch.setattr(window, "_moved", lambda x, tail, *rest: made(x, torch.zeros_like(tail), *rest))
+    made: Any = window._at_age
+    patch.setattr(window, "_at_age", lambda x, tail, *rest: made(x, torch.zeros_like(tail), *rest))
 
 
 @fault("window", "a window keeps its first tokens for the next call, not its last")
@@ -99,14 +99,14 @@ def _(patch: Patch) -> None:
 
 @fault("window, anchored", "a window reaches into the packed sequence before")
 def _(patch: Patch) -> None:
-    made: Any = window._moved
+    made: Any = window._at_age
 
     def over(x: Tensor, tail: Tensor, row: Tensor, place: Tensor, age: int, width: int) -> Tensor:
         packed = x.shape[0] == 1
         reached = torch.where(row > 0, place + width, place) if packed else place
         return made(x, tail, row, reached, age, width)
 
-    patch.setattr(window, "_moved", over)
+    patch.setattr(window, "_at_age", over)
 
 
 # ------------------------------------------------------------ steps and pairs
@@ -124,32 +124,32 @@ def _(patch: Patch) -> None:
 
 @fault("steps", "the decay waits for the last of a token's steps")
 def _(patch: Patch) -> None:
-    made = call_feeds.expand_steps
+    made = call_module.expand_steps
     patch.setattr(
-        call_feeds, "expand_steps", lambda memory, *rest: made(replace(memory, decay_at=1), *rest)
+        call_module, "expand_steps", lambda memory, *rest: made(replace(memory, decay_at=1), *rest)
     )
 
 
 @fault("pairs", "the pairs of a token are learned from the last to the first")
 def _(patch: Patch) -> None:
-    made = call_feeds.expand_steps
+    made = call_module.expand_steps
 
     def turned(memory: Any, feed: Any, x: Tensor) -> Tensor:
         paired = x.dim() - 3 > len(feed.axes)
         return made(memory, feed, x.flip(3) if paired else x)
 
-    patch.setattr(call_feeds, "expand_steps", turned)
+    patch.setattr(call_module, "expand_steps", turned)
 
 
 @fault("pairs", "every step of a token learns the first pair")
 def _(patch: Patch) -> None:
-    made = call_feeds.expand_steps
+    made = call_module.expand_steps
 
     def same(memory: Any, feed: Any, x: Tensor) -> Tensor:
         paired = x.dim() - 3 > len(feed.axes)
         return made(memory, feed, x[:, :, :, :1].expand(x.shape) if paired else x)
 
-    patch.setattr(call_feeds, "expand_steps", same)
+    patch.setattr(call_module, "expand_steps", same)
 
 
 # ------------------------------------------------------------ resets

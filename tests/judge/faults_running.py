@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from miras_dsl.runtime import run as runner
-from miras_dsl.runtime.execute import call as feeds
+from miras_dsl.runtime.execute import call as call_module
 from miras_dsl.runtime.execute import chunk_scan, token_loop
 from miras_dsl.runtime.execute.chunk_layout import ChunkLayout
 from miras_dsl.runtime.execute.chunk_scan import ScanResult
@@ -67,8 +67,10 @@ def _(patch: Patch) -> None:
 
 @fault("scaled", "constants per position are off by one place")
 def _(patch: Patch) -> None:
-    made = feeds._standing
-    patch.setattr(feeds, "_standing", lambda call: (made(call) + 1) % call.memory.block)
+    made = call_module._block_positions
+    patch.setattr(
+        call_module, "_block_positions", lambda call: (made(call) + 1) % call.memory.block
+    )
 
 
 @fault("network", "the place in a block is forgotten between calls")
@@ -158,20 +160,22 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     made: Any = runner._total
 
-    def first(walked: ScanResult, name: str, like: Tensor) -> Tensor | None:
-        found = walked.results.get(f"d_{name}")
+    def first(scan: ScanResult, name: str, like: Tensor) -> Tensor | None:
+        found = scan.results.get(f"d_{name}")
         if isinstance(found, Tensor) and found.shape[0] != like.shape[0]:
             return found[:1].expand(like.shape)
-        return made(walked, name, like)
+        return made(scan, name, like)
 
     patch.setattr(runner, "_total", first)
 
 
 @fault("pairs", "the decay acts on every step of a token")
 def _(patch: Patch) -> None:
-    made = feeds.expand_steps
+    made = call_module.expand_steps
     patch.setattr(
-        feeds, "expand_steps", lambda memory, *rest: made(replace(memory, once_per_token=()), *rest)
+        call_module,
+        "expand_steps",
+        lambda memory, *rest: made(replace(memory, once_per_token=()), *rest),
     )
 
 
@@ -179,7 +183,7 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     def early(self: ChunkedInputs, y: Tensor) -> Tensor:
         call = self.call
-        return self.ground.layout.gather_back(y)[:, :: call.memory.steps_per_token].to(call.out)
+        return self.context.layout.gather_back(y)[:, :: call.memory.steps_per_token].to(call.out)
 
     patch.setattr(ChunkedInputs, "answer", early)
 

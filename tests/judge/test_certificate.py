@@ -14,7 +14,7 @@ from miras_dsl.runtime.judge.certificate import Certificate, certify
 from miras_dsl.runtime.judge.checks import Implementation
 from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.runtime.judge.oracle.run import State
-from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
+from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
 from miras_dsl.spec import MemorySpec
 from tests.judge.forms import matrix
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import miras_dsl as miras
 from miras_dsl.runtime.judge.cases import Case, Data, narrow, parameters
 from miras_dsl.runtime.judge.oracle import run as oracle
-from miras_dsl.runtime.judge.oracle.token_step import leaf_axes
+from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
 from miras_dsl.runtime.judge.reference import Outcome, outcome
 from miras_dsl.runtime.judge.tolerance import ILL_CONDITIONED
 from miras_dsl.runtime.layers.conv_state import ConvState

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from miras_dsl.cli.output_file import resolve_input
+from miras_dsl.cli.output_file import resolve_output
 from miras_dsl.exceptions import EnvironmentFailure, UsageError
 from tests.project.command import GOOD, files, process
 
@@ -52,9 +52,9 @@ def test_an_earlier_certificate_may_be_overwritten(tmp_path):
     path = tmp_path / "earlier.json"
     path.write_text(json.dumps({"A": {"schema": "miras-certificate-1"}, "B": {}}))
     with pytest.raises(EnvironmentFailure, match="is no certificate"):
-        resolve_input(path, certificate=True)
+        resolve_output(path, certificate=True)
     path.write_text(json.dumps({"A": {"schema": "miras-certificate-1", "rows": []}}))
-    resolve_input(path, certificate=True).write("new")
+    resolve_output(path, certificate=True).write("new")
     assert path.read_text() == "new"
 
 
@@ -86,13 +86,13 @@ def test_a_pipe_stays_a_pipe(miras, tmp_path):
 
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(EnvironmentFailure, match="is a folder; name a file in it"):
-        resolve_input(tmp_path)
+        resolve_output(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 300])
 def test_a_name_that_no_file_can_have_gets_a_sentence(tmp_path, name):
     with pytest.raises(EnvironmentFailure, match="cannot be written"):
-        resolve_input(tmp_path / name).write("text")
+        resolve_output(tmp_path / name).write("text")
 
 
 def test_the_standard_output_by_its_name(miras, tmp_path):
@@ -110,12 +110,12 @@ def test_the_users_mask_decides_who_may_read(tmp_path):
     """A new file is made as any other; one that was there keeps its mode."""
     before = os.umask(0o027)
     try:
-        resolve_input(tmp_path / "new").write("text")
+        resolve_output(tmp_path / "new").write("text")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
     (tmp_path / "new").chmod(0o600)
-    resolve_input(tmp_path / "new", force=True).write("more")
+    resolve_output(tmp_path / "new", force=True).write("more")
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
 
 
@@ -123,6 +123,6 @@ def test_the_spec_is_told_from_its_copy(tmp_path):
     """Two files that say the same are two files."""
     for name in ("a.mem", "b.mem"):
         (tmp_path / name).write_text(GOOD)
-    resolve_input(tmp_path / "a.mem", spec=str(tmp_path / "b.mem"), force=True)
+    resolve_output(tmp_path / "a.mem", spec=str(tmp_path / "b.mem"), force=True)
     with pytest.raises(UsageError):
-        resolve_input(tmp_path / "a.mem", spec=str(tmp_path / "a.mem"), force=True)
+        resolve_output(tmp_path / "a.mem", spec=str(tmp_path / "a.mem"), force=True)

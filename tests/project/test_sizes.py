@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 300
-TABLES: dict[str, int] = {"miras_dsl/spec.py": 420, "miras_dsl/ir/nodes.py": 500}
+TABLES: dict[str, int] = {"miras_dsl/spec.py": 420, "miras_dsl/ir/nodes.py": 520}
 """Files that are one long table, with their own limit."""
 
 

@@ -48,6 +48,7 @@ OPEN = {
     f"{MODEL}.module_types": None,
     f"{MODEL}.inputs": {"POSITION", "VALID"},
     f"{MODEL}.lower": {"POINTWISE", "softmax"},
+    f"{MODEL}.log_gates": {"floored_log"},
 }
 """What later stages may import of stage 3; None: all of it."""
 

@@ -1,4 +1,4 @@
-"""The `algorithm` clause: rules, rates, and what is meant by when gradients are taken."""
+"""The `algorithm` clause: rules, rates of terms, and modifiers (at which weights gradients are taken …)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ from .rules import ResolvedAlgorithm, references_in, rules_of
 ONE = sp.Integer(1)
 
 MODIFIERS = ("exact", "anchored", "window", "steps", "pairs", "implicit", "reset")
-APART = (
+EXCLUSIVE = (
     ("exact", "anchored"), ("implicit", "anchored"), ("implicit", "window"), ("implicit", "steps"),
     ("implicit", "pairs"), ("steps", "anchored"), ("steps", "pairs"), ("steps", "window"),
     ("window", "pairs"), ("pairs", "anchored"),
 )  # fmt: skip
-"""Modifiers that mean nothing together."""
+"""Pairs of modifiers that exclude each other."""
 
 
 def resolve_algorithm(
     clause: syntax.Clause,
     library: Library,
     scope: Scope,
-    moved: Hoisted,
+    hoisted: Hoisted,
     names: list[str],
 ) -> ResolvedAlgorithm:
-    """The algorithm's own part and the rates of the terms called ``names``."""
+    """The rules of the algorithm with their arguments, and the rates of the terms ``names``.
+
+    Raises Problem.
+    """
     first = clause.content[0]  # type: ignore[index]
     if isinstance(first, syntax.Rules):
         return ResolvedAlgorithm(first, {}, True)
@@ -56,8 +59,8 @@ def resolve_algorithm(
         "algorithm", "M0601", first, library, extra=tuple(names), optional=("eta",) if rated else ()
     )
     inner = replace(scope, place="the algorithm")
-    values = {n: moved.out(elaborate(v, inner)) for n, v in choice.values.items()}
-    rates = {n: moved.out(elaborate(v, inner)) for n, v in choice.extra.items()}
+    values = {n: hoisted.hoist(elaborate(v, inner)) for n, v in choice.values.items()}
+    rates = {n: hoisted.hoist(elaborate(v, inner)) for n, v in choice.extra.items()}
     if rated:
         missing = [n for n in names if n not in rates]
         if missing or "eta" in choice.written:
@@ -86,7 +89,7 @@ def resolve_algorithm(
 
 
 def with_rates(terms: list[Term], choice: ResolvedAlgorithm) -> list[Term]:
-    """The terms with their rates."""
+    """The terms, with the rates that the algorithm gives them."""
     return [replace(t, rate=choice.rates.get(t.name, t.rate)) for t in terms]
 
 
@@ -95,11 +98,14 @@ def algorithm(
     choice: ResolvedAlgorithm,
     scope: Scope,
     sizes: AxisSizes,
-    moved: Hoisted,
+    hoisted: Hoisted,
     axes: Axes,
 ) -> Algorithm:
-    """Rules and modifiers; ``axes`` are those of a weight inside a rule."""
-    found, carry = rules_of(choice, scope, sizes, moved, axes)
+    """The algorithm: rules and modifiers.  Raises Problem.
+
+    axes  of a weight in a rule
+    """
+    found, carry = rules_of(choice, scope, sizes, hoisted, axes)
     made = Algorithm(found, carry, span=clause.span)
     seen: dict[str, syntax.Reference] = {}
     for part in clause.content[1:]:  # type: ignore[index]
@@ -118,7 +124,7 @@ def algorithm(
                 "M0608", f"`{part.name}` is written twice", part.span, "again", because=first
             )
         for other in seen:
-            if (part.name, other) in APART or (other, part.name) in APART:
+            if (part.name, other) in EXCLUSIVE or (other, part.name) in EXCLUSIVE:
                 raise problem(
                     "M0608",
                     f"`{other}` and `{part.name}` mean nothing together",
@@ -128,7 +134,7 @@ def algorithm(
                     help="keep one of them",
                 )
         seen[part.name] = part
-        made = _modified(made, part, replace(scope, place="the algorithm"), moved)
+        made = _with_modifier(made, part, replace(scope, place="the algorithm"), hoisted)
     if not seen.keys() & {"exact", "anchored", "implicit"}:
         raise problem(
             "M0604",
@@ -147,7 +153,9 @@ def algorithm(
     return made
 
 
-def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Hoisted) -> Algorithm:
+def _with_modifier(
+    made: Algorithm, part: syntax.Reference, scope: Scope, hoisted: Hoisted
+) -> Algorithm:
     call = (
         part if isinstance(part, syntax.Call) else syntax.Call(part.name, (), part.span, part.span)
     )
@@ -184,7 +192,7 @@ def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Hois
             width = integer_literal(given["n"], scope, "the width of a window", 1, 256)
             discount: Expr = Number(ONE, part.span)
             if "discount" in given:
-                discount = moved.out(elaborate(given["discount"], scope))
+                discount = hoisted.hoist(elaborate(given["discount"], scope))
             if discount.axes:
                 raise problem(
                     "M0212",
@@ -196,12 +204,12 @@ def _modified(made: Algorithm, part: syntax.Reference, scope: Scope, moved: Hois
         case "implicit":
             return replace(made, implicit=True)
         case "anchored":
-            return replace(made, anchored=_anchored(given, scope, moved))
+            return replace(made, anchored=_anchored(given, scope, hoisted))
         case _:
             return made
 
 
-def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Hoisted) -> Anchored:
+def _anchored(given: dict[str, syntax.Formula], scope: Scope, hoisted: Hoisted) -> Anchored:
     block = integer_literal(given["block"], scope, "the length of a block", 1, 65536)
     sweeps = (
         integer_literal(given["sweeps"], scope, "the number of sweeps", 1, 64)
@@ -217,7 +225,7 @@ def _anchored(given: dict[str, syntax.Formula], scope: Scope, moved: Hoisted) ->
     scale = None
     if "scale" in given:
         inner = scope.with_names(position=Ref("position", "position", ("position",)))
-        expr = moved.out(elaborate(given["scale"], replace(inner, own=("position",))))
+        expr = hoisted.hoist(elaborate(given["scale"], replace(inner, own=("position",))))
         if expr.axes not in ((), ("position",)):
             raise problem(
                 "M0212", "the scale of a step is one number", expr.span, f"{shown(expr.axes)} here"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import count
+from typing import assert_never
 
 import sympy as sp
 
@@ -14,7 +15,7 @@ from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Problem, problem
 from miras_dsl.source import Span
-from miras_dsl.spec import POINTWISE, Apply, Expr, Network, Ref, State, iter_nodes
+from miras_dsl.spec import POINTWISE, Apply, Expr, Network, Number, Ref, State, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
 from .mlp import mlp
@@ -38,7 +39,7 @@ def is_vector(clause: syntax.Clause, library: Library) -> bool:
 def architecture(
     clause: syntax.Clause, library: Library, scope: Scope, sizes: AxisSizes
 ) -> Architecture:
-    """What the `architecture` clause means."""
+    """The weights of a memory and its network M.  Raises Problem."""
     match clause.content:
         case syntax.Weights() as weights:
             if len(weights.names) != 1:
@@ -59,7 +60,7 @@ def architecture(
                 body: Expr = Apply("mul", (weight, source), state.axes, (), weights.span)
             else:
                 if to_axes(source, state.axes[1:], sizes.sizes) is None:
-                    raise _turned(state, weights.span)
+                    raise _transposed(state, weights.span)
                 body = contract(weight, source, sizes.sizes, weights.span)
             built.network = Network(source, _answer(body, sizes, weights.span))
             return built
@@ -82,7 +83,7 @@ def architecture(
             return _library(reference, library, scope, sizes)
 
 
-def _turned(state: State, span: Span) -> Problem:
+def _transposed(state: State, span: Span) -> Problem:
     rows, columns = state.axes
     swapped = (columns, rows) == ("value", "key")
     return problem(
@@ -145,7 +146,7 @@ def _network(
             body.span,
             "one name, two meanings",
         )
-    # without a place of its own, each use is shown where it stands
+    # A name without a span: each use keeps its own.
     names[body.input] = Ref("input", "input", (axis,))
     inner = replace(
         scope.with_names(**names),
@@ -177,7 +178,7 @@ def _network(
 
 
 def _constants(expr: Expr, built: Architecture, sizes: AxisSizes, span: Span) -> Expr:
-    """Learned constants of a network become its parameters; other learned maps are refused."""
+    """``expr`` with learned constants as parameters of the network.  Raises Problem for learned maps."""
     done: dict[int, Expr] = {}
     for node in iter_nodes(expr):
         match node:
@@ -197,8 +198,10 @@ def _constants(expr: Expr, built: Architecture, sizes: AxisSizes, span: Span) ->
                 )
             case Apply():
                 done[id(node)] = replace(node, args=tuple(done[id(a)] for a in node.args))
-            case _:
+            case Number() | Ref():
                 done[id(node)] = node
+            case _:
+                assert_never(node)
     return done[id(expr)]
 
 

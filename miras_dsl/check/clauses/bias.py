@@ -18,9 +18,12 @@ from miras_dsl.syntax import tree as syntax
 
 
 def terms(
-    clause: syntax.Clause, library: Library, scope: Scope, moved: Hoisted, one: Number
+    clause: syntax.Clause, library: Library, scope: Scope, hoisted: Hoisted, one: Number
 ) -> list[Term]:
-    """The terms of the bias, each with rate ``one`` for now."""
+    """The terms of the bias.  Raises Problem.
+
+    one  the rate of every term, until the algorithm has given it another
+    """
     written: tuple[syntax.Term, ...] = clause.content  # type: ignore[assignment]
     if len(written) > 1:
         for term in written:
@@ -38,15 +41,15 @@ def terms(
             free_name(term.name, term.span, "a term")
         if term.name in names[:place] and term.name:
             raise problem("M0109", f"two terms are called `{term.name}`", term.span, "again")
-    return [_term(term, library, scope, moved, one) for term in written]
+    return [_term(term, library, scope, hoisted, one) for term in written]
 
 
-def _term(term: syntax.Term, library: Library, scope: Scope, moved: Hoisted, one: Number) -> Term:
+def _term(term: syntax.Term, library: Library, scope: Scope, hoisted: Hoisted, one: Number) -> Term:
     body = term.body
     name = term.name or ""
     if isinstance(body, syntax.Name | syntax.Call) and ("bias", body.name) in library:
         choice = resolve_library_call("bias", "M0401", body, library)
-        scope = _inside(choice, scope, moved)
+        scope = _inside(choice, scope, hoisted)
         body = choice.definition.body  # type: ignore[assignment]
     elif _is_unknown_library_name(body, scope):
         assert isinstance(body, syntax.Name | syntax.Call)
@@ -56,8 +59,8 @@ def _term(term: syntax.Term, library: Library, scope: Scope, moved: Hoisted, one
     match body:
         case syntax.WriteForm(error, place, span):
             wanted = ("value",)
-            place_ = moved.out(elaborate(place, scope))
-            met = to_axes(moved.out(elaborate(error, scope)), wanted, scope.sizes)
+            place_ = hoisted.hoist(elaborate(place, scope))
+            met = to_axes(hoisted.hoist(elaborate(error, scope)), wanted, scope.sizes)
             if met is None or met.axes != wanted:
                 raise problem(
                     "M0404",
@@ -71,7 +74,7 @@ def _term(term: syntax.Term, library: Library, scope: Scope, moved: Hoisted, one
             return Write(name, met, place_, answer, one, term.span)
         case formula:
             assert not isinstance(formula, tuple | syntax.Rules | syntax.NetworkBody)
-            loss = moved.out(elaborate(formula, scope))
+            loss = hoisted.hoist(elaborate(formula, scope))
             return Loss(name, _checked(loss, term), one, term.span)
 
 
@@ -95,11 +98,13 @@ def _checked(loss: Expr, term: syntax.Term) -> Expr:
     return loss
 
 
-def _inside(choice: ResolvedCall, scope: Scope, moved: Hoisted) -> Scope:
-    """The scope of a library bias: its parameters, the tokens and M; no name of the spec's own."""
+def _inside(choice: ResolvedCall, scope: Scope, hoisted: Hoisted) -> Scope:
+    """The scope of a library bias: its parameters, key, value, query and M; no other name of the spec."""
     own = {k: v for k, v in scope.names.items() if k in ("key", "value", "query")}
     values = choice.values.items()
-    given: dict[str, Entry] = {name: moved.out(elaborate(value, scope)) for name, value in values}
+    given: dict[str, Entry] = {
+        name: hoisted.hoist(elaborate(value, scope)) for name, value in values
+    }
     return replace(scope, names={**own, **given}, place=f"the bias `{choice.definition.name}`")
 
 
@@ -114,7 +119,7 @@ def _is_unknown_library_name(body: syntax.Formula | syntax.WriteForm, scope: Sco
 
 
 def _error(scope: Scope) -> Entry:
-    """`r`, worked out where it is used: what the memory answers less what it should."""
+    """`r`, the error ``M(key) - value``, made anew at each use so that it has its span."""
 
     def error(span: Span) -> Expr:
         assert scope.network is not None

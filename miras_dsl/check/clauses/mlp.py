@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from miras_dsl.check.formula.axis_sizes import AxisSizes, size_of
 from miras_dsl.check.formula.elaborate import Scope, integer_literal
-from miras_dsl.check.formula.shapes import contract, together
+from miras_dsl.check.formula.shapes import broadcast_operands, contract
 from miras_dsl.diagnostics import did_you_mean, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import POINTWISE, Apply, Axes, Expr, Network, Ref, State
@@ -21,12 +21,15 @@ MLP: dict[str, Callable[[Scope, syntax.Formula], object]] = {
     "depth": lambda scope, node: integer_literal(node, scope, "the depth", 1, 16),
     "init": lambda _, node: init_of(node),
 }
-"""The named arguments of `mlp`; its flags are residual, layernorm and bias."""
+"""Named argument of `mlp` -> how it is read."""
 FLAGS = ("residual", "layernorm", "bias")
 
 
 def mlp(call: syntax.Call, scope: Scope, sizes: AxisSizes) -> Architecture:
-    """A network of ``depth`` linear layers: W1 next to the input, then activation, W2 …"""
+    """A network of linear layers W1 (next to the input), W2 …, with an activation between them.
+
+    Raises Problem.
+    """
     if sizes.vector:
         raise problem("M0301", "an mlp needs keys and values", call.span, "not a vector memory")
     given: dict[str, object] = {"activation": "gelu", "depth": 2, "init": "learned"}
@@ -72,7 +75,7 @@ def mlp(call: syntax.Call, scope: Scope, sizes: AxisSizes) -> Architecture:
         affine = (Ref(n, "constant", ("value",), span) for n in ("norm_weight", "norm_shift"))
         x = Apply("layernorm", (x, *affine), x.axes, (("over", ("value",)),), span)
     if "residual" in flags:
-        args, axes_ = together("residual", (source, x), sizes.sizes, span)
+        args, axes_ = broadcast_operands("residual", (source, x), sizes.sizes, span)
         x = Apply("add", args, axes_, (), span)
     built.network = Network(source, x, tuple(built.params))
     return built

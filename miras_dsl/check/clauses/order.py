@@ -1,19 +1,25 @@
-"""The `order` clause: what happens to one token, one event after the other."""
+"""The `order` clause: the events of one token, in order."""
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from miras_dsl.diagnostics import Label, did_you_mean, problem
-from miras_dsl.spec import Loss, Ref, Retention, Term, iter_nodes
+from miras_dsl.spec import Apply, Loss, Number, Ref, Retention, Term, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
 EVENTS = ("decay", "predict", "write", "read")
 
 
 def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[str, ...]:
-    """The events in order; exactly those that apply, each once, predict before write."""
+    """The events in order.
+
+    Raises Problem unless they are exactly those that the memory has, each once, and predict comes
+    before write.
+    """
     names: tuple[syntax.Name, ...] = clause.content  # type: ignore[assignment]
     seen: dict[str, syntax.Name] = {}
-    predicts = any(_reads_event(term) for term in terms)
+    predicts = any(_needs_prediction(term) for term in terms)
     for name in names:
         if name.name not in EVENTS:
             help = did_you_mean(name.name, EVENTS)
@@ -60,8 +66,8 @@ def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[st
     return tuple(places)
 
 
-def _reads_event(term: Term) -> bool:
-    """Whether a term's gradient depends on the memory: not for a loss linear in one weight."""
+def _needs_prediction(term: Term) -> bool:
+    """Whether the gradient of a term depends on the weights, so that the memory must predict."""
     if not isinstance(term, Loss):
         return any(
             isinstance(n, Ref) and n.kind == "state" for n in iter_nodes(term.error)
@@ -77,7 +83,7 @@ def _deep(term: Term) -> bool:
 
 
 def _linear(term: Loss) -> bool:
-    """Whether the loss is surely linear in the state: degrees add up over products."""
+    """Whether the loss is linear in the state for certain: a product adds the degrees of its factors."""
     degree: dict[int, float] = {}
     for node in iter_nodes(term.loss):
         match node:
@@ -85,11 +91,12 @@ def _linear(term: Loss) -> bool:
                 degree[id(node)] = 1
             case Ref():
                 degree[id(node)] = 0
-            case _ if not hasattr(node, "args"):
+            case Number():
                 degree[id(node)] = 0
+            case Apply(op, args):
+                degree[id(node)] = _degree(op, [degree[id(a)] for a in args])
             case _:
-                below = [degree[id(a)] for a in node.args]  # type: ignore[union-attr]
-                degree[id(node)] = _degree(node.op, below)  # type: ignore[union-attr]
+                assert_never(node)
     return degree[id(term.loss)] <= 1
 
 

@@ -1,4 +1,4 @@
-"""The `read` clause: what leaves the memory."""
+"""The `read` clause: the answer of the memory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def read(
     scope: Scope,
     built: Architecture,
     bound: Bindings,
-    moved: Hoisted,
+    hoisted: Hoisted,
     sizes: AxisSizes,
 ) -> Expr:
+    """The answer of a memory, [value]; without the clause it is ``M(query)``.  Raises Problem."""
     assert built.network is not None
     if clause is None:
         query = bound.tokens["query"]
@@ -37,7 +38,7 @@ def read(
             built.network.input.span,
         )
     node: syntax.Formula = clause.content  # type: ignore[assignment]
-    expr = moved.out(elaborate(node, replace(scope, place="a read")))
+    expr = hoisted.hoist(elaborate(node, replace(scope, place="a read")))
     paired = {n for n, item in (bound.tokens | bound.gates).items() if "pair" in item.axes}
     for part in iter_nodes(expr):
         if isinstance(part, Ref) and part.name in paired and part.kind in ("token", "gate"):

@@ -22,11 +22,14 @@ def retention(
     library: Library,
     scope: Scope,
     sizes: AxisSizes,
-    moved: Hoisted,
+    hoisted: Hoisted,
     states: list[State],
     eta: Expr | None,
 ) -> Retention:
-    """What the clause means; ``eta`` is the learning rate, which a library penalty may use."""
+    """How the memory keeps its weights.  Raises Problem.
+
+    eta  the learning rate of the algorithm, which a penalty may use; None if it has none
+    """
     parts: tuple[syntax.Form | syntax.Reference, ...] = clause.content  # type: ignore[assignment]
     first, inner = parts[0], scope
     forms = [p for p in parts if isinstance(p, syntax.Form)]
@@ -42,7 +45,7 @@ def retention(
             return Retention(span=clause.span)
         choice = resolve_library_call("retention", "M0501", first, library, also=("none",))
         values = choice.values.items()
-        names: dict[str, Entry] = {n: moved.out(elaborate(v, scope)) for n, v in values}
+        names: dict[str, Entry] = {n: hoisted.hoist(elaborate(v, scope)) for n, v in values}
         rate = scope.names.get("eta") if eta is None else eta
         if rate is not None:
             names.setdefault("eta", rate)
@@ -61,7 +64,7 @@ def retention(
         forms = [*body, *forms]
     elif eta is not None:
         inner = scope.with_names(**{n: e for n, e in {"eta": eta}.items() if n not in scope.names})
-    return _build(forms, clause, inner, scope, sizes, moved, states)
+    return _build(forms, clause, inner, scope, sizes, hoisted, states)
 
 
 def _build(
@@ -70,7 +73,7 @@ def _build(
     inner: Scope,
     outer: Scope,
     sizes: AxisSizes,
-    moved: Hoisted,
+    hoisted: Hoisted,
     states: list[State],
 ) -> Retention:
     found: dict[str, syntax.Form] = {}
@@ -81,50 +84,54 @@ def _build(
                 "M0509", f"`{form.word}` is written twice", form.span, "again", because=first
             )
         found[form.word] = form
-    shapers = [found[w] for w in ("bregman", "link", "penalty") if w in found]
-    if len(shapers) > 1:
+    nonlinear = [found[w] for w in ("bregman", "link", "penalty") if w in found]
+    if len(nonlinear) > 1:
         raise problem(
             "M0509",
             "a potential, a link and a penalty exclude each other",
-            shapers[1].span,
+            nonlinear[1].span,
             "the second of them",
-            because=(Label(shapers[0].span, "the first"),),
+            because=(Label(nonlinear[0].span, "the first"),),
         )
     axes = weight_axes(states)
     decay = None
     if "decay" in found:
         value = found["decay"].value
         decay = gate_of(
-            elaborate(value, replace(inner, place="a decay")), moved, "a decay", "M0510", value.span
+            elaborate(value, replace(inner, place="a decay")),
+            hoisted,
+            "a decay",
+            "M0510",
+            value.span,
         )
         _decay_shape(decay, found["decay"], states)
         if isinstance(decay, Number) and decay.value < -1:
             raise problem("M0502", "a decay cannot be below -1", value.span, "too low")
-    made = Retention(decay=decay, at=_place(found, shapers, clause), span=clause.span)
+    made = Retention(decay=decay, at=_place(found, nonlinear, clause), span=clause.span)
     for word, names in (("bregman", ("w",)), ("link", ("a",)), ("penalty", ("w", "w0"))):
         if word in found:
-            expr = _formula(found[word], names, axes, inner, moved)
+            expr = _formula(found[word], names, axes, inner, hoisted)
             made = replace(made, **{word: expr})
     on = found["bregman"].on if "bregman" in found else None
     if on is not None:
-        made = replace(made, simplex=_simplex(on, inner, moved))
+        made = replace(made, simplex=_simplex(on, inner, hoisted))
         _simplex_rules(made, found, on, states)
     return made
 
 
 def weight_axes(states: list[State]) -> Axes:
-    """The axes of `W` in a rule for every weight: its own when there is one weight only."""
+    """The axes of `W` in a rule: those of the only weight, or ("row", "column") for several."""
     if len(states) == 1:
         return states[0].axes
     return ("row", "column")
 
 
 def _formula(
-    form: syntax.Form, names: tuple[str, ...], axes: Axes, inner: Scope, moved: Hoisted
+    form: syntax.Form, names: tuple[str, ...], axes: Axes, inner: Scope, hoisted: Hoisted
 ) -> Expr:
     duals: dict[str, Entry] = {n: Ref(n, "dual", axes) for n in names}
     scope = replace(inner.with_names(**duals), place=f"a {form.word}")
-    expr = moved.out(elaborate(form.value, scope))
+    expr = hoisted.hoist(elaborate(form.value, scope))
     if form.word == "link" and expr.axes != axes:
         raise problem(
             "M0203",
@@ -137,12 +144,12 @@ def _formula(
 
 
 def _place(
-    found: dict[str, syntax.Form], shapers: list[syntax.Form], clause: syntax.Clause
+    found: dict[str, syntax.Form], nonlinear: list[syntax.Form], clause: syntax.Clause
 ) -> str | None:
     at = found.get("at")
     if at is None:
-        if shapers:
-            word = shapers[0].word
+        if nonlinear:
+            word = nonlinear[0].word
             raise problem(
                 "M0504",
                 f"say where this {'potential' if word == 'bregman' else word} acts",
@@ -151,7 +158,7 @@ def _place(
                 help="add `at token` (after every write) or `at chunk` (at the ends of blocks)",
             )
         return None
-    if not shapers:
+    if not nonlinear:
         raise problem(
             "M0505",
             "`at` needs a potential, a link or a penalty",
@@ -179,7 +186,7 @@ def _decay_shape(decay: Ref | Number, form: syntax.Form, states: list[State]) ->
         )
 
 
-def _simplex(on: syntax.Reference, inner: Scope, moved: Hoisted) -> Expr:
+def _simplex(on: syntax.Reference, inner: Scope, hoisted: Hoisted) -> Expr:
     shape = isinstance(on, syntax.Call) and on.name == "simplex" and len(on.arguments) == 2
     if not shape:
         raise problem(
@@ -194,7 +201,7 @@ def _simplex(on: syntax.Reference, inner: Scope, moved: Hoisted) -> Expr:
             "M0506", "a domain is written `simplex(rows, total = c)`", on.span, "not so here"
         )
     expr = elaborate(total.value, inner)
-    gate = gate_of(expr, moved, "the total of a simplex", "M0506", total.value.span)
+    gate = gate_of(expr, hoisted, "the total of a simplex", "M0506", total.value.span)
     if gate.axes or (isinstance(gate, Number) and gate.value <= 0):
         raise problem(
             "M0506", "the total of a simplex is one positive number", total.value.span, "not so"
@@ -225,20 +232,20 @@ def _simplex_rules(
         )
 
 
-def acting_once(
+def constant_decay_as_gate(
     kept: Retention, gates: tuple[Gate, ...], steps: int
 ) -> tuple[Retention, tuple[Gate, ...]]:
-    """A constant decay as a gate where a token takes several steps: it acts on one of them."""
-    share = kept.decay
-    if not isinstance(share, Number) or steps == 1:
+    """A constant decay as a gate, if a token takes several steps: only one of them decays."""
+    decay = kept.decay
+    if not isinstance(decay, Number) or steps == 1:
         return kept, gates
-    value = float(share.value)
-    gate = Gate("_decay", (), share, Interval(value, value), share.span)
-    return replace(kept, decay=Ref("_decay", "gate", (), share.span)), (*gates, gate)
+    value = float(decay.value)
+    gate = Gate("_decay", (), decay, Interval(value, value), decay.span)
+    return replace(kept, decay=Ref("_decay", "gate", (), decay.span)), (*gates, gate)
 
 
-def decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
-    """Refuse a decay that can be below -1."""
+def check_decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
+    """Raise Problem for a decay that can be below -1."""
     for gate in gates:
         if isinstance(kept.decay, Ref) and gate.name == kept.decay.name and gate.range.low < -1:
             low, high = gate.range.low, gate.range.high

@@ -1,4 +1,4 @@
-"""The rules of a learning algorithm: what each token does to every weight and carried tensor."""
+"""The rules of a learning algorithm: the new value of every weight and carried tensor."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ ONE = sp.Integer(1)
 
 @dataclass(slots=True)
 class ResolvedAlgorithm:
-    """The first part of the clause, read before the rest of the memory.
+    """The rules of an algorithm, before the formulas in them are read.
 
-    values  the arguments by parameter;  rates  the rate of each named term, if rates were given
+    names  parameter -> argument
+    own    the rules are written in the memory itself and may use its names
+    rates  named term -> rate, if the algorithm gives any
     """
 
     rules: syntax.Rules
@@ -32,14 +34,18 @@ class ResolvedAlgorithm:
 
     @property
     def eta(self) -> Expr | None:
-        """The learning rate, where the algorithm has a parameter of that name."""
+        """The argument `eta`, the learning rate; None if the algorithm has no such parameter."""
         entry = self.names.get("eta")
         return entry if isinstance(entry, Number | Ref | Apply) else None
 
 
 def rules_of(
-    choice: ResolvedAlgorithm, scope: Scope, sizes: AxisSizes, moved: Hoisted, axes: Axes
+    choice: ResolvedAlgorithm, scope: Scope, sizes: AxisSizes, hoisted: Hoisted, axes: Axes
 ) -> tuple[tuple[tuple[str, Expr], ...], tuple[str, ...]]:
+    """The rules as (target, formula), and the names of carried tensors.  Raises Problem.
+
+    axes  of a weight in a rule
+    """
     rules = choice.rules
     for name in rules.carry:
         free_name(name, rules.span, "a carried tensor")
@@ -72,7 +78,7 @@ def rules_of(
                 )
             if any(name == target.name for name, _ in made):
                 raise problem("M0605", f"`{target.name}` is set twice", target.span, "again")
-            expr = moved.out(elaborate(binding.value, inner))
+            expr = hoisted.hoist(elaborate(binding.value, inner))
             met = to_axes(expr, axes, sizes.sizes)
             if met is None or set(met.axes) != set(axes):
                 raise problem(
@@ -104,4 +110,5 @@ def _keep(node: syntax.Call, scope: Scope, axes: Axes) -> Expr:
 
 
 def references_in(expr: Expr) -> list[Ref]:
+    """Every name in a formula, as often as it occurs."""
     return [n for n in iter_nodes(expr) if isinstance(n, Ref)]

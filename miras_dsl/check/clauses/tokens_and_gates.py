@@ -1,9 +1,10 @@
-"""The `tokens` and `gates` clauses: names over the layer's input, in an order to compute them."""
+"""The `tokens` and `gates` clauses: formulas of the layer's input, in an order to compute them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
@@ -19,7 +20,10 @@ PLAIN = {"query": ("key",), "key": ("key",), "value": ("value",)}
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One name of a `tokens` or `gates` clause and its formula."""
+    """One name of a `tokens` or `gates` clause, with its axes and its formula if they are written.
+
+    kind  "token" or "gate"
+    """
 
     kind: str
     name: str
@@ -30,25 +34,29 @@ class Definition:
 
 @dataclass(slots=True)
 class Bindings:
-    """Tokens and gates by name; ``failed`` names are known, but nothing more is said of them."""
+    """Tokens and gates by name; ``failed``: names with a mistake, whose uses are not reported again."""
 
     tokens: dict[str, Token] = field(default_factory=dict)
     gates: dict[str, Gate] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
 
     def entries(self, *, pairs: bool, tokens: bool = True) -> dict[str, Entry]:
-        """What a formula can name; without ``pairs`` it sees one pair at a time."""
+        """Name -> reference, for formulas.
+
+        pairs   keep the axis `pair`; without it a formula is about one pair at a time
+        tokens  include tokens
+        """
         found: dict[str, Entry] = {}
         known = {**(self.tokens if tokens else {}), **self.gates}
         for name, item in known.items():
             axes = item.axes if pairs else tuple(a for a in item.axes if a != "pair")
             found[name] = Ref(name, "token" if isinstance(item, Token) else "gate", axes)
         for name in self.failed:
-            found[name] = _silent
+            found[name] = _already_reported
         return found
 
 
-def _silent(_: Span) -> Expr:
+def _already_reported(_: Span) -> Expr:
     raise Problem(None)
 
 
@@ -67,7 +75,7 @@ def binding_definitions(clause: syntax.Clause | None, kind: str) -> list[Definit
 def resolve_bindings(
     written: list[Definition], sizes: AxisSizes, scope: Scope, findings: Findings
 ) -> Bindings:
-    """All tokens and gates, ranges still to come; mistakes are added to ``findings``."""
+    """All tokens and gates, without ranges of gates; mistakes are added to ``findings``."""
     made = Bindings()
     for name, axes in PLAIN.items():
         made.tokens[name] = Token(name, plain_axes(name, axes, sizes), None)
@@ -81,7 +89,7 @@ def resolve_bindings(
             findings.add(mistake)
             made.failed.add(item.name)
     order = _in_order(chosen, findings, made.failed)
-    # filled as definitions are understood, so that a long file does not copy them for each name
+    # These are filled as definitions are checked: a copy for each would take quadratic time.
     in_gates: dict[str, Entry] = {**scope.names, **made.entries(pairs=True, tokens=False)}
     in_tokens: dict[str, Entry] = {**scope.names, **made.entries(pairs=True)}
     tokens = (*PLAIN, *(n for n, d in chosen.items() if d.kind == "token"))
@@ -103,7 +111,7 @@ def resolve_bindings(
         except Problem as mistake:
             findings.add(mistake)
             made.failed.add(name)
-            in_gates[name] = in_tokens[name] = _silent
+            in_gates[name] = in_tokens[name] = _already_reported
     return made
 
 
@@ -206,12 +214,14 @@ def _names(node: syntax.Formula | None) -> Iterator[str]:
         case syntax.Binary(_, left, right):
             yield from _names(left)
             yield from _names(right)
-        case _:
+        case syntax.Literal() | syntax.Index() | None:
             return
+        case _:
+            assert_never(node)
 
 
 def _in_order(chosen: dict[str, Definition], findings: Findings, failed: set[str]) -> list[str]:
-    """Names so that each stands after those that it uses; circles are reported and left out."""
+    """The names in an order in which each comes after those it uses; cycles are reported, not included."""
     needs = {
         n: [m for m in dict.fromkeys(_names(d.value)) if m in chosen] for n, d in chosen.items()
     }
@@ -229,18 +239,18 @@ def _in_order(chosen: dict[str, Definition], findings: Findings, failed: set[str
                 state[name] = 2
                 order.append(name)
             elif state.get(needed) == 1:
-                circle = [n for n, _ in stack][[n for n, _ in stack].index(needed) :]
-                if not failed.intersection(circle):
-                    findings.add(_circle(circle, chosen))
-                failed.update(circle)
+                cycle = [n for n, _ in stack][[n for n, _ in stack].index(needed) :]
+                if not failed.intersection(cycle):
+                    findings.add(_cycle(cycle, chosen))
+                failed.update(cycle)
             elif needed not in state:
                 state[needed] = 1
                 stack.append((needed, iter(needs[needed])))
     return [n for n in order if n not in failed]
 
 
-def _circle(circle: list[str], chosen: dict[str, Definition]) -> Problem:
-    first, *others = circle
+def _cycle(cycle: list[str], chosen: dict[str, Definition]) -> Problem:
+    first, *others = cycle
     because = tuple(Label(chosen[n].span, "and through this") for n in others[:3])
     what = f"`{first}` is defined through itself"
     help = (

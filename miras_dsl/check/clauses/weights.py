@@ -17,7 +17,11 @@ INITS = ("zero", "learned", "positive")
 
 @dataclass(slots=True)
 class Architecture:
-    """Weights and M; ``name`` is what the spec calls M, besides `M` itself."""
+    """The weights and the network of a memory.
+
+    name    the spec's own name for M; `M` means it too
+    params  (name, axes, initial value) of learned constants of the network
+    """
 
     states: list[State] = field(default_factory=list)
     network: Network | None = None
@@ -25,7 +29,7 @@ class Architecture:
     params: list[tuple[str, Axes, float]] = field(default_factory=list)
 
     def apply(self, argument: Expr, sizes: Sizes, span: Span) -> Expr:
-        """M at ``argument``."""
+        """M applied to ``argument``.  Raises Problem if its shape does not fit."""
         assert self.network is not None
         wanted = self.network.input
         met = to_axes(argument, wanted.axes, sizes)
@@ -62,7 +66,12 @@ def declare(
     forced: str | None = None,
     layered: bool = False,
 ) -> None:
-    """Add weights to ``built``; ``layered``: the network has several matrices, so hidden axes."""
+    """Add weights to ``built``.  Raises Problem.
+
+    matrix_init  how matrices start if the spec does not say; vectors start at zero
+    forced       how all start, whatever the spec says
+    layered      the network has several matrices, and therefore hidden axes
+    """
     kind = kind_of(weights.shape)
     if kind not in ("matrix", "vector"):
         raise problem(
@@ -129,6 +138,7 @@ def _weight_axes(
 
 
 def init_of(node: syntax.Formula) -> str:
+    """How a weight starts: "zero", "learned" or "positive".  Raises Problem for another word."""
     name = node.name if isinstance(node, syntax.Name) else ""
     if name not in INITS:
         raise problem(
@@ -142,14 +152,15 @@ def init_of(node: syntax.Formula) -> str:
 
 
 def kind_of(shape: syntax.Reference) -> str:
+    """The word before the brackets of a shape: "matrix" or "vector", if it is well formed."""
     return shape.name
 
 
-def own_names(states: list[State], algorithm: Algorithm) -> None:
-    """Refuse names of weights that stand for something else in a state or in generated code.
+def check_weight_names(states: list[State], algorithm: Algorithm) -> None:
+    """Raise Problem for names of weights that have another meaning in a state or in generated code.
 
-    What is carried for a weight `W` is called `W_anchor`, `W_dual`, `W_1` … and `S_W`, its cotangent
-    `d_W` and its value before a block closes `open_W`.
+    The states of a weight `W` are called `W_anchor`, `W_dual`, `W_1` … and `S_W`, its cotangent `d_W`,
+    and its value before the change at a block's end `open_W`.
     """
     sweeps = algorithm.anchored.sweeps if algorithm.anchored else 1
     for state in states:

@@ -1,4 +1,4 @@
-"""Axes of one memory and their sizes, as expressions over its parameters."""
+"""The axes of a memory and their sizes, as expressions of its size parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMED = ("key", "value", "pair", "row", "position")
 
 
 def free_name(name: str, span: Span, what: str, words: frozenset[str] = RESERVED) -> None:
-    """Refuse ``words`` of the language, and names that could not be printed as code."""
+    """Raise Problem for ``words`` of the language, and for names that Python code cannot have."""
     if name in words or name.startswith("_") or iskeyword(name):
         raise problem(
             "M0108",
@@ -40,10 +40,15 @@ def free_name(name: str, span: Span, what: str, words: frozenset[str] = RESERVED
 
 @dataclass(slots=True)
 class AxisSizes:
-    """The sizes of all axes of a memory; hidden axes are made as they are met.
+    """The sizes of all axes of a memory; hidden axes are added when a formula mentions their size.
 
-    vector  all tokens live on the axis `value`, and `key` is another name for it
-    single  the memory has one weight, so that `row` is that weight's own row axis
+    params      size parameter -> default
+    sizes       axis -> size
+    vector      the weights are vectors: all tokens have the axis `value`, and `key` means it too
+    pairs       (key, value) pairs of a token
+    single_row  the row axis of the only weight, which `row` means; None if there are several
+    taken       name -> where it is defined and what it names
+    layers      number of hidden axes so far
     """
 
     params: dict[str, int | None]
@@ -55,7 +60,7 @@ class AxisSizes:
     layers: int = 0
 
     def claim(self, name: str, span: Span, what: str) -> None:
-        """Take a name for the memory; it must be free and not a word of the language."""
+        """Define a name in the memory.  Raises Problem if it is taken or a word of the language."""
         free_name(name, span, what)
         if name in self.taken:
             where, other = self.taken[name]
@@ -69,7 +74,7 @@ class AxisSizes:
         self.taken[name] = (span, what)
 
     def hidden(self, size: sp.Expr) -> Axis:
-        """The hidden axis of this size; a new one where there is none yet."""
+        """The hidden axis of this size, which is made if there is none."""
         for axis, known in self.sizes.items():
             if known == size and axis.startswith("h"):
                 return axis
@@ -91,15 +96,15 @@ class AxisSizes:
         return self.layer(size)
 
     def twins(self, a: Axis, b: Axis) -> bool:
-        """Whether two axes have one size."""
+        """Whether two axes have the same size."""
         return self.sizes.get(a) == self.sizes.get(b)
 
     def named(self, entries: Iterable[syntax.Formula]) -> bool:
-        """Whether an axis is written by its name rather than by its size."""
+        """Whether one of the axes is written by its name rather than by its size."""
         return any(isinstance(e, syntax.Name) and e.name in NAMED for e in entries)
 
     def entry(self, node: syntax.Formula, scope: Scope) -> Axis:
-        """The axis that ``node`` names, by its name or by its size."""
+        """The axis that ``node`` denotes, by its name or by its size.  Raises Problem if there is none."""
         if isinstance(node, syntax.Name) and node.name in NAMED:
             return self._by_name(node)
         if isinstance(node, syntax.Name) and node.name not in self.params:
@@ -141,7 +146,7 @@ class AxisSizes:
 
 
 def size_of(node: syntax.Formula, scope: Scope) -> sp.Expr:
-    """A size: whole numbers and size parameters under + - * /."""
+    """The size that is written: whole numbers and size parameters under + - * /.  Raises Problem."""
     return _size(elaborate(node, scope), node)
 
 

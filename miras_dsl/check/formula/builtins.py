@@ -1,4 +1,4 @@
-"""The functions that a formula can call: how many arguments each takes and what shape it gives."""
+"""The functions that a formula can call: their arguments, and the shape of their result."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from .shapes import contract, shown, to_axes
 REQUIRED = object()
 TWO, FLOOR = Integer(2), Integer(1) / Integer(10**6)
 STATE_KINDS = frozenset({"state", "input", "dual", "weight", "keep", "grad", "carry"})
-"""Kinds of names whose value depends on what the memory holds."""
+"""Kinds of names whose value depends on the state of the memory."""
 
 
 def arguments(node: syntax.Call, signature: dict[str, object]) -> dict[str, syntax.Formula]:
-    """The written arguments by name; ``signature`` gives all names in order, some REQUIRED."""
+    """Name -> written argument.  Raises Problem for one that is missing, unknown or given twice.
+
+    signature  all names in order, with REQUIRED for those that must be given
+    """
     names = list(signature)
     found: dict[str, syntax.Formula] = {}
     for place, argument in enumerate(node.arguments):
@@ -111,7 +114,7 @@ def _dot(node: syntax.Call, scope: Scope) -> Expr:
             "M0204", "`dot` takes two vectors", node.span, f"{shown(a.axes)} and {shown(b.axes)}"
         )
     if "pair" in a.axes or "pair" in b.axes:
-        # the pairs of a token run side by side: multiply and sum over the vector's own axis
+        # With pairs, the dot product is taken for each pair by itself.
         over = _summed(a)
         met = to_axes(b, tuple({*a.axes, *b.axes} - set(_summed(b)) | set(over)), scope.sizes)
         if met is None:

@@ -1,4 +1,4 @@
-"""Elementwise operations: numbers are computed at once and exactly, the rest gets its shape."""
+"""Constant folding: operations on numbers are computed exactly, others become typed operations."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from miras_dsl.diagnostics import Problem, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import Apply, Expr, Number
 
-from .shapes import Sizes, together
+from .shapes import Sizes, broadcast_operands
 
 MAX_BITS = 1024
 MAX_EXPONENT = 16
 
 
 def fold_operation(op: str, args: tuple[Expr, ...], sizes: Sizes, span: Span) -> Expr:
-    """An elementwise operation; numbers are computed at once."""
+    """An elementwise operation: a number if all operands are numbers, else with its shape.
+
+    Raises Problem if the shapes do not fit, or the number does not exist or is too large.
+    """
     folded = fold(op, args, span)
     if folded is not None:
         return folded
     if op == "pow" and isinstance(args[1], Number) and abs(args[1].value) > MAX_EXPONENT:
         raise _exponent(args[1])
     text = span.text if len(span.text) <= 60 else span.text[:57] + "…"
-    args, axes = together(text, args, sizes, span, product=op == "mul")
+    args, axes = broadcast_operands(text, args, sizes, span, product=op == "mul")
     return Apply(op, args, axes, (), span)
 
 
 def fold(op: str, args: tuple[Expr, ...], span: Span) -> Number | None:
-    """The number that an operation on numbers gives; None for operations left to later."""
+    """The result of an operation on numbers; None if it is not computed here.  Raises Problem."""
     values = [a.value for a in args if isinstance(a, Number)]
     if len(values) != len(args):
         if op == "div" and isinstance(args[1], Number) and args[1].value == 0:

@@ -1,10 +1,11 @@
-"""Written formulas -> typed formulas: names resolved, shapes unified, functions known."""
+"""From written formulas (`syntax`) to typed formulas (`spec`): names resolved, shapes known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import assert_never
 
 from miras_dsl.diagnostics import Problem, did_you_mean, problem
 from miras_dsl.source import NOWHERE, Span
@@ -23,7 +24,7 @@ OPERATORS = {
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A function handed over by name (`act = silu`)."""
+    """A function that is an argument of a definition (`act = silu`)."""
 
     name: str
 
@@ -33,7 +34,7 @@ Function = Callable[[syntax.Call, "Scope"], Expr]
 GATED = frozenset(
     {"a bias", "a decay", "the algorithm", "a link", "a penalty", "a bregman", "a rule", "a read"}
 )
-"""Places in which a name that is not known may be a gate that somebody forgot."""
+"""Places in which an unknown name may be a gate that was not defined."""
 LATER = frozenset(
     {
         "attend",
@@ -53,18 +54,20 @@ LATER = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a formula may use where it stands.
+    """What a formula may use, which depends on where it is written.
 
-    place     the clause, for messages: "a bias", "a gate"
-    names     everything that can be named; an entry that is a function is resolved on use
-    sizes     the sizes of all axes
-    entry     an axis written in brackets -> its name
-    own       the axes of what is being defined, which `linear` fills
-    functions every function, by name
-    features  whether learned maps of the layer's input may be written here
-    network   M applied to an argument, and the names it goes by
-    elsewhere names that stand for something, but not here: what to do instead
-    indices   numbers that keep learned maps apart;  measured: sizes of formulas, for the limits
+    place          the clause, for messages: "a bias", "a gate"
+    names          name -> what it means; a function is called with the span of each use
+    sizes          axis -> size
+    entry          from an axis written in brackets to its name
+    own            the axes of what is being defined, which `linear` then has
+    functions      name -> function
+    features       whether learned maps of the layer's input are allowed
+    network        M, applied to an argument
+    network_names  the names of M
+    indices        numbers that tell learned maps apart
+    measured       sizes of formulas so far, for the limits
+    elsewhere      names that are defined but not allowed here -> what to write instead
     """
 
     place: str
@@ -81,12 +84,12 @@ class Scope:
     elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def with_names(self, **names: Entry) -> Scope:
-        """The same scope with more names; they hide others of the same name."""
+        """The same scope with more names, which replace others of the same name."""
         return replace(self, names={**self.names, **names})
 
 
 def elaborate(node: syntax.Formula, scope: Scope) -> Expr:
-    """The typed formula; raises Problem with the first thing that has no meaning."""
+    """The typed formula.  Raises Problem with the first mistake."""
     expr = _elaborate(node, scope)
     expanded_size(expr, node.span, scope.measured)
     return expr
@@ -124,10 +127,12 @@ def _elaborate(node: syntax.Formula, scope: Scope) -> Expr:
         case syntax.Binary(op, left, right, span):
             args = (elaborate(left, scope), elaborate(right, scope))
             return fold_operation(OPERATORS[op], args, scope.sizes, span)
+        case _:
+            assert_never(node)
 
 
 def resolve(name: str, span: Span, scope: Scope) -> Expr:
-    """What a bare name stands for."""
+    """The meaning of a name.  Raises Problem for an unknown one, and for a function without arguments."""
     entry = scope.names.get(name)
     match entry:
         case Number() | Apply():
@@ -135,7 +140,7 @@ def resolve(name: str, span: Span, scope: Scope) -> Expr:
         case Ref() if entry.span == NOWHERE:
             return replace(entry, span=span)
         case Ref():
-            # an argument of a definition: what the caller wrote is the place to show
+            # An argument of a definition keeps its span: messages show what the caller wrote.
             return entry
         case Operation(function):
             raise problem(
@@ -157,7 +162,7 @@ def resolve(name: str, span: Span, scope: Scope) -> Expr:
 
 
 def call(node: syntax.Call, scope: Scope) -> Expr:
-    """A function or the network, applied."""
+    """A call of a function or of the network.  Raises Problem."""
     if node.name in scope.network_names and scope.network is not None:
         if len(node.arguments) != 1 or node.arguments[0].name:
             raise problem(
@@ -173,7 +178,7 @@ def call(node: syntax.Call, scope: Scope) -> Expr:
 
 
 def axes_of(entries: tuple[syntax.Formula, ...], scope: Scope) -> Axes:
-    """Axes written in brackets."""
+    """The axes written in brackets.  Raises Problem for an unknown one, and for one written twice."""
     axes = tuple(scope.entry(entry, scope) for entry in entries)
     if len(set(axes)) != len(axes):
         raise problem("M0208", "an axis stands here twice", entries[-1].span, "again")
@@ -188,7 +193,10 @@ def learned(
     scope: Scope,
     span: Span,
 ) -> Apply:
-    """An operation with parameters of its own; ``index`` keeps two of them apart."""
+    """An operation with learned parameters, and an option ``index`` that tells it from others.
+
+    Raises Problem where learned maps are not allowed.
+    """
     if not scope.features:
         raise problem(
             "M0211",
@@ -203,7 +211,7 @@ def learned(
 def integer_literal(
     node: syntax.Formula, scope: Scope, what: str, low: int = 1, high: int = 1 << 20
 ) -> int:
-    """A whole number known when the file is read."""
+    """The value of a formula that must be a whole number from ``low`` to ``high``.  Raises Problem."""
     expr = elaborate(node, scope)
     if not (isinstance(expr, Number) and expr.value.is_Integer and low <= int(expr.value) <= high):
         raise problem(
@@ -217,7 +225,7 @@ def integer_literal(
 
 
 def constant(node: syntax.Formula, scope: Scope, what: str) -> Number:
-    """A number known when the file is read."""
+    """The value of a formula that must be a constant.  Raises Problem."""
     expr = elaborate(node, scope)
     if not isinstance(expr, Number):
         raise problem(

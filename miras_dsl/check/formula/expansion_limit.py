@@ -1,4 +1,4 @@
-"""How large a formula is once everything is written out, and the limit on that."""
+"""The size of a formula when definitions are written out, and its limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ MAX_DEPTH = 200
 
 @dataclass(frozen=True, slots=True)
 class ExpandedSize:
-    """How large a formula is; it holds the formula, so that its identity stays its own."""
+    """The number of parts of a formula and its depth.
+
+    The formula is held so that its `id`, under which sizes are kept, is not given to another one.
+    """
 
     expr: Expr
     parts: int
@@ -22,7 +25,10 @@ class ExpandedSize:
 
 
 def expanded_size(expr: Expr, span: Span, known: dict[int, ExpandedSize]) -> ExpandedSize:
-    """Parts and depth of ``expr``, shared parts counted each time; refuses too many."""
+    """The size of ``expr``; a part that is used twice counts twice.  Raises Problem above the limits.
+
+    known  `id` of a formula -> its size; new ones are added
+    """
     stack: list[Expr] = [expr]
     while stack:
         node = stack[-1]

@@ -1,4 +1,7 @@
-"""Learned maps written inside a memory's formulas move out, into gates and tokens of their own."""
+"""Learned maps inside a memory's formulas become gates and tokens of their own (hoisting).
+
+A memory's formulas then read tokens and gates only, which the layer computes.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,17 @@ INSIDE = STATE_KINDS | {"position", "constant"}
 
 @dataclass(slots=True)
 class Hoisted:
-    """Gates and tokens `_1`, `_2` … made for formulas in place; ``pairs`` of the memory."""
+    """The gates and tokens `_1`, `_2` … that are made; ``pairs``: those of a token of the memory."""
 
     pairs: int
     gates: list[Gate] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
 
-    def out(self, expr: Expr) -> Expr:
-        """``expr`` with every largest part that is learned and free of the state moved out."""
+    def hoist(self, expr: Expr) -> Expr:
+        """``expr`` with references to new gates and tokens in place of its learned parts.
+
+        A part is as large as possible without depending on the memory's state.
+        """
         learned: dict[int, bool] = {}
         inside: dict[int, bool] = {}
         for node in iter_nodes(expr):
@@ -39,17 +45,20 @@ class Hoisted:
                 done[id(node)] = node
             elif inside[id(node)]:
                 args = (
-                    self.whole(a) if learned[id(a)] and not inside[id(a)] else done[id(a)]
+                    self.hoist_whole(a) if learned[id(a)] and not inside[id(a)] else done[id(a)]
                     for a in node.args
                 )
                 done[id(node)] = replace(node, args=tuple(args))
             else:
                 done[id(node)] = node
         free = learned[id(expr)] and not inside[id(expr)]
-        return self.whole(expr) if free else done[id(expr)]
+        return self.hoist_whole(expr) if free else done[id(expr)]
 
-    def whole(self, expr: Expr) -> Ref:
-        """``expr``, which is free of the state, as a gate or token of its own."""
+    def hoist_whole(self, expr: Expr) -> Ref:
+        """A reference to a new gate, or token if it reads one, whose formula is ``expr``.
+
+        ``expr`` does not depend on the memory's state.  Raises Problem for a token of several pairs.
+        """
         name = f"_{len(self.gates) + len(self.tokens) + 1}"
         tokens = [n for n in iter_nodes(expr) if isinstance(n, Ref) and n.kind == "token"]
         if not tokens:
@@ -67,8 +76,11 @@ class Hoisted:
         return Ref(name, "token", expr.axes, expr.span)
 
 
-def gate_of(expr: Expr, moved: Hoisted, what: str, code: str, span: Span) -> Ref | Number:
-    """A number or a gate that stands for ``expr``; the formula must be free of tokens and state."""
+def gate_of(expr: Expr, hoisted: Hoisted, what: str, code: str, span: Span) -> Ref | Number:
+    """``expr`` as a number or as a reference to a gate, which is made if necessary.
+
+    what, code, span  for the Problem that is raised if it depends on tokens or on the state
+    """
     for node in iter_nodes(expr):
         if isinstance(node, Ref) and (node.kind in INSIDE or node.kind == "token"):
             raise problem(
@@ -80,4 +92,4 @@ def gate_of(expr: Expr, moved: Hoisted, what: str, code: str, span: Span) -> Ref
             )
     if isinstance(expr, Number) or (isinstance(expr, Ref) and expr.kind == "gate"):
         return expr
-    return moved.whole(expr)
+    return hoisted.hoist_whole(expr)

@@ -1,9 +1,10 @@
-"""Where the values of a gate lie: interval arithmetic on its formula."""
+"""Interval arithmetic: the range of a formula from the ranges of its gates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from math import cosh, erf, exp, inf, isnan, log, log1p, sinh, sqrt, tanh
+from typing import assert_never
 
 from miras_dsl.spec import Apply, Expr, Interval, Number, Ref, iter_nodes
 
@@ -13,12 +14,12 @@ SILU_FLOOR = -0.2784646
 
 
 def interval(expr: Expr, known: Mapping[str, Interval]) -> Interval:
-    """A range that holds every value of ``expr``; ``known`` are the ranges of the gates it uses."""
+    """A range that contains every value of ``expr``; ``known`` has the ranges of gates."""
     return intervals(expr, known)[id(expr)]
 
 
 def intervals(expr: Expr, known: Mapping[str, Interval]) -> dict[int, Interval]:
-    """The range of every part of a formula, by its `id`."""
+    """`id` of a part of a formula -> its range."""
     found: dict[int, Interval] = {}
     for node in iter_nodes(expr):
         match node:
@@ -34,6 +35,8 @@ def intervals(expr: Expr, known: Mapping[str, Interval]) -> dict[int, Interval]:
                 found[id(node)] = EVERYTHING
             case Apply(op, args):
                 found[id(node)] = _apply(op, [found[id(a)] for a in args], args)
+            case _:
+                assert_never(node)
     return found
 
 
@@ -129,7 +132,7 @@ def _plus(a: float, b: float, otherwise: float) -> float:
 
 
 def _times(a: float, b: float) -> float:
-    # an end at zero is reached exactly, so zero wins over an infinite end
+    # An end at 0 is a value of the factor, and 0 times any number is 0, however large the other end.
     return 0.0 if a == 0 or b == 0 else a * b
 
 

@@ -1,8 +1,8 @@
-"""How shapes meet: which axes a formula has, and when two of them agree.
+"""Shapes: which axes the result of an operation has, and which operands fit together.
 
-Axes are names.  Operands of an elementwise operation have equal axes, or one of them is a number, a
-gate or a learned constant, which scales along its axes.  Two different axes of the same size (key
-and value in `memory X(d)`) meet through a `retag`.
+Axes are names.  Operands of an elementwise operation have equal axes, or some of them have fewer: a
+number, a gate or a learned constant is broadcast.  If axes differ in name but not in size (key and value
+in `memory X(d)`), one operand is renamed by a `retag`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from miras_dsl.spec import Apply, Axes, Axis, Expr, Ref, iter_nodes
 
 Sizes = Mapping[Axis, sp.Expr]
 WHOLE = frozenset({"token", "state", "input", "x"})
-"""Kinds of names whose axes are all there is of them: such a vector is no factor of a matrix."""
+"""Kinds of names that are not broadcast: a vector of these kinds does not scale a matrix."""
 
 
 def shown(axes: Axes) -> str:
-    """Axes in words: `a number`, `a [key]`."""
+    """Axes in words: `one number`, `[key]`."""
     return f"[{', '.join(axes)}]" if axes else "one number"
 
 
@@ -51,12 +51,14 @@ def to_axes(expr: Expr, axes: Axes, sizes: Sizes) -> Expr | None:
     return expr
 
 
-def together(
+def broadcast_operands(
     what: str, args: Sequence[Expr], sizes: Sizes, span: Span, *, product: bool = False
 ) -> tuple[tuple[Expr, ...], Axes]:
-    """Operands of an elementwise operation brought to common axes, and those axes.
+    """The operands of an elementwise operation, with axes renamed to match, and the result's axes.
 
-    ``product`` tells that it is `*`, which is easily taken for `@`.
+    product  the operation is `*`, for which a message suggests `@`
+
+    Raises Problem if the shapes do not fit.
     """
     widest = max((a.axes for a in args), key=lambda axes: (len(axes), _rank(axes)))
     met = [to_axes(arg, widest, sizes) for arg in args]
@@ -79,7 +81,10 @@ def together(
 
 
 def _too_narrow(arg: Expr, widest: Axes) -> bool:
-    """Whether a vector of the memory stands beside a matrix.  What has no pairs serves them all."""
+    """Whether an operand may not be broadcast to ``widest``: it is a vector that is no gate or constant.
+
+    Only the axis `pair` is always broadcast.
+    """
     axes, full = ([a for a in x if a != "pair"] for x in (arg.axes, widest))
     if not axes or len(axes) == len(full):
         return False
@@ -87,7 +92,7 @@ def _too_narrow(arg: Expr, widest: Axes) -> bool:
 
 
 def _narrow(what: str, arg: Expr, wide: Expr, span: Span, product: bool) -> Problem:
-    """A vector against a matrix, with the product that was meant where it can be told."""
+    """The problem of a vector beside a matrix; suggests the matrix product if that fits."""
     inside = arg.span.source == span.source == wide.span.source
     help = "sum each by itself, as in `sum(a) + sum(b)`, or give both the same axes"
     if product and inside and arg.axes in (wide.axes[-1:], wide.axes[:1]):
@@ -110,7 +115,7 @@ def _operand(expr: Expr) -> str:
 
 
 def contract(a: Expr, b: Expr, sizes: Sizes, span: Span) -> Apply:
-    """`a @ b`: the sum of products over the last axis of ``a``."""
+    """`a @ b`: the sum of products over the last axis of ``a``.  Raises Problem if ``b`` lacks it."""
     for side in (a, b):
         if not side.axes:
             raise problem(
@@ -144,7 +149,7 @@ def contract(a: Expr, b: Expr, sizes: Sizes, span: Span) -> Apply:
 
 
 def _rank(axes: Axes) -> int:
-    # where key and value have the same size the result is an answer, so value wins
+    # If key and value have the same size, the result is an answer, which has the axis value.
     return 2 if "value" in axes else 1 if "key" in axes else 0
 
 

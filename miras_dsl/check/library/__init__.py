@@ -1,1 +1,1 @@
-"""Library definitions (biases, networks, retention gates, algorithms) written out in place."""
+"""The library of biases, networks, retentions and algorithms, and calls of its definitions."""

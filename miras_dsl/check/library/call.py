@@ -1,4 +1,4 @@
-"""Names of the library in use: which definition a name means, and its arguments by parameter."""
+"""Resolves a call of a library definition: which definition it is, and its arguments by parameter."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from miras_dsl.syntax import tree as syntax
 from .load import Library
 
 IMPLICIT = {"bias": "r"}
-"""The first parameter of these kinds is the memory's own and never written in a call."""
+"""Kind -> name of a first parameter that a call does not write: the error `r` of a bias."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedCall:
-    """A definition and what each parameter stands for, default included.
+    """A definition and its arguments.
 
-    written  the parameters that the call names itself
-    extra    arguments that are no parameters but were allowed
+    values   parameter -> argument or default
+    written  the parameters that the call gives
+    extra    further arguments, which the caller allows
     """
 
     definition: syntax.Definition
@@ -37,10 +38,14 @@ def resolve_library_call(
     extra: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
 ) -> ResolvedCall:
-    """The definition that ``reference`` names; ``code`` is reported when there is none.
+    """The definition that ``reference`` names, and its arguments.
 
-    ``also`` are names known elsewhere, for the hint; ``extra`` argument names are passed through;
-    ``optional`` parameters may be missing.
+    code      of the diagnostic if there is no such definition
+    also      further names to suggest then
+    extra     names of further arguments that are allowed
+    optional  parameters without a default that may be missing
+
+    Raises Problem.
     """
     definition = library.get((kind, reference.name))
     if definition is None:

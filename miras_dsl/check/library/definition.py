@@ -1,8 +1,12 @@
-"""Definitions of a file: their heads always, their names too when no memory uses them."""
+"""Checks definitions of a file: their parameters, and the names in those that no memory uses.
+
+The body of a definition that is used is checked where it is used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_never
 
 from miras_dsl.check.formula.builtins import FUNCTIONS
 from miras_dsl.diagnostics import Label, did_you_mean, problem
@@ -14,12 +18,12 @@ GIVEN = {
     "algorithm": ("W", "grad"),
     "architecture": (),
 }
-"""What each kind of definition can name besides its parameters."""
+"""Kind of definition -> names that it may use besides its parameters."""
 CALLS = {"bias": ("M",), "retention": ("simplex",), "algorithm": ("keep",), "architecture": ()}
 
 
 def check_definition(item: syntax.Definition, used: bool) -> None:
-    """Refuse a parameter that stands twice and, when nobody will read the body, unknown names."""
+    """Raise Problem for a parameter given twice and, if ``used`` is False, for unknown names."""
     seen: dict[str, syntax.Parameter] = {}
     for param in item.params:
         if param.name in seen:
@@ -47,7 +51,7 @@ def check_definition(item: syntax.Definition, used: bool) -> None:
 
 
 def references(item: syntax.Item) -> set[tuple[str, str]]:
-    """The definitions, by kind and name, that a memory may use."""
+    """(kind, name) of the definitions that a memory refers to."""
     if not isinstance(item, syntax.Memory):
         return set()
     found: set[tuple[str, str]] = set()
@@ -60,7 +64,13 @@ def references(item: syntax.Item) -> set[tuple[str, str]]:
     return found
 
 
-def _own(body: object) -> set[str]:
+Body = (
+    syntax.Formula | syntax.WriteForm | tuple[syntax.Form, ...] | syntax.Rules | syntax.NetworkBody
+)
+
+
+def _own(body: Body) -> set[str]:
+    """The names that a body itself defines."""
     match body:
         case syntax.Rules(carry):
             return set(carry)
@@ -70,7 +80,8 @@ def _own(body: object) -> set[str]:
             return set()
 
 
-def _names(body: object) -> Iterator[syntax.Name | syntax.Call]:
+def _names(body: Body | syntax.Form | None) -> Iterator[syntax.Name | syntax.Call]:
+    """The names and calls in a body, in order."""
     match body:
         case syntax.Name():
             yield body
@@ -91,11 +102,14 @@ def _names(body: object) -> Iterator[syntax.Name | syntax.Call]:
                 yield from _names(binding.value)
         case syntax.NetworkBody():
             yield from _names(body.body)
-        case syntax.Form(word, value, on) if word != "at":
-            yield from _names(value)
-            yield from _names(on)
+        case syntax.Form(word, value, on):
+            if word != "at":
+                yield from _names(value)
+                yield from _names(on)
         case tuple():
             for form in body:
                 yield from _names(form)
-        case _:
+        case syntax.Literal() | syntax.Index() | None:
             return
+        case _:
+            assert_never(body)

@@ -1,4 +1,4 @@
-"""The library: biases, retentions, algorithms and networks as `.mem` text, read once."""
+"""Loads the library: biases, retentions, algorithms and networks, as `.mem` text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Library = dict[tuple[str, str], syntax.Definition]
 
 @cache
 def standard() -> Library:
-    """Every definition of the library, by kind and name."""
+    """(kind, name) -> definition, for the whole library; parsed once."""
     found: Library = {}
     for name in FILES:
         for item in parse(library_text(name)).items:

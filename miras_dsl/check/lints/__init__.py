@@ -1,1 +1,1 @@
-"""Warnings about specs that mean something, but hardly what was intended."""
+"""Warnings about specs that have a meaning, but probably not the one that was meant."""

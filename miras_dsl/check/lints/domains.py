@@ -1,7 +1,7 @@
-"""Where numbers stop existing: a logarithm, a root or a quotient that may leave its domain.
+"""Warns of logarithms, powers and quotients whose operand may lie outside their domain.
 
-The ranges are those of interval arithmetic.  An end at 0 of something made of gates alone is open:
-a sigmoid never is 0.  An error or a token may be anything, so for these 0 counts.
+Operands have ranges by interval arithmetic.  If a range ends at 0, a formula of gates alone is taken
+never to be 0, as a sigmoid never is; a formula with a token or an error may be 0.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from miras_dsl.diagnostics import Diagnostic, Label, warning
 from miras_dsl.spec import Apply, Expr, Interval, MemorySpec, Number, Ref, iter_nodes
 
 OPEN = frozenset({"gate", "size", "position"})
-"""Kinds of names whose values do not reach the end at 0 of their range."""
+"""Kinds of names that are never 0 where their range ends at 0."""
 
 
 def domain_warnings(
     made: MemorySpec, formulas: Iterator[Expr], ranges: Mapping[str, Interval]
 ) -> Iterator[Diagnostic]:
-    """A warning for each place at which a formula may have no value."""
+    """A warning for each operation whose operand may lie outside its domain."""
     for formula in formulas:
         found = intervals(formula, ranges)
         chosen = _chosen(formula)
@@ -31,11 +31,11 @@ def domain_warnings(
                 continue
             wrong = _wrong(node, found)
             if wrong is not None:
-                yield _told(node, *wrong, made)
+                yield _as_warning(node, *wrong, made)
 
 
 def _wrong(node: Apply, found: Mapping[int, Interval]) -> tuple[Expr, str, str] | None:
-    """The operand that may leave the domain, what goes wrong and the way out."""
+    """(operand that may lie outside the domain, what is wrong, a way out); None if all is well."""
     match node:
         case Apply("log", (x,)) if found[id(x)].low < 0 or _reaches_zero(x, found):
             way = f"`log(1 + {_base(x)}^2)` and `log(max({_text(x)}, 0.001))` exist everywhere"
@@ -43,7 +43,7 @@ def _wrong(node: Apply, found: Mapping[int, Interval]) -> tuple[Expr, str, str] 
         case Apply("div", (_, Number())):
             return None
         case Apply("div", (_, x)) if _holds_zero(x, found):
-            way = _away(x, found)
+            way = _keep_from_zero(x, found)
             return x, "this may divide by zero", way
         case Apply("pow", (x, Number(value))) if not value.is_Integer and found[id(x)].low < 0:
             text = _number(value)
@@ -53,7 +53,7 @@ def _wrong(node: Apply, found: Mapping[int, Interval]) -> tuple[Expr, str, str] 
                 f"write `abs({_text(x)})^{text}`",
             )
         case Apply("pow", (x, Number(value))) if value < 0 and _holds_zero(x, found):
-            way = _away(x, found)
+            way = _keep_from_zero(x, found)
             return x, "a negative power may divide by zero", way
         case Apply("pow", (x, p)) if not isinstance(p, Number) and found[id(x)].low < 0:
             return (
@@ -65,7 +65,7 @@ def _wrong(node: Apply, found: Mapping[int, Interval]) -> tuple[Expr, str, str] 
             return None
 
 
-def _told(node: Apply, x: Expr, what: str, way: str, made: MemorySpec) -> Diagnostic:
+def _as_warning(node: Apply, x: Expr, what: str, way: str, made: MemorySpec) -> Diagnostic:
     here = node.span.source == made.span.source
     because = () if here else (Label(node.span, "in this formula"),)
     low = "may be 0" if what.endswith((" 0", "zero")) else "may be 0 or less"
@@ -76,24 +76,24 @@ def _told(node: Apply, x: Expr, what: str, way: str, made: MemorySpec) -> Diagno
 
 
 def _text(x: Expr) -> str:
-    """What a way out calls the operand."""
+    """How a way out names the operand."""
     text = x.span.text
     return text if len(text) <= 30 and "\n" not in text else "x"
 
 
-def _away(x: Expr, found: Mapping[int, Interval]) -> str:
+def _keep_from_zero(x: Expr, found: Mapping[int, Interval]) -> str:
     size = _text(x) if found[id(x)].low >= 0 else f"abs({_text(x)})"
     return f"keep it away from zero, as in `max({size}, 0.001)`"
 
 
 def _base(x: Expr) -> str:
-    """What a way out calls the operand under a power."""
+    """How a way out writes the operand as the base of a power."""
     text = _text(x)
     return text if re.fullmatch(r"\w+(\([^()]*\))?", text) else f"({text})"
 
 
 def _number(value: sp.Number) -> str:
-    """As it could have been written: `1.5`, or `(1/3)` where no few digits say it."""
+    """A number as a user would write it: `1.5`, or `(1/3)` if few digits are not exact."""
     short = f"{float(value):g}"
     return short if abs(float(short) - float(value)) < 1e-12 else f"({value})"
 
@@ -103,7 +103,7 @@ def _bad(x: Expr, found: Mapping[int, Interval]) -> str:
 
 
 def _reaches_zero(x: Expr, found: Mapping[int, Interval]) -> bool:
-    """Whether 0 is an end of the range that is reached."""
+    """Whether the range ends at 0 and the operand may be 0."""
     return 0 in (found[id(x)].low, found[id(x)].high) and any(
         isinstance(n, Ref) and n.kind not in OPEN for n in iter_nodes(x)
     )
@@ -114,7 +114,7 @@ def _holds_zero(x: Expr, found: Mapping[int, Interval]) -> bool:
 
 
 def _chosen(formula: Expr) -> set[int]:
-    """What stands in a branch of a `where`, which keeps it from being used elsewhere."""
+    """The `id`s of all nodes in branches of a `where`, whose condition may guard them."""
     found: set[int] = set()
     for node in iter_nodes(formula):
         if isinstance(node, Apply) and node.op == "where":

@@ -1,8 +1,8 @@
-"""Tokens that a memory only compares: no gradient of the outer loss can reach them.
+"""Warns of tokens that receive no gradient of the outer loss, because a memory only compares them.
 
-The outer loss reaches a token through what is written, the bias's derivative by the weights.  Where
-that derivative depends on the token by comparisons alone (`max`, `abs`, `where` of straight lines,
-as in a quantile loss), moving it a little changes nothing, and its projection learns nothing.
+The outer loss depends on a token through what is written: the derivative of the bias by the weights.  If
+that derivative is piecewise constant in the token (the bias is `max`, `abs` or `where` of linear formulas
+of it, as in a quantile loss), its gradient is 0, and the token's projection learns nothing.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import sympy as sp
 from miras_dsl.diagnostics import Diagnostic, warning
 from miras_dsl.spec import Apply, Expr, Loss, MemorySpec, Number, Ref, Write, iter_nodes
 
-SAME = frozenset({"neg", "add", "sub", "sum", "mean", "retag", "max", "min", "abs", "relu"})
+LINEAR = frozenset({"neg", "add", "sub", "sum", "mean", "retag", "max", "min", "abs", "relu"})
 ONE = Number(sp.Integer(1))
-STEPS = frozenset({"exact_sign", "lt", "le", "gt", "ge", "eq", "and", "or", "not"})
+PIECEWISE_CONSTANT = frozenset({"exact_sign", "lt", "le", "gt", "ge", "eq", "and", "or", "not"})
 
 
 def only_compared(made: MemorySpec) -> tuple[str, ...]:
-    """Projected tokens that no gradient reaches, although the bias names them."""
+    """The projected tokens that the bias uses but that receive no gradient."""
     if made.algorithm.implicit:
-        # an implicit step lands on a kink, and moves with it
+        # An implicit step can end at a kink, and the place of a kink depends on the token.
         return ()
     others = [t.expr for t in made.tokens if t.expr is not None] + [g.expr for g in made.gates]
     others += [made.read, *(e for _, e in made.algorithm.rules), *(t.rate for t in made.terms)]
@@ -31,12 +31,12 @@ def only_compared(made: MemorySpec) -> tuple[str, ...]:
     return tuple(
         t.name
         for t in made.tokens
-        if t.name in named - elsewhere and all(_compares(term, t.name) for term in made.terms)
+        if t.name in named - elsewhere and all(_only_compares(term, t.name) for term in made.terms)
     )
 
 
 def no_gradient_tokens(made: MemorySpec) -> Iterator[Diagnostic]:
-    """A warning for each such token."""
+    """A warning for each token that receives no gradient."""
     for name in only_compared(made):
         yield warning(
             "M0804",
@@ -48,29 +48,29 @@ def no_gradient_tokens(made: MemorySpec) -> Iterator[Diagnostic]:
         )
 
 
-def _compares(term: Loss | Write, token: str) -> bool:
-    """Whether what the term writes depends on the token by comparisons alone."""
+def _only_compares(term: Loss | Write, token: str) -> bool:
+    """Whether what the term writes is piecewise constant in the token."""
     if isinstance(term, Loss):
-        return _straight(term.loss, token)
-    return not _holds(term.place, token) and _stepped(term.error, token)
+        return _piecewise_linear(term.loss, token)
+    return not _holds(term.place, token) and _piecewise_constant(term.error, token)
 
 
-def _straight(expr: Expr, token: str) -> bool:
-    """Whether every piece of a formula is a line in the token whose slope is free of the memory."""
+def _piecewise_linear(expr: Expr, token: str) -> bool:
+    """Whether a formula is piecewise linear in the token, with slopes that do not depend on weights."""
     good: dict[int, bool] = {}
     for node in iter_nodes(expr):
         if not isinstance(node, Apply) or not _holds(node, token):
             good[id(node)] = True
-        elif node.op in SAME or (node.op == "pow" and node.args[1] == ONE):
+        elif node.op in LINEAR or (node.op == "pow" and node.args[1] == ONE):
             good[id(node)] = all(good[id(a)] for a in node.args)
-        elif node.op in STEPS:
+        elif node.op in PIECEWISE_CONSTANT:
             good[id(node)] = True
         elif node.op == "where":
             good[id(node)] = all(good[id(a)] for a in node.args[1:])
         elif node.op in ("mul", "contract", "div", "outer"):
             held = [a for a in node.args if _holds(a, token)]
             rest = [a for a in node.args if not _holds(a, token)]
-            fixed = all(not _looks(a) for a in rest) and (
+            fixed = all(not _reads_weights(a) for a in rest) and (
                 node.op != "div" or held == [node.args[0]]
             )
             good[id(node)] = len(held) == 1 and good[id(held[0])] and fixed
@@ -79,15 +79,15 @@ def _straight(expr: Expr, token: str) -> bool:
     return good[id(expr)]
 
 
-def _stepped(expr: Expr, token: str) -> bool:
-    """Whether a formula only jumps as the token moves."""
+def _piecewise_constant(expr: Expr, token: str) -> bool:
+    """Whether a formula is piecewise constant in the token."""
     good: dict[int, bool] = {}
     for node in iter_nodes(expr):
         held = _holds(node, token)
         below = all(good[id(a)] for a in node.args) if isinstance(node, Apply) else True
         if isinstance(node, Apply) and node.op == "where":
             below = all(good[id(a)] for a in node.args[1:])
-        stepped = isinstance(node, Apply) and node.op in STEPS
+        stepped = isinstance(node, Apply) and node.op in PIECEWISE_CONSTANT
         good[id(node)] = not held or stepped or (isinstance(node, Apply) and below)
     return good[id(expr)]
 
@@ -98,7 +98,7 @@ def _holds(expr: Expr, token: str) -> bool:
     )
 
 
-def _looks(expr: Expr) -> bool:
+def _reads_weights(expr: Expr) -> bool:
     return any(isinstance(n, Ref) and n.kind == "state" for n in iter_nodes(expr))
 
 

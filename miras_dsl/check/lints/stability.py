@@ -1,13 +1,14 @@
-"""What can be foreseen without running a memory: divergence, vanishing weights, unused names.
+"""Warnings from static analysis: divergence, weights that cannot grow, unused names.
 
-These are warnings: the file has a meaning.  The bounds follow from one pair written again and again
-(r -> r - eta phi(r) contracts while eta phi(r) / r < 2, keys of length one) and from a block of
-steps that all start from the same weights.
+The bounds come from writing one pair repeatedly, with a key of length 1: the error r becomes
+r - eta phi(r), which shrinks while eta phi(r) / r < 2.  In a block, all steps start from the same
+weights, so eta is multiplied by the length of the block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_never
 
 from miras_dsl.check.formula.intervals import interval
 from miras_dsl.diagnostics import Diagnostic, Label, warning
@@ -64,7 +65,7 @@ def formulas(made: MemorySpec) -> Iterator[Expr]:
 
 
 def _everywhere(made: MemorySpec) -> Iterator[Expr]:
-    """Every formula but a potential, whose domain is the memory's own."""
+    """Every formula but the potential: its domain is that of the weights, which it bounds itself."""
     return (e for e in formulas(made) if e is not made.retention.bregman)
 
 
@@ -84,7 +85,7 @@ def _decay(made: MemorySpec, ranges: dict[str, Interval]) -> Iterator[Diagnostic
 
 
 def _steps(made: MemorySpec, ranges: dict[str, Interval]) -> Iterator[Diagnostic]:
-    """Steps too large for one pair (matrix memories) or for a block of them (anchored)."""
+    """Warnings of steps that can diverge: of one pair, or of a block of anchored learning."""
     if made.algorithm.implicit or made.algorithm.carry or len(made.states) > 1:
         return
     for term in made.terms:
@@ -120,9 +121,9 @@ def _steps(made: MemorySpec, ranges: dict[str, Interval]) -> Iterator[Diagnostic
 
 
 def max_slope(term: Term, made: MemorySpec) -> float | None:
-    """The largest phi(r) / r of a bias that is a known function of the error; None when unknown.
+    """The largest phi(r) / r of a bias, phi being its derivative by the error; None if not known.
 
-    Squares have slope 1 (2 without the half); cut-off squares less; higher powers are not bounded.
+    It is 1 for half a square and 2 for a square.
     """
     if isinstance(term, Write):
         return 1.0 if any(n == _error_of(term) for n in iter_nodes(term.error)) else None
@@ -160,7 +161,7 @@ def _is_square_of_answer(node: Expr) -> bool:
 
 
 def _rate(made: MemorySpec, term: Term, ranges: dict[str, Interval]) -> Interval | None:
-    """The range of what multiplies the gradient of a term, for `W = keep(W) - rate * grad`."""
+    """The range of the rate of a term's gradient, for the rule `W = keep(W) - rate * grad`; else None."""
     (_, rule), *others = made.algorithm.rules
     if others:
         return None
@@ -189,7 +190,7 @@ def _link(made: MemorySpec) -> Iterator[Diagnostic]:
 
 
 def homogeneity(expr: Expr) -> float | None:
-    """The n for which f(s a) = s^n f(a); None when there is none, or it cannot be told."""
+    """The degree n of a homogeneous formula, f(s a) = s^n f(a); None if it has none or is not known."""
     degree: dict[int, float | None] = {}
     for node in iter_nodes(expr):
         match node:
@@ -197,8 +198,10 @@ def homogeneity(expr: Expr) -> float | None:
                 degree[id(node)] = 1
             case Apply(op, args):
                 degree[id(node)] = _degree(op, [degree[id(a)] for a in args], args)
-            case _:
+            case Number() | Ref():
                 degree[id(node)] = 0
+            case _:
+                assert_never(node)
     return degree[id(expr)]
 
 
@@ -218,7 +221,7 @@ def _degree(op: str, below: list[float | None], args: tuple[Expr, ...]) -> float
         case "add" | "sub":
             return known[0] if known[0] == known[1] else None
         case "max" | "min":
-            # a floor that only guards against zero does not change the degree
+            # A small constant, which guards against 0, does not change the degree.
             guard = any(isinstance(a, Number) and 0 <= a.value < 1e-3 for a in args)
             return max(known) if guard or known[0] == known[1] else None
         case "pow":

@@ -20,18 +20,18 @@ from miras_dsl.spec import Apply, Axes, Expr, Number, Ref
 from .named_tensor import NamedTensor, positions, product, union
 
 ANY = ""
-"""The name under which a scope holds what a rule calls by kind alone: `keep`, `weight`, `grad`."""
+"""The name in a scope of a value that rules refer to by kind alone: `keep`, `weight`, `grad`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What the names of a formula stand for.
 
-    names     (kind, name) -> value; a per-row gate stands under `gate.weight`
-    row       the weight whose per-row gates are meant, where the formula holds for each weight
-    rounding  operands of products are rounded to this type; None rounds nothing
-    kinks     collects, if it is there, what is 0 where an operation has a kink
-    partial   the root of a negative number is no number, as in a potential, whose weights it bounds
+    names     (kind, name) -> value; a per-row gate has the name `gate.weight`
+    row       the weight whose per-row gates are meant, in a formula that holds for each weight
+    rounding  the type to which operands of products are rounded; None: they are not
+    kinks     a list to which every operation with a kink adds a value that is 0 at the kink
+    partial   the root of a negative number is NaN, as in a potential, whose domain it bounds; else 0
     """
 
     names: Mapping[tuple[str, str], NamedTensor]
@@ -41,7 +41,7 @@ class Scope:
     partial: bool = False
 
     def value(self, ref: Ref) -> NamedTensor:
-        """The value of a name; raises where the caller gave none."""
+        """The value of a name.  Raises ValueError for a name without one."""
         for name in (ref.name, f"{ref.name}.{self.row}", ANY):
             if (found := self.names.get((ref.kind, name))) is not None:
                 return found
@@ -50,12 +50,15 @@ class Scope:
     def with_names(
         self, names: Mapping[tuple[str, str], NamedTensor], row: str | None = None
     ) -> Scope:
-        """The same scope with more names, seen from weight ``row``."""
+        """The same scope with more names, and for the weight ``row``."""
         return replace(self, names={**self.names, **names}, row=row or self.row)
 
 
 def evaluate(expr: Expr, scope: Scope) -> NamedTensor:
-    """The value of a stage-2 formula in a scope."""
+    """The value of a stage-2 formula in a scope.
+
+    Raises ValueError for a name without a value and for operations of the layer (`FEATURE`).
+    """
     match expr:
         case Number(value=number):
             like = next(iter(scope.names.values())).data
@@ -64,20 +67,20 @@ def evaluate(expr: Expr, scope: Scope) -> NamedTensor:
             )
         case Ref():
             return scope.value(expr)
-        case Apply(op=op) if op in _ACROSS:
-            return _ACROSS[op](expr, [evaluate(arg, scope) for arg in expr.args], scope)
+        case Apply(op=op) if op in _ALONG_AXES:
+            return _ALONG_AXES[op](expr, [evaluate(arg, scope) for arg in expr.args], scope)
         case Apply(op="pow", args=(base, Number(value=exponent))):
             inner = evaluate(base, scope)
             return NamedTensor(_power(inner.data, float(exponent)), inner.axes)
-        case Apply(op=op) if op in _POINTWISE:
+        case Apply(op=op) if op in _ELEMENTWISE:
             values = [evaluate(arg, scope) for arg in expr.args]
             axes = union(*(value.axes for value in values))
-            given = [value.on(axes) for value in values]
-            if scope.kinks is not None and op in _BENT:
+            given = [value.align_to(axes) for value in values]
+            if scope.kinks is not None and op in _WITH_KINK:
                 scope.kinks.append(
                     NamedTensor(given[0] - given[1] if len(given) == 2 else given[0], axes)
                 )
-            function = torch.sqrt if op == "sqrt" and scope.partial else _POINTWISE[op]
+            function = torch.sqrt if op == "sqrt" and scope.partial else _ELEMENTWISE[op]
             return NamedTensor(function(*given), axes)
     raise ValueError(f"`{getattr(expr, 'op', expr)}` belongs to the layer, not to the memory")
 
@@ -99,9 +102,9 @@ def _number(flags: Tensor, like: Tensor) -> Tensor:
     return flags.to(like.dtype)
 
 
-_BENT = {"abs", "exact_sign", "relu", "max", "min", "lt", "le", "gt", "ge"}
+_WITH_KINK = {"abs", "exact_sign", "relu", "max", "min", "lt", "le", "gt", "ge"}
 """Operations with a kink or jump: where their operand is 0, or their two operands are equal."""
-_POINTWISE: Mapping[str, Callable[..., Tensor]] = {
+_ELEMENTWISE: Mapping[str, Callable[..., Tensor]] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
@@ -141,7 +144,7 @@ _POINTWISE: Mapping[str, Callable[..., Tensor]] = {
 
 
 def _over(expr: Apply, *values: NamedTensor) -> Axes:
-    """The axes an operation runs over; all of its operands' where the formula names none."""
+    """The axes that an operation sums over: those that the formula names, else all of its operands."""
     over = expr.option("over")
     if isinstance(over, str):
         return (over,)
@@ -186,9 +189,9 @@ def _layernorm(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTen
     variance = (centred**2).mean(dims, keepdim=True)
     result = centred / torch.sqrt(variance + 1e-6)
     if affine:
-        result = result * affine[0].on(value.axes)
+        result = result * affine[0].align_to(value.axes)
     if len(affine) == 2:
-        result = result + affine[1].on(value.axes)
+        result = result + affine[1].align_to(value.axes)
     return NamedTensor(result, value.axes)
 
 
@@ -211,7 +214,8 @@ def _outer(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
 
 
 def _orthogonal(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTensor:
-    """Newton–Schulz (3.4445, -4.775, 2.0315) on X / max(|X|, 1e-6), the wide way round."""
+    """Newton-Schulz with coefficients 3.4445, -4.775, 2.0315 on X / max(|X|, 1e-6), or on its transpose
+    if it has more rows than columns."""
     (value,) = values
     rows, columns = value.axes[-2:]
     size = _norm(Apply("norm", (), options=(("over", (rows, columns)),)), [value], scope).data
@@ -226,13 +230,14 @@ def _orthogonal(expr: Apply, values: list[NamedTensor], scope: Scope) -> NamedTe
         gram = product(x, renamed(x, rows, "_"), (columns,), scope.rounding)
         other = renamed(renamed(gram, "_", "__"), rows, "_")
         square = product(gram, other, ("_",), scope.rounding)
-        mix = -4.775 * gram.on((rows, "_")) + 2.0315 * renamed(square, "__", "_").on((rows, "_"))
+        squared = renamed(square, "__", "_").align_to((rows, "_"))
+        mix = -4.775 * gram.align_to((rows, "_")) + 2.0315 * squared
         step = product(NamedTensor(mix, (rows, "_")), renamed(x, rows, "_"), ("_",), scope.rounding)
-        x = NamedTensor(3.4445 * x.data + step.on(x.axes), x.axes)
+        x = NamedTensor(3.4445 * x.data + step.align_to(x.axes), x.axes)
     return x
 
 
-_ACROSS: Mapping[str, Callable[[Apply, list[NamedTensor], Scope], NamedTensor]] = {
+_ALONG_AXES: Mapping[str, Callable[[Apply, list[NamedTensor], Scope], NamedTensor]] = {
     "contract": _contract,
     "outer": _outer,
     "sum": _sum,

@@ -1,6 +1,6 @@
-"""The oracle's values: tensors whose axes have names, and their products, rounded if asked.
+"""The oracle's values: tensors whose axes have names, and their products, on request rounded.
 
-`row` and `column` stand for the axes of whatever weight a generic formula is about.
+In the formula of a rule that holds for every weight, `row` and `column` stand for the axes of each.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ class NamedTensor:
     data: Tensor
     axes: Axes = ()
 
-    def on(self, axes: Axes) -> Tensor:
-        """The numbers on a larger set of named axes, ready to broadcast; size 1 where absent."""
+    def align_to(self, axes: Axes) -> Tensor:
+        """The data with ``axes``, a superset of its own in any order; an axis that it lacks has size 1.
+
+        Raises ValueError where it is no superset.
+        """
         if axes == self.axes:
             return self.data
         order = [self.axes.index(axis) for axis in axes if axis in self.axes]
@@ -39,7 +42,8 @@ def union(*axes: Axes) -> Axes:
 
 
 def positions(value: NamedTensor, over: Axes) -> tuple[tuple[int, ...], Axes]:
-    """Positions of the axes to run over, and the axes that stay."""
+    """The positions of the axes ``over`` in the data, and the other axes.  Raises ValueError for an
+    axis that the tensor lacks."""
     if set(over) <= {"row", "column"}:
         over = tuple(
             axis for name, axis in zip(("row", "column"), value.axes, strict=False) if name in over
@@ -53,7 +57,7 @@ def positions(value: NamedTensor, over: Axes) -> tuple[tuple[int, ...], Axes]:
 
 
 class _RoundedProduct(torch.autograd.Function):
-    """An einsum whose operands are rounded, in its derivatives too."""
+    """An einsum whose operands are rounded to a type, also in its first and further derivatives."""
 
     @staticmethod
     def forward(ctx, left: Tensor, right: Tensor, names: tuple[str, str, str], dtype: torch.dtype):
@@ -75,7 +79,10 @@ class _RoundedProduct(torch.autograd.Function):
 def product(
     left: NamedTensor, right: NamedTensor, over: Axes, rounding: torch.dtype | None
 ) -> NamedTensor:
-    """The sum of products over ``over``; other axes that both have go together one by one."""
+    """The sum over ``over`` of left * right; other axes that both have are matched.
+
+    rounding  both operands are rounded to this type; None: not
+    """
     for side in (left, right):
         positions(side, over)
     result = tuple(axis for axis in union(left.axes, right.axes) if axis not in over)

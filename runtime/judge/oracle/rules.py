@@ -1,7 +1,7 @@
-"""The oracle's parts of one token: gradients by autograd, rules, links, penalties, implicit steps.
+"""The oracle's parts of one token: gradients, rules, links, penalties, implicit steps.
 
-Every tensor is [batch, head, *axes of its weight].  Formulas are evaluated by `oracle_algebra`; the
-gradient of the loss is always torch's own, with its graph kept so that the outer gradient flows on.
+Every tensor is [batch, head, *axes of its weight].  Formulas are evaluated by `evaluate`.  The gradient
+of the loss is torch's autograd, with its graph kept (``track``) for the gradients of the outer loss.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def axes_of(spec: MemorySpec) -> dict[str, Axes]:
 
 
 def weights_as_read(spec: MemorySpec, scope: Scope, weights: Mapping[str, Tensor]) -> Scope:
-    """The scope in which the weights have these values."""
+    """The scope with these values for the weights."""
     axes = axes_of(spec)
     return scope.with_names(
         {("state", w): NamedTensor(data, axes[w]) for w, data in weights.items()}
@@ -36,7 +36,7 @@ def weights_as_read(spec: MemorySpec, scope: Scope, weights: Mapping[str, Tensor
 def gradients(
     spec: MemorySpec, scope: Scope, weights: Mapping[str, Tensor], track: bool
 ) -> Weights:
-    """The gradient of the bias for each weight at ``weights``, the rates of its terms applied."""
+    """The gradient of the bias at ``weights``, for each of them; each term times its rate."""
     axes = axes_of(spec)
     probes = {w: d if d.requires_grad else d.detach().requires_grad_() for w, d in weights.items()}
     inside = weights_as_read(spec, scope, probes)
@@ -46,7 +46,7 @@ def gradients(
             probes, _term(term, inside, list(probes.values()), track), strict=True
         ):
             if found is not None:
-                rate = evaluate(term.rate, inside.with_names({}, name)).on(axes[name])
+                rate = evaluate(term.rate, inside.with_names({}, name)).align_to(axes[name])
                 total[name] = total[name] + rate * found
     return total
 
@@ -54,14 +54,14 @@ def gradients(
 def _term(
     term: Loss | Write, scope: Scope, probes: list[Tensor], track: bool
 ) -> Sequence[Tensor | None]:
-    """The gradient of one term; None for a weight that it does not touch."""
+    """The gradient of one term for each weight; None for a weight that it does not depend on."""
     cotangent = None
     if isinstance(term, Loss):
         outputs = evaluate(term.loss, scope).data.sum()
     else:
         given, reply = evaluate(term.error, scope), evaluate(term.answer, scope)
         outputs = reply.data
-        cotangent = given.on(reply.axes).expand(outputs.shape)
+        cotangent = given.align_to(reply.axes).expand(outputs.shape)
     if not outputs.requires_grad:
         return [None for _ in probes]
     return torch.autograd.grad(
@@ -74,9 +74,12 @@ def apply_rule(
     scope: Scope,
     kept: Mapping[str, Tensor],
     carries: Mapping[str, Tensor],
-    slopes: Mapping[str, Tensor],
+    gradient: Mapping[str, Tensor],
 ) -> tuple[Weights, Weights]:
-    """New weights and carried tensors (`S.W`) by the algorithm's rules."""
+    """The weights and the carried tensors (`S.W`) after the rules of the algorithm.
+
+    kept      the weights before the write; gradient: that of the bias for each
+    """
     axes = axes_of(spec)
     weights, carried = dict(kept), dict(carries)
     for target, formula in spec.algorithm.rules:
@@ -84,12 +87,12 @@ def apply_rule(
             names = {
                 ("keep", ANY): NamedTensor(kept[w], on),
                 ("weight", ANY): NamedTensor(weights[w], on),
-                ("grad", ANY): NamedTensor(slopes[w], on),
+                ("grad", ANY): NamedTensor(gradient[w], on),
                 **{
                     ("carry", s): NamedTensor(carried[f"{s}.{w}"], on) for s in spec.algorithm.carry
                 },
             }
-            new = evaluate(formula, scope.with_names(names, w)).on(on).expand(kept[w].shape)
+            new = evaluate(formula, scope.with_names(names, w)).align_to(on).expand(kept[w].shape)
             if target in spec.algorithm.carry:
                 carried[f"{target}.{w}"] = new
             else:
@@ -98,16 +101,16 @@ def apply_rule(
 
 
 def linked(spec: MemorySpec, scope: Scope, duals: Mapping[str, Tensor]) -> Weights:
-    """The weights that belong to these carried states, by the stated link or the potential."""
+    """The weights of these carried states: by the link, or by inverting the slope of the potential."""
     retention, axes = spec.retention, axes_of(spec)
     result: Weights = {}
     for w, dual in duals.items():
         if retention.link is not None:
             names = {("dual", "a"): NamedTensor(dual, axes[w])}
             value = evaluate(retention.link, scope.with_names(names, w))
-            result[w] = value.on(axes[w]).expand(dual.shape)
+            result[w] = value.align_to(axes[w]).expand(dual.shape)
         elif retention.simplex is not None:
-            total = evaluate(retention.simplex, scope.with_names({}, w)).on(axes[w])
+            total = evaluate(retention.simplex, scope.with_names({}, w)).align_to(axes[w])
             result[w] = total * torch.softmax(dual / _entropy(spec, scope, w, dual), -1)
         elif retention.bregman is not None:
             potential = retention.bregman
@@ -122,7 +125,7 @@ def _of_weight(formula: Expr, scope: Scope, w: str, on: Axes) -> Callable[[Tenso
     partial = replace(scope, partial=True)
     return lambda x: evaluate(
         formula, partial.with_names({("dual", "w"): NamedTensor(x, on)}, w)
-    ).on(on)
+    ).align_to(on)
 
 
 def _kinks_of(formula: Expr, scope: Scope, w: str, on: Axes) -> Callable[[Tensor], list[Tensor]]:
@@ -130,14 +133,16 @@ def _kinks_of(formula: Expr, scope: Scope, w: str, on: Axes) -> Callable[[Tensor
         found: list[NamedTensor] = []
         inside = replace(scope.with_names({("dual", "w"): NamedTensor(x, on)}, w), kinks=found)
         evaluate(formula, inside)
-        return [value.on(on) for value in found]
+        return [value.align_to(on) for value in found]
 
     return kinks
 
 
 def _entropy(spec: MemorySpec, scope: Scope, w: str, dual: Tensor) -> Tensor:
-    """The c of a potential c w log w + b w, whose second derivative is c / w: on a simplex only such
-    a one has a softmax as its link."""
+    """The c of a potential ``c w log(w) + b w``, the one whose link on a simplex is a softmax.
+
+    Its second derivative is c / w.  Raises ValueError for any other potential.
+    """
     assert spec.retention.bregman is not None
     start = 0.1 + 0.8 * torch.rand(dual.shape, generator=torch.Generator().manual_seed(0))
     point = start.to(dual).requires_grad_()
@@ -154,9 +159,9 @@ def _entropy(spec: MemorySpec, scope: Scope, w: str, dual: Tensor) -> Tensor:
 
 
 def proximal(
-    spec: MemorySpec, scope: Scope, kept: Mapping[str, Tensor], slopes: Mapping[str, Tensor]
+    spec: MemorySpec, scope: Scope, kept: Mapping[str, Tensor], gradient: Mapping[str, Tensor]
 ) -> Weights:
-    """argmin over w of <grad, w> + penalty(w, kept), element by element."""
+    """``argmin_w <grad, w> + penalty(w, kept)``, for each element of each weight."""
     axes = axes_of(spec)
     assert spec.retention.penalty is not None
     result: Weights = {}
@@ -164,7 +169,7 @@ def proximal(
         inside = scope.with_names({("dual", "w0"): NamedTensor(old, axes[w])}, w)
         penalty = _of_weight(spec.retention.penalty, inside, w, axes[w])
         result[w] = minimise(
-            lambda x, pull=slopes[w], penalty=penalty: pull * x + penalty(x),
+            lambda x, pull=gradient[w], penalty=penalty: pull * x + penalty(x),
             old,
             _kinks_of(spec.retention.penalty, inside, w, axes[w]),
         )
@@ -172,8 +177,8 @@ def proximal(
 
 
 def implicit(spec: MemorySpec, scope: Scope, kept: Mapping[str, Tensor]) -> Weights:
-    """argmin of the bias + |W - start|^2 / (2 eta); eta is the coefficient of `grad` in the rule, and
-    the start is what the rule gives without a gradient."""
+    """``argmin_W bias(W) + |W - start|^2 / (2 eta)``: eta is the coefficient of -grad in the rule, and
+    start is the weight after the rule with a gradient of 0."""
     zeros = {w: torch.zeros_like(d) for w, d in kept.items()}
     ones = {w: torch.ones_like(d) for w, d in kept.items()}
     rates, _ = apply_rule(spec, scope, zeros, {}, ones)
@@ -188,7 +193,9 @@ def implicit(spec: MemorySpec, scope: Scope, kept: Mapping[str, Tensor]) -> Weig
                 raise ValueError("a given write has no loss, so no implicit step")
             total = (
                 total
-                + (evaluate(term.rate, inside).on(()) * evaluate(term.loss, inside).data).sum()
+                + (
+                    evaluate(term.rate, inside).align_to(()) * evaluate(term.loss, inside).data
+                ).sum()
             )
         return total
 
@@ -197,11 +204,11 @@ def implicit(spec: MemorySpec, scope: Scope, kept: Mapping[str, Tensor]) -> Weig
 
 
 def decayed(spec: MemorySpec, scope: Scope, weights: Mapping[str, Tensor]) -> Weights:
-    """The weights times the decay of this token."""
+    """The weights after the decay of this token."""
     if spec.retention.decay is None:
         return dict(weights)
     axes = axes_of(spec)
     return {
-        w: evaluate(spec.retention.decay, scope.with_names({}, w)).on(axes[w]) * data
+        w: evaluate(spec.retention.decay, scope.with_names({}, w)).align_to(axes[w]) * data
         for w, data in weights.items()
     }

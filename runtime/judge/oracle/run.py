@@ -7,11 +7,11 @@ Inputs, one tensor per leaf: tokens and gates by name [batch, time, heads, *axes
 name [heads, *axes]; `W.init` [heads, *axes] where a memory with `reset` starts from learned values.
 
 State, each [batch, heads, *axes]: `W` for a weight (its dual, where a link acts at every token) and
-`S.W` for a carried tensor.  Anchored rules add `W.anchor`, `W.1` … `W.(s-1)` and `S.W.1` … for the
-earlier trajectories and, for a link at chunk ends, `W.dual` (then `W` is the weight).  Anchored
-rules and `reset` add `position` [batch]: tokens seen since the last reset, or of the current block.
-A window adds `window.<leaf>` [batch, w-1, heads, …], oldest first; a slot whose leaves are all zero
-was never written.
+`S.W` for a carried tensor.  Anchored rules add `W.anchor`; `W.1` … `W.(s-1)` and `S.W.1` … for the
+earlier trajectories; and `W.dual` for a link at chunk ends (`W` is then the weight).  Anchored rules and
+`reset` add `position` [batch]: the number of tokens since the block started, or since the last reset.  A
+window adds `window.<input>` [batch, w-1, heads, …], oldest first; an entry where all inputs are zero was
+never written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from torch import Tensor
 from miras_dsl.spec import MemorySpec
 
 from .evaluate import NamedTensor, Scope
-from .token_step import State, leaf_axes, one_token, where_batch, window_leaves
+from .token_inputs import leaf_axes, window_leaves
+from .token_step import State, one_token, where_batch
 
 
 def run(
@@ -36,9 +37,13 @@ def run(
     *,
     rounding: torch.dtype | None = None,
 ) -> tuple[Tensor, State]:
-    """Outputs [batch, time, heads, value] and the state after the last token.
+    """The outputs [batch, time, heads, value] and the state after the last token.
 
-    rounding  round both operands of every product to this type (the low-precision reference)
+    sizes     size parameters of the memory by name
+    state     None, or what of the state is not the initial one
+    rounding  the type to which operands of products are rounded, for the low-precision reference
+
+    Raises ValueError for clauses that exclude each other, and for learned initial values not given.
     """
     _check(spec)
     first = inputs[next(token.name for token in spec.tokens if token.name in inputs)]
@@ -52,10 +57,10 @@ def run(
         if missing:
             raise ValueError(f"learned initial values must be given: {', '.join(missing)}")
         tokens = _by_token(spec, inputs, time)
-        lasting = _lasting(spec, sizes, inputs, first)
+        constants = _constants(spec, sizes, inputs, first)
         answers = []
         for step in range(time):
-            scope = Scope({**lasting, **tokens[step]}, rounding)
+            scope = Scope({**constants, **tokens[step]}, rounding)
             now = _restart(spec, now, start)
             answer, now = one_token(spec, inputs, scope, now, track)
             answers.append(answer.expand(batch, heads, *answer.shape[2:]))
@@ -67,17 +72,17 @@ def run(
 
 def _check(spec: MemorySpec) -> None:
     retention, anchored = spec.retention, spec.algorithm.anchored
-    bends = retention.link is not None or retention.bregman is not None
-    if retention.at == "chunk" and (anchored is None or not bends):
+    has_link = retention.link is not None or retention.bregman is not None
+    if retention.at == "chunk" and (anchored is None or not has_link):
         raise ValueError("only a link acts `at chunk`, and only with an anchored rule")
-    if anchored is not None and anchored.scale is not None and bends:
+    if anchored is not None and anchored.scale is not None and has_link:
         raise ValueError("a scaled block has no link")
     if anchored is not None and (spec.algorithm.implicit or retention.penalty is not None):
         raise ValueError("implicit and proximal steps use the newest weights, not an anchor")
 
 
 def axis_sizes(spec: MemorySpec, sizes: Mapping[str, int]) -> dict[str, int]:
-    """The size of each axis; ``sizes`` gives the memory's parameters (or an axis by its name)."""
+    """The size of each axis; ``sizes`` has the memory's parameters, or an axis by its name."""
     known = {name: value for name, value in spec.params if value is not None} | dict(sizes)
     values = [(sp.Symbol(name), sp.Integer(value)) for name, value in known.items()]
     return {
@@ -92,7 +97,7 @@ def initial(
     batch: int,
     heads: int,
 ) -> dict[str, Tensor]:
-    """The state before the first token; None stands for a learned value that must be given."""
+    """The state before the first token; None for a learned value that ``inputs`` lacks."""
     like = next(iter(inputs.values()))
     extent = axis_sizes(spec, sizes)
     algorithm, anchored = spec.algorithm, spec.algorithm.anchored
@@ -107,7 +112,7 @@ def initial(
             start = zeros if weight.init == "zero" else None
         state[w] = start
         state |= {f"{s}.{w}": zeros for s in algorithm.carry}
-        # Overwritten at the block's first token, so any value will do.
+        # These are overwritten when the first block starts.
         if anchored:
             state[f"{w}.anchor"] = zeros
         state |= {f"{w}.{i}": zeros for i in earlier}
@@ -134,10 +139,10 @@ def _by_token(
     return steps
 
 
-def _lasting(
+def _constants(
     spec: MemorySpec, sizes: Mapping[str, int], inputs: Mapping[str, Tensor], like: Tensor
 ) -> dict[tuple[str, str], NamedTensor]:
-    """What is the same for every token: sizes and constants of the network."""
+    """The names that have the same value at every token: sizes, and constants of the network."""
     known = {name: value for name, value in spec.params if value is not None} | dict(sizes)
     names = {("size", n): NamedTensor(like.new_full((1, 1), float(v))) for n, v in known.items()}
     for name, axes, _ in spec.network.params:
@@ -146,7 +151,7 @@ def _lasting(
 
 
 def _restart(spec: MemorySpec, state: State, start: Mapping[str, Tensor]) -> State:
-    """The state, but the initial one in each batch entry whose `reset` count has come round."""
+    """The state, replaced by the initial one in each batch entry that has reached a `reset`."""
     if not spec.algorithm.reset:
         return state
     fresh = state["position"] == 0

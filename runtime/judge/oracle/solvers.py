@@ -1,8 +1,8 @@
 """The oracle's solvers: inverse of a potential's slope, minimum of a penalty, implicit step.
 
-None of them knows a closed form.  Each finds the solution without derivatives of the result being
-tracked, then takes one more Newton step in which only the equation is differentiated: that step
-changes nothing in value and carries the gradient of the implicit function theorem.
+They use no closed form.  Each finds the solution without tracking gradients.  Then it takes one more
+Newton step with autograd on: it does not change the value, and its derivative is that of the implicit
+function theorem.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 Slope = Callable[[Tensor], Tensor]
 Kinks = Callable[[Tensor], list[Tensor]]
-"""Of a weight: numbers that are 0 where the function has a kink."""
+"""From a weight to values that are 0 where a function has a kink."""
 
 
 def slope_of(total: Slope) -> Slope:
@@ -40,7 +40,10 @@ def _curvature(slope: Slope, w: Tensor) -> Tensor:
 
 
 def _start(slope: Slope, shape: Sequence[int], like: Tensor) -> Tensor:
-    """For every element some point where the slope is finite; positive ones are tried first."""
+    """For every element a point where the slope is finite; positive points are tried first.
+
+    Raises ValueError if it is finite at none of those tried.
+    """
     chosen = torch.full(tuple(shape), torch.nan, dtype=like.dtype, device=like.device)
     for guess in (1.0, 0.5, 0.1, 1e-2, 1e-4, 0.0, -1.0, -0.1, 10.0):
         point = torch.full_like(chosen, guess)
@@ -52,10 +55,10 @@ def _start(slope: Slope, shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
-    """The w with ``slope(w) = target`` for an increasing slope; bracketed Newton, not tracked.
+    """The w with ``slope(w) = target`` for an increasing slope: bracketed Newton, without gradients.
 
-    Where the slope is not a number the point lies outside its domain: beyond the start it counts as
-    too large above and too small below.
+    Where the slope is NaN the point lies outside its domain: too large if above the starting point,
+    too small if below.
     """
     aim = target.detach()
     middle = _start(slope, aim.shape, aim)
@@ -77,13 +80,13 @@ def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
     w = (low + high) / 2
     tiny = max(tolerance, 4 * torch.finfo(w.dtype).eps)
     settled = torch.zeros_like(w, dtype=torch.bool)
-    for turn in range(240):
+    for iteration in range(240):
         error = miss(w)
         low, high = torch.where(error < 0, w, low), torch.where(error > 0, w, high)
         newton = w - error / _curvature(slope, w)
-        # At a jump Newton steps go to and fro for ever, so every fourth step halves.
-        inside = (newton > low) & (newton < high) & (turn % 4 != 3)
-        # Near zero a plain middle would need a step per halving of the magnitude.
+        # At a jump Newton steps may oscillate, so every fourth step halves the bracket.
+        inside = (newton > low) & (newton < high) & (iteration % 4 != 3)
+        # Between points of very different size the geometric mean halves the number of digits.
         apart = (low > 0) & (high > 4 * low)
         centre = torch.where(
             apart, torch.sqrt(low.clamp_min(0) * high.clamp_min(0)), (low + high) / 2
@@ -101,37 +104,38 @@ def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
 
 def invert(potential: Slope, target: Tensor, kinks: Kinks) -> Tensor:
     """The w at which the potential's slope equals ``target``, with its gradient."""
-    return _solved(slope_of(potential), target, kinks, 1e-9)
+    return _solve(slope_of(potential), target, kinks, 1e-9)
 
 
 def minimise(objective: Slope, like: Tensor, kinks: Kinks) -> Tensor:
     """The minimum of a separable convex function of w, shaped like ``like``, with its gradient."""
-    return _solved(slope_of(objective), torch.zeros_like(like.detach()), kinks, 1e-15)
+    return _solve(slope_of(objective), torch.zeros_like(like.detach()), kinks, 1e-15)
 
 
-def _solved(slope: Slope, target: Tensor, kinks: Kinks, tolerance: float) -> Tensor:
+def _solve(slope: Slope, target: Tensor, kinks: Kinks, tolerance: float) -> Tensor:
     """The w at which an increasing slope crosses ``target``, with its gradient.
 
-    On a smooth stretch that is one Newton step on the slope.  Where the slope jumps across the
-    target, w sits on a kink: it is found by Newton steps on what is 0 there, and moves as that does.
+    Where the slope is smooth, the gradient is that of one Newton step on it.  Where the slope jumps
+    across the target, w is a kink of the function: Newton steps on the value that is 0 there find it,
+    and give its gradient.
     """
     found = root(slope, target, tolerance)
     flat = slope(torch.zeros_like(found)).detach() == target.detach()
     found = torch.where(flat & (found.abs() < 1e-6), 0.0, found)
-    # One Newton step to full precision, for the gradient's sake; then the one that is tracked.
+    # One Newton step to full precision, then one with gradients.
     smooth = (found + _newton(slope, found, target)).detach()
     result = smooth + _newton(slope, smooth, target)
     for number in range(len(kinks(found))):
 
-        def bend(w: Tensor, number: int = number) -> Tensor:
+        def kink(w: Tensor, number: int = number) -> Tensor:
             return kinks(w)[number].expand(w.shape)
 
         place = found
         for _ in range(3):
-            place = (place + _newton(bend, place, 0 * target)).detach()
+            place = (place + _newton(kink, place, 0 * target)).detach()
         result = torch.where(
             _jumps_across(slope, place, target.detach()),
-            place + _newton(bend, place, 0 * target),
+            place + _newton(kink, place, 0 * target),
             result,
         )
     return result
@@ -139,15 +143,15 @@ def _solved(slope: Slope, target: Tensor, kinks: Kinks, tolerance: float) -> Ten
 
 def _jumps_across(slope: Slope, place: Tensor, target: Tensor) -> Tensor:
     """Whether the slope jumps from below ``target`` to above it at ``place``."""
-    little = 64 * torch.finfo(place.dtype).eps * (place.abs() + 1e-4)
-    below, above = slope(place - little).detach(), slope(place + little).detach()
-    rise = (_curvature(slope, place - little) + _curvature(slope, place + little)).abs() * little
+    step = 64 * torch.finfo(place.dtype).eps * (place.abs() + 1e-4)
+    below, above = slope(place - step).detach(), slope(place + step).detach()
+    rise = (_curvature(slope, place - step) + _curvature(slope, place + step)).abs() * step
     floor = 64 * torch.finfo(place.dtype).eps * (below.abs() + above.abs())
     return (above - below > 4 * rise + floor) & (below <= target) & (target <= above)
 
 
 def _newton(slope: Slope, at: Tensor, target: Tensor) -> Tensor:
-    """A Newton step towards ``slope = target``; 0 where the numbers end, so that w stays put."""
+    """A Newton step towards ``slope = target``; 0 where it would not be finite."""
     curvature = _curvature(slope, at)
     safe = torch.where(curvature == 0, torch.ones_like(curvature), curvature)
     step = (target - slope(at)) / safe
@@ -155,7 +159,10 @@ def _newton(slope: Slope, at: Tensor, target: Tensor) -> Tensor:
 
 
 class _Implicit(torch.autograd.Function):
-    """Attaches a gradient to the minimum of a function that was found without one."""
+    """The identity on a minimum that was found without gradients, with the gradient of the minimum.
+
+    solve  from a cotangent b to ``(1 + rate H)^-T b``
+    """
 
     @staticmethod
     def forward(ctx, count: int, solve: Callable, *tensors: Tensor):
@@ -171,11 +178,13 @@ class _Implicit(torch.autograd.Function):
 def implicit_step(
     loss: Callable[[list[Tensor]], Tensor], kept: Sequence[Tensor], rates: Sequence[Tensor]
 ) -> list[Tensor]:
-    """argmin over W of ``loss + sum |W - kept|^2 / (2 rate)``, with its gradient.
+    """``argmin_W loss(W) + sum |W - kept|^2 / (2 rate)``, with its gradient.
+
+    loss   from weights [batch, head, *axes] to one number, summed over batch and heads
 
     Newton's method on ``W - kept + rate * slope = 0``, which also holds at rate 0.  With H the
     Hessian and D = sqrt(rate), ``(1 + D D H)^-1 = 1 - D (1 + D H D)^-1 D H``: the inner system is
-    symmetric and goes to conjugate gradients.  loss takes the weights and gives one summed number.
+    symmetric and is solved by conjugate gradients.
     """
     roots = [r.detach().sqrt() for r in rates]
 
@@ -220,7 +229,7 @@ def implicit_step(
 
         return solve, solve_transposed
 
-    def missing(at: list[Tensor]) -> list[Tensor]:
+    def residual(at: list[Tensor]) -> list[Tensor]:
         return [
             w - k.detach() + r.detach() * s.detach()
             for w, k, r, s in zip(at, kept, rates, slopes(at)[1], strict=True)
@@ -230,14 +239,14 @@ def implicit_step(
         """The derivative of the objective in a direction, for each batch and head."""
         terms = [
             torch.where(r.detach() > 0, m * d / torch.where(r > 0, r, 1.0).detach(), 0.0)
-            for m, d, r in zip(missing(at), move, rates, strict=True)
+            for m, d, r in zip(residual(at), move, rates, strict=True)
         ]
         return torch.stack([t.flatten(2).sum(2) for t in terms]).sum(0)
 
     at = [k.detach().clone() for k in kept]
     tolerance = 4 * torch.finfo(at[0].dtype).eps
     for _ in range(100):
-        left = missing(at)
+        left = residual(at)
         size = 1 + max(float(w.abs().max()) for w in at)
         if max(float(m.abs().max()) for m in left) <= tolerance * size:
             break
@@ -245,7 +254,7 @@ def implicit_step(
         downhill = along(at, move)
         share = torch.ones_like(downhill)
         for _ in range(40):
-            # A full step may jump over the minimum of a loss that is no square: then half of it.
+            # A full step may overshoot the minimum of a loss that is not quadratic: halve it then.
             steps = [share.reshape(*share.shape, *([1] * (m.dim() - 2))) * m for m in move]
             over = (
                 along([w + m for w, m in zip(at, steps, strict=True)], move) > 0.5 * downhill.abs()
@@ -264,7 +273,7 @@ def _or_zero(found: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _conjugate(times: Callable[[list[Tensor]], list[Tensor]], right: list[Tensor]) -> list[Tensor]:
-    """Conjugate gradients, one system for each batch and head, all at once."""
+    """Solves ``times(x) = right`` by conjugate gradients, for each batch and head by itself."""
 
     def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
         return torch.stack([(x * y).flatten(2).sum(2) for x, y in zip(a, b, strict=True)]).sum(0)

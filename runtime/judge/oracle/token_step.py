@@ -1,9 +1,9 @@
 """One token of the oracle: the events of `order`, on one or several trajectories of the weights.
 
 An exact rule has one trajectory.  An anchored rule has `sweeps` of them: the first learns from
-gradients at the block's first weights (the anchor), each other one from gradients at the one before
-it, as that stands when this token predicts; the last one is read and becomes the next anchor.
-A scaled block counts what it has learned only in part: the weight is anchor + scale * (W - anchor).
+gradients at the weights with which the block began (the anchor), each further one from gradients at
+the one before it, as it is when this token predicts.  The last one is read and becomes the next anchor.
+With a scale, the weight in reads and gradients is ``anchor + scale * (W - anchor)``.
 """
 
 from __future__ import annotations
@@ -14,51 +14,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from miras_dsl.spec import Axes, MemorySpec, Ref, iter_nodes
+from miras_dsl.spec import MemorySpec
 
 from . import rules
 from .evaluate import NamedTensor, Scope, evaluate
+from .token_inputs import leaf_axes
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One trajectory: carried weights, carried tensors (`S.W`); duals, for a link at chunks."""
+    """One trajectory: weights, carried tensors (`S.W`) and, for a link at chunk ends, duals."""
 
     weights: dict[str, Tensor]
     carries: dict[str, Tensor]
     duals: dict[str, Tensor]
 
 
-def leaf_axes(spec: MemorySpec) -> dict[tuple[str, str], Axes]:
-    """(kind, name) -> axes of every per-token leaf; a per-row gate counts once for each weight."""
-    leaves: dict[tuple[str, str], Axes] = {("token", t.name): t.axes for t in spec.tokens}
-    for gate in spec.gates:
-        if "row" in gate.axes:
-            for weight in spec.states:
-                axes = tuple(weight.axes[0] if a == "row" else a for a in gate.axes)
-                leaves["gate", f"{gate.name}.{weight.name}"] = axes
-        elif "position" not in gate.axes:
-            leaves["gate", gate.name] = gate.axes
-    return leaves
-
-
-def window_leaves(spec: MemorySpec, inputs: Mapping[str, Tensor]) -> list[str]:
-    """The leaves that a past token's loss needs again."""
-    formulas = []
-    for term in spec.terms:
-        own = [getattr(term, part, None) for part in ("loss", "error", "place", "answer", "rate")]
-        formulas += [formula for formula in own if formula is not None]
-    used = {(n.kind, n.name) for f in formulas for n in iter_nodes(f) if isinstance(n, Ref)}
-    return [
-        name
-        for kind, name in leaf_axes(spec)
-        if name in inputs and ((kind, name) in used or (kind, name.split(".")[0]) in used)
-    ]
-
-
 def where_batch(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """``new`` in the batch entries where ``mask`` [batch] is set, else ``old``."""
     if bool(mask.all()):
         return new
     return torch.where(mask.reshape(-1, *([1] * (old.dim() - 1))), new, old) if mask.any() else old
@@ -67,42 +42,49 @@ def where_batch(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
 def one_token(
     spec: MemorySpec, inputs: Mapping[str, Tensor], scope: Scope, state: State, track: bool
 ) -> tuple[Tensor, State]:
-    """One token: its answer [batch, heads, value] and the state after it."""
-    scope = _placed(spec, inputs, scope, state)
-    state = _open_block(spec, scope, state)
-    courses = _unpack(spec, state)
+    """One token: its answer [batch, heads, value] and the state after it.
+
+    inputs  of all tokens, of which only the per-position gates are read here
+    scope   the names of this token
+    track   keep the graph for gradients
+    """
+    scope = _with_position(spec, inputs, scope, state)
+    state = _at_block_start(spec, scope, state)
+    trajectories = _unpack(spec, state)
     anchored = spec.algorithm.anchored
-    bases: list[dict[str, Tensor]] = []
+    points: list[dict[str, Tensor]] = []
     answer: Tensor | None = None
     for event, number in _events(spec):
-        inside = _pair(scope, number)
+        inside = _of_pair(scope, number)
         match event:
             case "decay":
-                courses = [_decayed(spec, inside, course) for course in courses]
+                trajectories = [
+                    _after_decay(spec, inside, trajectory) for trajectory in trajectories
+                ]
             case "predict":
-                bases = _bases(spec, inside, state, courses)
+                points = _gradient_points(spec, inside, state, trajectories)
             case "write":
-                courses = [
-                    _written(spec, inside, state, course, base, track)
-                    for course, base in zip(courses, bases, strict=True)
+                trajectories = [
+                    _after_write(spec, inside, state, trajectory, point, track)
+                    for trajectory, point in zip(trajectories, points, strict=True)
                 ]
             case "read":
                 if anchored and anchored.reads == "start":
-                    read = _bases(spec, scope, state, courses)[0]
+                    read = _gradient_points(spec, scope, state, trajectories)[0]
                 else:
-                    read = _live(spec, scope, state, courses[-1])
-                answer = evaluate(spec.read, rules.weights_as_read(spec, scope, read)).on(
+                    read = _weights_in_use(spec, scope, state, trajectories[-1])
+                answer = evaluate(spec.read, rules.weights_as_read(spec, scope, read)).align_to(
                     ("value",)
                 )
     assert answer is not None, "an order always reads"
-    state = _pack(spec, scope, state, courses)
+    state = _pack(spec, scope, state, trajectories)
     if track:
         return answer, state
     return answer.detach(), {name: tensor.detach() for name, tensor in state.items()}
 
 
 def _events(spec: MemorySpec) -> list[tuple[str, int]]:
-    """The events of one token in order, each with the number of the pair or step it belongs to."""
+    """The events of one token in order, each with the number of its pair or step."""
     order = list(spec.order) if "predict" in spec.order else _before_write(spec.order)
     again = max(spec.algorithm.steps, spec.algorithm.pairs)
     at = order.index("write") + 1
@@ -116,8 +98,8 @@ def _before_write(order: tuple[str, ...]) -> list[str]:
     return [*order[:at], "predict", *order[at:]]
 
 
-def _pair(scope: Scope, number: int) -> Scope:
-    """The scope of one of the token's pairs."""
+def _of_pair(scope: Scope, number: int) -> Scope:
+    """The scope in which tensors with a `pair` axis are those of one pair."""
     sliced = {
         name: NamedTensor(
             value.data.select(2 + value.axes.index("pair"), number),
@@ -129,8 +111,10 @@ def _pair(scope: Scope, number: int) -> Scope:
     return scope.with_names(sliced) if sliced else scope
 
 
-def _placed(spec: MemorySpec, inputs: Mapping[str, Tensor], scope: Scope, state: State) -> Scope:
-    """The scope with this token's `position` in its block and the gates on it."""
+def _with_position(
+    spec: MemorySpec, inputs: Mapping[str, Tensor], scope: Scope, state: State
+) -> Scope:
+    """The scope with the token's `position` in its block, and the gates of that position."""
     if spec.algorithm.anchored is None:
         return scope
     place = state["position"] % spec.algorithm.anchored.block + 1
@@ -142,8 +126,9 @@ def _placed(spec: MemorySpec, inputs: Mapping[str, Tensor], scope: Scope, state:
     return scope.with_names(names)
 
 
-def _open_block(spec: MemorySpec, scope: Scope, state: State) -> State:
-    """Where a block begins: link, then anchor and trajectories take the last one's values."""
+def _at_block_start(spec: MemorySpec, scope: Scope, state: State) -> State:
+    """The state where a block starts: the weight is the link of its dual, and the anchor and earlier
+    trajectories become the last trajectory."""
     anchored = spec.algorithm.anchored
     if anchored is None:
         return state
@@ -179,68 +164,77 @@ def _unpack(spec: MemorySpec, state: State) -> list[Trajectory]:
     ]
 
 
-def _live(spec: MemorySpec, scope: Scope, state: State, course: Trajectory) -> dict[str, Tensor]:
-    """The weights as they are used: through the link, or scaled from the anchor."""
+def _weights_in_use(
+    spec: MemorySpec, scope: Scope, state: State, trajectory: Trajectory
+) -> dict[str, Tensor]:
+    """The weights of a trajectory in reads and gradients: through the link, or scaled."""
     anchored = spec.algorithm.anchored
     if spec.retention.at == "token" and spec.retention.penalty is None:
-        return rules.linked(spec, scope, course.weights)
+        return rules.linked(spec, scope, trajectory.weights)
     if anchored is None or anchored.scale is None:
-        return course.weights
+        return trajectory.weights
     axes = rules.axes_of(spec)
     result = {}
-    for w, data in course.weights.items():
-        scale = evaluate(anchored.scale, scope.with_names({}, w)).on(axes[w])
+    for w, data in trajectory.weights.items():
+        scale = evaluate(anchored.scale, scope.with_names({}, w)).align_to(axes[w])
         anchor = state[f"{w}.anchor"]
         result[w] = anchor + scale * (data - anchor)
     return result
 
 
-def _bases(
-    spec: MemorySpec, scope: Scope, state: State, courses: list[Trajectory]
+def _gradient_points(
+    spec: MemorySpec, scope: Scope, state: State, trajectories: list[Trajectory]
 ) -> list[dict[str, Tensor]]:
-    """The weights at which each trajectory takes its gradients."""
+    """For each trajectory, the weights at which its gradients are taken."""
     if spec.algorithm.anchored is None:
-        return [_live(spec, scope, state, course) for course in courses]
+        return [_weights_in_use(spec, scope, state, trajectory) for trajectory in trajectories]
     anchor = {w.name: state[f"{w.name}.anchor"] for w in spec.states}
     if spec.retention.at == "token":
         anchor = rules.linked(spec, scope, anchor)
-    return [anchor, *(_live(spec, scope, state, course) for course in courses[:-1])]
+    return [
+        anchor,
+        *(_weights_in_use(spec, scope, state, trajectory) for trajectory in trajectories[:-1]),
+    ]
 
 
-def _decayed(spec: MemorySpec, scope: Scope, course: Trajectory) -> Trajectory:
+def _after_decay(spec: MemorySpec, scope: Scope, trajectory: Trajectory) -> Trajectory:
     return Trajectory(
-        rules.decayed(spec, scope, course.weights),
-        course.carries,
-        rules.decayed(spec, scope, course.duals),
+        rules.decayed(spec, scope, trajectory.weights),
+        trajectory.carries,
+        rules.decayed(spec, scope, trajectory.duals),
     )
 
 
-def _written(
+def _after_write(
     spec: MemorySpec,
     scope: Scope,
     state: State,
-    course: Trajectory,
-    base: dict[str, Tensor],
+    trajectory: Trajectory,
+    point: dict[str, Tensor],
     track: bool,
 ) -> Trajectory:
-    """The trajectory after a write with gradients at ``base``."""
+    """The trajectory after a write, with gradients at the weights ``point``."""
     if spec.algorithm.implicit:
-        return Trajectory(rules.implicit(spec, scope, course.weights), course.carries, course.duals)
-    slopes = _slopes(spec, scope, state, base, track)
-    weights, carries = rules.apply_rule(spec, scope, course.weights, course.carries, slopes)
+        return Trajectory(
+            rules.implicit(spec, scope, trajectory.weights), trajectory.carries, trajectory.duals
+        )
+    gradients = _gradients(spec, scope, state, point, track)
+    weights, carries = rules.apply_rule(
+        spec, scope, trajectory.weights, trajectory.carries, gradients
+    )
     if spec.retention.penalty is not None:
-        weights = rules.proximal(spec, scope, course.weights, slopes)
-    duals = course.duals
+        weights = rules.proximal(spec, scope, trajectory.weights, gradients)
+    duals = trajectory.duals
     if duals:
-        duals, _ = rules.apply_rule(spec, scope, duals, course.carries, slopes)
+        duals, _ = rules.apply_rule(spec, scope, duals, trajectory.carries, gradients)
     return Trajectory(weights, carries, duals)
 
 
-def _slopes(
-    spec: MemorySpec, scope: Scope, state: State, base: dict[str, Tensor], track: bool
+def _gradients(
+    spec: MemorySpec, scope: Scope, state: State, point: dict[str, Tensor], track: bool
 ) -> dict[str, Tensor]:
-    """The gradient at ``base``: of this token, or of a window of tokens, older ones discounted."""
-    total = rules.gradients(spec, scope, base, track)
+    """The gradient at the weights ``point``: of this token, and of earlier ones in a window, discounted."""
+    total = rules.gradients(spec, scope, point, track)
     if spec.algorithm.window is None:
         return total
     width, discount = spec.algorithm.window
@@ -249,33 +243,39 @@ def _slopes(
     for age in range(1, width):
         past = {key: state[f"window.{key[1]}"][:, width - 1 - age] for key in leaves}
         written = torch.stack([(data != 0).flatten(1).any(1) for data in past.values()]).any(0)
-        # A slot never written counts for nothing; formulas that divide see this token there.
+        # Where no token was written the gradient is dropped; this token's inputs stand in for the
+        # missing ones, because formulas may divide by them.
         names = {
             key: NamedTensor(
                 where_batch(written, data, scope.names[key].data.detach()), leaves[key]
             )
             for key, data in past.items()
         }
-        old = rules.gradients(spec, scope.with_names(names), base, track)
+        old = rules.gradients(spec, scope.with_names(names), point, track)
         for w in total:
-            weight = evaluate(discount, scope.with_names({}, w)).on(axes[w]) ** age
+            weight = evaluate(discount, scope.with_names({}, w)).align_to(axes[w]) ** age
             mask = written.reshape(-1, *([1] * (old[w].dim() - 1)))
             total[w] = total[w] + torch.where(mask, weight * old[w], torch.zeros_like(old[w]))
     return total
 
 
-def _pack(spec: MemorySpec, scope: Scope, state: State, courses: list[Trajectory]) -> State:
+def _pack(spec: MemorySpec, scope: Scope, state: State, trajectories: list[Trajectory]) -> State:
     """The state after the token."""
     new, algorithm = dict(state), spec.algorithm
-    for number, course in enumerate(courses, 1):
-        end = "" if number == len(courses) else f".{number}"
-        new |= {f"{name}{end}": data for name, data in (course.weights | course.carries).items()}
-        new |= {f"{w}.dual": data for w, data in course.duals.items()}
+    for number, trajectory in enumerate(trajectories, 1):
+        end = "" if number == len(trajectories) else f".{number}"
+        new |= {
+            f"{name}{end}": data for name, data in (trajectory.weights | trajectory.carries).items()
+        }
+        new |= {f"{w}.dual": data for w, data in trajectory.duals.items()}
     block = algorithm.anchored.block if algorithm.anchored else 1
     if "position" in state:
         new["position"] = (state["position"] + 1) % (algorithm.reset or block)
     if algorithm.anchored is not None and algorithm.anchored.scale is not None:
-        final, ends = _live(spec, scope, state, courses[-1]), new["position"] % block == 0
+        final, ends = (
+            _weights_in_use(spec, scope, state, trajectories[-1]),
+            new["position"] % block == 0,
+        )
         new |= {w: where_batch(ends, final[w], new[w]) for w in final}
     for kind, name in leaf_axes(spec):
         if f"window.{name}" in state:

@@ -13,6 +13,7 @@ from typing import Any
 from . import run as runner
 from .execute.packed import Packed, batch_rows, parse_cu_seqlens, require
 from .kernels.launch_config import Recurrence
+from .layers.attention_mask import unpadded
 from .layers.conv_state import ConvState, upcast
 from .layers.lm_blocks import Embedding, FeedForward, Head, MixerBlock
 from .layers.parts import (
@@ -93,5 +94,6 @@ __all__ = [
     "substate",
     "token_dtype",
     "unit",
+    "unpadded",
     "upcast",
 ]

@@ -55,6 +55,7 @@ IMPORTED = frozenset(
         "token_dtype",
         "triton",
         "unit",
+        "unpadded",
     }
 )
 """What they may use of it."""

@@ -16,6 +16,7 @@ from .kernels.launch_config import Recurrence
 from .layers.attention_mask import unpadded
 from .layers.conv_state import ConvState, upcast
 from .layers.lm_blocks import Embedding, FeedForward, Head, MixerBlock
+from .layers.memory_layer import MemoryLayer
 from .layers.parts import (
     Backbone,
     CausalConv,
@@ -66,6 +67,7 @@ __all__ = [
     "FeedForward",
     "Head",
     "Linear",
+    "MemoryLayer",
     "MixerBlock",
     "OutputProjection",
     "Packed",

@@ -23,6 +23,7 @@ IMPORTED = frozenset(
         "FeedForward",
         "Head",
         "Linear",
+        "MemoryLayer",
         "MixerBlock",
         "OutputProjection",
         "Packed",

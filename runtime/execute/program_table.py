@@ -53,6 +53,8 @@ class Region:
 
     def __call__(self, values: Mapping[str, Any], size: Mapping[str, int]) -> Values:
         made = self.function(*(values[name] for name in self.params), size)
+        if isinstance(made, dict):
+            return {name: made[name] for name in self.names}
         return dict(zip(self.names, made, strict=True))
 
 

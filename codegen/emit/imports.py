@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from symtable import SymbolTable, symtable
 
+from miras_dsl.codegen.emit.line_wrap import wrap_names
+
 from .identifiers import IMPORTED, RUNTIME
 
 
@@ -21,7 +23,7 @@ def import_lines(text: str) -> str:
     names = sorted(IMPORTED & used)
     if names:
         line = f"from {RUNTIME} import {', '.join(names)}"
-        block = "".join(f"    {name},\n" for name in names)
+        block = "".join(f"    {piece}\n" for piece in wrap_names(names, 4))
         lines.append(line if len(line) <= 100 else f"from {RUNTIME} import (\n{block})")
     return "\n".join(lines).strip() + "\n"
 

@@ -35,6 +35,14 @@ def assignment(target: str, expression: str, indent: int = 8) -> list[str]:
     return [line for line in statement(target, expression, "", indent) if line != f"# {target} "]
 
 
+def under_comment(lines: Sequence[str], title: str, place: str, indent: int = 8) -> list[str]:
+    """Statements that come from a place of a spec: one that fits with its place behind it, else under
+    a comment that names what they make."""
+    if len(lines) == 1 and len(line := f"{lines[0]}  # {place}") + indent <= WIDTH:
+        return [line]
+    return [f"# {title}: {place}", *lines]
+
+
 def _opened(piece: str, indent: int) -> list[str]:
     """A term in one line, or with its bracket opened onto lines of their own."""
     factors = _split(piece, (" * ", " / "))

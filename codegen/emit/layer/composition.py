@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from miras_dsl.codegen.emit.identifiers import identifier, module_attribute, snake_case, source_ref
+from miras_dsl.codegen.emit.line_wrap import wrap_names
 from miras_dsl.codegen.emit.namespace import FileNames
 from miras_dsl.codegen.emit.render import render
 from miras_dsl.spec import Chain, LayerSpec, Mixing, ModelSpec, Together, Use
@@ -41,6 +42,7 @@ def layer_text(layer: LayerSpec, names: FileNames = ALONE) -> str:
         "calls": _statements(calls.steps, "", ", cu_seqlens"),
         "steps": _statements(calls.steps, ".step", ""),
         "result": calls.result,
+        "wrap": wrap_names,
     }
     return render("torch/layer.py.j2", slots)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from miras_dsl.codegen.emit.identifiers import source_ref
+from miras_dsl.codegen.emit.line_wrap import under_comment
 from miras_dsl.codegen.emit.scalar_printer import TORCH, print_number, print_scalar
 from miras_dsl.codegen.model.module_types import ModuleModel
 from miras_dsl.codegen.model.types import MemoryInput, StateTensor
@@ -37,8 +38,8 @@ def initial_state(
         if first.init != "zero":
             sizes = ", ".join(["heads", *(feeding.size_text(a, False) for a in first.axes)])
             made = "positive_weight" if first.init == "positive" else "learned_weight"
-            parts += [f"# {first.name}: {source_ref(first.span)}"]
-            parts += [f"self.{first.name}_start = {made}({sizes})"]
+            declared = f"self.{first.name}_start = {made}({sizes})"
+            parts += under_comment([declared], first.name, source_ref(first.span))
     items = [(weight.name, _first_value(weight, feeding)) for weight in weights]
     if module.positions:
         items.append(("position", "empty.new_zeros(batch, dtype=torch.int64)"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import sympy as sp
 
 from miras_dsl.codegen.emit.identifiers import RESERVED, identifier, source_ref
-from miras_dsl.codegen.emit.line_wrap import assignment
+from miras_dsl.codegen.emit.line_wrap import assignment, under_comment
 from miras_dsl.codegen.emit.scalar_printer import ATOM
 from miras_dsl.codegen.model.module_types import (
     LayerOp,
@@ -61,10 +61,8 @@ class InputStatements:
         """The parts' declarations under a comment that says which formula they belong to."""
         lines = []
         for owner in dict.fromkeys(owner for owner, _, _ in self.parts.declared):
-            lines.append(f"# {owner}: {self.places[owner]}")
-            lines += [
-                f"self.{name} = {made}" for o, name, made in self.parts.declared if o == owner
-            ]
+            own = [f"self.{name} = {made}" for o, name, made in self.parts.declared if o == owner]
+            lines += under_comment(own, owner, self.places[owner])
         return lines
 
     def size_text(self, axis: Axis, in_method: bool) -> str:
@@ -170,13 +168,15 @@ class MethodBody:
         name, note = self.name(token, False), self.after(token.formula)
         self.feeding.places[name] = source_ref(token.span)
         shape = ", ".join(["heads", *(self.feeding.size_text(a, False) for a in token.axes)])
-        made = self.projection(token, name) or self.computed(token, name)
-        self.lines.insert(note, f"# {name}: {source_ref(token.span)}")
-        self.lines += assignment(name, made)
+        projected = self.projection(token, name)
+        made = projected or self.computed(token, name)
+        if not (projected and token.written):
+            self.lines += assignment(name, made)
         if token.written:
             call = f'TokenPreprocess("{token.name}", backbone, {shape})'
             part = self.part(name, "shape", call)
-            self.lines.append(f"{name} = self.{part}({name}, past)")
+            self.lines += assignment(name, f"self.{part}({projected or name}, past)")
+        self.cite(note, name, token)
         return Expression(name, Layout.HEADS, token.axes, True, True)
 
     def projection(self, token: LayerValue, name: str) -> str:
@@ -217,9 +217,13 @@ class MethodBody:
             made = elementwise_text(sp.exp(OPERANDS[0]), {OPERANDS[0]: exponential})
         else:
             made = self.writer.write(formula, own)
-        self.lines.insert(note, f"# {name}: {source_ref(gate.span)}")
         self.lines += assignment(name, made.text)
+        self.cite(note, name, gate)
         return replace(made, text=name, binds=ATOM)
+
+    def cite(self, first: int, name: str, value: LayerValue) -> None:
+        """Say where the statements from ``first`` on come from."""
+        self.lines[first:] = under_comment(self.lines[first:], name, source_ref(value.span))
 
     def constant(self, value: LayerValue) -> Expression:
         name = identifier(value.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from miras_dsl.codegen.emit.identifiers import identifier, source_ref
+from miras_dsl.codegen.emit.line_wrap import wrap_names
 from miras_dsl.codegen.emit.namespace import FileNames
 from miras_dsl.codegen.emit.render import render
 from miras_dsl.codegen.model.module_types import ModuleModel
@@ -53,6 +54,7 @@ def emit_module(
         "constant_lines": feeding.constant_lines,
         "constant_items": feeding.constant_items,
         "state_items": state.items,
+        "wrap": wrap_names,
         "needs_dtype": any("to(dtype)" in line for line in feeding.feed_lines),
     }
     return render("torch/module.py.j2", slots)

@@ -94,8 +94,9 @@ def _pass(
     functions: Sequence[Sequence[Function]],
     phase: Phase,
 ) -> tuple[str, dict[str, list[Function]], list[str], list[str]] | None:
-    """The functions of a phase before, in and after its loop; its carried states and its results, as
-    the table has them."""
+    """The functions of a phase before, in and after its loop; its carried states and its other
+    results, as the table has them."""
+    carried = {state.name for state in plan.interface.states}
     regions: dict[str, list[Function]] = {"before": [], "loop": [], "after": []}
     states: list[str] = []
     looped = False
@@ -111,6 +112,7 @@ def _pass(
     results = [
         name if value.name == name else f"{name}={value.name}"
         for name, value in plan.results_of(phase).items()
+        if name.removeprefix("d_" if phase is Phase.BACKWARD else "") not in carried
     ]
     return phase.value, regions, states, results
 

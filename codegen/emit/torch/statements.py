@@ -74,9 +74,13 @@ class Statements:
         return once and not isinstance(value.node, ForwardSubstitution)
 
     def _write(self, value: Value) -> None:
-        comment = shape_comment(value.node.axes)
-        comment += f"  {value.cited}" if value.cited else ""
-        self.written += statement(value.name, self.printer.expression(value.node), comment)
+        shape = shape_comment(value.node.axes)
+        cited = f"{shape}  {value.cited}" if value.cited else shape
+        expression = self.printer.expression(value.node)
+        whole = statement(value.name, expression, cited)
+        bare = statement(value.name, expression, shape)
+        # a citation is worth no line of its own
+        self.written += whole if len(whole) == len(bare) else bare
         self.printer.names[value.node], self.measured.names[value.node] = (
             value.name,
             "name_like_this",

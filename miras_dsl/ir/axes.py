@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import assert_never
 
 
 class AxisRole(Enum):
@@ -66,12 +67,17 @@ def is_token_axis(axis: Axis) -> bool:
 def _rank(axis: Axis) -> tuple[int, str]:
     # `value` comes before hidden axes and `key` after them: a matrix from keys to values is
     # `[value, key]`, and the weights of a network, `[value, h]` and `[h, key]`, follow one another.
-    place = {
-        AxisRole.TOKEN: 0,
-        AxisRole.PAIR: 1,
-        AxisRole.CHANNEL: 2 if axis == VALUE else 4,
-        AxisRole.HIDDEN: 3,
-    }[axis.role]
+    match axis.role:
+        case AxisRole.TOKEN:
+            place = 0
+        case AxisRole.PAIR:
+            place = 1
+        case AxisRole.CHANNEL:
+            place = 2 if axis == VALUE else 4
+        case AxisRole.HIDDEN:
+            place = 3
+        case _:
+            assert_never(axis.role)
     return (place, axis.name)
 
 

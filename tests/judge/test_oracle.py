@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from miras_dsl.runtime.judge.oracle.run import run
 from miras_dsl.spec import Algorithm, Anchored, MemorySpec, Ref, Retention, Write
-from tests.judge.forms import (
+from tests.judge.handwritten_specs import (
     GD,
     KEY,
     MOMENTUM,
@@ -27,7 +27,7 @@ from tests.judge.forms import (
     num,
     op,
 )
-from tests.judge.forms import W as WEIGHT
+from tests.judge.handwritten_specs import W as WEIGHT
 
 F64 = torch.float64
 

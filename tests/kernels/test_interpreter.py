@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernels.wide import CASES, NAMES, WANTED, covered, dealt, interpreted
+from tests.kernels.kernel_cases import CASES, NAMES, WANTED, covered, dealt, interpreted
 
 ROOT = Path(__file__).parents[2]
 

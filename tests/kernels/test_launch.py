@@ -1,4 +1,4 @@
-"""What the launcher decides, and what it refuses."""
+"""Launch configurations: tiles, segments and groups, and calls that are refused."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from miras_dsl import spec
 from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_text
 from miras_dsl.runtime.layers import state_tree as states
 from tests.module import rules
-from tests.module.written import write
+from tests.module.generated_file import write
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     )
     blocks = (spec.Block("Mixer"), spec.Block("swiglu")) * 2
     model = spec.ModelSpec("Tiny", 16, 11, blocks, span=rules.span(14))
-    plain = spec.LayerSpec("Plain", spec.Use("Delta"), span=rules.span(13))
-    small = spec.ModelSpec("Small", 16, 11, (spec.Block("Plain"),), span=rules.span(15))
+    plain = spec.LayerSpec("LayerMeaning", spec.Use("Delta"), span=rules.span(13))
+    small = spec.ModelSpec("Small", 16, 11, (spec.Block("LayerMeaning"),), span=rules.span(15))
     texts = [
         emit_module(rules.memory(), rules.FEEDS, rules.WEIGHTS),
         *map(layer_text, (layer, plain)),

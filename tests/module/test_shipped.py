@@ -20,7 +20,7 @@ from miras_dsl.runtime.layers import state_tree as states
 from miras_dsl.runtime.load.loader import load
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec
-from tests.module.written import write
+from tests.module.generated_file import write
 
 SPECS = sorted(p.name for p in files("miras_dsl.specs").iterdir() if p.name.endswith(".mem"))
 RULE = '''

@@ -16,7 +16,7 @@ from miras_dsl.codegen.emit.layer.modules import emit_module, layer_text, model_
 from miras_dsl.codegen.emit.render import environment, holes, render
 from miras_dsl.source import Source, Span
 from tests.module import rules
-from tests.module.written import write
+from tests.module.generated_file import write
 
 TEMPLATES = ("torch/module.py.j2", "torch/layer.py.j2", "torch/model.py.j2")
 

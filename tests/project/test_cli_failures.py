@@ -1,4 +1,4 @@
-"""What a command tells when all is not well: warnings, faults, an output that nobody takes."""
+"""What a command prints when something fails: warnings, internal errors, a closed output."""
 
 from __future__ import annotations
 

@@ -100,6 +100,6 @@ LIES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_lie_is_red(name: str) -> None:
+def test_a_changed_result_is_red(name: str) -> None:
     certificate = certified(LIES[name])
     assert not certificate.green and certificate.failures

@@ -205,7 +205,7 @@ SPECS = {
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_split_equals_whole(name: str) -> None:
+def test_split_calls_equal_one_call(name: str) -> None:
     """A carried state says everything: every split gives the same numbers."""
     spec, x = SPECS[name], inputs(2, 11, 2, 3, 4)
     sizes = {"dk": 3, "dv": 4}

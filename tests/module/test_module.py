@@ -63,7 +63,7 @@ def test_a_split_anywhere_gives_the_same_numbers(mixer: torch.nn.Module) -> None
         torch.testing.assert_close(states.flatten(state), states.flatten(last))
 
 
-def test_steps_give_the_numbers_of_the_whole(mixer: torch.nn.Module) -> None:
+def test_steps_give_the_numbers_of_one_call(mixer: torch.nn.Module) -> None:
     x = noise(2, 7, 16)
     whole, last = mixer(x)
     state, answers = None, []

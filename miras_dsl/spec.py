@@ -2,9 +2,8 @@
 
 Everything here is frozen data.  A formula is a tree of `Number`, `Ref` and `Apply`; every node knows
 its axes (its shape), so nothing after the checker has to infer a shape or look a name up again.
-Library definitions (biases, networks, algorithms) have been expanded in place: this stage contains
-no library name, which is why the same rule written with and without the library compiles to the
-same program.
+Library definitions (biases, networks, algorithms) are expanded in place: this stage contains no name
+of the library, so the same rule written with and without it compiles to the same program.
 
 Axes are names, not positions.  `key` and `value` are the axes of tokens, `h1`, `h2` … those of hidden
 layers, `pair` numbers the (key, value) pairs of one token.  Their sizes are sympy expressions over the
@@ -41,13 +40,13 @@ TENSOR: Mapping[str, str] = {
     "outer": "all products of two vectors",
     "sum": "sum over options['over']",
     "mean": "mean over options['over']",
-    "norm": "p-norm over options['over']; options['p'] is a number, 2 unless told",
+    "norm": "p-norm over options['over']; options['p'] is a number, 2 by default",
     "retag": "the same numbers on other axes of the same size; options['axes'] = ((old, new), ...)",
     "layernorm": "(x - mean) / sqrt(var + 1e-6) over options['over'], times weight plus shift if affine",
     "softmax": "softmax over options['over']",
     "orthogonal": "Newton-Schulz on a matrix; options['steps']",
 }
-"""Operations that look across an axis."""
+"""Operations along an axis."""
 
 FEATURE: Mapping[str, str] = {
     "linear": "learned linear map of a feature vector; options: rank (0 = full), size (0 = own axes)",
@@ -56,11 +55,11 @@ FEATURE: Mapping[str, str] = {
     "normalize": "x / max(|x|, 1e-6), the l2 norm over options['over']",
     "param": "a learned constant per head; options['init'] is a number",
 }
-"""Operations of the layer that feeds a memory, trained by the outer loss.
+"""Operations of the layer that computes a memory's tokens and gates, trained by the outer loss.
 
 They appear in the formulas of `Token` and `Gate` only: where a bias, a read, a retention or a rule
-uses one (`param(1) * key`), the checker has moved it into a token or gate of its own (`_1`, `_2` …).
-Those with parameters (linear, conv, param) have an option `index`, which keeps two of them apart."""
+uses one (`param(1) * key`), the checker has made a token or gate of it (`_1`, `_2` …).  Those with
+parameters (linear, conv, param) have an option `index`, which is different for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Number:
 class Ref:
     """A resolved name.
 
-    kind  what it names
+    kind is one of
     token   a per-token vector of the memory: query, key, value or one of its own
     gate    a per-token gate (`axes` may hold `row`, see `Gate`)
     state   a weight of the memory: its current value
@@ -117,7 +116,7 @@ Expr = Number | Ref | Apply
 
 
 def iter_nodes(expr: Expr) -> Iterator[Expr]:
-    """Every node of a formula, operands before the operation that uses them."""
+    """Every node of a formula, operands before the operation that uses them; a shared one each time."""
     stack: list[tuple[Expr, bool]] = [(expr, False)]
     while stack:
         node, opened = stack.pop()
@@ -130,7 +129,7 @@ def iter_nodes(expr: Expr) -> Iterator[Expr]:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A number (or vector) per token and head that steers the memory.
+    """A number or vector per token and head, such as a rate or a decay.
 
     axes   () one number; ("key",) one per key channel; ("row",) one per row of *every* weight: it
            stands for one gate per weight, on that weight's row axis, each with its own learned map;
@@ -183,7 +182,10 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """One term of the attentional bias, a scalar formula; the memory descends its gradient."""
+    """One term of the attentional bias: a scalar formula, whose gradient the memory descends.
+
+    rate  of this term's gradient
+    """
 
     name: str
     loss: Expr
@@ -195,9 +197,10 @@ class Loss:
 class Write:
     """A given update: `write error at place`.
 
-    For a matrix memory the "gradient" is outer(error, place).  For a network it is the network's
-    Jacobian at `place`, transposed, applied to `error` (error itself is not differentiated).
-    ``answer`` is M(place).
+    It takes the place of a gradient: outer(error, place) for a matrix; for a network, its transposed
+    Jacobian at `place` times `error`, where error itself is not differentiated.
+
+    answer  M(place)
     """
 
     name: str
@@ -213,10 +216,10 @@ Term = Loss | Write
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How the memory keeps what it has.
+    """How the memory keeps its weights.
 
     decay    multiplies the carried state: a Ref to a gate of axes () | (key,) | (value,) | (row,), or a
-             Number (a formula in place has become a gate of its own); None keeps all
+             Number (a formula has become a gate of its own); None: there is no decay
     bregman  a potential F(w) (formula over Ref("w", "dual")): the carried state is F'(w)
     link     the weight as a formula of the carried state `a` (given, instead of a potential)
     simplex  total mass of each row, when the potential lives on the simplex; else None
@@ -236,7 +239,14 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Anchored:
-    """Gradients are taken at the block's first weights; see DESIGN for sweeps and reads."""
+    """Gradients are taken at the weights with which a block of tokens began, the anchor.
+
+    block   tokens of a block
+    sweeps  number of trajectories of the weights: the first learns from gradients at the anchor, each
+            further one from gradients at the one before it; the last is the next anchor
+    reads   "running": answers come from the last trajectory; "start": from the anchor
+    scale   the weight in use is anchor + scale * (weight - anchor); None is 1
+    """
 
     block: int
     sweeps: int = 1
@@ -246,7 +256,7 @@ class Anchored:
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """The learning algorithm: rules over Ref kinds weight, keep, grad, carry, and its meaning.
+    """The learning algorithm: rules, whose Refs are of kinds weight, keep, grad, carry, and modifiers.
 
     rules     in order: (target, formula), target "W" or a carried name; each holds for every weight;
               W, keep, grad and carried names have the axes of the only weight, ("row", "column") else

@@ -17,8 +17,8 @@ from miras_dsl.ir import Input, Node, Role, substitute
 class Trajectory:
     """The states that one trajectory of the weights carries from token to token.
 
-    Exact learning has one trajectory; anchored learning with s sweeps has s of them (math: a trajectory
-    learns from gradients at the one before it).
+    Exact learning has one trajectory; anchored learning with s sweeps has s of them, each of which
+    learns from gradients at the one before it.
 
     weights  weight -> the state that holds it, or its dual
     carried  (carried tensor of the algorithm, weight) -> its state, such as a momentum
@@ -97,8 +97,7 @@ def run_token(
 
 
 def _decay(model: MemoryModel, weight: str) -> Node:
-    """The factor of a weight.  Raises SharedDecay where it cannot be taken out of a token of several
-    steps."""
+    """The factor of a weight.  Raises SharedDecay where it cannot act in one step of a token only."""
     gate, factor = model.decay_gate, model.formulas_of(weight).decay
     assert factor is not None, "the checker asks for `decay` in the order only with a decay"
     # The decay acts in one step of a token: the runtime gives the other steps a gate of 1 (a

@@ -98,15 +98,15 @@ class Transitions:
 
     def initial(self, state: Input, when: When) -> Iterator[tuple[Input, InitialTransition]]:
         """How the states at the start of the chunk reach this one at a moment of each token."""
-        upto = {axis: self._log_until(log, when) for axis, log in self.logs(state).items()}
-        scalar = exponential(upto[None]) if None in upto else None
-        for log in upto.values():
+        since_start = {axis: self._log_until(log, when) for axis, log in self.logs(state).items()}
+        scalar = exponential(since_start[None]) if None in since_start else None
+        for log in since_start.values():
             self.labels.setdefault(log, Label("log_since_start", "retention"))
             self.labels.setdefault(exponential(log), Label("since_start", "retention"))
         yield (
             state,
             InitialTransition(
-                scalar, tuple((axis, log) for axis, log in upto.items() if axis is not None)
+                scalar, tuple((axis, log) for axis, log in since_start.items() if axis is not None)
             ),
         )
         if self.coupled_states(state):

@@ -39,7 +39,7 @@ class UpdateRule:
     inputs           what the program reads of the token and the constants
     state_tensors    what is carried, with how each of them starts
     program          the whole step: results are ``y`` and the new value of every state
-    affine           each new state as ``Φ(states) + Σ u xᵀ``; empty if one of them has not that form
+    affine           each new state as ``Φ(states) + Σ u xᵀ``; empty if one of them does not have that form
     answer           y over the states after this token (role NEXT) and before it (role STATE)
     block_start      (state, its value at the start of a block), over the states before the block
     block_end        (state, its value after the last token of a block), over the states after it

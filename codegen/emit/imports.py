@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from symtable import SymbolTable, symtable
 
-from miras_dsl.codegen.emit.line_wrap import wrap_names
-
 from .identifiers import IMPORTED, RUNTIME
+from .line_wrap import wrap_names
 
 
 def import_lines(text: str) -> str:

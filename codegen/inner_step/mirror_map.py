@@ -1,5 +1,7 @@
-"""Retention from a potential F (mirror descent): the memory carries the dual ``a = F'(w)``, and the
-weight is the inverse ``w = F'^-1(a)``, derived here and verified on samples."""
+"""Mirror descent: the weight as the inverse of its potential's slope, derived and verified.
+
+With a potential F the memory carries the dual ``a = F'(w)``, and the weight is ``w = F'^-1(a)``.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import assert_never
 
 
 class AxisRole(Enum):
@@ -75,14 +76,21 @@ def is_token_axis(axis: Axis) -> bool:
 def _rank(axis: Axis) -> tuple[int, str]:
     # `value` comes before hidden axes and `key` after them: a matrix from keys to values is
     # `[value, key]`, and the weights of a network, `[value, h]` and `[h, key]`, follow one another.
-    place = {
-        AxisRole.TOKEN: 0,
-        AxisRole.HEAD: 1,
-        AxisRole.PAIR: 2,
-        AxisRole.CHANNEL: 3 if axis == VALUE else 5,
-        AxisRole.HIDDEN: 4,
-        AxisRole.FEATURE: 6,
-    }[axis.role]
+    match axis.role:
+        case AxisRole.TOKEN:
+            place = 0
+        case AxisRole.HEAD:
+            place = 1
+        case AxisRole.PAIR:
+            place = 2
+        case AxisRole.CHANNEL:
+            place = 3 if axis == VALUE else 5
+        case AxisRole.HIDDEN:
+            place = 4
+        case AxisRole.FEATURE:
+            place = 6
+        case _:
+            assert_never(axis.role)
     return (place, axis.name)
 
 

@@ -96,6 +96,10 @@ def validate(
     absent = {f.name for f in memory.inputs} - inputs.keys()
     if absent:
         raise ValueError(f"{memory.name}: the input {min(absent)} is missing")
+    unknown = inputs.keys() - {f.name for f in memory.inputs}
+    if unknown:
+        known = ", ".join(f.name for f in memory.inputs)
+        raise ValueError(f"{memory.name} has no input {min(unknown)}; it has {known}")
     first = next(f.name for f in memory.inputs if f.kind in ("token", "gate"))
     lead = inputs[first]
     if lead.dim() < 3:

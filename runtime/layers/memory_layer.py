@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,27 +22,27 @@ class MemoryLayer(nn.Module):
     Tokens and gates are made from x, the memory learns from them token by token, and its answer is
     normalised and projected back; the layer's `Backbone` says what stands in between.
 
-    A generated class adds what is its own: the functions of the memory over a sequence (`memory`) and
-    for one token (`memory_step`), its parameters, `feeds`, `constants` and `memory_state`.
+    A generated class adds what is its own, beside its parameters:
+
+    memory        the memory over a sequence
+    memory_step   the memory for one token
+    feeds         (x, past) -> what the memory is given for every token, [B, T, H, *axes] by name
+    constants     what it is given once, [H, *axes] by name
+    memory_state  (batch, empty) -> its state before the first token; ``empty`` has the type and
+                  device of states
     """
 
     memory: Run
     memory_step: Run
+    feeds: Callable[[Tensor, ConvState], dict[str, Tensor]]
+    memory_state: Callable[[int, Tensor], dict[str, Tensor]]
     width: int
     answer: OutputProjection
     sizes: str
 
-    def feeds(self, x: Tensor, past: ConvState) -> dict[str, Tensor]:
-        """What the memory is given for every token, [B, T, H, *axes]."""
-        raise NotImplementedError("a generated layer says what its memory is given")
-
     def constants(self) -> dict[str, Tensor]:
         """What the memory is given once, [H, *axes]."""
         return {}
-
-    def memory_state(self, batch: int, empty: Tensor) -> dict[str, Any]:
-        """The memory's state before the first token; ``empty`` has the type and device of states."""
-        raise NotImplementedError("a generated layer says how its memory starts")
 
     def extra_repr(self) -> str:
         """The sizes, for `print`."""

@@ -1,6 +1,6 @@
 """Faults of the module around a memory: formulas and their logarithms, parts, layers, models.
 
-They are planted under whole layers and models, which `tests.module.layered` judges.
+They are planted under whole layers and models, which `tests.module.layer_certificate` judges.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults of the runtime: of layout, walk, saved states, block edges, steps and tiles."""
+"""Faults of the runtime: chunk layout, scan over chunks, saved states, block edges, steps, operations."""
 
 from __future__ import annotations
 

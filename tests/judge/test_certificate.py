@@ -1,4 +1,4 @@
-"""The certificate: green for the meaning itself, red for each of many small lies."""
+"""The certificate: green for the rule itself, red for each of many small changes of its results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.runtime.judge.oracle.run import State
 from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
 from miras_dsl.spec import MemorySpec
-from tests.judge.forms import matrix
+from tests.judge.handwritten_specs import matrix
 
 Change = Callable[[dict[str, Tensor], Tensor, State], tuple[Tensor, State]]
 
@@ -100,6 +100,6 @@ LIES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_lie_is_red(name: str) -> None:
+def test_a_changed_result_is_red(name: str) -> None:
     certificate = certified(LIES[name])
     assert not certificate.green and certificate.failures

@@ -1,4 +1,4 @@
-"""Calls without a token, memory that nobody has written, and runs that repeat, for every class."""
+"""Calls without tokens, uninitialised memory, and repeated runs, for every class of rules."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from miras_dsl.runtime.judge.oracle.run import run
 from miras_dsl.spec import Algorithm, Anchored, MemorySpec, Ref, Retention, Write
-from tests.judge.forms import (
+from tests.judge.handwritten_specs import (
     GD,
     KEY,
     MOMENTUM,
@@ -27,7 +27,7 @@ from tests.judge.forms import (
     num,
     op,
 )
-from tests.judge.forms import W as WEIGHT
+from tests.judge.handwritten_specs import W as WEIGHT
 
 F64 = torch.float64
 
@@ -205,7 +205,7 @@ SPECS = {
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_split_equals_whole(name: str) -> None:
+def test_split_calls_equal_one_call(name: str) -> None:
     """A carried state says everything: every split gives the same numbers."""
     spec, x = SPECS[name], inputs(2, 11, 2, 3, 4)
     sizes = {"dk": 3, "dv": 4}

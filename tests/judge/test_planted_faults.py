@@ -26,7 +26,7 @@ from tests.judge import (
 )
 from tests.judge.fault_memories import LAYERS, MODELS, TEXTS
 from tests.judge.faults import FAULTS, Fault, cases, spec_of
-from tests.module.layered import wrong, wrong_model
+from tests.module.layer_certificate import wrong, wrong_model
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "planted-faults.md"
 PLACES = {
@@ -115,7 +115,7 @@ def page() -> str:
         "",
         "A certificate takes tokens and gates as given. Faults of what makes them, and of what",
         "stands around a memory, are planted under whole layers and models, whose meaning",
-        "`tests/module/plainly.py` computes from their formulas: what is fed, outputs, gradients.",
+        "`tests/module/layer_meaning.py` computes from their formulas: what is fed, outputs, gradients.",
         "",
         "| place | fault | memory | caught by |",
         "|---|---|---|---|",

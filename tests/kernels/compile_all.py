@@ -12,7 +12,7 @@ from miras_dsl.codegen.plan.token_kernels import token_plan
 from miras_dsl.runtime.kernels.cross_compile import compiled
 from miras_dsl.runtime.kernels.launch_config import configure_launch
 from miras_dsl.runtime.load.kernel_modules import kernels_of
-from tests.kernels.wide import memory_named
+from tests.kernels.kernel_cases import memory_named
 
 
 def main(size: int, names: list[str]) -> None:

@@ -24,7 +24,7 @@ from miras_dsl.runtime.kernels import launch_config, recurrent
 from miras_dsl.runtime.kernels.triton_interpreter import interpreting
 from miras_dsl.runtime.load import kernel_modules, loader
 from miras_dsl.spec import MemorySpec
-from tests.kernels.wide import CASES, dealt, memory_named
+from tests.kernels.kernel_cases import CASES, dealt, memory_named
 
 
 def plant(old: str, new: str) -> None:

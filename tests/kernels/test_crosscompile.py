@@ -1,4 +1,4 @@
-"""The kernels compiled for a GPU that is not here: no spills, no floating-point atomics."""
+"""The kernels, cross-compiled for sm_90: no spills, no floating-point atomics."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernels.kernel_cases import SHIPPED
 from tests.kernels.test_interpreter import ROOT
-from tests.kernels.wide import SHIPPED
 
 SPILL = 32
 """Bytes of a thread that may go to memory."""

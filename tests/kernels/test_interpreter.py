@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernels.wide import CASES, NAMES, WANTED, covered, dealt, interpreted
+from tests.kernels.kernel_cases import CASES, NAMES, WANTED, covered, dealt, interpreted
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,7 +125,7 @@ def caught(name: str, faults: Iterable[tuple[str, str]]) -> list[set[str]]:
 
 
 @pytest.mark.slow
-def test_mistakes_in_a_kernel_are_seen() -> None:
+def test_mistakes_in_a_kernel_are_found() -> None:
     found = dict(zip(FAULTS, caught("deltanet", FAULTS.values()), strict=True))
     assert all(found.values()), found
     assert "d key" in found["a gradient is not written"]

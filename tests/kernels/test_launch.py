@@ -1,4 +1,4 @@
-"""What the launcher decides, and what it refuses."""
+"""Launch configurations: tiles, segments and groups, and calls that are refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_program_holds_no_more_than_its_registers(size: int) -> None:
     assert made.segment**2 >= 1000
 
 
-def test_a_coupled_rule_is_held_whole() -> None:
+def test_a_coupled_rule_is_not_split() -> None:
     kernels = kernels_of(rule_of("huber"))
     made = configure_launch(kernels, {"value": 100, "key": 60}, 10)
     assert (made.tile, made.blocks) == ({"value": 128, "key": 64}, 1)

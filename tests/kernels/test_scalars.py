@@ -52,7 +52,7 @@ def test_slopes_by_autograd(function: str, slope: str, dtype: torch.dtype) -> No
 
 def test_triton_text(tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.scalars", str(tmp_path)],
+        [sys.executable, "-m", "tests.kernels.run_scalars", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -21,8 +21,8 @@ from miras_dsl.codegen.plan.token_kernels import token_plan
 from miras_dsl.ir import KEY, VALUE, Input, Number, Program, Role, contract, elementwise
 from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.source import Source
-from tests.kernels.extra import EXTRA
-from tests.kernels.wide import SHIPPED
+from tests.kernels.kernel_cases import SHIPPED
+from tests.kernels.more_rules import EXTRA
 
 
 def shipped(name: str) -> str:

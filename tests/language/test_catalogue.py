@@ -1,4 +1,4 @@
-"""Every code can happen, says what it should, and its mended file is well."""
+"""Every diagnostic can occur, has its expected message, and its mended file has no mistake."""
 
 from pathlib import Path
 

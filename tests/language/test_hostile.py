@@ -1,4 +1,4 @@
-"""A stranger's file is data: it ends soon, in a coded diagnostic or a meaning, and does nothing."""
+"""Hostile files are data: each is accepted or refused with a code, in little time, and runs nothing."""
 
 import re
 import sys

@@ -342,7 +342,7 @@ def test_warnings_come_in_order_and_are_not_errors():
         ("memory class(d) { }\n", "M0108"),
     ],
 )
-def test_definitions_are_checked_although_nobody_uses_them(text, code):
+def test_unused_definitions_are_checked(text, code):
     assert code in codes(text)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from miras_dsl.ir import KEY, VALUE, Program, hidden, is_token_axis
 from miras_dsl.ir.interpreter import Array
 from tests.meaning import deep_forms as deep
-from tests.meaning import forms, loops
+from tests.meaning import forms
+from tests.meaning import token_loops as loops
 
 
 @dataclass(frozen=True)

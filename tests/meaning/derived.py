@@ -89,10 +89,10 @@ def environment(
     return {x: known[n][here] if x.per_token else known[n] for n, x in inputs.items()}
 
 
-def turned(
+def at_block_edge(
     rule: UpdateRule, changes: tuple[tuple[str, Node], ...], values: Arrays, states: Arrays, at: int
 ) -> Arrays:
-    """The states after a refresh or the close of a block at token ``at``."""
+    """The states after the change at the start or the end of a block, with the inputs of token ``at``."""
     nodes = [node for _, node in changes]
     env = environment({x.name: x for x in inputs_of(nodes)}, values, states, at)
     made = evaluate(nodes, env, extents(rule))
@@ -103,13 +103,13 @@ def turned(
     return states | fresh
 
 
-def walk(
+def run_rule(
     rule: UpdateRule, program: Program, values: Arrays, chunk: int, block: int
 ) -> tuple[Array, Arrays, list[Arrays]]:
-    """Run a program over [T, …]: outputs, final states, the states on entry of each chunk.
+    """Run a program over [T, …]: outputs, final states, the states before each chunk.
 
     chunk  tokens that the program takes at once; 0 for a program of one token
-    block  tokens between refreshes of the rule; 0 never
+    block  tokens of a block; 0: there are no blocks
     """
     states = {s.name: values[s.name] for s in rule.states}
     length, names = len(values[VALID.name]), [name for name, _ in program]
@@ -118,7 +118,7 @@ def walk(
     for start in range(0, length, chunk or 1):
         end = min(start + (chunk or 1), length)
         if block and start % block == 0:
-            states = turned(rule, rule.block_start, values, states, start)
+            states = at_block_edge(rule, rule.block_start, values, states, start)
         entries.append(states)
         sizes = extents(rule) | dict.fromkeys((I, J, L, M), end - start)
         env = environment(inputs, values, states, slice(start, end) if chunk else start)
@@ -128,11 +128,11 @@ def walk(
             x.name: np.broadcast_to(made[n], states[x.name].shape) for x, n in program.carried
         }
         if block and end % block == 0:
-            states = turned(rule, rule.block_end, values, states, end - 1)
+            states = at_block_edge(rule, rule.block_end, values, states, end - 1)
     return np.concatenate(outputs), states, entries
 
 
-def walk_back(
+def run_rule_adjoint(
     rule: UpdateRule,
     back: Program,
     values: Arrays,

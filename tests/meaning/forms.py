@@ -26,6 +26,7 @@ from miras_dsl.ir import (
     J,
     L,
     M,
+    Map,
     Mask,
     Node,
     Program,
@@ -238,10 +239,10 @@ def momentum(bias: str, anchored: bool) -> Program:
     both = over(L, rename(decay, {J: L}), rename(slow, {I: L}))
     b, f = exp(lb), over(J, decay, j(exp(lm)))
     if anchored:
-        body, hole, _ = BIASES[bias]
+        body, _, _ = BIASES[bias]
         g = (
             elementwise(body.formula, over(KEY, K, S) - V)
-            if body is not hole
+            if isinstance(body, Map)
             else over(KEY, K, S) - V
         )
     else:

@@ -1,4 +1,4 @@
-"""The derived reverse mode of a program equals autograd of its token loop."""
+"""The derived adjoint of a program equals autograd of its token loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.ir import Role
 from tests.meaning.cases import CASES, Case, values_of
-from tests.meaning.walk import walk, walk_back
+from tests.meaning.run_program import run_adjoint, run_program
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -22,8 +22,8 @@ def test_adjoint_equals_autograd(case: Case) -> None:
     loss = sum((x * torch.tensor(d[n])).sum() for n, x in results.items())
     wanted = torch.autograd.grad(loss, list(leaves.values()))
 
-    entries = walk(case.program, values, case.chunk).entries
-    found = walk_back(adjoint(case.program), values, entries, d, case.chunk)
+    entries = run_program(case.program, values, case.chunk).entries
+    found = run_adjoint(adjoint(case.program), values, entries, d, case.chunk)
     assert found.keys() == leaves.keys()
     for (name, x), gradient in zip(leaves.items(), wanted, strict=True):
         assert found[name].shape == x.shape

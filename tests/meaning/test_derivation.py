@@ -13,10 +13,10 @@ from tests.meaning.derived import (
     Arrays,
     compiled,
     of_text,
+    run_rule,
+    run_rule_adjoint,
     shipped,
     values_of,
-    walk,
-    walk_back,
 )
 
 FAMILIES = {
@@ -65,8 +65,8 @@ def test_chunks_equal_the_rule(name: str, chunk: int) -> None:
     """A whole block and a part of the next; the last chunk may be cut short."""
     rule = compiled(name).rule
     values, block = values_of(rule, BLOCK + 4), BLOCK if rule.block else 0
-    y, states, _ = walk(rule, rule.program, values, 0, block)
-    found, after, _ = walk(rule, program_of(name), values, chunk, block)
+    y, states, _ = run_rule(rule, rule.program, values, 0, block)
+    found, after, _ = run_rule(rule, program_of(name), values, chunk, block)
     np.testing.assert_allclose(found, y, rtol=1e-12, atol=1e-12)
     assert np.abs(y).max() > 1e-2
     for state, x in states.items():
@@ -78,12 +78,12 @@ def test_padding_is_not_there(name: str) -> None:
     """Rows that are not valid, in front and behind, leave the state and other answers alone."""
     rule = compiled(name).rule
     values = values_of(rule, 7)
-    y, states, _ = walk(rule, program_of(name), values, 7, 0)
+    y, states, _ = run_rule(rule, program_of(name), values, 7, 0)
     padded = dict(values)
     for feed in (VALID.name, POSITION.name, *(f.name for f in rule.inputs if f.kind != "constant")):
         blank = np.full_like(values[feed], float(feed == POSITION.name))
         padded[feed] = np.concatenate([blank[:2], values[feed], blank[:3]])
-    found, after, _ = walk(rule, program_of(name), padded, 12, 0)
+    found, after, _ = run_rule(rule, program_of(name), padded, 12, 0)
     np.testing.assert_allclose(found[2:9], y, rtol=1e-12, atol=1e-12)
     for state, x in states.items():
         np.testing.assert_allclose(after[state], x, rtol=1e-12, atol=1e-12, err_msg=state)
@@ -95,16 +95,16 @@ def test_adjoint_equals_differences(name: str) -> None:
     rule, program, chunk = compiled(name).rule, program_of(name), 4
     values = values_of(rule, 10, seed=1)
     rng = np.random.default_rng(2)
-    y, states, entries = walk(rule, program, values, chunk, 0)
+    y, states, entries = run_rule(rule, program, values, chunk, 0)
     d_y = rng.standard_normal(y.shape)
     d_states = {n: rng.standard_normal(x.shape) for n, x in states.items()}
 
     def loss(changed: Arrays) -> float:
-        y, states, _ = walk(rule, program, changed, chunk, 0)
+        y, states, _ = run_rule(rule, program, changed, chunk, 0)
         return float((y * d_y).sum() + sum((x * d_states[n]).sum() for n, x in states.items()))
 
     back = adjoint(program)
-    found = walk_back(rule, back, values, entries, d_y, d_states, chunk)
+    found = run_rule_adjoint(rule, back, values, entries, d_y, d_states, chunk)
     assert set(found) == {x.name for x in program.inputs if x.role.differentiable}
     for x, gradient in found.items():
         along = rng.standard_normal(values[x].shape)
@@ -132,8 +132,8 @@ def test_vector_states_that_bend_their_own_update() -> None:
     memory = of_text(SHIFTS)
     assert memory.form is not None and memory.family == "sweeps", memory.obstacle
     values = values_of(memory.rule, BLOCK + 4)
-    y, states, _ = walk(memory.rule, memory.rule.program, values, 0, BLOCK)
-    found, after, _ = walk(memory.rule, memory.form.program, values, 7, BLOCK)
+    y, states, _ = run_rule(memory.rule, memory.rule.program, values, 0, BLOCK)
+    found, after, _ = run_rule(memory.rule, memory.form.program, values, 7, BLOCK)
     np.testing.assert_allclose(found, y, rtol=1e-11, atol=1e-11)
     for state, x in states.items():
         np.testing.assert_allclose(after[state], x, rtol=1e-11, atol=1e-11, err_msg=state)

@@ -16,8 +16,8 @@ from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.ir import Broadcast, Input, Number, Program, Rename
 from tests.meaning import deep_forms as deep
 from tests.meaning import forms
-from tests.meaning.derived import Arrays, of_text, values_of, walk
-from tests.meaning.walk import walk as walk_by_hand
+from tests.meaning.derived import Arrays, of_text, run_rule, values_of
+from tests.meaning.run_program import run_program as run_written
 
 CHUNK, LENGTH = 5, 13
 
@@ -167,8 +167,8 @@ def test_the_derivation_makes_the_form_written_by_hand(pair: Pair) -> None:
     assert memory.form is not None, memory.obstacle
     values, mine = drawn(pair, memory, by_hand)
     block = CHUNK if pair.anchored else 0
-    y, states, _ = walk(memory.rule, memory.form.program, values, CHUNK, block)
-    wanted = walk_by_hand(by_hand, mine, CHUNK).results
+    y, states, _ = run_rule(memory.rule, memory.form.program, values, CHUNK, block)
+    wanted = run_written(by_hand, mine, CHUNK).results
     np.testing.assert_allclose(y, wanted.pop("y"), rtol=1e-11, atol=1e-11)
     assert np.abs(y).max() > 1e-2
     names = dict(pair.equal)

@@ -1,4 +1,4 @@
-"""Names that generated code has for things of its own are names like any other."""
+"""Memories whose names are also names in generated code compile and give the right numbers."""
 
 from __future__ import annotations
 

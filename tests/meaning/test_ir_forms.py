@@ -9,7 +9,7 @@ import torch
 from miras_dsl.ir import Contract, I, is_token_axis
 from tests.meaning import forms
 from tests.meaning.cases import CASES, Case, values_of
-from tests.meaning.walk import walk
+from tests.meaning.run_program import run_program
 
 
 def reference(case: Case, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -21,7 +21,7 @@ def reference(case: Case, values: dict[str, np.ndarray]) -> dict[str, np.ndarray
 def test_chunks_equal_the_token_loop(case: Case) -> None:
     values = values_of(case)
     wanted = reference(case, values)
-    found = walk(case.program, values, case.chunk).results
+    found = run_program(case.program, values, case.chunk).results
     assert found.keys() == wanted.keys()
     for name, x in wanted.items():
         assert found[name].shape == x.shape
@@ -40,7 +40,7 @@ EXACT_FORMS = [
 @pytest.mark.parametrize("case", EXACT_FORMS, ids=lambda case: case.name)
 def test_an_exact_form_does_not_see_the_chunk_length(case: Case) -> None:
     values = values_of(case, seed=1)
-    first, second = (walk(case.program, values, chunk).results for chunk in (3, 16))
+    first, second = (run_program(case.program, values, chunk).results for chunk in (3, 16))
     for name, x in first.items():
         np.testing.assert_allclose(second[name], x, rtol=1e-9, atol=1e-9)
 

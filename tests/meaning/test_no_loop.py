@@ -1,4 +1,4 @@
-"""No loop in disguise: the steps of the generated torch form are counted while it runs."""
+"""The chunk form has no hidden loop over tokens: its sequential steps are counted while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normal form: sharing, folding, and sums that take shortcuts."""
+"""Normal form: equal nodes are shared, numbers are folded, and sums are simplified."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from miras_dsl.codegen.plan.check.interpret import run_plan
 from miras_dsl.codegen.plan.check.legality import legal
 from miras_dsl.codegen.plan.kernel_plan import Compute, KernelPlan, Phase, Walk, override
 from miras_dsl.ir import KEY, VALUE
-from tests.meaning.derived import Arrays, compiled, extents, shipped, values_of, walk
+from tests.meaning.derived import Arrays, compiled, extents, run_rule, shipped, values_of
 
 CHUNK, LENGTH = 7, 17
 NAMES = [name for name in shipped() if compiled(name).form is not None]
@@ -27,7 +27,7 @@ def plan_of(name: str) -> KernelPlan:
 def loops(name: str, values: Arrays) -> tuple[np.ndarray, Arrays]:
     """The outputs and last states of the rule, token by token."""
     rule = compiled(name).rule
-    y, states, _ = walk(rule, rule.program, values, 0, CHUNK if rule.block else 0)
+    y, states, _ = run_rule(rule, rule.program, values, 0, CHUNK if rule.block else 0)
     return y, states
 
 

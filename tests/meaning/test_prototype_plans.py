@@ -10,7 +10,7 @@ from miras_dsl.codegen.plan.check.legality import legal
 from miras_dsl.codegen.plan.kernel_plan import KernelPlan, Phase
 from miras_dsl.ir import Inverse, hidden
 from tests.meaning import prototype_plans
-from tests.meaning.derived import Arrays, compiled, extents, of_text, values_of, walk
+from tests.meaning.derived import Arrays, compiled, extents, of_text, run_rule, values_of
 
 CHUNK, LENGTH = 5, 13
 DECAY = """
@@ -39,7 +39,7 @@ def checked(memory, plan: KernelPlan, phases: tuple[Phase, ...], block: int = 0)
     """Run a plan and the rule token by token; outputs and states must agree."""
     rule = memory.rule
     values = values_of(rule, LENGTH)
-    y, states, _ = walk(rule, rule.program, values, 0, block)
+    y, states, _ = run_rule(rule, rule.program, values, 0, block)
     rng = np.random.default_rng(5)
     values["d_y"] = rng.standard_normal(y.shape)
     values |= {f"d_{name}": rng.standard_normal(x.shape) for name, x in states.items()}

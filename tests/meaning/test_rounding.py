@@ -10,8 +10,8 @@ from miras_dsl.ir import KEY, I, Input, Role, contract
 from miras_dsl.ir.interpreter import EXACT, Array, Rounding, evaluate, rounded
 from tests.meaning import forms
 from tests.meaning.cases import Case, values_of
-from tests.meaning.loops import delta
-from tests.meaning.walk import walk
+from tests.meaning.run_program import run_program
+from tests.meaning.token_loops import delta
 
 TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -96,7 +96,7 @@ def test_error_of_the_delta_rule(
 ) -> None:
     case = Case("delta", forms.delta(True, split), delta(True), 96, 32, (16, 1, 24))
     values = keys(kind, values_of(case))
-    exact, found = (walk(case.program, values, 32, r).results for r in (EXACT, plan))
+    exact, found = (run_program(case.program, values, 32, r).results for r in (EXACT, plan))
     for name, x in exact.items():
         error = np.sqrt(np.mean((found[name] - x) ** 2) / np.mean(x**2))
         assert low < error < high, (name, error)

@@ -1,4 +1,4 @@
-"""Names that meet in one module: every layer of a file answers as if it were alone in it."""
+"""Name conflicts in one generated module: every layer of a file computes as if it were alone in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from miras_dsl.runtime.load.certify_file import certify_file
 from miras_dsl.runtime.load.loader import load, with_sizes
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec
-from tests.kernels.extra import EXTRA
+from tests.kernels.more_rules import EXTRA
 from tests.meaning.derived import shipped
 
 MEMORY = """

@@ -20,9 +20,9 @@ from miras_dsl.ir import axes_of
 from miras_dsl.runtime.layers.conv_state import ConvState
 from miras_dsl.scalar.monotone_inverse import UNKNOWN
 from tests.module import rules
-from tests.module.features import Layer, build, fed, x
+from tests.module.formula_layers import Layer, build, fed, x
+from tests.module.generated_file import write
 from tests.module.rules import X, gate, linear, memory, number, op, param
-from tests.module.written import write
 
 K, V = ("key",), ("value",)
 A = spec.Ref("a", "gate", K)

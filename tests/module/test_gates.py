@@ -16,9 +16,9 @@ from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.runtime.ops.tensor_ops import LOG_ZERO
 from tests.module import rules
-from tests.module.features import Layer, build, fed, x
+from tests.module.formula_layers import Layer, build, fed, x
+from tests.module.generated_file import write
 from tests.module.rules import decay, gate, linear, memory, number, op, param
-from tests.module.written import write
 
 GATES: dict[str, tuple[spec.Expr, Callable[[Layer], Tensor]]] = {
     "decay": (

@@ -112,6 +112,8 @@ def test_what_is_missing_is_named(run: Callable[..., Any]) -> None:
     feeds, state = inputs(1, 6, 1)
     with pytest.raises(ValueError, match="Soft: the state has no W"):
         run((feeds, {}))
+    with pytest.raises((ValueError, TypeError), match="beta"):
+        run(({**feeds, "beta": feeds["eta"]}, state))
     feeds.pop("key")
     with pytest.raises(ValueError, match="Soft: the input key is missing"):
         run((feeds, state))

@@ -15,7 +15,7 @@ from miras_dsl.codegen.emit.layer.modules import emit_module
 from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.runtime.layers import state_tree as states
 from tests.module import rules
-from tests.module.written import write
+from tests.module.generated_file import write
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     )
     blocks = (spec.Block("Mixer"), spec.Block("swiglu")) * 2
     model = spec.ModelSpec("Tiny", 16, 11, blocks, span=rules.span(14))
-    plain = spec.LayerSpec("Plain", spec.Use("Delta"), span=rules.span(13))
-    small = spec.ModelSpec("Small", 16, 11, (spec.Block("Plain"),), span=rules.span(15))
+    plain = spec.LayerSpec("LayerMeaning", spec.Use("Delta"), span=rules.span(13))
+    small = spec.ModelSpec("Small", 16, 11, (spec.Block("LayerMeaning"),), span=rules.span(15))
     texts = [
         emit_module(build_module(rules.memory()), rules.FEEDS, rules.WEIGHTS),
         *map(layer_text, (layer, plain)),
@@ -65,7 +65,7 @@ def test_a_split_anywhere_gives_the_same_numbers(mixer: torch.nn.Module) -> None
         torch.testing.assert_close(states.flatten(state), states.flatten(last))
 
 
-def test_steps_give_the_numbers_of_the_whole(mixer: torch.nn.Module) -> None:
+def test_steps_give_the_numbers_of_one_call(mixer: torch.nn.Module) -> None:
     x = noise(2, 7, 16)
     whole, last = mixer(x)
     state, answers = None, []

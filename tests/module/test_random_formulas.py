@@ -10,8 +10,17 @@ from torch import Tensor
 
 from miras_dsl.runtime.layers.conv_state import ConvState
 from miras_dsl.runtime.load.loader import LoadedModule, load
-from tests.module.drawn import BINARY, DECAYS, FEATURES, NUMBERS_OF, TAKEN, UNARY, VECTORS, memory
-from tests.module.layered import HEADS, WIDTH, built, plain_of, wrong
+from tests.module.layer_certificate import HEADS, WIDTH, built, meaning_of, wrong
+from tests.module.random_formulas import (
+    BINARY,
+    DECAYS,
+    FEATURES,
+    NUMBERS_OF,
+    TAKEN,
+    UNARY,
+    VECTORS,
+    memory,
+)
 
 FIRST, COUNT = 111, 24
 NUMBERS = range(FIRST, FIRST + COUNT)
@@ -38,7 +47,7 @@ def test_a_derived_logarithm_keeps_its_digits(number: int) -> None:
         if "alpha" in key:
             parameter.data *= 4
     x = 3 * torch.randn(8, 5, WIDTH, dtype=torch.float64)
-    meant = plain_of(library, "Around", layer, x).feed("alpha").data
+    meant = meaning_of(library, "Around", layer, x).feed("alpha").data
     (inner,) = layer.float().children()
     log = inner.feeds(x.float(), ConvState(inner.initial_state(len(x))))["log_alpha"]
     least = 1e-12 if "alpha = 1 -" in text or "] = 1 -" in text else 1e-300

@@ -22,7 +22,7 @@ from miras_dsl.runtime.layers import state_tree as states
 from miras_dsl.runtime.load.loader import load
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec
-from tests.module.written import write
+from tests.module.generated_file import write
 
 SPECS = sorted(p.name for p in files("miras_dsl.specs").iterdir() if p.name.endswith(".mem"))
 RULE = '''
@@ -64,7 +64,9 @@ def test_a_shipped_module(name: str, tmp_path: Path) -> None:
         texts += [layer_text(item) for item in spec.layers.values()]
         texts += [model_text(item) for item in spec.models.values()]
         path = tmp_path / f"{memory}.py"
-        module = write(path, snake_case(memory), texts, RULE)
+        others = (n for n in models if n != memory)
+        rules = "".join(RULE.replace("{name}", snake_case(n)) for n in others)
+        module = write(path, snake_case(memory), texts, rules + RULE)
         layer = getattr(module, identifier(memory))(width=16, heads=2)
         y, _ = layer(torch.randn(3, 5, 16))
         assert y.shape == (3, 5, 16) and torch.isfinite(y).all()

@@ -18,7 +18,7 @@ from miras_dsl.codegen.emit.render import environment, holes, render
 from miras_dsl.codegen.model.build_module import build_module
 from miras_dsl.source import Source, Span
 from tests.module import rules
-from tests.module.written import write
+from tests.module.generated_file import write
 
 TEMPLATES = ("torch/module.py.j2", "torch/layer.py.j2", "torch/model.py.j2")
 

@@ -1,4 +1,4 @@
-"""Generated modules on disk: right or absent, and nobody else's."""
+"""The cache of generated modules: an entry is right or absent, and belongs to the user alone."""
 
 from __future__ import annotations
 

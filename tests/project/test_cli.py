@@ -75,7 +75,7 @@ def test_new_says_that_it_hides_a_shipped_memory(miras, tmp_path):
     assert "shipped" not in miras("new", "yaad.mem").output
 
 
-def test_the_version_is_told(miras):
+def test_the_version_is_printed(miras):
     shown = miras("--version")
     assert (shown.exit_code, shown.stdout) == (0, f"miras {miras_dsl.__version__}\n")
 
@@ -102,7 +102,7 @@ def test_a_folder_gets_a_sentence(miras, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["check", "compile", "explain", "train"])
-def test_a_wrong_spec_is_told_and_nothing_is_written(miras, tmp_path, command):
+def test_a_wrong_spec_is_reported_and_nothing_is_written(miras, tmp_path, command):
     """Every mistake of the file in one run, with codes; status 1; the directory as it was."""
     before = files(tmp_path)
     extra = ["-o", "out"] if command != "explain" else []

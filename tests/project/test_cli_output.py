@@ -1,4 +1,4 @@
-"""What `-o` writes to: nothing that was not meant is lost."""
+"""Where `-o` writes: no other file is overwritten or lost."""
 
 from __future__ import annotations
 

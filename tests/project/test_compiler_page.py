@@ -154,7 +154,7 @@ def test_the_table_of_stages_is_true() -> None:
         assert set(re.findall(r"`(\w+)`", makers)) <= inside, folder
 
 
-def test_the_table_of_nodes_is_whole() -> None:
+def test_the_table_of_nodes_is_complete() -> None:
     """Every operation has a row, and nothing else has."""
     table = prose().partition("| node | means |")[2].partition("\n\n")[0]
     first = " ".join(row.split(" | ")[0] for row in table.splitlines())

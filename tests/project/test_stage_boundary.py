@@ -200,7 +200,9 @@ def renamed(model: MemoryModel, names: dict[str, str]) -> MemoryModel:
             case _ if isinstance(value, Node):
                 return substitute([value], exchange)[0]
             case MemoryInput():
-                return replace(value, name=exchange.get(value.as_input(), value.as_input()).name)
+                new = exchange.get(value.as_input(), value.as_input())
+                assert isinstance(new, Input)
+                return replace(value, name=new.name)
             case tuple():
                 return tuple(map(moved, value))
             case _ if is_dataclass(value) and not isinstance(value, type | Span | Interval | Axis):

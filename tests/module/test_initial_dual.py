@@ -1,4 +1,4 @@
-"""A weight that begins positive is carried as its dual: the link gives it back."""
+"""A weight that begins positive: its initial dual is carried, and the link returns the weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a generated file to disk and imports it."""
+"""Writes a generated module to a file and imports it."""
 
 from __future__ import annotations
 

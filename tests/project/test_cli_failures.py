@@ -1,4 +1,4 @@
-"""What a command tells when all is not well: warnings, faults, an output that nobody takes."""
+"""What a command prints when something fails: warnings, internal errors, a closed output."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_what_to_do_about_a_red_certificate(miras, monkeypatch, quick):
     assert "is not finite; MIRAS_DEBUG=1 miras check good.mem names" in last
 
 
-def test_a_certificate_without_rows_is_told_of(quick):
+def test_a_certificate_without_rows_is_reported(quick):
     """No row is furthest off where none was made."""
     (made,) = miras_dsl.certify(GOOD).values()
     assert made.worst is None
@@ -124,7 +124,7 @@ def test_a_gpu_that_is_not_there_gets_a_sentence(miras, monkeypatch):
     assert shown.stderr == "error: torch finds no GPU cuda:1 on this machine; choose cpu\n"
 
 
-def test_who_sees_no_spinner_is_told_what_takes_long(miras, monkeypatch, quick):
+def test_without_a_spinner_a_line_says_what_takes_long(miras, monkeypatch, quick):
     """A line for each memory on stderr; in JSON none."""
     monkeypatch.setattr(cli_check, "PATIENCE", 0.0)
     shown = miras("check", "good.mem")

@@ -1,4 +1,4 @@
-"""What PyTorch users do with a layer: other types, compilation, second derivatives, wrong shapes."""
+"""Features of PyTorch on a layer: other types, compilation, second derivatives, wrong shapes."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ Arrays = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class Walk:
-    """results: outputs [T, …] and final states; entries: the states on entry of each chunk."""
+class ProgramRun:
+    """results: outputs [T, …] and final states by name; entries: the states before each chunk."""
 
     results: dict[str, Array]
     entries: list[dict[str, Array]]
@@ -32,7 +32,9 @@ def axis_sizes(program: Program, values: Arrays, rows: int) -> dict[str, int]:
     return sizes | dict.fromkeys((I, J, L, M), rows)
 
 
-def walk(program: Program, values: Arrays, chunk: int, rounding: Rounding = EXACT) -> Walk:
+def run_program(
+    program: Program, values: Arrays, chunk: int, rounding: Rounding = EXACT
+) -> ProgramRun:
     """Run a program over tokens [T, …]; the last chunk may be shorter."""
     states = {x.name: values[x.name] for x, _ in program.carried}
     names = [name for name, _ in program]
@@ -53,10 +55,10 @@ def walk(program: Program, values: Arrays, chunk: int, rounding: Rounding = EXAC
         states = {x.name: found[name] for x, name in program.carried}
         for name in rows:
             rows[name].append(found[name])
-    return Walk({**{n: np.concatenate(r) for n, r in rows.items()}, **states}, entries)
+    return ProgramRun({**{n: np.concatenate(r) for n, r in rows.items()}, **states}, entries)
 
 
-def walk_back(
+def run_adjoint(
     back: Program, values: Arrays, entries: list[dict[str, Array]], d: Arrays, chunk: int
 ) -> dict[str, Array]:
     """Run the adjoint of a program from the last chunk to the first.

@@ -1,6 +1,6 @@
 """A certificate for whole layers and models of memories that start at zero.
 
-Compared with `plainly` and the oracle: everything that a memory is fed, logarithms too, the output
+Compared with `layer_meaning` and the oracle: everything that a memory is fed, logarithms too, the output
 in one call, in several, packed and token by token, and the gradient of every parameter.
 """
 
@@ -15,7 +15,7 @@ from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.runtime.layers.conv_state import ConvState
 from miras_dsl.runtime.load.loader import LoadedModule
 from miras_dsl.spec import Chain, LayerSpec, Mixing, Together, Use
-from tests.module.plainly import Plain, answered
+from tests.module.layer_meaning import LayerMeaning, answered
 
 WIDTH, HEADS, TOKENS = 8, 2, 7
 
@@ -38,16 +38,16 @@ def built(library: LoadedModule, name: str, scale: float = 0.3) -> nn.Module:
     return layer
 
 
-def plain_of(library: LoadedModule, name: str, layer: nn.Module, x: Tensor) -> Plain:
+def meaning_of(library: LoadedModule, name: str, layer: nn.Module, x: Tensor) -> LayerMeaning:
     """The meaning of a layer's tokens and gates; one memory, which the layer uses as it is."""
     (memory,) = library.spec.memories.values()
     (inner,) = layer.children()
     around = library.spec.layers[name]
     given = dict(inner.named_parameters())
-    return Plain(memory, given, HEADS, x, around.activation, around.normalize)
+    return LayerMeaning(memory, given, HEADS, x, around.activation, around.normalize)
 
 
-def inputs_of(plain: Plain) -> dict[str, Tensor]:
+def inputs_of(plain: LayerMeaning) -> dict[str, Tensor]:
     """Every token and gate of a memory."""
     owners = (*plain.spec.tokens, *plain.spec.gates)
     return {owner.name: plain.feed(owner.name).data for owner in owners}
@@ -61,7 +61,7 @@ def meaning(library: LoadedModule, around: LayerSpec, layer: nn.Module, x: Tenso
         match body:
             case Use(memory=name, arguments=arguments):
                 memory, given = library.spec.memories[name], dict(next(inners).named_parameters())
-                plain = Plain(memory, given, HEADS, x, around.activation, around.normalize)
+                plain = LayerMeaning(memory, given, HEADS, x, around.activation, around.normalize)
                 sizes = {key: x.shape[-1] // HEADS for key, default in memory.params if not default}
                 y, _ = oracle.run(memory, sizes | dict(arguments), inputs_of(plain))
                 return answered(y, x, given)
@@ -113,7 +113,7 @@ def wrong(library: LoadedModule, name: str, layer: nn.Module | None = None) -> l
     around, compare = library.spec.layers[name], Comparison()
     x = torch.randn(2, TOKENS, WIDTH, dtype=torch.float64)
     if isinstance(around.body, Use):
-        inputs = inputs_of(plain_of(library, name, layer, x))
+        inputs = inputs_of(meaning_of(library, name, layer, x))
         (inner,) = layer.children()
         for key, ours in inner.feeds(x, ConvState(inner.initial_state(len(x)))).items():
             theirs = inputs[key.removeprefix("log_")]

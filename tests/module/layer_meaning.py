@@ -1,4 +1,4 @@
-"""What a layer means, straight from its stage-2 formulas; nothing here knows code generation.
+"""What a layer computes, evaluated from its stage-2 formulas without any generated code.
 
 A value is a tensor [B, T, H, *axes] with named axes; a number per token has H = 1 or 1s for what it
 lacks.  Features without heads have the one axis `*`.  Learned parts are found in the layer by the
@@ -80,7 +80,7 @@ POINTWISE: Mapping[str, Callable[..., Tensor]] = {
 
 
 @dataclass
-class Plain:
+class LayerMeaning:
     """The tokens and gates of a memory on x [B, T, width].
 
     backbone   conv, activation and normalised names of the layer around it

@@ -1,4 +1,4 @@
-"""Specs that were once compiled to wrong numbers, or to none: each is a rule of the derivation.
+"""Specs that an earlier version compiled to wrong numbers, or not at all.
 
 Every one is judged in float64 over more than one chunk, packed, warm and split.
 """

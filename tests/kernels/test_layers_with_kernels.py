@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernels.wide import interpreted
+from tests.kernels.kernel_cases import interpreted
 
 LAYERS = (
     "gated_deltanet.GatedDeltaNetLayer", "delta_product.DeltaProductLayer", "rwkv7.RWKV7Layer",

@@ -1,4 +1,4 @@
-"""The cases of the kernels' tests: small ones for every memory, large ones shared out.
+"""The cases of the kernels' tests: small ones for every memory, large ones each for a few.
 
 A sequence of 130 tokens takes the interpreter seconds, so the long cases are dealt to the memories
 in turn: every length is seen by some kernel, every size and every cosine by each.
@@ -21,7 +21,7 @@ from miras_dsl.runtime.judge.cases import Case, parameters
 from miras_dsl.runtime.judge.oracle.run import axis_sizes
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
-from tests.kernels.extra import EXTRA
+from tests.kernels.more_rules import EXTRA
 
 SHIPPED = (
     "linear_attention", "gla", "deltanet", "gated_deltanet", "rwkv7", "delta_product", "hgrn",

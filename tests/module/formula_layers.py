@@ -19,7 +19,7 @@ from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.ir import axes_of
 from miras_dsl.runtime.layers.conv_state import ConvState
 from tests.module import rules
-from tests.module.written import write
+from tests.module.generated_file import write
 
 Layer = nn.Module
 

@@ -1,4 +1,4 @@
-"""Links, penalties and implicit steps against the judge, which solves each of them numerically."""
+"""Links, penalties and implicit steps, against the oracle, which solves each of them numerically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repeated scalar terms: shared where they repeat, and the program means the same."""
+"""Common subexpressions: repeated scalar terms become one node, and no value changes."""
 
 from __future__ import annotations
 

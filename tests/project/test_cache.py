@@ -115,14 +115,14 @@ def test_without_a_home_another_users_folder_is_refused(homeless, monkeypatch):
     homeless.rmdir()
     (homeless.parent / "elsewhere").mkdir(mode=0o700)
     homeless.symlink_to(homeless.parent / "elsewhere")
-    with pytest.raises(cache.CacheError, match="is a link.*set MIRAS_CACHE_DIR"):
+    with pytest.raises(cache.CacheError, match=r"is a link.*set MIRAS_CACHE_DIR"):
         cache.put(text("link"))
 
 
 def test_a_home_that_cannot_be_written_says_what_to_set(homeless, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    with pytest.raises(cache.CacheError, match="cannot be made.*set MIRAS_CACHE_DIR to a folder"):
+    with pytest.raises(cache.CacheError, match=r"cannot be made.*set MIRAS_CACHE_DIR to a folder"):
         cache.put(text("full"))
 
 

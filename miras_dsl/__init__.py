@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .exceptions import EnvironmentFailure, SpecWarning, UsageError
-from .source import Source
+from .source import Source, escaped
 
 if TYPE_CHECKING:
     from miras_dsl.codegen.pipeline import RenderedModule
@@ -142,7 +142,7 @@ def explain(
     spec = parse(what)
     from miras_dsl.codegen.explain import explain
 
-    return explain(spec, stage=stage, form=form)
+    return escaped(explain(spec, stage=stage, form=form))
 
 
 def is_code(word: str) -> bool:

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 import miras_dsl as miras
+from miras_dsl.source import escaped
 
 from .exit_status import reporting_failures, warn
 from .options import AsJson, Spec
@@ -71,4 +72,4 @@ def train(
             told_of = [concern.to_json() for concern in concerns]
             print(json.dumps({**outcome.to_json(), "warnings": told_of}))
         else:
-            out.print(Text(str(outcome)))
+            out.print(Text(escaped(str(outcome))))

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from miras_dsl.diagnostics import Findings, Label, Problem, problem
-from miras_dsl.source import Source, Span
+from miras_dsl.source import Source, Span, is_visible
 
 from .habit_hints import hint_for
 
@@ -159,7 +159,7 @@ def _limits(kind: str, word: str, start: int, words: int, places: SourceMap) -> 
 
 
 def _character(word: str) -> str:
-    return f"`{word}`" if word.isprintable() else f"the character U+{ord(word):04X}"
+    return f"`{word}`" if is_visible(word) else f"the character U+{ord(word):04X}"
 
 
 def _short(word: str) -> str:
@@ -199,5 +199,5 @@ def _doc(text: str, start: int) -> str:
         stripped = line.strip()
         if not stripped.startswith("#"):
             break
-        lines.append("".join(c for c in stripped.lstrip("#").strip() if c.isprintable()))
+        lines.append("".join(c for c in stripped.lstrip("#").strip() if is_visible(c)))
     return "\n".join(reversed(lines))

@@ -30,7 +30,7 @@ from miras_dsl.runtime.execute.packed import Packed, batch_rows
 from miras_dsl.runtime.kernels.recurrent import supported
 from miras_dsl.runtime.layers.conv_state import MIN_GATE, upcast
 from miras_dsl.runtime.layers.state_tree import State
-from miras_dsl.source import Source
+from miras_dsl.source import Source, escaped
 from miras_dsl.spec import FileSpec, MemorySpec
 
 from . import cache
@@ -92,7 +92,9 @@ def load(path_or_text: str | PathLike[str] | Source) -> LoadedModule:
 def _load(source: Source) -> LoadedModule:
     spec = read(source)
     for concern in concerns(spec):
-        said = f"{concern.at.span.place}: {concern.what}; more: miras explain {concern.code}"
+        said = (
+            f"{concern.at.span.place}: {escaped(concern.what)}; more: miras explain {concern.code}"
+        )
         warnings.warn(said, SpecWarning, stacklevel=4)
     rendered, path = generate(spec, _kernels_here())
     module = cache.import_module(path)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from miras_dsl.source import is_visible
+
 from .device import device_of
 
 BITS = 1 / math.log(2)
@@ -53,6 +55,6 @@ def generate(
 def readable(sample: str, most: int = 72) -> str:
     """The beginning of a sample on one line; a dot stands for all that cannot be printed."""
     shown = re.sub(r"\s+", " ", sample).strip()
-    kept = (c if c.isprintable() and c != "\ufffd" else "\0" for c in shown)
+    kept = (c if is_visible(c) and c != "\ufffd" else "\0" for c in shown)
     shown = re.sub("\0+", "·", "".join(kept))
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"

@@ -13,7 +13,7 @@ from torch import nn
 from miras_dsl.check import read
 from miras_dsl.exceptions import UsageError
 from miras_dsl.runtime.load import loader
-from miras_dsl.source import Source
+from miras_dsl.source import Source, escaped
 from miras_dsl.spec import FileSpec, MemorySpec, ModelSpec
 
 from . import checkpoint, dataset
@@ -84,7 +84,7 @@ def run(
         )
     parameters = sum(p.numel() for p in model.parameters())
     size, apart = len(corpus.train), len(corpus.held_out)
-    console.print(f"{corpus.text.name}: {size:,} bytes, {apart:,} held out")
+    console.print(f"{escaped(corpus.text.name)}: {size:,} bytes, {apart:,} held out")
     console.print(
         f"{parameters:,} parameters, {config.steps} steps of {config.batch} x {config.length} "
         f"on {device}"

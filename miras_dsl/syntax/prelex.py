@@ -13,6 +13,7 @@ from miras_dsl.diagnostics import Findings, Label, Problem, problem
 from miras_dsl.source import Source, Span, is_visible
 
 from .habit_hints import hint_for
+from .version import after_version, not_first
 
 MAX_CHARACTERS = 1 << 20
 MAX_NESTING = 64
@@ -74,7 +75,7 @@ def split_definitions(source: Source, places: SourceMap, findings: Findings) -> 
     broken = False
     words = 0
     last_end = 0
-    for match in WORD.finditer(text):
+    for match in WORD.finditer(text, after_version(places)):
         if match.lastgroup == "skip":
             continue
         start, word = match.start(), match.group()
@@ -84,6 +85,8 @@ def split_definitions(source: Source, places: SourceMap, findings: Findings) -> 
         if opened and at_line_start and word in ("memory", "layer", "model"):
             findings.add(_unclosed(opened[-1], places))
             opened, broken = [], True
+        if found and not opened and at_line_start and word == "miras":
+            raise not_first(places, start)
         if not opened and _begins(text, start, word, places):
             found.append((word, start))
             broken = False

@@ -20,6 +20,7 @@ from .source import Source, escaped
 if TYPE_CHECKING:
     from miras_dsl.codegen.pipeline import RenderedModule
     from miras_dsl.runtime.judge.certificate import Certificate
+    from miras_dsl.runtime.layers.state_tree import State
     from miras_dsl.runtime.load.loader import LoadedModule
 
     from .diagnostics import SpecErrors
@@ -33,6 +34,7 @@ __all__ = [
     "SpecWarning",
     "certify",
     "compile",
+    "detach",
     "explain",
     "find",
     "is_code",
@@ -150,9 +152,20 @@ def is_code(word: str) -> bool:
     return len(word) == 5 and word[0] in "Mm" and word[1:].isdecimal()
 
 
+def detach(state: State) -> State:
+    """A state without its autograd graph: what one segment of a long text hands to the next."""
+    from miras_dsl.runtime.layers.state_tree import detach
+
+    return detach(state)
+
+
 def __getattr__(name: str) -> object:
     if name == "SpecErrors":
         from .diagnostics import SpecErrors
 
         return SpecErrors
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -13,6 +13,7 @@ from . import run as runner
 from .execute.packed import Packed, batch_rows, parse_cu_seqlens, require
 from .kernels.launch_config import Recurrence
 from .layers.conv_state import MIN_GATE, ConvState, upcast
+from .layers.generated_module import GeneratedModule
 from .layers.lm_blocks import Embedding, FeedForward, Head, MixerBlock
 from .layers.parts import (
     Backbone,
@@ -63,6 +64,7 @@ __all__ = [
     "ConvState",
     "Embedding",
     "FeedForward",
+    "GeneratedModule",
     "Head",
     "Linear",
     "MixerBlock",

@@ -67,6 +67,11 @@ def standard_library() -> Corpus:
 
 def text_file(path: Path) -> Corpus:
     """A file of the user's; its last twentieth is held out.  Raises TextError."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise TextError(
+            f"{path} is no regular file, and a run that is resumed reads its text again; name a text "
+            "file with --text"
+        )
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

@@ -13,10 +13,11 @@ from torch import nn
 from miras_dsl.check import read
 from miras_dsl.exceptions import UsageError
 from miras_dsl.runtime.load import loader
+from miras_dsl.runtime.train import dataset
 from miras_dsl.source import Source, escaped
 from miras_dsl.spec import FileSpec, MemorySpec, ModelSpec
 
-from . import checkpoint, dataset
+from . import checkpoint
 from .config import TrainConfig, TrainError, settings_of
 from .device import device_here
 from .loop import Outcome, train

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def saved(module: torch.nn.Module) -> torch.nn.Module:
 WAYS = {
     "pickle": lambda module: pickle.loads(pickle.dumps(module)),
     "oldest pickle": lambda module: pickle.loads(pickle.dumps(module, protocol=0)),
-    "python's pickle": lambda module: pickle.loads(pickle._dumps(module)),
+    "python's pickle": lambda module: pickle.loads(pickle._dumps(module)),  # type: ignore[attr-defined]
     "deepcopy": copy.deepcopy,
     "torch.save": saved,
 }
@@ -147,7 +148,7 @@ def test_what_a_user_builds_around_it_comes_back(library):
     assert type(again.layer) is library.Delta
 
 
-def recipe(library, name: str) -> list[object]:
+def recipe(library, name: str) -> list[Any]:
     reduced = pickling._reduced(library[name])
     assert reduced[0] is generated_class
     return list(reduced[1])
@@ -169,7 +170,7 @@ def test_what_was_not_compiled_here_is_never_imported(library, tmp_path, monkeyp
     (planted / cache.FILE).write_text(evil)
     for other in (cache.digest(evil), str(planted), f"../{planted.name}", "", "0" * 63, 7):
         with pytest.raises(UnpicklingError):
-            generated_class(name, text, kernels, other, cls)
+            generated_class(name, text, kernels, other, cls)  # type: ignore[arg-type]
     monkeypatch.setenv("MIRAS_CACHE_DIR", str(tmp_path / "cache"))
     entry = cache.root() / digest
     entry.mkdir(mode=0o700)
@@ -182,9 +183,9 @@ def test_what_was_not_compiled_here_is_never_imported(library, tmp_path, monkeyp
     "word", ["torch", "nn", "Linear", "GeneratedModule", "delta_memory", "x", "__doc__"]
 )
 def test_only_classes_of_the_spec_are_given(library, word):
-    given = recipe(library, "Delta")
+    name, text, kernels, digest, _ = recipe(library, "Delta")
     with pytest.raises(UnpicklingError, match="defines no class"):
-        generated_class(*given[:4], word)
+        generated_class(name, text, kernels, digest, word)
 
 
 def test_another_version_of_the_compiler_is_told(library, monkeypatch):

@@ -106,7 +106,8 @@ def test_the_number_of_threads_comes_back_whoever_leaves_first():
     torch.set_num_threads(2)
     try:
         for pair in ((first, second), (second, first)):
-            inside.clear(), left.clear()
+            inside.clear()
+            left.clear()
             threads = [threading.Thread(target=part) for part in pair]
             for thread in threads:
                 thread.start()

@@ -22,9 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from miras_dsl.runtime.load import atomic_write
-
-from .run_folder.fit import agree, misfits, of_another_spec
-from .run_folder.metadata import (
+from miras_dsl.runtime.train.run_folder.fit import agree, misfits, of_another_spec
+from miras_dsl.runtime.train.run_folder.metadata import (
     FORMAT,
     CheckpointError,
     Facts,
@@ -33,6 +32,8 @@ from .run_folder.metadata import (
     damaged,
     read_metadata,
 )
+
+from .device import device_of
 
 NAME = "checkpoint.safetensors"
 RANDOM = "random.torch"
@@ -65,7 +66,7 @@ def save(
         "config": dict(origin.config),
         "text": asdict(origin.text),
         "torch": str(torch.__version__),
-        "device": next(iter(model.parameters())).device.type,
+        "device": device_of(model).type,
         "log": log,
         "tensors": {name: _checksum_of(x) for name, x in tensors.items()},
     }

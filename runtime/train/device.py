@@ -36,5 +36,6 @@ def device_here(wished: str) -> torch.device:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the parameters of a model lie."""
-    return next(iter(model.parameters())).device
+    """Where the parameters of a model lie; the CPU for a model without any."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device

@@ -13,16 +13,15 @@ from torch import nn
 from miras_dsl.check import read
 from miras_dsl.exceptions import UsageError
 from miras_dsl.runtime.load import loader
-from miras_dsl.runtime.train import dataset
+from miras_dsl.runtime.train.run_folder.fit import other_settings
+from miras_dsl.runtime.train.run_folder.place import require_folder, require_free, require_unused
 from miras_dsl.source import Source, escaped
 from miras_dsl.spec import FileSpec, MemorySpec, ModelSpec
 
-from . import checkpoint
+from . import checkpoint, dataset
 from .config import TrainConfig, TrainError, settings_of
 from .device import device_here
 from .loop import Outcome, train
-from .run_folder.fit import other_settings
-from .run_folder.place import require_folder, require_free, require_unused
 from .time_budget import steps_for_budget
 
 WIDTH, LAYERS, HEAD = 128, 2, 32

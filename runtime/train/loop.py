@@ -20,14 +20,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from miras_dsl.runtime.threads import on_threads
-from miras_dsl.runtime.train import dataset
+from miras_dsl.runtime.train.run_folder.place import (
+    locked,
+    make_folder,
+    require_no_run,
+    require_unused,
+)
 
-from . import checkpoint, metrics_log, plots
+from . import checkpoint, dataset, metrics_log, plots
 from .config import TrainConfig, TrainError, optimiser_of, rate_at, settings_of
 from .device import device_of
 from .evaluate import BITS, evaluate, generate, readable
 from .nonfinite import first_nonfinite
-from .run_folder.place import locked, make_folder, require_no_run, require_unused
 
 LOG, PICTURE = "log.jsonl", "loss.png"
 

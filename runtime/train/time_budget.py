@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from miras_dsl.runtime.threads import on_threads
-from miras_dsl.runtime.train import dataset
 
+from . import dataset
 from .config import TrainConfig, optimiser_of
 from .loop import update
 

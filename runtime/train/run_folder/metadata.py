@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miras_dsl.exceptions import EnvironmentFailure
-from miras_dsl.runtime.train.dataset import Text
 
 FORMAT = 3
 WITHOUT_CHECKSUMS = 2
@@ -18,6 +17,20 @@ WITHOUT_CHECKSUMS = 2
 
 class CheckpointError(EnvironmentFailure):
     """A checkpoint cannot be written or does not fit, in one sentence with a way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Which text it is.
+
+    name    where it came from, with the Python version when that decides it
+    sha256  of both its parts, so that two runs can tell whether they read the same
+    file    its path from the root, when it is a file of the user's
+    """
+
+    name: str
+    sha256: str
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

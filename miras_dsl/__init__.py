@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .exceptions import EnvironmentFailure, SpecWarning, UsageError
-from .source import Source
+from .source import Source, escaped
 
 if TYPE_CHECKING:
     from miras_dsl.codegen.pipeline import RenderedModule
     from miras_dsl.runtime.judge.certificate import Certificate
+    from miras_dsl.runtime.layers.state_tree import State
     from miras_dsl.runtime.load.loader import LoadedModule
 
     from .diagnostics import SpecErrors
@@ -33,6 +34,7 @@ __all__ = [
     "SpecWarning",
     "certify",
     "compile",
+    "detach",
     "explain",
     "find",
     "is_code",
@@ -150,12 +152,19 @@ def explain(
     spec = parse(what)
     from miras_dsl.codegen.explain import explain
 
-    return explain(spec, stage=stage, form=form)
+    return escaped(explain(spec, stage=stage, form=form))
 
 
 def is_code(word: str) -> bool:
     """Whether a word is the code of a diagnostic, such as M0101."""
     return len(word) == 5 and word[0] in "Mm" and word[1:].isdecimal()
+
+
+def detach(state: State) -> State:
+    """A state without its autograd graph: what one segment of a long text hands to the next."""
+    from miras_dsl.runtime.layers.state_tree import detach
+
+    return detach(state)
 
 
 def __getattr__(name: str) -> object:
@@ -164,3 +173,7 @@ def __getattr__(name: str) -> object:
 
         return SpecErrors
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

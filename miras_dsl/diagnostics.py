@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 
-from .source import Span
+from .source import Span, escaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Diagnostic:
         own = [label for label in labels if label.span.source == self.at.span.source]
         foreign = [label for label in labels if label.span.source != self.at.span.source]
         gutter = max(len(str(label.span.line)) for label in labels) + 2
-        lines = [f"{self.severity}[{self.code}]: {self.what}"]
+        lines = [f"{self.severity}[{self.code}]: {escaped(self.what)}"]
         lines.append(f"{'':{gutter}}--> {self.at.span.place}")
         lines += _quote(own, gutter)
         for label in foreign:
             lines.append(f"{'':{gutter}}::: {label.span.place}")
             lines += _quote([label], gutter)
         if self.help:
-            lines.append(f"{'':{gutter}} = help: {self.help}")
+            lines.append(f"{'':{gutter}} = help: {escaped(self.help)}")
         lines.append(f"{'':{gutter}} = more: miras explain {self.code}")
         return "\n".join(lines)
 
@@ -230,17 +230,20 @@ def _quote(labels: list[Label], gutter: int) -> list[str]:
     last = 0
     for label in labels:
         span = label.span
-        text = span.source.line(span.line)
+        text = span.source.line(span.line).removesuffix("\r")
         start = span.column - 1
         width = max(1, min(span.end - span.start, len(text) - start))
         # a very long line is cut around the place, so that a hostile file cannot flood the terminal
         left = max(0, start - 60)
-        shown = text[left : left + 120].replace("\t", " ")
-        width = min(width, max(1, len(shown) - (start - left)))
+        cut = text[left : left + 120].replace("\t", " ")
+        width = min(width, max(1, len(cut) - (start - left)))
+        before = escaped(cut[: start - left], keep="")
+        marked = escaped(cut[start - left : start - left + width], keep="")
         if span.line != last or left:
-            lines.append(f"{span.line:>{gutter - 1}} | {shown}")
+            lines.append(f"{span.line:>{gutter - 1}} | {escaped(cut, keep='')}")
         last = 0 if left else span.line
-        lines.append(f"{'':{gutter}}| {'':{start - left}}{'^' * width} {label.text}".rstrip())
+        carets = "^" * max(1, len(marked))
+        lines.append(f"{'':{gutter}}| {'':{len(before)}}{carets} {escaped(label.text)}".rstrip())
     return lines
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from .source import escaped
+
 
 class EnvironmentFailure(Exception):
     """A file, folder or device cannot be used; the message is one sentence with a way out."""
 
     status = 3
     """The exit status of a command that ends with this exception."""
+
+    def __str__(self) -> str:
+        # A file's name, or a text that was read, may hold characters that a terminal obeys.
+        return escaped(super().__str__())
 
 
 class UsageError(EnvironmentFailure):

@@ -15,6 +15,7 @@ from .execute.packed import Packed, batch_rows, parse_cu_seqlens, require
 from .kernels.launch_config import Recurrence
 from .layers.attention_mask import unpadded
 from .layers.conv_state import ConvState, upcast
+from .layers.generated_module import GeneratedModule
 from .layers.lm_blocks import Embedding, FeedForward, Head, MixerBlock
 from .layers.memory_layer import MemoryLayer
 from .layers.parts import (
@@ -65,6 +66,7 @@ __all__ = [
     "ConvState",
     "Embedding",
     "FeedForward",
+    "GeneratedModule",
     "Head",
     "Linear",
     "MemoryLayer",

@@ -7,12 +7,12 @@ every class its name and every memory a prefix of its own.
 
 from __future__ import annotations
 
-import ast
 import builtins
+import dis
 import keyword
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from miras_dsl.spec import FileSpec
@@ -94,20 +94,15 @@ def assert_defined_once(text: str) -> str:
 
 
 def top_level(text: str) -> list[str]:
-    """What a module defines, assigns or imports at its top level, as often as it does."""
-    return [name for statement in ast.parse(text).body for name in _defined(statement)]
+    """What a module defines, assigns or imports at its top level, as often as it does.
 
-
-def _defined(statement: ast.stmt) -> Iterable[str]:
-    match statement:
-        case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-            return [name]
-        case ast.Assign(targets=targets):
-            return [target.id for target in targets if isinstance(target, ast.Name)]
-        case ast.Import(names=names) | ast.ImportFrom(names=names):
-            return [(alias.asname or alias.name).partition(".")[0] for alias in names]
-        case _:
-            return []
+    Read off the compiled module, which stores each such name once.  Not off `ast.parse`: in Python
+    3.11 its trees share one counter, and two threads that build trees at once make it raise
+    SystemError.
+    """
+    code = compile(text, "<generated>", "exec")
+    stores = (step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME")
+    return [name for name in stores if name != "__doc__"]
 
 
 def _classes(names: list[str]) -> dict[str, str]:

@@ -174,13 +174,6 @@ class _TokenPlanner:
         back = dict(self.back)
         return [(x, back[f"d_{x.name}"]) for x in (*self.tokens, *self.constants)]
 
-    def _issued(self) -> list[tuple[str, Node]]:
-        """The results of the step's adjoint in the order in which their statements are issued: gradients
-        in the order of the inputs, so that what the forward pass has computed comes first (registers
-        hold fewer tiles at a time), then the carried cotangents."""
-        back, given = dict(self.back), [f"d_{x.name}" for x in (*self.tokens, *self.constants)]
-        return [*((n, back[n]) for n in given), *((n, x) for n, x in self.back if n not in given)]
-
     def _forward(self) -> Kernel:
         given = (*self.tokens, *self.constants, *self.states)
         body = (
@@ -217,7 +210,7 @@ class _TokenPlanner:
             (
                 *self._edge(Edge.START),
                 *self._edge_adjoint(Edge.END),
-                self._compute(self.token, self._issued()),
+                self._compute(self.token, issue_order(self.back, (*self.tokens, *self.constants))),
                 *self._edge_adjoint(Edge.START),
             ),
         )

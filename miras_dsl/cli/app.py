@@ -18,6 +18,7 @@ import typer
 from rich.text import Text
 
 import miras_dsl as miras
+from miras_dsl.source import escaped
 from miras_dsl.stages import Stage
 
 from .check import check
@@ -83,7 +84,7 @@ def new(
         place = resolve_output(path, force=force)
         place.write(spec_template(path.name))
         if not place.standard:
-            out.print(Text(f"wrote {path}; next: miras check {memory_name(path)}"))
+            out.print(Text(escaped(f"wrote {path}; next: miras check {memory_name(path)}")))
         if miras.shipped(str(path)) is not None:
             out.print(
                 Text(f"here `{path}` now means this file and no longer the shipped memory {path}")
@@ -121,7 +122,7 @@ def explain(
         from miras_dsl.codegen.explain import explain
 
         warn(warnings(meant), form is Format.json)
-        print(explain(meant, stage=stage, form=form.value))
+        print(escaped(explain(meant, stage=stage, form=form.value)))
 
 
 @app.command("compile")
@@ -161,7 +162,7 @@ def compile_(
         elif place is None:
             sys.stdout.write(rendered.text)
         elif not place.standard:
-            out.print(Text(f"wrote {output}, {rendered.text.count(chr(10))} lines"))
+            out.print(Text(escaped(f"wrote {output}, {rendered.text.count(chr(10))} lines")))
 
 
 app.command()(train)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 import miras_dsl as miras
 from miras_dsl.dtypes import Dtype
+from miras_dsl.source import escaped
 
 from .exit_status import WRONG, reporting_failures, warn
 from .options import AsJson, Spec
@@ -53,6 +54,7 @@ def check(
     """
     with reporting_failures(as_json) as out:
         source = miras.find(spec)
+        name = escaped(source.name)
         place = None if output is None else resolve_output(output, spec=spec, certificate=True)
         # A wrong spec is reported before torch is imported, which takes long.
         meant = miras.parse(source)
@@ -62,10 +64,10 @@ def check(
         warn(warnings(meant), as_json)
         from miras_dsl.runtime.load.certify_file import certify_file
 
-        with _progress(out, f"checking {source.name} …") as tell:
+        with _progress(out, f"checking {name} …") as tell:
 
-            def about(name: str) -> None:
-                tell(f"checking {name} of {source.name} …")
+            def about(memory: str) -> None:
+                tell(f"checking {memory} of {name} …")
 
             proofs = certify_file(meant, only=only or (), dtype=dtype, device=device, tell=about)
         plain = {title: json.loads(proof.to_json()) for title, proof in proofs.items()}
@@ -79,7 +81,7 @@ def check(
         for proof in proofs.values():
             out.print(_painted(str(proof)))
         if not proofs:
-            out.print(f"{source.name} is well formed; it holds no memory to certify")
+            out.print(f"{name} is well formed; it holds no memory to certify")
         if red := [proof for proof in proofs.values() if not proof.green]:
             out.print(Text(_next(spec, red[0])))
             raise typer.Exit(WRONG)
@@ -113,7 +115,7 @@ def _progress(out: Console, first: str) -> Iterator[Callable[[str], None]]:
 
 def _next(spec: str, proof: Certificate) -> str:
     """What to do about a certificate that is not green, as one line."""
-    said = memory_name(spec)
+    said = escaped(str(memory_name(spec)))
     if (worst := proof.worst) is None:
         count = len(proof.missing)
         return f"next: {count} comparisons of {proof.spec} were not made; please report it"

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from miras_dsl.exceptions import EnvironmentFailure, SpecWarning
+from miras_dsl.source import escaped
 
 if TYPE_CHECKING:
     from miras_dsl.diagnostics import Diagnostic
@@ -39,7 +40,7 @@ class reporting_failures:
 
     def __enter__(self) -> Console:
         def warn(message: Warning | str, *_where: object) -> None:
-            self.errors.print(Text(f"warning: {message}", "yellow"))
+            self.errors.print(Text(escaped(f"warning: {message}"), "yellow"))
 
         self.within.enter_context(warnings.catch_warnings())
         # The command prints these itself, with their places.
@@ -106,7 +107,7 @@ class reporting_failures:
         if self.as_json:
             print(json.dumps({"errors": [{"what": sentence}]}))
         else:
-            self.errors.print(Text(mark + sentence))
+            self.errors.print(Text(mark + escaped(sentence)))
 
 
 def warn(found: Iterable[Diagnostic], as_json: bool) -> None:

@@ -7,6 +7,8 @@ import shlex
 from os import PathLike, fspath
 
 TEXT = """\
+miras 1
+
 # {name}: say in a line what this memory should remember, and how it should forget.
 #
 # `miras check {file}` derives the memory and proves it against autodiff.

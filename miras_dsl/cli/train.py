@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 import miras_dsl as miras
+from miras_dsl.source import escaped
 
 from .exit_status import reporting_failures, warn
 from .options import AsJson, Spec
@@ -31,6 +32,9 @@ def train(
     rate: Annotated[float | None, typer.Option(min=0.0, help="peak learning rate (0.003)")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of weights and batches (0)")] = None,
     keep: Annotated[int | None, typer.Option(min=1, help="steps between checkpoints (50)")] = None,
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N")
+    ] = "auto",
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="the run's folder (runs/NAME)")
     ] = None,
@@ -59,11 +63,13 @@ def train(
         warn(concerns, as_json)
         from miras_dsl.runtime.train.job import RunOptions, run
 
-        wishes = RunOptions(text, steps, minutes, width, layers, batch, length, rate, seed, keep)
+        wishes = RunOptions(
+            text, steps, minutes, width, layers, batch, length, rate, seed, keep, device
+        )
         folder = output or Path("runs") / Path(source.name).stem
         outcome = run(source, wishes, folder, resume=resume, console=out)
         if as_json:
             told_of = [concern.to_json() for concern in concerns]
             print(json.dumps({**outcome.to_json(), "warnings": told_of}))
         else:
-            out.print(Text(str(outcome)))
+            out.print(Text(escaped(str(outcome))))

@@ -10,9 +10,10 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from miras_dsl.diagnostics import Findings, Label, Problem, problem
-from miras_dsl.source import Source, Span
+from miras_dsl.source import Source, Span, is_visible
 
 from .habit_hints import hint_for
+from .version import after_version, not_first
 
 MAX_CHARACTERS = 1 << 20
 MAX_NESTING = 64
@@ -79,7 +80,7 @@ def split_definitions(source: Source, places: SourceMap, findings: Findings) -> 
     broken = False
     words = 0
     last_end = 0
-    for match in WORD.finditer(text):
+    for match in WORD.finditer(text, after_version(places)):
         if match.lastgroup == "skip":
             continue
         start, word = match.start(), match.group()
@@ -89,6 +90,8 @@ def split_definitions(source: Source, places: SourceMap, findings: Findings) -> 
         if opened and at_line_start and word in ("memory", "layer", "model"):
             findings.add(_unclosed(opened[-1], places))
             opened, broken = [], True
+        if found and not opened and at_line_start and word == "miras":
+            raise not_first(places, start)
         if not opened and _begins(text, start, word, places):
             found.append((word, start))
             broken = False
@@ -164,7 +167,7 @@ def _limits(kind: str, word: str, start: int, words: int, places: SourceMap) -> 
 
 
 def _character(word: str) -> str:
-    return f"`{word}`" if word.isprintable() else f"the character U+{ord(word):04X}"
+    return f"`{word}`" if is_visible(word) else f"the character U+{ord(word):04X}"
 
 
 def _short(word: str) -> str:
@@ -204,5 +207,5 @@ def _doc(text: str, start: int) -> str:
         stripped = line.strip()
         if not stripped.startswith("#"):
             break
-        lines.append("".join(c for c in stripped.lstrip("#").strip() if c.isprintable()))
+        lines.append("".join(c for c in stripped.lstrip("#").strip() if is_visible(c)))
     return "\n".join(reversed(lines))

@@ -22,7 +22,12 @@ class Embedding(nn.Module):
 
     def __init__(self, vocab: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(vocab, width))
+        self.weight = nn.Parameter(torch.empty(vocab, width))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.weight.normal_()
 
     def extra_repr(self) -> str:
         return " -> ".join(map(str, self.weight.shape))
@@ -87,7 +92,12 @@ class Head(nn.Module):
     def __init__(self, width: int, vocab: int) -> None:
         super().__init__()
         self.norm = RMSNorm(width)
-        self.weight = nn.Parameter(torch.randn(vocab, width) * (0.1 / sqrt(width)))
+        self.weight = nn.Parameter(torch.empty(vocab, width))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.weight.normal_().mul_(0.1 / sqrt(self.weight.shape[1]))
 
     def extra_repr(self) -> str:
         return " -> ".join(map(str, reversed(self.weight.shape)))

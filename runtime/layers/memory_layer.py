@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from miras_dsl.runtime.execute.packed import Packed, batch_rows, parse_cu_seqlens, require
 
 from .attention_mask import unpadded
 from .conv_state import ConvState
+from .generated_module import GeneratedModule
 from .parts import OutputProjection, initial_tails, like_parameters
 from .state_tree import State
 
 Run = Callable[..., tuple[Tensor, State]]
 
 
-class MemoryLayer(nn.Module):
+class MemoryLayer(GeneratedModule):
     """A memory as a layer: x [B, T, width] -> y [B, T, width].
 
     Tokens and gates are made from x, the memory learns from them token by token, and its answer is
@@ -38,15 +39,10 @@ class MemoryLayer(nn.Module):
     memory_state: Callable[[int, Tensor], dict[str, Tensor]]
     width: int
     answer: OutputProjection
-    sizes: str
 
     def constants(self) -> dict[str, Tensor]:
         """What the memory is given once, [H, *axes]."""
         return {}
-
-    def extra_repr(self) -> str:
-        """The sizes, for `print`."""
-        return self.sizes
 
     def initial_state(self, batch: int) -> State:
         """The state before the first token, for ``batch`` sequences."""

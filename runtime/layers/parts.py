@@ -63,9 +63,15 @@ class Linear(nn.Module):
     def __init__(self, inputs: int, *shape: int, rank: int = 0) -> None:
         super().__init__()
         self.shape = shape
-        self.down = nn.Parameter(torch.randn(rank, inputs) / sqrt(inputs)) if rank else None
-        fan_in = rank or inputs
-        self.weight = nn.Parameter(torch.randn(prod(shape), fan_in) * (GAIN / sqrt(fan_in)))
+        self.down = nn.Parameter(torch.empty(rank, inputs)) if rank else None
+        self.weight = nn.Parameter(torch.empty(prod(shape), rank or inputs))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        if self.down is not None:
+            self.down.normal_().div_(sqrt(self.down.shape[1]))
+        self.weight.normal_().mul_(GAIN / sqrt(self.weight.shape[1]))
 
     def extra_repr(self) -> str:
         inputs = self.weight.shape[1] if self.down is None else self.down.shape[1]
@@ -89,7 +95,12 @@ class CausalConv(nn.Module):
     def __init__(self, name: str, width: int, *shape: int) -> None:
         super().__init__()
         self.name, self.lags, self.shape = name, width - 1, shape
-        self.weight = nn.Parameter(torch.empty(width, *shape).uniform_(-1, 1) / sqrt(width))
+        self.weight = nn.Parameter(torch.empty(width, *shape))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.weight.uniform_(-1, 1).div_(sqrt(self.lags + 1))
 
     def extra_repr(self) -> str:
         return f"{self.name}, width={self.lags + 1}, {' x '.join(map(str, self.shape))}"
@@ -160,6 +171,10 @@ class RMSNorm(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.weight.fill_(1)
 
     def extra_repr(self) -> str:
         return str(len(self.weight))

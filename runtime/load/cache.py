@@ -49,10 +49,9 @@ def root() -> Path:
 
     Raises CacheError when someone else could write to it: what is in it will be executed.
     """
-    named = os.environ.get("MIRAS_CACHE_DIR")
-    folder = Path(named) if named else Path(platformdirs.user_cache_dir("miras_dsl"))
+    folder = _chosen()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(folder)
         found = folder.stat()
     except OSError as error:
         raise CacheError(
@@ -71,6 +70,41 @@ def root() -> Path:
                 f"executed; run: chmod 700 {folder}"
             )
     return folder
+
+
+def _chosen() -> Path:
+    """Where the cache is to be: as the environment says, else in the user's home folder.
+
+    A user without one (a container that runs under a bare number) has a folder among the temporary
+    files.
+    """
+    named = os.environ.get("MIRAS_CACHE_DIR")
+    if named:
+        return Path(named).absolute()
+    try:
+        usual = Path(platformdirs.user_cache_dir("miras_dsl"))
+    except (RuntimeError, KeyError):
+        # What platformdirs, or the table of users, says where there is no home folder.
+        usual = Path("~")
+    if usual.is_absolute():
+        return usual
+    own = (
+        Path(tempfile.gettempdir()) / f"miras_dsl-{os.geteuid() if os.name == 'posix' else 'user'}"
+    )
+    if own.is_symlink():
+        raise CacheError(
+            f"{own} is a link, which another user may have made, and what is behind it would be "
+            "executed; set MIRAS_CACHE_DIR to a folder of yours"
+        )
+    return own
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and those above it that are missing; only the user may look into them."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        # One after the other: `parents=True` would leave those above to the umask.
+        place.mkdir(mode=0o700, exist_ok=True)
 
 
 def digest(text: str) -> str:

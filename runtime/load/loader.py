@@ -31,10 +31,10 @@ from miras_dsl.runtime.kernels.recurrent import supported
 from miras_dsl.runtime.layers.conv_state import upcast
 from miras_dsl.runtime.layers.state_tree import State
 from miras_dsl.runtime.ops.tensor_ops import log_gate
-from miras_dsl.source import Source
+from miras_dsl.source import Source, escaped
 from miras_dsl.spec import FileSpec, MemorySpec
 
-from . import cache
+from . import cache, pickling
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class LoadedModule:
     text         the generated module
     digest       of the meaning: equal for two files that say the same
     path         where the generated module lies
+    source_name  the name of the file, or `<string>`
     """
 
     spec: FileSpec
@@ -54,6 +55,11 @@ class LoadedModule:
     digest: str
     path: Path
     classes: Mapping[str, type[nn.Module]]
+    source_name: str = "<string>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # As the text that it was made from: another process compiles it, or has it in its cache.
+        return load, (Source(self.source_name, self.source_text),)
 
     def __getattr__(self, name: str) -> type[nn.Module]:
         if name.startswith("__") or name not in self.classes:
@@ -93,12 +99,18 @@ def load(path_or_text: str | PathLike[str] | Source) -> LoadedModule:
 def _load(source: Source) -> LoadedModule:
     spec = read(source)
     for concern in concerns(spec):
-        said = f"{concern.at.span.place}: {concern.what}; more: miras explain {concern.code}"
+        said = (
+            f"{concern.at.span.place}: {escaped(concern.what)}; more: miras explain {concern.code}"
+        )
         warnings.warn(said, SpecWarning, stacklevel=4)
-    rendered, path = generate(spec, _kernels_here())
+    kernels = _kernels_here()
+    rendered, path = generate(spec, kernels)
     module = cache.import_module(path)
+    pickling.remember(module, source, kernels, path)
     classes = {name: getattr(module, made) for name, made in rendered.names.classes.items()}
-    return LoadedModule(spec, source.text, rendered.text, rendered.digest, path, classes)
+    return LoadedModule(
+        spec, source.text, rendered.text, rendered.digest, path, classes, source.name
+    )
 
 
 def generate(spec: FileSpec, kernels: bool) -> tuple[RenderedModule, Path]:

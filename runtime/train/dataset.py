@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from miras_dsl.exceptions import EnvironmentFailure
+from miras_dsl.runtime.train.run_folder.metadata import Text
 
 SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "encodings"}
 """Folders of the standard library that are left out: not its own, or tables rather than text."""
@@ -27,20 +28,6 @@ SMALLEST = 4096
 
 class TextError(EnvironmentFailure):
     """A text cannot be used, in one sentence with a way out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Which text it is.
-
-    name    where it came from, with the Python version when that decides it
-    sha256  of both its parts, so that two runs can tell whether they read the same
-    file    its path from the root, when it is a file of the user's
-    """
-
-    name: str
-    sha256: str
-    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +54,11 @@ def standard_library() -> Corpus:
 
 def text_file(path: Path) -> Corpus:
     """A file of the user's; its last twentieth is held out.  Raises TextError."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise TextError(
+            f"{path} is no regular file, and a run that is resumed reads its text again; name a text "
+            "file with --text"
+        )
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from miras_dsl.source import is_visible
+
+from .device import device_of
+
 BITS = 1 / math.log(2)
 """Bits in a nat."""
 
@@ -18,8 +22,9 @@ BITS = 1 / math.log(2)
 def evaluate(model: nn.Module, tokens: Tensor, targets: Tensor, batch: int) -> float:
     """Bits per byte on windows, int64 [N, T]; each window starts with an empty memory."""
     model.eval()
-    total = 0.0
+    total, device = 0.0, device_of(model)
     for x, y in zip(tokens.split(batch), targets.split(batch), strict=True):
+        x, y = x.to(device), y.to(device)
         logits, _ = model(x)
         total += F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum").item()
     model.train()
@@ -35,13 +40,14 @@ def generate(
     source = torch.Generator().manual_seed(seed)
     # nn.Module types its attributes as tensors or modules; a language model has a method here.
     decode: Callable[[Tensor, object], tuple[Tensor, object]] = getattr(model, "step")  # noqa: B009
-    logits, state = model(prompt)
+    device = device_of(model)
+    logits, state = model(prompt.to(device))
     logits, written = logits[:, -1], []
     for _ in range(count):
-        chances = (logits[:, :256].float() / temperature).softmax(-1)
+        chances = (logits[:, :256].float() / temperature).softmax(-1).cpu()
         token = torch.multinomial(chances, 1, generator=source)[:, 0]
         written.append(int(token))
-        logits, state = decode(token, state)
+        logits, state = decode(token.to(device), state)
     model.train()
     return bytes(written).decode("utf-8", errors="replace")
 
@@ -49,6 +55,6 @@ def generate(
 def readable(sample: str, most: int = 72) -> str:
     """The beginning of a sample on one line; a dot stands for all that cannot be printed."""
     shown = re.sub(r"\s+", " ", sample).strip()
-    kept = (c if c.isprintable() and c != "\ufffd" else "\0" for c in shown)
+    kept = (c if is_visible(c) and c != "\ufffd" else "\0" for c in shown)
     shown = re.sub("\0+", "·", "".join(kept))
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,11 +13,15 @@ from torch import nn
 from miras_dsl.check import read
 from miras_dsl.exceptions import UsageError
 from miras_dsl.runtime.load import loader
-from miras_dsl.source import Source
+from miras_dsl.runtime.train.run_folder.fit import other_settings
+from miras_dsl.runtime.train.run_folder.place import require_folder, require_free, require_unused
+from miras_dsl.source import Source, escaped
 from miras_dsl.spec import FileSpec, MemorySpec, ModelSpec
 
 from . import checkpoint, dataset
-from .loop import Outcome, TrainConfig, TrainError, require_folder, require_unused, train
+from .config import TrainConfig, TrainError, settings_of
+from .device import device_here
+from .loop import Outcome, train
 from .time_budget import steps_for_budget
 
 WIDTH, LAYERS, HEAD = 128, 2, 32
@@ -38,6 +42,7 @@ class RunOptions:
     rate: float | None = None
     seed: int | None = None
     keep: int | None = None
+    device: str = "auto"
 
 
 def run(
@@ -49,7 +54,9 @@ def run(
     were counted when it began, so ``minutes`` says nothing to it.  Raises SpecErrors and what
     `train` raises.
     """
+    device = device_here(wishes.device)
     require_folder(folder)
+    require_free(folder)
     kept = checkpoint.facts(folder / checkpoint.NAME) if resume else None
     before: Mapping[str, object] = {} if kept is None else kept.origin.config
     width, layers = wishes.width, wishes.layers
@@ -61,16 +68,14 @@ def run(
         width, layers = _number(before.get("width")), _number(before.get("layers"))
         whole = wrap_in_model(source, width=width, layers=layers)
 
-    settings = {
-        key: value
-        for key in TrainConfig.__dataclass_fields__
-        if (value := getattr(wishes, key, None)) is not None
-        or (value := before.get(key)) is not None
-    }
-    config = replace(TrainConfig(), **settings)
+    wished = {key: getattr(wishes, key, None) for key in TrainConfig.__dataclass_fields__}
+    given = {key: value for key, value in wished.items() if value is not None}
+    config = TrainConfig(**(settings_of(before) | given))  # type: ignore[arg-type]
     corpus = _corpus(wishes.text, kept)
     torch.manual_seed(config.seed)
     model, _ = language_model(whole)
+    # Built on the CPU: the same seed gives the same weights on every device.
+    model.to(device)
     if wishes.minutes is not None and kept is None:
         config = steps_for_budget(model, corpus, config, wishes.minutes)
     elif wishes.minutes is not None:
@@ -79,9 +84,10 @@ def run(
         )
     parameters = sum(p.numel() for p in model.parameters())
     size, apart = len(corpus.train), len(corpus.held_out)
-    console.print(f"{corpus.text.name}: {size:,} bytes, {apart:,} held out")
+    console.print(f"{escaped(corpus.text.name)}: {size:,} bytes, {apart:,} held out")
     console.print(
-        f"{parameters:,} parameters, {config.steps} steps of {config.batch} x {config.length}"
+        f"{parameters:,} parameters, {config.steps} steps of {config.batch} x {config.length} "
+        f"on {device}"
     )
     return train(
         model,
@@ -168,7 +174,7 @@ def _same_model(
 ) -> None:
     """Raise CheckpointError where width or layers are wished to be others than a run began with.
 
-    The model is written by `with_model`: its settings say more than a difference of its text.
+    The model is written by `wrap_in_model`: its settings say more than a difference of its text.
     """
     model = next(iter(read(source).models.values()), None)
     usual = {"width": WIDTH if model is None else model.width, "layers": LAYERS}
@@ -178,11 +184,19 @@ def _same_model(
         if now is not None and now != then:
             other[key] = (then, now)
     if other:
-        raise checkpoint.other_settings(path, other)
+        raise other_settings(path, other)
 
 
 def _number(kept: object) -> int | None:
-    return None if kept is None else int(str(kept))
+    """A width or a number of layers from a checkpoint.  Raises TrainError for what is none."""
+    if kept is None:
+        return None
+    if type(kept) is not int or not 1 <= kept <= 1 << 20:
+        raise TrainError(
+            f"the checkpoint is damaged: its model has a size of {kept!r:.40}; put back a copy of "
+            "it, or train again in another folder (--out)"
+        )
+    return kept
 
 
 def _free(name: str, spec: FileSpec) -> str:

@@ -19,18 +19,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from miras_dsl.exceptions import EnvironmentFailure
 from miras_dsl.runtime.threads import on_threads
+from miras_dsl.runtime.train.run_folder.place import (
+    locked,
+    make_folder,
+    require_no_run,
+    require_unused,
+)
 
 from . import checkpoint, dataset, metrics_log, plots
+from .config import TrainConfig, TrainError, optimiser_of, rate_at, settings_of
+from .device import device_of
 from .evaluate import BITS, evaluate, generate, readable
 from .nonfinite import first_nonfinite
 
 LOG, PICTURE = "log.jsonl", "loss.png"
-
-
-class TrainError(EnvironmentFailure):
-    """Training cannot go on, in one sentence with a way out."""
 
 
 class Diverged(TrainError):
@@ -41,41 +44,6 @@ class Diverged(TrainError):
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during training: where the run stands and how to go on, in one sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """The settings of a run; two runs with equal settings end with equal weights.
-
-    batch, length      windows per step and bytes per window
-    rate, floor        peak learning rate, and the share of it left at the end of the cosine
-    warmup             steps of linear warm-up
-    evaluate, keep     steps between measurements on the held-out part and between checkpoints
-    windows            held-out windows measured
-    sample             bytes of text written at each measurement; 0 for none
-    threads            of the CPU; 0 as torch chooses when the run begins.  Sums round by it, so a
-                       run keeps the number that it began with
-    """
-
-    steps: int = 400
-    batch: int = 16
-    length: int = 256
-    rate: float = 3e-3
-    floor: float = 0.05
-    warmup: int = 30
-    decay: float = 0.05
-    clip: float = 1.0
-    seed: int = 0
-    evaluate: int = 100
-    keep: int = 50
-    windows: int = 64
-    sample: int = 200
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "length", "evaluate", "keep", "windows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,101 +100,93 @@ def train(
     tokens, targets = dataset.held_out(corpus.held_out, config.windows, config.length)
     bigram = dataset.bigram_bits(corpus.train, tokens, targets)
     optimiser = optimiser_of(model, config)
-    first = 0
-    if before is not None:
-        first = checkpoint.load(kept, model, optimiser, origin)
-        _warn_of_another_torch(kept, before)
-    else:
-        _make(out)
-        # A run that is killed before its first checkpoint can go on from here.
-        checkpoint.save(kept, model, optimiser, 0, origin)
+    if before is None:
+        make_folder(out)
+    with locked(out):
+        if before is None:
+            require_no_run(out)
+            first, written = 0, ""
+            # A run that is killed before its first checkpoint can go on from here.
+            checkpoint.save(kept, model, optimiser, 0, origin)
+        else:
+            before = checkpoint.facts(kept)
+            first, written = checkpoint.load(kept, model, optimiser, origin), before.log
+            _warn_of_other_numbers(kept, before, device_of(model))
 
-    def measure(step: int) -> metrics_log.Row:
-        bits = evaluate(model, tokens, targets, config.batch)
-        show.print(f"step {step:5d}  held out {bits:.3f} bits per byte  (bigram {bigram:.3f})")
-        row: metrics_log.Row = {"step": step, "held_out": bits}
-        if config.sample:
-            row["sample"] = generate(model, tokens[:1, :32], config.sample, config.seed)
-        return row
+        def measure(step: int) -> metrics_log.Row:
+            bits = evaluate(model, tokens, targets, config.batch)
+            show.print(f"step {step:5d}  held out {bits:.3f} bits per byte  (bigram {bigram:.3f})")
+            row: metrics_log.Row = {"step": step, "held_out": bits}
+            if config.sample:
+                row["sample"] = generate(model, tokens[:1, :32], config.sample, config.seed)
+            return row
 
-    model.train()
-    seen, began = 0, time.perf_counter()
-    try:
-        with (
-            on_threads(config.threads),
-            metrics_log.MetricsLog(out / LOG, keep_to=first if resume else None) as log,
-            _bar(show) as bar,
-        ):
-            task = bar.add_task("train", total=config.steps, completed=first, loss="", speed="")
-            for step in range(first, config.steps):
-                x, y = dataset.batch(corpus.train, config.batch, config.length, config.seed, step)
-                loss, norm = update(model, optimiser, config, step, x, y)
-                done = step + 1
-                log.append({"step": done, "bits": loss * BITS, "norm": norm})
-                if done % config.evaluate == 0 or done == config.steps:
-                    log.append(measure(done))
-                if done % config.keep == 0 or done == config.steps:
-                    log.settle()
-                    checkpoint.save(kept, model, optimiser, done, origin)
-                seen += x.numel()
-                speed = f"{seen / (time.perf_counter() - began):,.0f} tokens/s"
-                bar.update(task, completed=done, loss=f"{loss * BITS:.2f} bits", speed=speed)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped; {kept} holds step {checkpoint.facts(kept).step} of {config.steps}: "
-            "go on with --resume"
-        ) from None
-    seconds = time.perf_counter() - began
-    rows = metrics_log.read(out / LOG)
-    return Outcome(
-        config.steps,
-        bits=metrics_log.series(rows, "held_out")[-1][1],
-        bigram_bits=bigram,
-        tokens_per_second=seen / seconds,
-        sample=str(next((r["sample"] for r in reversed(rows) if "sample" in r), "")),
-        log=out / LOG,
-        picture=_picture(out, rows, bigram, show),
-    )
-
-
-def require_folder(out: Path) -> None:
-    """Raise TrainError where a run's folder cannot be, because a file is there."""
-    if out.exists() and not out.is_dir():
-        raise TrainError(f"{out} is a file; --out names the folder of a run: choose another")
-
-
-def require_unused(out: Path) -> None:
-    """Raise TrainError when the folder holds a run already."""
-    kept = out / checkpoint.NAME
-    if kept.exists():
-        raise TrainError(
-            f"{out} already holds a run, at step {checkpoint.facts(kept).step}; "
-            "go on with it (--resume) or choose another folder (--out)"
+        model.train()
+        cut = first if resume else None
+        seen, began = 0, time.perf_counter()
+        try:
+            with (
+                on_threads(config.threads),
+                metrics_log.MetricsLog(out / LOG, keep_to=cut, checksum=written) as log,
+                _bar(show) as bar,
+            ):
+                task = bar.add_task("train", total=config.steps, completed=first, loss="", speed="")
+                for step in range(first, config.steps):
+                    x, y = dataset.batch(
+                        corpus.train, config.batch, config.length, config.seed, step
+                    )
+                    loss, norm = update(model, optimiser, config, step, x, y)
+                    done = step + 1
+                    log.append({"step": done, "bits": loss * BITS, "norm": norm})
+                    if done % config.evaluate == 0 or done == config.steps:
+                        log.append(measure(done))
+                    if done % config.keep == 0 or done == config.steps:
+                        log.settle()
+                        checkpoint.save(kept, model, optimiser, done, origin, log=log.checksum)
+                    seen += x.numel()
+                    speed = f"{seen / (time.perf_counter() - began):,.0f} tokens/s"
+                    bar.update(task, completed=done, loss=f"{loss * BITS:.2f} bits", speed=speed)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped; {kept} holds step {checkpoint.facts(kept).step} of {config.steps}: "
+                "go on with --resume"
+            ) from None
+        seconds = time.perf_counter() - began
+        rows = metrics_log.read(out / LOG)
+        if not (measured := metrics_log.series(rows, "held_out")):
+            raise TrainError(
+                f"the log {out / LOG} holds no measurement; put the log back, or train again in "
+                "another folder (--out)"
+            )
+        return Outcome(
+            config.steps,
+            bits=measured[-1][1],
+            bigram_bits=bigram,
+            tokens_per_second=seen / seconds,
+            sample=str(next((r["sample"] for r in reversed(rows) if "sample" in r), "")),
+            log=out / LOG,
+            picture=_picture(out, rows, bigram, show),
         )
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainError(
-            f"the folder {out} cannot be made: {error.strerror}; choose another (--out)"
-        ) from error
 
 
 def _threads(config: TrainConfig, before: checkpoint.Facts | None) -> int:
     """The CPU threads of a run: as asked for, else as it began, else as torch chooses now."""
-    began = 0 if before is None else int(str(before.origin.config.get("threads", 0)))
+    began = 0 if before is None else int(settings_of(before.origin.config).get("threads", 0))
     return config.threads or began or torch.get_num_threads()
 
 
-def _warn_of_another_torch(kept: Path, before: checkpoint.Facts) -> None:
-    if before.torch != torch.__version__:
-        warnings.warn(
-            f"{kept} was written with torch {before.torch} and this is {torch.__version__}: "
-            "the run goes on, but its numbers may differ from those of an unbroken run",
-            stacklevel=3,
-        )
+def _warn_of_other_numbers(kept: Path, before: checkpoint.Facts, device: torch.device) -> None:
+    """Warn where a run cannot go on bit for bit: another torch, another kind of device."""
+    for then, now in (
+        (f"torch {before.torch}", f"torch {torch.__version__}"),
+        (f"device {before.device or device.type}", f"device {device.type}"),
+    ):
+        if then != now:
+            warnings.warn(
+                f"{kept} was written with {then} and this is {now.removeprefix('torch ')}: "
+                "the run goes on, but its numbers may differ from those of an unbroken run",
+                stacklevel=3,
+            )
 
 
 def _picture(
@@ -241,22 +201,6 @@ def _picture(
         return None
 
 
-def optimiser_of(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, vectors and numbers do not."""
-    wide = [p for p in model.parameters() if p.ndim >= 2]
-    thin = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": wide, "weight_decay": config.decay}, {"params": thin, "weight_decay": 0.0}]
-    groups = [g for g in groups if g["params"]]
-    return torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.95), eps=1e-8)
-
-
-def rate_at(config: TrainConfig, step: int) -> float:
-    """The learning rate of a step: linear warm-up, then a cosine down to the floor."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, config.steps))))
-    return config.rate * warm * (config.floor + (1 - config.floor) * cosine)
-
-
 def update(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -265,7 +209,8 @@ def update(
     x: Tensor,
     y: Tensor,
 ) -> tuple[float, float]:
-    """One update; the loss in nats and the gradient's norm before clipping."""
+    """One update on tokens x and y [B, T]; the loss in nats, and the gradient's norm before clipping."""
+    x, y = x.to(device_of(model)), y.to(device_of(model))
     for group in optimiser.param_groups:
         group["lr"] = rate_at(config, step)
     logits, _ = model(x)

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .device import device_of
+
 IGNORED = -100
 SCORED, STOPPED = 1, 2
 """Streams of sequences: training draws from (seed, step), these from triples that end so."""
@@ -105,6 +107,7 @@ def learn(
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     began, step, last = time.perf_counter(), 0, float("inf")
+    device = device_of(model)
     model.train()
     while True:
         spent = max((time.perf_counter() - began) / seconds, step / steps)
@@ -115,7 +118,7 @@ def learn(
             break
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 20) * (0.1 + 0.9 * np.cos(np.pi * spent / 2))
-        tokens, answers = generate(task, batch, (seed, step))
+        tokens, answers = (x.to(device) for x in generate(task, batch, (seed, step)))
         logits, _ = model(tokens)
         asked = answers != IGNORED
         loss = F.cross_entropy(logits[asked].float(), answers[asked])
@@ -140,7 +143,7 @@ def _answered(model: nn.Module, tokens: Tensor, answers: Tensor) -> float:
     model.eval()
     right = asked = 0
     for x, y in zip(tokens.split(64), answers.split(64), strict=True):
-        guess = model(x)[0].argmax(-1)
+        guess = model(x.to(device_of(model)))[0].argmax(-1).cpu()
         where = y != IGNORED
         right += int((guess[where] == y[where]).sum())
         asked += int(where.sum())

@@ -12,7 +12,8 @@ from torch import nn
 from miras_dsl.runtime.threads import on_threads
 
 from . import dataset
-from .loop import TrainConfig, optimiser_of, update
+from .config import TrainConfig, optimiser_of
+from .loop import update
 
 
 def steps_for_budget(

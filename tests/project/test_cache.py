@@ -65,6 +65,67 @@ def test_another_users_folder_is_refused(own_cache, monkeypatch):
         cache.put(text("theirs"))
 
 
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_the_folders_above_are_private_too(tmp_path, monkeypatch, mask):
+    """Whatever the umask: who may write there could put another folder in the place of ours."""
+    monkeypatch.setenv("MIRAS_CACHE_DIR", str(tmp_path / "a" / "b" / "c"))
+    before = os.umask(mask)
+    try:
+        path = cache.put(text(f"mask {mask}"))
+    finally:
+        os.umask(before)
+    made = [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c", path.parent]
+    assert {place.stat().st_mode & 0o777 for place in made} == {0o700}
+
+
+@pytest.fixture
+def homeless(tmp_path, monkeypatch):
+    """A user who is a bare number: no HOME, no entry in the table of users."""
+    for name in ("MIRAS_CACHE_DIR", "HOME", "XDG_CACHE_HOME", "USER", "LOGNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path / f"miras_dsl-{os.geteuid()}"
+
+
+def test_a_user_without_a_home_has_a_folder_among_temporary_files(homeless):
+    path = cache.put(text("homeless"))
+    assert path.parent.parent == homeless
+    assert homeless.stat().st_mode & 0o777 == 0o700
+    assert cache.import_module(path).MARK == "homeless"
+
+
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_a_home_that_is_no_place_counts_as_none(homeless, monkeypatch, home):
+    """Not a folder called `~` wherever the command happens to run."""
+    monkeypatch.setenv("HOME", home)
+    assert cache.root().is_absolute()
+
+
+def test_without_a_home_another_users_folder_is_refused(homeless, monkeypatch):
+    """Anybody can make a folder, or a link, among temporary files."""
+    homeless.mkdir()
+    homeless.chmod(0o777)
+    with pytest.raises(cache.CacheError, match="can be written by others"):
+        cache.put(text("open"))
+    homeless.rmdir()
+    (homeless.parent / "elsewhere").mkdir(mode=0o700)
+    homeless.symlink_to(homeless.parent / "elsewhere")
+    with pytest.raises(cache.CacheError, match=r"is a link.*set MIRAS_CACHE_DIR"):
+        cache.put(text("link"))
+
+
+def test_a_home_that_cannot_be_written_says_what_to_set(homeless, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(cache.CacheError, match=r"cannot be made.*set MIRAS_CACHE_DIR to a folder"):
+        cache.put(text("full"))
+
+
 def test_a_changed_file_is_never_run():
     """Changed on disk after it was written: refused before a line of it runs."""
     path = cache.put(text("changed"))

@@ -184,3 +184,43 @@ def test_train_into_a_folder_that_cannot_be_used(miras, tmp_path, monkeypatch):
     shown = miras(*words, "-o", "locked")
     assert shown.exit_code == 3
     assert "Permission denied; make room, or choose another folder (--out)" in shown.output
+
+
+@pytest.mark.slow
+def test_train_on_a_gpu_that_is_not_there(miras, tmp_path, monkeypatch):
+    """A sentence and status 3; another word is a wrong command.  No folder is made."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    shown = miras("train", "good.mem", "--steps", 2, "--device", "cuda")
+    assert shown.exit_code == 3
+    assert "--device cuda needs a GPU and torch finds none on this machine" in shown.output
+    shown = miras("train", "good.mem", "--steps", 2, "--device", "tpu")
+    assert shown.exit_code == 2
+    assert "there is no device tpu; choose auto, cpu or cuda" in shown.output
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_train_says_on_which_device(miras, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    words = [*TINY, "--length", 64, "--steps", 1]
+    assert " on cpu\n" in miras("train", "good.mem", *words).output
+
+
+@pytest.mark.slow
+def test_a_resumed_run_may_have_an_edited_spec(miras, tmp_path):
+    """With the same weights it goes on and is warned of; else it says which weights differ and why."""
+    words = [*TINY, "--length", 64, "--steps", 2]
+    assert miras("train", "good.mem", *words).exit_code == 0
+    (tmp_path / "good.mem").write_text(GOOD.replace("bias         l2", "bias         l1"))
+    again = miras("train", "good.mem", "--resume")
+    assert again.exit_code == 0, again.output
+    assert "-  bias         l2\n+  bias         l1" in again.output
+    assert "its weights are the model's all the same" in again.output
+
+    gate = "eta = sigmoid(linear(x))"
+    (tmp_path / "good.mem").write_text(GOOD.replace(gate, "eta = sigmoid(linear(x) + param(1))"))
+    other = miras("train", "good.mem", "--resume")
+    assert other.exit_code == 3
+    assert "does not fit this model" in other.output
+    assert "is missing: the model has" in other.output
+    assert "+  gates        { eta = sigmoid(linear(x) + param(1)) }" in other.output

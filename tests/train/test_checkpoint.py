@@ -12,6 +12,7 @@ import torch
 from miras_dsl.runtime.train import checkpoint
 from miras_dsl.runtime.train.checkpoint import CheckpointError, Origin
 from miras_dsl.runtime.train.dataset import Text
+from tests.train.damage import rewrite
 from tests.train.tiny import Tiny, tiny
 
 READ = Text("book.txt", "ab12", "/books/book.txt")
@@ -84,17 +85,69 @@ def test_a_kill_before_the_rename_leaves_the_last_one(tmp_path, monkeypatch):
     assert checkpoint.facts(path).step == 3
 
 
-def test_another_spec_is_shown_as_a_difference(tmp_path):
-    """The reader sees which line of the memory changed."""
+def test_an_edited_spec_with_the_same_weights_is_warned_of(tmp_path):
+    """It loads; the reader sees which line of the memory changed."""
     path = tmp_path / checkpoint.NAME
     model, optimiser = trained()
     checkpoint.save(path, model, optimiser, 3, ORIGIN)
     spec = ORIGIN.spec.replace("l2", "huber(1)")
     changed = dataclasses.replace(ORIGIN, digest="bb", spec=spec)
+    other = tiny(seed=9)
+    with pytest.warns(UserWarning, match="goes on with them") as told:
+        assert checkpoint.load(path, other, torch.optim.AdamW(other.parameters()), changed) == 3
+    assert "-  bias l2" in str(told[0].message)
+    assert "+  bias huber(1)" in str(told[0].message)
+    for x, y in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_another_compiler_is_warned_of(tmp_path):
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+    with pytest.warns(UserWarning, match="same text, but another version of the compiler"):
+        checkpoint.load(path, tiny(), None, dataclasses.replace(ORIGIN, digest="bb"))
+
+
+def test_an_edited_spec_with_other_weights_says_which_and_why(tmp_path):
+    """Every weight that differs with its shape and type, and the lines of the spec that changed."""
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+    changed = dataclasses.replace(ORIGIN, digest="bb", spec=ORIGIN.spec.replace("l2", "l1"))
+    other = tiny(width=8)
+    other.extra = torch.nn.Parameter(torch.zeros(3))
+    other.head.bias.data = other.head.bias.data.double()
+    del other.mixer.cell.bias_ih_l0
+    before = [p.clone() for p in other.parameters()]
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.load(path, model, optimiser, changed)
-    assert "-  bias l2" in str(caught.value)
-    assert "+  bias huber(1)" in str(caught.value)
+        checkpoint.load(path, other, None, changed)
+    said = str(caught.value)
+    assert "extra is missing: the model has (3,) of torch.float32" in said
+    assert "mixer.cell.bias_ih_l0 is not in the model: the checkpoint has (48,)" in said
+    assert "embed.weight is (256, 16), the model's is (256, 8)" in said
+    assert "head.bias is torch.float32, the model's is torch.float64" in said
+    assert "-  bias l2" in said and "+  bias l1" in said
+    for p, q in zip(other.parameters(), before, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_a_checkpoint_of_the_earlier_format_loads(tmp_path):
+    """Format 2 had no checksums."""
+    path = tmp_path / checkpoint.NAME
+    model, optimiser = trained()
+    checkpoint.save(path, model, optimiser, 3, ORIGIN)
+
+    def earlier(about: dict[str, object]) -> None:
+        about["format"] = 2
+        for key in ("sha256", "tensors", "log", "device"):
+            del about[key]
+
+    rewrite(path, earlier)
+    other = tiny(seed=9)
+    assert checkpoint.load(path, other, torch.optim.AdamW(other.parameters()), ORIGIN) == 3
+    for x, y in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(x, y)
 
 
 def test_other_settings_are_named(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -129,3 +130,16 @@ def test_a_window_longer_than_the_text_gets_a_sentence():
         dataset.TextError, match=r"the held-out part .* a window needs 101; .*--length"
     ):
         dataset.held_out(short, 1, 100)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes have names")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_no_text(tmp_path, kind):
+    """Nothing waits for ever, or reads without an end."""
+    path = tmp_path / "text.txt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(dataset.TextError, match=r"is no regular file.*--text"):
+        dataset.text_file(path)

@@ -92,3 +92,14 @@ def in_order_of_inputs(rule: UpdateRule, inputs: Iterable[Input]) -> tuple[Input
     found = [x for x in dict.fromkeys(inputs) if x.role is not Role.POSITION]
     found.sort(key=lambda x: feeds.index(x.name) if x.name in feeds else len(feeds))
     return tuple(found)
+
+
+def issue_order(back: Iterable[tuple[str, Node]], given: Iterable[Input]) -> list[tuple[str, Node]]:
+    """The results of a step's adjoint in the order in which their statements are issued.
+
+    The gradients of ``given`` come first, in its order, and the carried cotangents last: so the values
+    of the forward pass stand before those that need them, and registers hold fewer tiles at a time.
+    """
+    found = dict(back)
+    names = dict.fromkeys(f"d_{x.name}" for x in given)
+    return [(name, found[name]) for name in (*names, *(n for n in found if n not in names))]

@@ -13,7 +13,7 @@ import sympy as sp
 
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.activations import gelu, gelu_slope
-from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities, monotone_inverse
+from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities, from_end, monotone_inverse
 
 Printer = Callable[..., str]
 
@@ -160,6 +160,9 @@ def _inverted(
             given.append(f"{word}={print_scalar(end, names, target)}")
     if places:
         given.append(f"jumps=[{', '.join(places)}]")
+    for word, end, sign in (("near_low", low, 1), ("near_high", high, -1)):
+        if (near := from_end(f, end, sign)) is not None:
+            given.append(f"{word}=({function(near)}, {function(near.diff(UNKNOWN))})")
     return f"ops.monotone_inverse({', '.join(given)})"
 
 

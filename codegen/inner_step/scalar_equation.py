@@ -100,7 +100,7 @@ def slope_of(formula: sp.Expr) -> sp.Expr:
     slope = in_our_functions(formula.diff(UNKNOWN))
     if cheap_to_simplify(slope):
         short = sp.cancel(slope)
-        slope = short if short.count_ops() < slope.count_ops() else slope
+        slope = short if short.count_ops() <= slope.count_ops() else slope
     return slope
 
 

@@ -14,6 +14,7 @@ import sympy as sp
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.activations import gelu, gelu_slope
 from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities, from_end, monotone_inverse
+from miras_dsl.scalar.norms import fixed, norm_root, ratio, share_power
 
 Printer = Callable[..., str]
 
@@ -116,6 +117,14 @@ def _text(
     match expr:
         case monotone_inverse():
             return _inverted(expr, names, target), ATOM
+        case share_power() | norm_root():
+            return _text(expr.plain(), names, target)
+        case fixed():
+            text = _text(expr.args[0], names, target)
+            return text if target is TRITON else (f"ops.fixed({text[0]})", ATOM)
+        case ratio():
+            x, m = (_wrapped(_text(arg, names, target), UNARY) for arg in expr.args)
+            return f"{x} / {m}", PRODUCT
         case sp.Add():
             return _sum(expr, names, target), SUM
         case sp.Mul():

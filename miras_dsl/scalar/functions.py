@@ -280,6 +280,8 @@ def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
     """``x^p`` for a constant p; ``|y|^p``, also as ``(y^2)^(p/2)``, keeps a derivative at 0."""
     if isinstance(x, absolute):
         return abs_pow(x.args[0], p)
+    if isinstance(x, sp.Pow) and x.exp.is_even and p.is_integer is False:
+        return absolute(x.base) if x.exp * p == 1 else abs_pow(x.base, x.exp * p)
     if p == sp.Rational(1, 2):
         return sqrt(x)
     return pow_nonneg(x, p) if p.is_integer is False else x**p

@@ -11,6 +11,7 @@ import sympy as sp
 from . import functions as scalars
 from .activations import gelu, gelu_slope
 from .monotone_inverse import UNKNOWN, monotone_inverse
+from .norms import NORMS, fixed, ratio
 
 Array = np.ndarray
 
@@ -69,6 +70,8 @@ def eval_scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Exp
     else:
         if isinstance(expr, monotone_inverse):
             return done.setdefault(expr, _monotone_inverse(expr, env, done))
+        if isinstance(expr, NORMS):
+            return done.setdefault(expr, eval_scalar(expr.plain(), env, done))
         args = [eval_scalar(arg, env, done) for arg in expr.args]
         match expr:
             case sp.Add():
@@ -79,6 +82,10 @@ def eval_scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Exp
                     value = value * arg
             case sp.Pow():
                 value = args[0] ** args[1]
+            case ratio():
+                value = args[0] / args[1]
+            case fixed():
+                value = args[0]
             case _:
                 value = np.asarray(NUMPY[expr.func](*args))
     done[expr] = value

@@ -28,6 +28,11 @@ def exponential(log: Tensor, size: Sizes) -> Tensor:
     return torch.exp(log).to(size.dtype)
 
 
+def fixed(x: Tensor) -> Tensor:
+    """``x`` as a constant for autograd, as it is for the derived gradients."""
+    return x.detach()
+
+
 def matvec(a: Tensor, x: Tensor) -> Tensor:
     """A matrix [.., m, n] times a vector [.., n]."""
     return (a @ x[..., None]).squeeze(-1)
@@ -171,6 +176,7 @@ __all__ = [
     "abs_pow",
     "broadcast",
     "exponential",
+    "fixed",
     "gated_apply",
     "gated_contract",
     "ge0",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import sympy as sp
 
+from miras_dsl.codegen.passes.inline_maps import inline
+from miras_dsl.codegen.passes.size_limits import can_inline
 from miras_dsl.ir import (
     Axes,
     Axis,
@@ -30,6 +32,7 @@ from miras_dsl.spec import Apply, Expr, Ref
 from miras_dsl.spec import Number as Numeral
 
 from .norms import HALF, norm, root_of_sum, unscaled_norm
+from .stable import StableForms
 
 X, Y, Z = OPERANDS[:3]
 EPSILON = sp.Float("1e-6")
@@ -92,6 +95,8 @@ def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes = ()) -> Node:
         return tuple(axis for axis in found if axis is not None)
 
     def visit(node: Expr) -> Node:
+        if id(node) not in done and (found := stable.form(node)) is not None:
+            done[id(node)] = found
         if id(node) not in done:
             compared = isinstance(node, Apply) and node.op in COMPARISONS
             args = [length(arg) if compared else visit(arg) for arg in getattr(node, "args", ())]
@@ -104,6 +109,7 @@ def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes = ()) -> Node:
             return visit(node)
         return unscaled_norm(visit(node.args[0]), axes(summed(node)), node.option("p", 2))
 
+    stable = StableForms(visit, axes)
     return visit(expr)
 
 
@@ -180,6 +186,10 @@ def _log(x: Node) -> Node:
     if isinstance(x, Number):
         return Number(sp.log(x.value))
     formula, args = _inner(x)
+    if isinstance(x, Map) and can_inline(x):
+        whole, leaves = inline(x)
+        if isinstance(found := scalars.log(whole), scalars.asinh):
+            return elementwise(found, *leaves)
     return elementwise(scalars.log(formula), *args)
 
 

@@ -88,5 +88,5 @@ def _root_with_more(
             return _root_with_more(formula, inner, p, more)
     number, square = rest.as_coeff_Mul()
     if isinstance(square, sp.Pow) and square.exp == 2 and number.is_positive:
-        return norm(elementwise(sp.sqrt(number) * square.base, *args), (), 2, more)
+        return elementwise(scalars.hypot(sp.sqrt(number) * square.base, sp.sqrt(more)), *args)
     return None

@@ -12,6 +12,8 @@ from functools import lru_cache
 import sympy as sp
 from sympy.core.function import ArgumentIndexError
 
+from .hypotenuse import hypot, hypot_slope, inside_asinh
+
 OPERANDS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(1024))
 """The symbols that stand for the operands of a pointwise map, in order."""
 
@@ -71,7 +73,7 @@ class asinh(_Real):
         return sp.asinh(x)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return rsqrt(1 + self.args[0] ** 2)
+        return 1 / hypot(self.args[0], sp.Integer(1))
 
 
 class ge0(sp.Function):
@@ -269,11 +271,9 @@ def log(x: sp.Expr) -> sp.Expr:
     """Natural logarithm, written safely where its operand allows it."""
     if isinstance(x, sp.cosh):
         return logcosh(x.args[0])
-    if isinstance(x, sigmoid):
-        return -softplus(-x.args[0])
-    if isinstance(x, sp.exp):
-        return x.args[0]
-    return sp.log(x)
+    if isinstance(x, sp.exp | sigmoid):
+        return x.args[0] if isinstance(x, sp.exp) else -softplus(-x.args[0])
+    return sp.log(x) if (inside := inside_asinh(x)) is None else asinh(inside)
 
 
 def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
@@ -289,8 +289,7 @@ def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
 
 FUNCTIONS = (
     sigmoid, softplus, logcosh, ge0, gt0, sign, where, abs_pow, signed_pow, pow_nonneg, absolute, sqrt,
-    rsqrt,
-    erf, asinh, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
+    rsqrt, hypot, hypot_slope, erf, asinh, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
 )  # fmt: skip
 """Every function that may stand in a scalar formula; printers and tests go through this list."""
 

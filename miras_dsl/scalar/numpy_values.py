@@ -52,6 +52,8 @@ NUMPY = {
     scalars.absolute: np.abs,
     scalars.sqrt: lambda x: np.sqrt(np.maximum(x, 0.0)),
     scalars.rsqrt: lambda x: np.where(x > 0, 1 / np.sqrt(np.where(x > 0, x, 1.0)), 0.0),
+    scalars.hypot: np.hypot,
+    scalars.hypot_slope: lambda x, c: x / np.hypot(x, c),
     scalars.where: lambda c, a, b: np.where(c != 0, a, b),
     scalars.pow_nonneg: lambda x, p: np.where(x != 0, np.where(x != 0, x, 1.0) ** p, 0.0),
     scalars.abs_pow: lambda x, p: np.where(x != 0, np.abs(np.where(x != 0, x, 1.0)) ** p, 0.0),

@@ -92,6 +92,16 @@ def gelu_slope(x: Tensor) -> Tensor:
     )
 
 
+def hypot(x: Tensor, c: float) -> Tensor:
+    """sqrt(x^2 + c^2) without overflow."""
+    return torch.hypot(x, torch.full_like(x, c))
+
+
+def hypot_slope(x: Tensor, c: float) -> Tensor:
+    """x / sqrt(x^2 + c^2)."""
+    return x / hypot(x, c)
+
+
 def rsqrt(x: Tensor) -> Tensor:
     """1 / sqrt(x) for x > 0, else 0."""
     positive = x > 0
@@ -182,6 +192,8 @@ __all__ = [
     "ge0",
     "gelu_slope",
     "gt0",
+    "hypot",
+    "hypot_slope",
     "logcosh",
     "masked_decay",
     "matmul_fp64",

@@ -16,7 +16,8 @@ BIASES = (
     "huber_norm(0.5)", "norm(r)", "norm(r, 3)", "norm(r, 1.5)", "norm(r, 4)^2", "norm(r)^1.5",
     "norm(r) * norm(r, 3)", "log(1 + norm(r))", "sqrt(sum(r^2))", "sum(r^2)^0.5", "sqrt(dot(r, r))",
     "sqrt(mean(r^2))", "sum(abs(r)^3)^(1/3)", "sum(r^4)^0.25", "sqrt(1 + sum(r^2))",
-    "sqrt(2 + dot(r, r))", "sum(sqrt(r^2))", "sum(abs(r)^1.5)", "sum((r^2)^0.75)",
+    "sqrt(2 + dot(r, r))", "sum(sqrt(r^2))", "sum(sqrt(r^2 + 1))", "sum(sqrt(2 + (2 * r)^2))",
+    "sum(abs(r)^1.5)", "sum((r^2)^0.75)",
 )  # fmt: skip
 SIZES = (0.0, 1e-30, 1e-20, 1e-14, 1e-8, 1.0, 1e8, 1e20, 1e30)
 LARGEST = float(torch.finfo(torch.float32).max)

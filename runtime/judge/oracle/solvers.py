@@ -18,10 +18,8 @@ Kinks = Callable[[Tensor], list[Tensor]]
 
 
 def slope_of(total: Slope) -> Slope:
-    """The elementwise derivative of a separable function, differentiable in everything it uses.
-
-    It is no number where the function is none: the slope 1 / w of a logarithm goes on below 0.
-    """
+    """The elementwise derivative of a separable function, differentiable in everything it uses; no
+    number where the function is none: the slope 1 / w of a logarithm goes on below 0."""
 
     def slope(w: Tensor) -> Tensor:
         probe = w if w.requires_grad else w.detach().requires_grad_()
@@ -81,10 +79,8 @@ def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
         if not bool((short_low | short_high).any()):
             break
         # What falls short on one side is a bound on the other.
-        least, most = (
-            torch.where(short_low, slope(low).detach(), least),
-            torch.where(short_high, slope(high).detach(), most),
-        )
+        least = torch.where(short_low, slope(low).detach(), least)
+        most = torch.where(short_high, slope(high).detach(), most)
         low, high = torch.where(short_high, high, low), torch.where(short_low, low, high)
         low = torch.where(short_low, middle - 2.0**power, low)
         high = torch.where(short_high, middle + 2.0**power, high)

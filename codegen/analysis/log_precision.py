@@ -7,7 +7,19 @@ from collections.abc import Collection, Iterable
 import sympy as sp
 
 from miras_dsl.codegen.model.inputs import VALID
-from miras_dsl.ir import Broadcast, Cumsum, Input, Map, Node, Reduce, Rename, Role, Shift, TakeLast
+from miras_dsl.ir import (
+    Broadcast,
+    Contract,
+    Cumsum,
+    Input,
+    Map,
+    Node,
+    Reduce,
+    Rename,
+    Role,
+    Shift,
+    TakeLast,
+)
 from miras_dsl.scalar.functions import OPERANDS
 
 
@@ -28,6 +40,8 @@ def log_decay_nodes(nodes: Iterable[Node], logarithms: Collection[str]) -> set[N
             case Cumsum(x) | Broadcast(x) | Rename(x) | Shift(x) | TakeLast(x) if x in found:
                 found.add(node)
             case Reduce("sum", x, _) if x in found:
+                found.add(node)
+            case Contract(x, y) if (x in found and y is VALID) or (x is VALID and y in found):
                 found.add(node)
             case Map(formula, args) if _is_sum(formula, args, found) and (
                 node in summed or any(a in found for a in args)

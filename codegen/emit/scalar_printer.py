@@ -13,7 +13,8 @@ import sympy as sp
 
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.activations import gelu, gelu_slope
-from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities, monotone_inverse
+from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities, from_end, monotone_inverse
+from miras_dsl.scalar.norms import fixed, norm_root, ratio, share_power
 
 Printer = Callable[..., str]
 
@@ -38,6 +39,8 @@ TORCH: Mapping[type, Printer] = {
     scalars.absolute: "torch.abs({})".format,
     scalars.sqrt: "ops.sqrt({})".format,
     scalars.rsqrt: "ops.rsqrt({})".format,
+    scalars.hypot: "ops.hypot({}, {})".format,
+    scalars.hypot_slope: "ops.hypot_slope({}, {})".format,
     scalars.where: "ops.where({}, {}, {})".format,
     scalars.abs_pow: "ops.abs_pow({}, {})".format,
     scalars.signed_pow: "ops.signed_pow({}, {})".format,
@@ -66,6 +69,8 @@ TRITON: Mapping[type, Printer] = {
     scalars.absolute: "tl.abs({})".format,
     scalars.sqrt: "tl.sqrt(tl.maximum({}, 0.0))".format,
     scalars.rsqrt: "tl_math.rsqrt({})".format,
+    scalars.hypot: "tl_math.hypot({}, {})".format,
+    scalars.hypot_slope: "tl_math.hypot_slope({}, {})".format,
     scalars.where: "tl.where({} != 0.0, {}, {})".format,
     scalars.abs_pow: "tl_math.abs_pow({}, {})".format,
     scalars.pow_nonneg: "tl_math.pow_nonneg({}, {})".format,
@@ -116,6 +121,14 @@ def _text(
     match expr:
         case monotone_inverse():
             return _inverted(expr, names, target), ATOM
+        case share_power() | norm_root():
+            return _text(expr.plain(), names, target)
+        case fixed():
+            text = _text(expr.args[0], names, target)
+            return text if target is TRITON else (f"ops.fixed({text[0]})", ATOM)
+        case ratio():
+            x, m = (_wrapped(_text(arg, names, target), UNARY) for arg in expr.args)
+            return f"{x} / {m}", PRODUCT
         case sp.Add():
             return _sum(expr, names, target), SUM
         case sp.Mul():
@@ -160,6 +173,9 @@ def _inverted(
             given.append(f"{word}={print_scalar(end, names, target)}")
     if places:
         given.append(f"jumps=[{', '.join(places)}]")
+    for word, end, sign in (("near_low", low, 1), ("near_high", high, -1)):
+        if (near := from_end(f, end, sign)) is not None:
+            given.append(f"{word}=({function(near)}, {function(near.diff(UNKNOWN))})")
     return f"ops.monotone_inverse({', '.join(given)})"
 
 

@@ -34,12 +34,12 @@ from miras_dsl.scalar.interval import Interval
 from miras_dsl.scalar.monotone_inverse import UNKNOWN
 
 from .closed_form_inverse import solve
+from .domain import numbers
 from .monotone import (
     MonotoneFunction,
     NotMonotone,
     analyze_monotone,
     discontinuous_points,
-    numbers,
     samples,
 )
 from .scalar_equation import NotScalar, ScalarEquation, cheap_to_simplify, scalar_equation

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import inf
 
 import numpy as np
 import sympy as sp
 
-from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.interval import Interval
 from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities
-from miras_dsl.scalar.numpy_values import Array, eval_scalar, stretch
+from miras_dsl.scalar.numpy_values import Array, stretch
 
-from .scalar_equation import cheap_to_simplify
+from .domain import NoDomain, domain, numbers
 
 SAMPLES = np.linspace(-24.0, 24.0, 193)
 """Points on a line, which `stretch` maps to the domain of a formula."""
@@ -53,14 +51,6 @@ class MonotoneFunction:
         return numbers(self.low, self.tried), numbers(self.high, self.tried)
 
 
-def numbers(expr: sp.Expr, env: Mapping[sp.Symbol, Array]) -> Array:
-    """The values of a formula; NaN where it is not a real number."""
-    if expr.is_infinite:
-        return np.asarray(float(expr))
-    with np.errstate(all="ignore"):
-        return np.asarray(eval_scalar(expr, env, {}), dtype=float)
-
-
 def samples(ranges: Mapping[sp.Symbol, Interval]) -> dict[sp.Symbol, Array]:
     """Values of constants spread over their ranges, [ROWS, 1] each; the same at every call."""
     random = np.random.default_rng(0)
@@ -85,21 +75,28 @@ def _spread(where: Interval) -> Array:
 
 
 def analyze_monotone(
-    formula: sp.Expr, ranges: Mapping[sp.Symbol, Interval], onto: bool = True, strict: bool = True
+    formula: sp.Expr,
+    ranges: Mapping[sp.Symbol, Interval],
+    onto: bool = True,
+    strict: bool = True,
+    whole: sp.Expr | None = None,
 ) -> MonotoneFunction:
     """The formula with its domain.
 
+    whole   the function whose slope the formula is: the slope of a logarithm is a number also where
+            the logarithm is none, and the domain is that of both
     onto    it must take every value
     strict  it must increase everywhere, not stay constant
 
     Raises NotMonotone where it does not.
     """
     tried = samples(ranges) or {sp.Symbol("_", real=True): np.zeros((1, 1))}
-    low, high = _domain(formula, tried)
+    try:
+        low, high = domain([formula] if whole is None else [whole, formula], tried)
+    except NoDomain as reason:
+        raise NotMonotone(str(reason)) from None
     slope = MonotoneFunction(formula, low, high, tried)
     first, last = slope.ends()
-    if np.any(np.isfinite(first) & np.isfinite(last) & (first >= last)):
-        raise NotMonotone("is a number nowhere")
     count = len(next(iter(tried.values())))
     rows = np.broadcast_to(slope.at(stretch(SAMPLES[None, :], first, last)), (count, SAMPLES.size))
     middle = SAMPLES.size // 2
@@ -165,94 +162,6 @@ def discontinuous_points(slope: MonotoneFunction) -> bool:
         if np.any(np.abs(over - under) > 1e-6 * (1 + np.abs(under))):
             return True
     return False
-
-
-def _domain(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> tuple[sp.Expr, sp.Expr]:
-    """The interval of the unknown on which logarithms, roots and powers in a formula are real."""
-    lows: list[sp.Expr] = []
-    highs: list[sp.Expr] = []
-    for line in _positive_lines(formula, tried):
-        k = line.diff(UNKNOWN)
-        end = -line.xreplace({UNKNOWN: sp.Integer(0)}) / k
-        signs = np.sign(numbers(k, tried))
-        if np.all(signs > 0):
-            lows.append(end)
-        elif np.all(signs < 0):
-            highs.append(end)
-        else:
-            raise NotMonotone("is a number on other weights for other values of its gates")
-    low, high = sp.S.NegativeInfinity, sp.S.Infinity
-    for end in dict.fromkeys(lows):
-        low = end if low.is_infinite else scalars.maximum(low, end)
-    for end in dict.fromkeys(highs):
-        high = end if high.is_infinite else scalars.minimum(high, end)
-    return low, high
-
-
-def _positive_lines(formula: sp.Expr, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
-    """Affine formulas of the unknown that are all positive on the domain of a formula.
-
-    They are the arguments of logarithms, roots and powers, and the denominators; of a denominator
-    that sign is taken with which a domain is left.
-    """
-    partial = (sp.log, scalars.sqrt, scalars.rsqrt, scalars.pow_nonneg)
-    guarded = [part.args[0] for part in formula.atoms(*partial)]
-    powers = formula.atoms(sp.Pow)
-    guarded += [p.base for p in powers if not p.exp.is_Integer]
-    found: list[sp.Expr] = []
-    for inside in sorted(set(guarded), key=sp.default_sort_key):
-        lines, odd = _lines(inside)
-        found += _with_signs(lines, odd, tried)
-    poles = {p.base for p in powers if p.exp.is_Integer and p.exp < 0}
-    for inside in sorted(poles, key=sp.default_sort_key):
-        for line in _lines(inside)[0]:
-            found.append(line if _nonempty([*found, line], tried) else -line)
-    return found
-
-
-def _lines(inside: sp.Expr) -> tuple[list[sp.Expr], bool]:
-    """The affine factors of a quotient, and whether a minus sign stands before them."""
-    lines: list[sp.Expr] = []
-    odd = False
-    for part in sp.fraction(sp.together(inside)) if cheap_to_simplify(inside) else (inside,):
-        if _is_line(part):
-            lines.append(part)
-            continue
-        whole = sp.factor(part) if cheap_to_simplify(part) and part.is_polynomial(UNKNOWN) else part
-        sign, factors = whole.as_coeff_mul()
-        flat = [p.base if isinstance(p, sp.Pow) and p.exp.is_Integer else p for p in factors]
-        lines += [p for p in flat if _is_line(p)]
-        odd ^= bool(sign.is_negative)
-    return lines, odd
-
-
-def _is_line(part: sp.Expr) -> bool:
-    return part.has(UNKNOWN) and not part.diff(UNKNOWN).has(UNKNOWN)
-
-
-def _with_signs(lines: list[sp.Expr], odd: bool, tried: Mapping[sp.Symbol, Array]) -> list[sp.Expr]:
-    """The factors of a positive product, each with a sign such that all are positive somewhere.
-
-    An even number of them gets a minus sign, or an odd number if ``odd``.
-    """
-    for first in product((1, -1), repeat=min(len(lines), 4)):
-        signs = [*first, *(1 for _ in lines[4:])]
-        chosen = [sign * line for sign, line in zip(signs, lines, strict=True)]
-        if (signs.count(-1) % 2 == 1) == odd and _nonempty(chosen, tried):
-            return chosen
-    return lines
-
-
-def _nonempty(lines: Sequence[sp.Expr], tried: Mapping[sp.Symbol, Array]) -> bool:
-    """Whether, in every trial, some number makes all of these affine formulas positive."""
-    low, high = np.asarray(-inf), np.asarray(inf)
-    for line in lines:
-        k = numbers(line.diff(UNKNOWN), tried)
-        with np.errstate(all="ignore"):
-            end = -numbers(line.xreplace({UNKNOWN: sp.Integer(0)}), tried) / k
-        low = np.where(k > 0, np.maximum(low, end), low)
-        high = np.where(k < 0, np.minimum(high, end), high)
-    return bool(np.all(low < high))
 
 
 def holds_on_samples(

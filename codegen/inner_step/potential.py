@@ -8,7 +8,8 @@ from miras_dsl.codegen.errors import DerivationError
 from miras_dsl.codegen.model.types import MemoryModel
 from miras_dsl.scalar.monotone_inverse import UNKNOWN as W
 
-from .monotone import MonotoneFunction, NotMonotone, analyze_monotone, numbers, samples
+from .domain import numbers
+from .monotone import MonotoneFunction, NotMonotone, analyze_monotone, samples
 from .scalar_equation import NotScalar, ScalarEquation, scalar_equation, slope_of
 
 
@@ -29,7 +30,8 @@ def potential_gradient(model: MemoryModel, weight: str) -> tuple[ScalarEquation,
     """
     formula = _potential(model, weight)
     try:
-        return formula, analyze_monotone(slope_of(formula.formula), formula.ranges)
+        slope = slope_of(formula.formula)
+        return formula, analyze_monotone(slope, formula.ranges, whole=formula.formula)
     except NotMonotone as reason:
         carried = "a carried state beyond that has no weight"
         if "increase" in str(reason):

@@ -79,7 +79,8 @@ def _penalty_gradient(
     for where in (Interval(), Interval(low=0.0)):
         try:
             formula = scalar_equation(penalty.node, penalty.unknown, {**model.ranges, start: where})
-            slope = analyze_monotone(slope_of(formula.formula), formula.ranges)
+            whole = formula.formula
+            slope = analyze_monotone(slope_of(whole), formula.ranges, whole=whole)
         except NotScalar as reason:
             raise NoStep(f"this penalty {reason}") from None
         except NotMonotone as reason:

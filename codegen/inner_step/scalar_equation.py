@@ -98,9 +98,12 @@ def cheap_to_simplify(formula: sp.Expr) -> bool:
 def slope_of(formula: sp.Expr) -> sp.Expr:
     """The derivative by the unknown, simplified where that is cheap."""
     slope = in_our_functions(formula.diff(UNKNOWN))
+    as_quotient = slope.replace(scalars.hypot_slope, lambda x, c: x / scalars.hypot(x, c))
+    if not as_quotient.has(scalars.hypot):
+        slope = as_quotient
     if cheap_to_simplify(slope):
         short = sp.cancel(slope)
-        slope = short if short.count_ops() < slope.count_ops() else slope
+        slope = short if short.count_ops() <= slope.count_ops() else slope
     return slope
 
 

@@ -28,6 +28,7 @@ from .decay_init import decay_init
 from .log_gates import floored_log
 from .lower import is_elementwise, lower_elementwise, summed
 from .module_types import WIDTH, LayerOp, LayerOperation, X
+from .stable import StableForms
 
 ACROSS = {
     "sum": LayerOp.SUM, "mean": LayerOp.MEAN,
@@ -93,6 +94,9 @@ class LayerFormulas:
                 return self.learned(expr, self.node(expr.args[0], state, flat), state)
         flat = flat or any(map(_has_features, expr.args))
         args = [self.node(arg, state, flat) for arg in expr.args]
+        stable = StableForms(lambda e: self.node(e, state, flat))
+        if (found := stable.form(expr)) is not None:
+            return found
         if expr.op == "log" and expr.option("floor"):
             return elementwise(floored_log(OPERANDS[0]), *args)
         if is_elementwise(expr.op):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import sympy as sp
 
+from miras_dsl.codegen.passes.inline_maps import inline
+from miras_dsl.codegen.passes.size_limits import can_inline
 from miras_dsl.ir import (
     Axes,
     Axis,
@@ -29,6 +31,9 @@ from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.spec import Apply, Expr, Ref
 from miras_dsl.spec import Number as Numeral
 
+from .norms import HALF, norm, root_of_sum, unscaled_norm
+from .stable import StableForms
+
 X, Y, Z = OPERANDS[:3]
 EPSILON = sp.Float("1e-6")
 
@@ -41,7 +46,6 @@ POINTWISE: Mapping[str, sp.Expr] = {
     "abs": scalars.absolute(X),
     "sign": sp.tanh(10 * X),
     "exact_sign": scalars.sign(X),
-    "sqrt": scalars.sqrt(X),
     "exp": sp.exp(X),
     "sin": sp.sin(X),
     "cos": sp.cos(X),
@@ -71,6 +75,8 @@ POINTWISE: Mapping[str, sp.Expr] = {
 }
 """Each elementwise operation of the language as a sympy formula over its operands."""
 
+COMPARISONS = frozenset({"lt", "le", "gt", "ge"})
+
 
 def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes = ()) -> Node:
     """A formula as a node; ``name`` says what each reference stands for.
@@ -89,11 +95,21 @@ def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes = ()) -> Node:
         return tuple(axis for axis in found if axis is not None)
 
     def visit(node: Expr) -> Node:
+        if id(node) not in done and (found := stable.form(node)) is not None:
+            done[id(node)] = found
         if id(node) not in done:
-            args = [visit(arg) for arg in getattr(node, "args", ())]
+            compared = isinstance(node, Apply) and node.op in COMPARISONS
+            args = [length(arg) if compared else visit(arg) for arg in getattr(node, "args", ())]
             done[id(node)] = _one(node, args, name, axes)
         return done[id(node)]
 
+    def length(node: Expr) -> Node:
+        """A side of a comparison: nothing is differentiated there, so a norm needs no scale."""
+        if not isinstance(node, Apply) or node.op != "norm":
+            return visit(node)
+        return unscaled_norm(visit(node.args[0]), axes(summed(node)), node.option("p", 2))
+
+    stable = StableForms(visit, axes)
     return visit(expr)
 
 
@@ -140,7 +156,7 @@ def _one(
 
 def is_elementwise(op: str) -> bool:
     """Whether an operation of the language works entry by entry."""
-    return op in POINTWISE or op in ("log", "pow")
+    return op in POINTWISE or op in ("log", "pow", "sqrt")
 
 
 def lower_elementwise(op: str, args: list[Node]) -> Node:
@@ -150,6 +166,8 @@ def lower_elementwise(op: str, args: list[Node]) -> Node:
             return _log(args[0])
         case "pow":
             return _power(args[0], args[1])
+        case "sqrt":
+            return _power(args[0], Number(HALF))
         case _:
             return elementwise(POINTWISE[op], *args)
 
@@ -168,6 +186,10 @@ def _log(x: Node) -> Node:
     if isinstance(x, Number):
         return Number(sp.log(x.value))
     formula, args = _inner(x)
+    if isinstance(x, Map) and can_inline(x):
+        whole, leaves = inline(x)
+        if isinstance(found := scalars.log(whole), scalars.asinh):
+            return elementwise(found, *leaves)
     return elementwise(scalars.log(formula), *args)
 
 
@@ -176,6 +198,8 @@ def _power(x: Node, p: Node) -> Node:
         formula, args = _inner(x)
         if isinstance(x, Number):
             return Number(x.value**p.value)
+        if p.value.is_positive and (found := root_of_sum(x, p.value)) is not None:
+            return found
         return elementwise(scalars.power(formula, p.value), *args)
     formula, args = _inner(x)
     if isinstance(formula, scalars.absolute):
@@ -185,15 +209,6 @@ def _power(x: Node, p: Node) -> Node:
         )
         return elementwise(scalars.abs_pow(moved, OPERANDS[0]), p, *args)
     return elementwise(sp.exp(Y * sp.log(X)), x, p)
-
-
-def norm(x: Node, axes: Axes, p: object) -> Node:
-    """The p-norm over axes."""
-    exponent = p if isinstance(p, sp.Expr) else sp.Integer(p) if isinstance(p, int) else sp.Float(p)
-    if exponent == 2:
-        return elementwise(scalars.sqrt(X), reduce_sum(x * x, axes))
-    powers = reduce_sum(elementwise(scalars.abs_pow(X, exponent), x), axes)
-    return elementwise(scalars.abs_pow(X, 1 / exponent), powers)
 
 
 def layer_norm(args: list[Node], axes: Axes) -> Node:
@@ -223,7 +238,7 @@ def orthogonal(x: Node, steps: object) -> Node:
     """
     row, column = x.axes
     twin, third_row = hidden(f"{row}~"), hidden(f"{row}~~")
-    length = norm(x, x.axes, sp.Integer(2))
+    length = unscaled_norm(x, x.axes, 2)
     x = x * elementwise(1 / scalars.maximum(X, EPSILON), length)
     first, second, third = QUINTIC
     for _ in range(int(str(steps))):

@@ -46,7 +46,7 @@ from .kernel_plan import (
 from .naming import identifier_of, kernel_names
 from .partition import is_statement
 from .token.legality import unsupported_reason, value_axis_obstacle
-from .token.programs import TokenPrograms, in_order_of_inputs, merged, token_programs
+from .token.programs import TokenPrograms, in_order_of_inputs, issue_order, merged, token_programs
 
 
 def token_plan(rule: UpdateRule, prefix: str) -> KernelPlan:
@@ -203,6 +203,7 @@ class _TokenPlanner:
             ),
         )
         carry = self._carry(self.back, self.cotangents)
+        issued = issue_order(self.back, (*self.tokens, *self.constants))
         adjoint_walk = Walk(
             Along.TOKEN,
             -1,
@@ -210,7 +211,7 @@ class _TokenPlanner:
             (
                 *self._edge(Edge.START),
                 *self._edge_adjoint(Edge.END),
-                self._compute(self.token, issue_order(self.back, (*self.tokens, *self.constants))),
+                self._compute(self.token, issued),
                 *self._edge_adjoint(Edge.START),
             ),
         )

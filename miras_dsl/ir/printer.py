@@ -17,6 +17,7 @@ from sympy.printing.str import StrPrinter
 
 from miras_dsl import ir
 from miras_dsl.scalar.functions import OPERANDS
+from miras_dsl.scalar.norms import displayed
 
 from . import Axes, Axis, Node, Program, postorder
 
@@ -133,7 +134,7 @@ class Printer:
             inner = {
                 slot: self._formula(arg) for slot, arg in zip(OPERANDS, node.args, strict=False)
             }
-            return cast(sp.Expr, node.formula.xreplace(inner))
+            return displayed(cast(sp.Expr, node.formula.xreplace(inner)))
         if isinstance(node, ir.Number):
             return node.value
         return sp.Symbol(self._spelled(node, top), real=True)

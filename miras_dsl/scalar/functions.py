@@ -12,6 +12,8 @@ from functools import lru_cache
 import sympy as sp
 from sympy.core.function import ArgumentIndexError
 
+from .hypotenuse import hypot, hypot_slope, inside_asinh
+
 OPERANDS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(1024))
 """The symbols that stand for the operands of a `Map`, in order."""
 
@@ -71,7 +73,7 @@ class asinh(_Real):
         return sp.asinh(x)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return rsqrt(1 + self.args[0] ** 2)
+        return 1 / hypot(self.args[0], sp.Integer(1))
 
 
 class ge0(sp.Function):
@@ -269,17 +271,17 @@ def log(x: sp.Expr) -> sp.Expr:
     """The natural logarithm; of cosh, a sigmoid or an exponential in a form that does not overflow."""
     if isinstance(x, sp.cosh):
         return logcosh(x.args[0])
-    if isinstance(x, sigmoid):
-        return -softplus(-x.args[0])
-    if isinstance(x, sp.exp):
-        return x.args[0]
-    return sp.log(x)
+    if isinstance(x, sp.exp | sigmoid):
+        return x.args[0] if isinstance(x, sp.exp) else -softplus(-x.args[0])
+    return sp.log(x) if (inside := inside_asinh(x)) is None else asinh(inside)
 
 
 def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
     """``x^p`` for a constant p, in the form whose derivative is defined at 0: ``|y|^p`` as `abs_pow`."""
     if isinstance(x, absolute):
         return abs_pow(x.args[0], p)
+    if isinstance(x, sp.Pow) and x.exp.is_even and p.is_integer is False:
+        return absolute(x.base) if x.exp * p == 1 else abs_pow(x.base, x.exp * p)
     if p == sp.Rational(1, 2):
         return sqrt(x)
     return pow_nonneg(x, p) if p.is_integer is False else x**p
@@ -287,8 +289,7 @@ def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
 
 FUNCTIONS = (
     sigmoid, softplus, logcosh, ge0, gt0, sign, where, abs_pow, signed_pow, pow_nonneg, absolute, sqrt,
-    rsqrt,
-    erf, asinh, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
+    rsqrt, hypot, hypot_slope, erf, asinh, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
 )  # fmt: skip
 """Every function that may occur in a scalar formula; printers and tests go through this list."""
 

@@ -17,6 +17,10 @@ NEAR = sp.Float("1e-6")
 """Relative distance from a jump within which an inverse counts as the place of the jump."""
 
 
+EXPANDED = 40
+"""The most operations of a polynomial that is written out around an end of a domain."""
+
+
 class monotone_inverse(sp.Function):
     """``monotone_inverse(a, f, low, high)``: the w between low and high with f(w) = a.
 
@@ -51,3 +55,33 @@ def discontinuities(f: sp.Expr) -> list[sp.Expr]:
     found = f.atoms(scalars.sign, scalars.ge0, scalars.gt0)
     places = {atom.args[0] for atom in found if atom.has(UNKNOWN)}
     return sorted(places, key=sp.default_sort_key)
+
+
+def from_end(f: sp.Expr, end: sp.Expr, sign: int) -> sp.Expr | None:
+    """``f`` as a formula of the distance from an end of its domain: `UNKNOWN` stands for the distance.
+
+    sign  1 for the lower end, -1 for the upper one
+
+    What vanishes at the end is written out as a polynomial of the distance, so that ``1 - w^2`` keeps
+    its digits next to 1.  None where nothing is gained: the end is 0, or infinite, or no term cancels.
+    """
+    if end.is_infinite or end.is_zero:
+        return None
+    sums = (part for part in f.atoms(sp.Add) if part.is_polynomial(UNKNOWN))
+    if not any(sp.expand(part.xreplace({UNKNOWN: end})) == 0 for part in sums):
+        return None
+    moved = f.xreplace({UNKNOWN: end + sign * UNKNOWN})
+
+    def short(part: sp.Expr) -> sp.Expr:
+        expanded = sp.expand(part)
+        return expanded if expanded.xreplace({UNKNOWN: sp.Integer(0)}) == 0 else part
+
+    return moved.replace(
+        lambda part: (
+            isinstance(part, sp.Add)
+            and part.has(UNKNOWN)
+            and part.is_polynomial(UNKNOWN)
+            and part.count_ops() <= EXPANDED
+        ),
+        short,
+    )

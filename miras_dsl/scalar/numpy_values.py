@@ -11,6 +11,7 @@ import sympy as sp
 from . import functions as scalars
 from .activations import gelu, gelu_slope
 from .monotone_inverse import UNKNOWN, monotone_inverse
+from .norms import NORMS, fixed, ratio
 
 Array = np.ndarray
 
@@ -51,6 +52,8 @@ NUMPY = {
     scalars.absolute: np.abs,
     scalars.sqrt: lambda x: np.sqrt(np.maximum(x, 0.0)),
     scalars.rsqrt: lambda x: np.where(x > 0, 1 / np.sqrt(np.where(x > 0, x, 1.0)), 0.0),
+    scalars.hypot: np.hypot,
+    scalars.hypot_slope: lambda x, c: x / np.hypot(x, c),
     scalars.where: lambda c, a, b: np.where(c != 0, a, b),
     scalars.pow_nonneg: lambda x, p: np.where(x != 0, np.where(x != 0, x, 1.0) ** p, 0.0),
     scalars.abs_pow: lambda x, p: np.where(x != 0, np.abs(np.where(x != 0, x, 1.0)) ** p, 0.0),
@@ -73,6 +76,8 @@ def eval_scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Exp
     else:
         if isinstance(expr, monotone_inverse):
             return done.setdefault(expr, _monotone_inverse(expr, env, done))
+        if isinstance(expr, NORMS):
+            return done.setdefault(expr, eval_scalar(expr.plain(), env, done))
         args = [eval_scalar(arg, env, done) for arg in expr.args]
         match expr:
             case sp.Add():
@@ -83,6 +88,10 @@ def eval_scalar(expr: sp.Expr, env: Mapping[sp.Symbol, Array], done: dict[sp.Exp
                     value = value * arg
             case sp.Pow():
                 value = args[0] ** args[1]
+            case ratio():
+                value = args[0] / args[1]
+            case fixed():
+                value = args[0]
             case _:
                 value = np.asarray(NUMPY[expr.func](*args))
     done[expr] = value

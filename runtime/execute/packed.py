@@ -65,7 +65,9 @@ def parse_cu_seqlens(x: Tensor, cu_seqlens: Packed) -> CuSeqlens | None:
 
 
 def require(x: Tensor, lead: str, width: int) -> None:
-    """Raise ValueError unless ``x`` is [*lead, width], lead being "B, T" or "B"."""
+    """Raise ValueError unless ``x`` is [*lead, width] in floating point, lead being "B, T" or "B"."""
+    if not x.is_floating_point():
+        raise ValueError(f"x is {x.dtype}, not floating point; convert it with .float()")
     if x.dim() != len(lead.split(", ")) + 1 or x.shape[-1] != width:
         one = "; `step` takes one token, a call a sequence" if x.shape[-1:] == (width,) else ""
         raise ValueError(f"x is {list(x.shape)}, not [{lead}, {width}]{one}")

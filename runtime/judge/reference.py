@@ -198,6 +198,8 @@ def decays(spec: MemorySpec) -> set[str]:
 def _factors(expr: Expr) -> list[Expr]:
     if isinstance(expr, Apply) and expr.op in ("mul", "neg"):
         return [factor for arg in expr.args for factor in _factors(arg)]
+    if isinstance(expr, Apply) and expr.op == "div":
+        return _factors(expr.args[0])
     return [expr]
 
 

@@ -100,6 +100,21 @@ def rsqrt(x):
 
 
 @triton.jit
+def hypot(x, c):
+    """sqrt(x^2 + c^2) for c > 0; the larger of the two is taken out of the root."""
+    size = tl.abs(x)
+    large, small = tl.maximum(size, c), tl.minimum(size, c)
+    share = small / large
+    return large * tl.sqrt(1.0 + share * share)
+
+
+@triton.jit
+def hypot_slope(x, c):
+    """x / sqrt(x^2 + c^2)."""
+    return x / hypot(x, c)
+
+
+@triton.jit
 def power(x, p):
     """x^p for x >= 0.
 

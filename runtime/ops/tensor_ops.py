@@ -35,6 +35,11 @@ def exponential(log: Tensor, size: Sizes) -> Tensor:
     return torch.exp(log).to(size.dtype)
 
 
+def fixed(x: Tensor) -> Tensor:
+    """``x`` as a constant for autograd, as it is for the derived gradients."""
+    return x.detach()
+
+
 def matvec(a: Tensor, x: Tensor) -> Tensor:
     """A matrix [.., m, n] times a vector [.., n]."""
     return (a @ x[..., None]).squeeze(-1)
@@ -104,6 +109,16 @@ def gelu_slope(x: Tensor) -> Tensor:
         0.5 * torch.erfc(-0.7071067811865476 * x)
         + x * torch.exp(-0.5 * (x * x)) * 0.3989422804014327
     )
+
+
+def hypot(x: Tensor, c: float) -> Tensor:
+    """sqrt(x^2 + c^2) without overflow."""
+    return torch.hypot(x, torch.full_like(x, c))
+
+
+def hypot_slope(x: Tensor, c: float) -> Tensor:
+    """x / sqrt(x^2 + c^2)."""
+    return x / hypot(x, c)
 
 
 def rsqrt(x: Tensor) -> Tensor:
@@ -191,12 +206,15 @@ __all__ = [
     "broadcast",
     "exponential",
     "finite_exp",
+    "fixed",
     "gated_apply",
     "gated_contract",
     "gated_span",
     "ge0",
     "gelu_slope",
     "gt0",
+    "hypot",
+    "hypot_slope",
     "log_gate",
     "logcosh",
     "masked_decay",

@@ -48,6 +48,11 @@ LINKS = {
     "between two ends": "bregman (1 + w) * log(1 + w) + (1 - w) * log(1 - w) at token",
     "half a line": "bregman w^2 / 4 - sqrt(w) at token",
     "a barrier": "bregman w^2 / 4 - b * log(w) at token",
+    "a barrier at two ends": "bregman w^2 / 2 - log(1 - w^2) at token",
+    "nothing but a barrier": "bregman -log(1 - w^2) at token",
+    "a root between two ends": "bregman -sqrt(1 - w^2) at token",
+    "a pole between two ends": "bregman 1 / (1 - w^2) at token",
+    "ends that are gates": "bregman -log(b - w^2) at token",
 }
 
 
@@ -72,6 +77,9 @@ def test_entropy_times_a_number_on_a_simplex(total: str) -> None:
 
 
 PENALTIES = {
+    "a barrier": ("penalty (w - w0)^2 / (2 * eta) - log(1 - w^2) at token", "", MATRIX),
+    "nothing but a barrier": ("penalty -log(1 - w^2) at token", "", MATRIX),
+    "a root": ("penalty (w - w0)^2 - sqrt(4 - w^2) at token", "", MATRIX),
     "decayed first": ("decay alpha  penalty (w - w0)^2 / (2 * eta) at token", DECAY, MATRIX),
     "decayed last": (
         "decay alpha  penalty (w - w0)^2 + w^4 at token",

@@ -58,6 +58,8 @@ CASES: dict[str, tuple[sp.Expr, Exact]] = {
     **{f"x^{p}": (X**p, lambda x, p=p: x ** _mp(p)) for p in POWERS},
     "where": (scalars.where(scalars.ge0(X), sp.tanh(X), X / 2),
               lambda x: mpmath.tanh(x) if x >= 0 else x / 2),
+    "hypot": (scalars.hypot(X, sp.Integer(2)), lambda x: mpmath.sqrt(x * x + 4)),
+    "hypot slope": (scalars.hypot_slope(X, sp.Integer(2)), lambda x: x / mpmath.sqrt(x * x + 4)),
     "silu": (X * scalars.sigmoid(X), lambda x: x / (1 + mpmath.exp(-x))),
 }  # fmt: skip
 POSITIVE = {"log"} | {

@@ -402,3 +402,41 @@ def test_a_weight_is_not_called_what_is_carried_for_another(name: str) -> None:
     with pytest.raises(SpecErrors, match="M0108"):
         read(Source("names.mem", text.replace("NAME", name)))
     read(Source("names.mem", text.replace("NAME", "V")))
+
+
+SIZES_BELOW_ONE = (
+    "0 - d",
+    "d - 8",
+    "1 - d",
+    "d - 2 * d",
+    "n - d",
+    "1 / d",
+    "d / (d - 1)",
+    "0",
+    "1.5",
+    "-3",
+)
+
+
+@pytest.mark.parametrize("size", SIZES_BELOW_ONE)
+def test_a_size_that_may_be_zero_or_less_is_refused(size):
+    text = f"""memory M(d, n = 3) {{
+  architecture mlp(hidden = {size})
+  bias l2   retention none   algorithm gd(eta), anchored(8)   order predict, write, read
+  gates {{ eta = sigmoid(linear(x)) / 64 }}
+}}
+"""
+    with pytest.raises(SpecErrors) as errors:
+        read(Source("m.mem", text))
+    assert [found.code for found in errors.value.diagnostics] == ["M0213"]
+
+
+@pytest.mark.parametrize("size", ["4 * d", "d / 2", "d + n", "d * n", "16", "2 * d + 1"])
+def test_a_size_that_is_above_zero_is_taken(size):
+    text = f"""memory M(d, n = 3) {{
+  architecture mlp(hidden = {size})
+  bias l2   retention none   algorithm gd(eta), anchored(8)   order predict, write, read
+  gates {{ eta = sigmoid(linear(x)) / 64 }}
+}}
+"""
+    assert read(Source("m.mem", text)).memories["M"].states

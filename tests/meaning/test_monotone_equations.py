@@ -14,6 +14,7 @@ from miras_dsl.codegen.pipeline import compile_memory
 from miras_dsl.diagnostics import SpecErrors
 from miras_dsl.runtime.ops import tensor_ops
 from miras_dsl.source import Source
+from miras_dsl.spec import MemorySpec
 
 GATES = """eta = sigmoid(linear(x)) / 4   c = 1.5 + tanh(linear(x)) / 2   s = tanh(linear(x))
   a = sigmoid(linear(x))   b = sigmoid(linear(x))   e = sigmoid(linear(x))"""
@@ -31,8 +32,12 @@ def written(
     )
 
 
+def read_memory(text: str) -> MemorySpec:
+    return read(Source("t.mem", text)).memories["T"]
+
+
 def compiled(text: str) -> str:
-    return compile_memory(read(Source("t.mem", text)).memories["T"]).text
+    return compile_memory(read_memory(text)).text
 
 
 def refused(text: str) -> tuple[str, str]:

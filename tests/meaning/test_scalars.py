@@ -63,6 +63,8 @@ FORMULAS: list[tuple[str, sp.Expr, Callable[[float], float]]] = [
         scalars.where(scalars.ge0(X), X**3, sp.sin(X)),
         lambda x: x**3 if x >= 0 else math.sin(x),
     ),
+    ("hypot", scalars.hypot(X, sp.Integer(2)), lambda x: math.hypot(x, 2)),
+    ("hypot slope", scalars.hypot_slope(X, sp.Integer(2)), lambda x: x / math.hypot(x, 2)),
     ("larger", scalars.maximum(X**2, X + 1), lambda x: max(x**2, x + 1)),
     ("smaller", scalars.minimum(X**2, X + 1), lambda x: min(x**2, x + 1)),
 ]

@@ -184,3 +184,13 @@ def test_after_backward_nothing_of_the_graph_is_kept(retention: str) -> None:
     y.sum().backward()
     # y is a view of what the last product made.
     assert made() - before <= {id(y), id(y._base)}
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64], ids=str)
+@pytest.mark.parametrize("name", ["GatedDeltaNet", "GatedDeltaNetLayer"])
+def test_a_layer_takes_features_in_floating_point(name: str, dtype: torch.dtype) -> None:
+    layer = miras.load("gated_deltanet")[name](width=8, heads=2)
+    x = torch.ones(1, 3, 8).to(dtype)
+    for call in (lambda: layer(x), lambda: layer.step(x[:, 0])):
+        with pytest.raises(ValueError, match=f"x is {dtype}, not floating point; convert it"):
+            call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from keyword import iskeyword
 
 import sympy as sp
@@ -23,6 +24,8 @@ RESERVED = CLAUSES | {
     "penalty", "on", "carry", "repeat", "with", "and", "or", "not", "x", "param", "position",
     "grad", "keep", "M",
 }  # fmt: skip
+LARGE = 4096
+"""The largest value of a size parameter at which sizes made of it are tried."""
 NAMED = ("key", "value", "pair", "row", "position")
 
 
@@ -175,7 +178,31 @@ def _size(expr: Expr, node: syntax.Formula) -> sp.Expr:
         raise problem(
             "M0213", "a size is a whole number from 1 to 1048576", node.span, "not such a number"
         )
+    if (small := _not_positive(size)) is not None:
+        raise problem(
+            "M0213",
+            "a size is a whole number from 1 to 1048576",
+            node.span,
+            f"this is {small}",
+            help="a size must be above 0 for every value of its parameters, as `4 * d` and `d + 1` are",
+        )
     return size
+
+
+def _not_positive(size: sp.Expr) -> str | None:
+    """Values of the parameters at which a size is 0 or less, in words; None where none was found.
+
+    A fraction is rounded down, so it must be 1 or more where the parameters are large.
+    """
+    names = sorted(size.free_symbols, key=str)
+    for values in product((1, 2, 3, 7, 64, LARGE), repeat=min(len(names), 4)):
+        given = {name: sp.Integer(value) for name, value in zip(names, values, strict=False)}
+        found = size.xreplace(given)
+        least = 1 if all(value == LARGE for value in values) else 0
+        if not found.is_finite or found <= 0 or found < least:
+            said = ", ".join(f"{name} = {value}" for name, value in given.items())
+            return f"{found} at {said}" if found.is_finite else f"no number at {said}"
+    return None
 
 
 def _unknown_axis(node: syntax.Formula):

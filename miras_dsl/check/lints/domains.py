@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import sympy as sp
 
+from miras_dsl.check.formula.exponentials import stable_logarithm, stable_sum
 from miras_dsl.check.formula.intervals import intervals
 from miras_dsl.diagnostics import Diagnostic, Label, warning
 from miras_dsl.spec import Apply, Expr, Interval, MemorySpec, Number, Ref, iter_nodes
@@ -37,6 +38,10 @@ def domain_warnings(
 def _wrong(node: Apply, found: Mapping[int, Interval]) -> tuple[Expr, str, str] | None:
     """(operand that may lie outside the domain, what is wrong, a way out); None if all is well."""
     match node:
+        case Apply("log", (x,)) if stable_logarithm(x):
+            return None
+        case Apply("div", (_, x)) | Apply("pow", (x, Number())) if stable_sum(x) is not None:
+            return None
         case Apply("log", (x,)) if found[id(x)].low < 0 or _reaches_zero(x, found):
             way = f"`log(1 + {_base(x)}^2)` and `log(max({_text(x)}, 0.001))` exist everywhere"
             return x, f"there is no logarithm of {_bad(x, found)}", way

@@ -27,6 +27,7 @@ from miras_dsl.spec import (  # fmt: skip
 
 from .domains import domain_warnings
 from .gradient_reach import no_gradient_tokens
+from .overflow import overflow_warnings
 
 
 def lint(made: MemorySpec) -> Iterator[Diagnostic]:
@@ -37,6 +38,7 @@ def lint(made: MemorySpec) -> Iterator[Diagnostic]:
     yield from _steps(made, ranges)
     yield from _link(made)
     yield from domain_warnings(made, _everywhere(made), ranges)
+    yield from overflow_warnings(made, formulas(made), ranges)
     yield from no_gradient_tokens(made)
 
 

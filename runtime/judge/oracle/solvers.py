@@ -18,13 +18,15 @@ Kinks = Callable[[Tensor], list[Tensor]]
 
 
 def slope_of(total: Slope) -> Slope:
-    """The elementwise derivative of a separable function, differentiable in everything it uses."""
+    """The elementwise derivative of a separable function, differentiable in everything it uses; no
+    number where the function is none: the slope 1 / w of a logarithm goes on below 0."""
 
     def slope(w: Tensor) -> Tensor:
         probe = w if w.requires_grad else w.detach().requires_grad_()
         with torch.enable_grad():
-            (result,) = torch.autograd.grad(total(probe).sum(), probe, create_graph=True)
-        return result
+            values = total(probe)
+            (result,) = torch.autograd.grad(values.sum(), probe, create_graph=True)
+        return torch.where(torch.isnan(values.detach()), torch.nan, result)
 
     return slope
 
@@ -45,7 +47,7 @@ def _start(slope: Slope, shape: Sequence[int], like: Tensor) -> Tensor:
     Raises ValueError if it is finite at none of those tried.
     """
     chosen = torch.full(tuple(shape), torch.nan, dtype=like.dtype, device=like.device)
-    for guess in (1.0, 0.5, 0.1, 1e-2, 1e-4, 0.0, -1.0, -0.1, 10.0):
+    for guess in (1e-4, 1e-2, 0.1, 0.5, 1.0, 0.0, -0.1, -1.0, 10.0):
         point = torch.full_like(chosen, guess)
         good = torch.isfinite(slope(point).detach()) & torch.isnan(chosen)
         chosen = torch.where(good, point, chosen)
@@ -63,18 +65,26 @@ def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
     aim = target.detach()
     middle = _start(slope, aim.shape, aim)
 
+    least = most = slope(middle).detach()
+
     def miss(w: Tensor) -> Tensor:
-        value = slope(w).detach() - aim
+        value = slope(w).detach()
+        # Beyond a pole the slope begins anew from below: such a point is outside as well.
+        outside = torch.isnan(value) | torch.where(w > middle, value < most, value > least)
         above = torch.where(w > middle, torch.inf, -torch.inf).to(w.dtype)
-        return torch.where(torch.isnan(value), above, value)
+        return torch.where(outside & (w != middle), above, value - aim)
 
     rising = miss(middle) < 0
-    low = torch.where(rising, middle, middle - 1)
-    high = torch.where(rising, middle + 1, middle)
-    for power in range(1, 120):
+    low = torch.where(rising, middle, middle - 2.0**-4)
+    high = torch.where(rising, middle + 2.0**-4, middle)
+    for power in range(-3, 120):
         short_low, short_high = miss(low) > 0, miss(high) < 0
         if not bool((short_low | short_high).any()):
             break
+        # What falls short on one side is a bound on the other.
+        least = torch.where(short_low, slope(low).detach(), least)
+        most = torch.where(short_high, slope(high).detach(), most)
+        low, high = torch.where(short_high, high, low), torch.where(short_low, low, high)
         low = torch.where(short_low, middle - 2.0**power, low)
         high = torch.where(short_high, middle + 2.0**power, high)
     w = (low + high) / 2

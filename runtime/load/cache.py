@@ -1,9 +1,9 @@
 """Generated modules on disk: one folder per user, one entry per content, verified before it runs.
 
-An entry is a directory named by the SHA-256 of the one file it holds.  It is built aside and
-appears by a single rename, so a reader sees all of it or nothing, and writers that race all write
-the same.
-What is imported is the text that was hashed, never what the file says a moment later.
+An entry is a directory named by the SHA-256 of the one file it holds.  It is written under another
+name and renamed when it is complete, so a reader sees all of it or nothing; processes that write the
+same entry at once write the same bytes.  What is imported is the text whose hash was checked, even if
+the file changes a moment later.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from miras_dsl.exceptions import EnvironmentFailure
 FILE = "generated.py"
 ASIDE = "aside-"
 ABANDONED = 3600.0
-"""Seconds after which a half-built entry belongs to a process that died."""
+"""Seconds after which an unfinished entry is taken to be left by a process that died."""
 
 _importing = threading.RLock()
 
@@ -149,7 +149,7 @@ def import_module(path: Path) -> ModuleType:
 def _imported(name: str, path: Path) -> ModuleType:
     """Run an entry as the module ``name``; a module that fails is not kept."""
     text = verified(path)
-    # inspect (and with it Triton) reads sources through linecache: give it the text we hashed.
+    # inspect, and Triton through it, reads sources from linecache: it gets the text that was hashed.
     linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
     spec = importlib.util.spec_from_file_location(name, path, loader=_Verified(path, text))
     assert spec is not None and spec.loader is not None
@@ -164,7 +164,7 @@ def _imported(name: str, path: Path) -> ModuleType:
 
 
 class _Verified(importlib.abc.SourceLoader):
-    """Loads a text that is already in memory; neither reads nor writes byte code."""
+    """A loader of a text in memory, which neither reads nor writes byte code."""
 
     def __init__(self, path: Path, text: str):
         self.path, self.text = path, text
@@ -177,7 +177,7 @@ class _Verified(importlib.abc.SourceLoader):
 
 
 def _publish(folder: Path, entry: Path, text: str) -> None:
-    """Build an entry aside and rename it into place; losing the race is as good as winning it."""
+    """Write an entry under another name and rename it; another process may have been quicker."""
     try:
         aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder))
     except OSError as error:
@@ -203,7 +203,7 @@ def _publish(folder: Path, entry: Path, text: str) -> None:
 
 
 def _replace(folder: Path, entry: Path, text: str) -> None:
-    """Put a damaged entry right, one process at a time."""
+    """Replace a damaged entry, one process at a time."""
     with FileLock(folder / "repair.lock", mode=0o600):
         try:
             verified(entry / FILE)
@@ -217,7 +217,7 @@ def _replace(folder: Path, entry: Path, text: str) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left half built."""
+    """Remove unfinished entries of processes that were killed."""
     for left in folder.glob(f"{ASIDE}*"):
         try:
             age = time.time() - left.stat().st_mtime

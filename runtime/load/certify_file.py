@@ -26,14 +26,16 @@ def certify_file(
     device: str = "cpu",
     tell: Callable[[str], object] | None = None,
 ) -> dict[str, Certificate]:
-    """One certificate per memory, by name; ``only`` names some of them, ``tell`` hears each before.
+    """One certificate per memory, by name; ``only`` names some of them.
+
+    ``tell`` is called with the name of each memory before it is judged.
 
     Where `load` would give a memory kernels there are two: of what it computes with kernels, and, as
     `NAME, chunk form`, of what it computes with MIRAS_KERNELS=off.
 
-    Raises what `require` raises, and ValueError for a type that is none of `Dtype`.
+    Raises what `require_possible` raises, and ValueError for a type that is none of `Dtype`.
     """
-    require_green(spec, only, device)
+    require_possible(spec, only, device)
     kind = getattr(torch, Dtype(dtype))
     digest = digest_of(spec)
     launched = enabled() and supported(device, kind)
@@ -59,7 +61,7 @@ def certify_file(
     return proofs
 
 
-def require_green(spec: FileSpec, only: Collection[str], device: str) -> None:
+def require_possible(spec: FileSpec, only: Collection[str], device: str) -> None:
     """Raise UsageError for an unknown memory or device, EnvironmentFailure where there is no GPU."""
     for name in only:
         if name not in spec.memories:

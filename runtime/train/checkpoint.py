@@ -112,11 +112,8 @@ def load(
     wrong = misfits(weights, model.state_dict())
     other = None if origin is None else of_another_spec(path, found.origin, origin)
     if wrong:
-        more = f"\n  and {len(wrong) - 12} more" if len(wrong) > 12 else ""
         why = f"\n{other}" if other else ""
-        raise CheckpointError(
-            f"{path} does not fit this model:\n  " + "\n  ".join(wrong[:12]) + more + why
-        )
+        raise CheckpointError(f"{path} does not fit this model:\n  " + "\n  ".join(wrong) + why)
     if other:
         warnings.warn(
             f"{other}\nits weights are the model's all the same: the run goes on with them",

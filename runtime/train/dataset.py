@@ -65,9 +65,10 @@ def text_file(path: Path) -> Corpus:
         raise TextError(f"there is no text file at {path}; name one with --text") from error
     except IsADirectoryError as error:
         raise TextError(f"{path} is a directory; name one text file with --text") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise TextError(
-            f"the text file {path} cannot be read: {error.strerror}; name another with --text"
+            f"the text file {path} cannot be read: {reason}; name another with --text"
         ) from error
     if len(data) < SMALLEST:
         size = f"has {len(data)} bytes" if data else "is empty"

@@ -1,4 +1,4 @@
-"""What a language model is worth: bits per byte on a text, and what it writes itself."""
+"""Measuring a language model: bits per byte on a text, and a sample of what it writes."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ BYTES = 256
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What was asked for on the command line; None where nothing was."""
+    """The options of `miras train`; None for one that was not given."""
 
     text: Path | None = None
     steps: int | None = None
@@ -48,10 +48,10 @@ class RunOptions:
 def run(
     source: Source, wishes: RunOptions, folder: Path, *, resume: bool, console: Console
 ) -> Outcome:
-    """Train the model of a `.mem` file as wished; everything that is kept goes to ``folder``.
+    """Train the model of a `.mem` file; log, checkpoint and picture go to ``folder``.
 
-    A resumed run takes its text and every setting that is not given from its checkpoint; its steps
-    were counted when it began, so ``minutes`` says nothing to it.  Raises SpecErrors and what
+    A resumed run takes its text and every setting that is not given from its checkpoint.  ``minutes``
+    has no effect then: the number of steps was fixed when the run began.  Raises SpecErrors and what
     `train` raises.
     """
     device = device_here(wishes.device)
@@ -152,7 +152,7 @@ def layer_text(name: str, memory: MemorySpec, heads: int) -> str:
 
 
 def language_model(source: Source) -> tuple[nn.Module, tuple[type[nn.Module], ...]]:
-    """The first model of a file with fresh weights, and the classes of what it remembers with."""
+    """The first model of a file with fresh weights, and the classes of its layers and memories."""
     library = loader.load(source)
     spec = library.spec
     model: ModelSpec = next(iter(spec.models.values()))
@@ -162,7 +162,7 @@ def language_model(source: Source) -> tuple[nn.Module, tuple[type[nn.Module], ..
 
 
 def _corpus(wished: Path | None, kept: checkpoint.Facts | None) -> dataset.Corpus:
-    """The text asked for, else the one that the run began with, else the standard library."""
+    """The text that was given, else the one that the run began with, else the standard library."""
     began = None if kept is None else kept.origin.text.file
     if wished is None and began is None:
         return dataset.standard_library()

@@ -48,7 +48,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to; bits are bits per byte on the held-out part."""
+    """The result of a run; ``bits`` are bits per byte on the held-out part."""
 
     steps: int
     bits: float

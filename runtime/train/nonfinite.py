@@ -1,4 +1,4 @@
-"""Which number went wrong first, when a training step is not finite."""
+"""Finding the first tensor that is not finite, when a training step is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated associative recall: pairs first, questions later; and how well a model answers.
+"""Multi-query associative recall (MQAR): generated sequences, training on them, and accuracy.
 
 The generator is the one of multi-query associative recall (Zoology): the first 2n positions hold
 n pairs `key value key value …`; later, at even positions whose gaps follow a power law, each key
@@ -48,7 +48,7 @@ class RecallTask:
 
     @property
     def chance(self) -> float:
-        """Accuracy of one who remembers nothing and names any value of the vocabulary."""
+        """Accuracy of guessing among all values."""
         return 1 / (self.vocab - self.vocab // 2)
 
 
@@ -101,7 +101,7 @@ def learn(
 ) -> Score:
     """Train ``model`` on fresh sequences until time, steps or ``enough`` accuracy is reached.
 
-    Whether it is enough is asked on other sequences than those of the score.
+    ``enough`` is measured on other sequences than the score that is returned.
     ``report(step, loss, share of the time)`` is called after each step.  The rate warms up over 20
     steps and falls along a cosine of the time (or the steps, whichever is further on).
     """
@@ -153,9 +153,9 @@ def _answered(model: nn.Module, tokens: Tensor, answers: Tensor) -> float:
 
 @contextmanager
 def ablate_memory(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[int]:
-    """Inside the `with`, every submodule of these kinds answers zero; gives their number.
+    """Inside the `with`, the output of every submodule of these kinds is zero; gives their number.
 
-    Raises ValueError when there is none: switching nothing off would prove nothing.
+    Raises ValueError when there is none.
     """
 
     def silence(_module: nn.Module, _inputs: object, output: tuple[Tensor, object]) -> object:

@@ -36,7 +36,7 @@ def steps_for_budget(
 
 
 def _seconds_a_step(model: nn.Module, corpus: dataset.Corpus, config: TrainConfig) -> float:
-    """The median of a few training steps, without the first, which pays for what happens once."""
+    """The median time of a few training steps, without the first, which also compiles and allocates."""
     optimiser, took = optimiser_of(model, config), list[float]()
     while len(took) < 4 or (sum(took) < 2.0 and len(took) < 20):
         x, y = dataset.batch(corpus.train, config.batch, config.length, config.seed, len(took))

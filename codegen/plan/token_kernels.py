@@ -101,8 +101,8 @@ class _TokenPlanner:
         )
         inputs = (*self.tokens, *self.constants, *self.states, *self.cotangents)
         labels = dict(joint.labels)
-        for program in self._edge_programs():
-            labels |= program.labels
+        for edge in self._edge_programs():
+            labels |= edge.labels
         labels |= {x: Label(x.name, f"input {x.name}") for x in inputs}
         self.names = kernel_names(labels, inputs)
         self.edge_scopes: dict[str, Scope] = {}
@@ -236,12 +236,9 @@ class _TokenPlanner:
         roots = [node for _, node in results]
         for x in inputs_of(roots):
             self.made.id(scope, x)
-        lines = [
-            node
-            for node in postorder(roots)
-            if is_statement(node) and (node in roots or not isinstance(node, Broadcast))
-        ]
-        return Compute(tuple(self.made.id(scope, node) for node in lines))
+        lines = (node for node in postorder(roots) if is_statement(node))
+        kept = (node for node in lines if node in roots or not isinstance(node, Broadcast))
+        return Compute(tuple(self.made.id(scope, node) for node in kept))
 
     def _carry(
         self, results: Iterable[tuple[str, Node]], carried: Iterable[Input]

@@ -8,7 +8,6 @@ import mpmath
 import pytest
 import sympy as sp
 import torch
-from tests.meaning.test_increasing import read_memory, refused, written
 from torch.nn import functional
 
 from miras_dsl.codegen.emit.scalar_printer import TORCH, print_scalar
@@ -16,6 +15,7 @@ from miras_dsl.codegen.inner_step.closed_form_inverse import solve
 from miras_dsl.codegen.inner_step.potential import potential_gradient
 from miras_dsl.codegen.model.build import build_model
 from miras_dsl.runtime.ops import tensor_ops
+from tests.meaning.test_monotone_equations import read_memory, refused, written
 
 DUAL = sp.Symbol("a", real=True)
 INF = mpmath.inf

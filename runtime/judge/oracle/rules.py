@@ -15,7 +15,8 @@ from torch import Tensor
 from miras_dsl.spec import Axes, Expr, Loss, MemorySpec, Write
 
 from .evaluate import ANY, NamedTensor, Scope, evaluate
-from .solvers import implicit_step, invert, minimise, slope_of
+from .implicit_step import implicit_step
+from .solvers import invert, minimise, slope_of
 
 Weights = dict[str, Tensor]
 

@@ -110,11 +110,13 @@ class _PlanPrinter:
         return f"{value.name} {shape_comment(value.node.axes)}{kept}{summed} = {text}"
 
     def _carried(self, carry: Iterable[Carry]) -> str:
-        values = self.plan.values
-        return (
-            ", ".join(f"{values[c.state].name} <- {values[c.next].name}" for c in carry)
-            or "nothing"
-        )
+        """What becomes of carried values; one that stays as it is has its name alone."""
+        found = []
+        for each in carry:
+            state, after = (self.plan.values[id] for id in (each.state, each.next))
+            name = str(after.node.value) if isinstance(after.node, Number) else after.name
+            found.append(state.name if after is state else f"{state.name} <- {name}")
+        return ", ".join(found) or "nothing"
 
     def _names(self, ids: Iterable[int]) -> str:
         names = []

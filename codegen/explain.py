@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from math import inf
 
 import sympy as sp
@@ -36,11 +37,19 @@ def explain(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> st
         return _verbatim(rendered.text, style)
     stages = STAGES[:-2] if stage == "all" else (stage,)
     sections = [
-        f"{_heading(d, s, style)}\n{_display(_section(d, s, style))}" for d in found for s in stages
+        f"{_heading(d, s, style)}\n{_display(_section(d, s, _with_logs(style, d)))}"
+        for d in found
+        for s in stages
     ]
     if stage == "all":
         sections.append(_verbatim(rendered.text, style))
     return "\n\n".join(sections)
+
+
+def _with_logs(style: Style, d: CompiledMemory) -> Style:
+    """A style that knows which inputs of a memory are logarithms."""
+    logs = ((f.name, f"{f.of}_{f.weight}" if f.weight else f.of) for f in d.feeds if f.log)
+    return replace(style, logs=tuple(logs))
 
 
 def as_json(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:

@@ -35,9 +35,13 @@ GREEK = {"eta", "alpha", "beta", "gamma", "delta", "mu", "lam", "theta", "tau", 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How the parts of a formula are written: as text or as LaTeX."""
+    """How the parts of a formula are written: as text or as LaTeX.
+
+    logs  inputs that are logarithms, each with what it is the logarithm of: LaTeX has log before it
+    """
 
     latex: bool
+    logs: tuple[tuple[str, str], ...] = ()
 
     def name(self, word: str) -> str:
         """A name that the spec gives, or the name of a line (`t3`)."""
@@ -45,8 +49,9 @@ class Style:
             return word
         if word.startswith("grad "):
             return f"\\nabla_{{{self.name(word.removeprefix('grad '))}}}"
-        if word.startswith("log_"):
-            return f"\\log {self.name(word.removeprefix('log_'))}"
+        of = dict(self.logs).get(word)
+        if of is not None:
+            return f"\\log {self.name(of)}"
         if word[:1] == "t" and word[1:].isdecimal():
             return f"t_{{{word[1:]}}}"
         if word.endswith("'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def test_the_delta_rule_reads_as_the_delta_rule():
 def test_its_latex_is_the_same_formula():
     text = explain(miras.parse(DELTA), stage="update", form="latex")
     assert r"W' &= W + \eta \mathrm{key} \left(\mathrm{value} - \sum_{\mathrm{key}}" in text
+
+
+def test_latex_knows_logarithms_from_the_model_and_not_from_their_names():
+    named, meant = (Input(name, (), Role.GATE) for name in ("log_book", "speed"))
+    program = Program((named, meant), (("y", named * meant),), ())
+    style = replace(LATEX, logs=(("speed", "alpha"),))
+    text = print_program(program, style)
+    assert r"\log \alpha" in text and r"\mathrm{log}_{\mathrm{book}}" in text
+    gated = explain(miras.parse(ROOT / "specs/gated_deltanet.mem"), stage="update", form="latex")
+    assert r"\log \alpha" in gated and "log_" not in gated
 
 
 def test_what_is_used_twice_gets_a_name_and_what_is_used_once_does_not():

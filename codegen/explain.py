@@ -48,7 +48,7 @@ def explain(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> st
 
 def _with_logs(style: Style, d: CompiledMemory) -> Style:
     """A style that knows which inputs of a memory are logarithms."""
-    logs = ((f.name, f"{f.of}_{f.weight}" if f.weight else f.of) for f in d.feeds if f.log)
+    logs = ((f.name, f"{f.of}_{f.weight}" if f.weight else f.of) for f in d.inputs if f.log)
     return replace(style, logs=tuple(logs))
 
 

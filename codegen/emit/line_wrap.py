@@ -20,10 +20,17 @@ def statement(target: str, expression: str, comment: str, indent: int = 4) -> li
     if len(parts) == 1:
         parts = _arguments(expression)
         if len(parts) == 1:
+            body = _chain(expression, WIDTH - indent - 4)
+            if max(map(len, body)) <= WIDTH - indent - 4:
+                return [f"{target} = (", *(f"    {line}" for line in body), f"){end}"]
             return [f"# {target} {comment}", f"{target} = {expression}"]
         head, *inner, tail = parts
-        body = [f"    {piece}" for piece in _packed(inner, WIDTH - indent - 4)]
-        return [f"{target} = {head}", *body, f"{tail}{end}"]
+        body = [
+            line
+            for piece in _packed(inner, WIDTH - indent - 4)
+            for line in _opened(piece, indent + 4)
+        ]
+        return [f"{target} = {head}", *(f"    {line}" for line in body), f"{tail}{end}"]
     body = [line for piece in parts for line in _opened(piece, indent + 4)]
     if all(len(piece) + indent + 4 <= WIDTH for piece in body) and body == parts:
         body = _filled(parts, WIDTH - indent - 4)
@@ -44,18 +51,50 @@ def under_comment(lines: Sequence[str], title: str, place: str, indent: int = 8)
 
 
 def _opened(piece: str, indent: int) -> list[str]:
-    """A term in one line, or with its bracket opened onto lines of their own."""
-    factors = _split(piece, (" * ", " / "))
-    if len(piece) + indent > WIDTH and len(factors) > 1:
-        return _filled(factors, WIDTH - indent)
-    sign, bracket, rest = piece.partition("(")
-    if len(piece) + indent <= WIDTH or not rest.endswith(")") or sign.strip("*/+- "):
+    """A term or an argument in one line, or with its brackets opened onto lines of their own."""
+    if len(piece) + indent <= WIDTH:
         return [piece]
-    inner = _terms(rest[:-1])
-    if _split(bracket + rest, (" ",))[0] != bracket + rest or len(inner) == 1:
+    whole = piece.removesuffix(",")
+    end = piece[len(whole) :]
+    *factors, last = _split(whole, (" * ", " / "))
+    if factors:
+        filled = _filled([*factors, last + end], WIDTH - indent)
+        return [line for part in filled for line in _opened(part, indent)]
+    sign = whole[:2] if whole[:2] in ("+ ", "- ", "* ", "/ ") else ""
+    head, *inner, tail = _inside(whole[len(sign) :]) or ("", "")
+    if not inner:
         return [piece]
+    if head != "(":
+        inner = _packed(inner, WIDTH - indent - 4)
     body = [line for part in inner for line in _opened(part, indent + 4)]
-    return [f"{sign}(", *(f"    {line}" for line in body), ")"]
+    return [f"{sign}{head}", *(f"    {line}" for line in body), f"{tail}{end}"]
+
+
+def _chain(expression: str, width: int) -> list[str]:
+    """`x.flip(-1).cumsum(-1)` in lines that begin with a point, as many calls on a line as fit."""
+    depth, start, parts = 0, 0, []
+    for at, character in enumerate(expression):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and expression[at : at + 2] == ").":
+            parts.append(expression[start : at + 1])
+            start = at + 1
+    lines: list[str] = []
+    for part in (*parts, expression[start:]):
+        if lines and len(lines[-1]) + len(part) <= width:
+            lines[-1] += part
+        else:
+            lines.append(part)
+    return lines
+
+
+def _inside(expression: str) -> list[str]:
+    """A bracket's or a call's head, what stands in it in pieces, and its tail; [] of anything else."""
+    if expression.startswith("("):
+        inner = _terms(expression[1:-1])
+        closed = expression.endswith(")") and _split(expression, (" ",))[0] == expression
+        return ["(", *inner, ")"] if closed and len(inner) > 1 else []
+    parts = _arguments(expression)
+    return parts if len(parts) > 1 else []
 
 
 def _filled(factors: Sequence[str], width: int) -> list[str]:

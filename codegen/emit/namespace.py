@@ -28,8 +28,8 @@ WALKS = (
 """The regions of its chunk program, and of the adjoint of that."""
 ENTRIES = ("memory", "step", "forward", "backward")
 """What is called from outside, and the Triton kernels."""
-ROWS = re.compile(r"(_row\d+)+\Z")
-"""The end of the name of a substitution's body."""
+ROWS = re.compile(r"(_(?:row|part)\d+)+\Z")
+"""The end of the name of a substitution's body, and of a part that functions share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from miras_dsl.codegen.emit.scalar_printer import print_number
 from miras_dsl.codegen.plan.kernel_plan import (
@@ -24,6 +24,7 @@ from miras_dsl.codegen.plan.partition import stored_as
 from miras_dsl.ir import AxisSize, Input, Node, Number, inputs_of
 
 from .printer import TorchPrinter
+from .shared_parts import Assignment, Body, share_parts
 from .statements import Statements, measure
 
 DOCS = {
@@ -44,13 +45,18 @@ EDGE_DOCS = {Edge.START: "what a new block starts from", Edge.END: "what a block
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A generated function: name, parameters, lines, what it returns."""
+    """A generated function: name, parameters, statements, what it returns."""
 
     name: str
     doc: str
     params: tuple[str, ...]
-    lines: tuple[str, ...]
+    statements: tuple[Assignment, ...]
     returns: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """Its statements as text."""
+        return [line for made in self.statements for line in made.lines()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ class FunctionEmitter:
             f"{self.prefix}_{title}",
             DOCS[title],
             tuple(self._value(id).name for id in self._reads(run)),
-            self._lines(map(self._value, run.values), wanted),
+            self._statements(map(self._value, run.values), wanted),
             tuple(self._value(id).name for id in run.values if id in wanted),
         )
 
@@ -116,7 +122,7 @@ class FunctionEmitter:
             f"{self.prefix}_{kernel.name}",
             DOCS[kernel.name],
             tuple(self._value(id).name for id in kernel.reads),
-            self._lines(map(self._value, run.values), kernel.writes),
+            self._statements(map(self._value, run.values), kernel.writes),
             tuple(
                 _number_text(self._value(id).node) or self._value(id).name for id in kernel.writes
             ),
@@ -145,7 +151,7 @@ class FunctionEmitter:
             f"{self.prefix}_{EDGE_NAMES[edge.when]}{'_back' if back else ''}",
             f"{'gradients of ' if back else ''}{EDGE_DOCS[edge.when]}",
             tuple(names[x] for x in inputs),
-            self._lines(map(self._value, ids), {value.id for value in results}),
+            self._statements(map(self._value, ids), {value.id for value in results}),
             tuple(_number_text(value.node) or value.name for value in results),
         )
         return EdgeFunction(function, tuple(named))
@@ -155,26 +161,48 @@ class FunctionEmitter:
         printer = self.printers[row.name]
         holes = set(row.holes)
         ends = {value.id for value in row.values if value.node is row.result}
-        lines = self._lines((v for v in row.values if v.node not in holes), ends)
+        made = self._statements((v for v in row.values if v.node not in holes), ends)
         if isinstance(row.result, Number):
             returned = f"ops.full({print_number(row.result.value)}, r.shape, size)"
         else:
             returned = printer.names[row.result]
         doc = "a row of the write, given what the memory answers"
         return Function(
-            row.name, doc, tuple(printer.names[h] for h in row.holes), lines, (returned,)
+            row.name, doc, tuple(printer.names[h] for h in row.holes), made, (returned,)
         )
 
     def _value(self, id: int) -> Value:
         return self.values[id]
 
-    def _lines(self, values: Iterable[Value], kept: Collection[int]) -> tuple[str, ...]:
+    def _statements(self, values: Iterable[Value], kept: Collection[int]) -> tuple[Assignment, ...]:
         """Statements that compute some values of one scope; ``kept`` are those that need a name."""
         values = list(values)
         if not values:
             return ()
         scope = values[0].scope
-        return tuple(Statements(self.printers[scope], self.measures[scope], values, kept).lines())
+        return tuple(
+            Statements(self.printers[scope], self.measures[scope], values, kept).assignments()
+        )
+
+
+def with_shared_parts(
+    functions: Sequence[Function], prefix: str
+) -> tuple[list[Function], list[Function]]:
+    """Functions that call what they have in common, and the functions of that."""
+    bodies = [Body(f.params, f.statements, f.returns) for f in functions]
+    bodies, parts = share_parts(bodies, prefix)
+    made = [replace(f, statements=b.statements) for f, b in zip(functions, bodies, strict=True)]
+    shared = [
+        Function(
+            part.name,
+            f"`{part.body.returns[-1]}` and what else is needed of it, the same in {part.places} places",
+            part.body.params,
+            part.body.statements,
+            part.body.returns,
+        )
+        for part in parts
+    ]
+    return made, shared
 
 
 def _number_text(node: Node) -> str:

@@ -10,7 +10,7 @@ from miras_dsl.codegen.plan.kernel_plan import Carry, Edge, Kernel, KernelPlan, 
 from miras_dsl.codegen.plan.naming import identifier_of
 from miras_dsl.ir import axis_names
 
-from .functions import Function, FunctionEmitter
+from .functions import Function, FunctionEmitter, with_shared_parts
 
 LONGEST_DOCSTRING = 14
 """Lines of equations in the docstring of a memory."""
@@ -28,6 +28,8 @@ def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
     functions = emitter.functions(looped, ends)
     passes = [_pass(plan, looped, functions, p) for p in (Phase.FORWARD, Phase.BACKWARD)]
     (token,) = (emitter.token(kernel) for kernel in plan.kernels_of(Phase.STEP))
+    distinct = list(dict.fromkeys(f for each in functions for f in each))
+    (*distinct, token), shared = with_shared_parts([*distinct, token], prefix)
     edges = [emitter.edges(plan.kernels_of(phase)) for phase in (Phase.STEP, Phase.BACKWARD)]
     return render(
         "torch/memory.py.j2",
@@ -42,7 +44,8 @@ def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
             "family": plan.family,
             "why": plan.why,
             "rows": [emitter.row_function(row) for row in plan.rows],
-            "functions": list(dict.fromkeys(f for each in functions for f in each)),
+            "shared": shared,
+            "functions": distinct,
             "passes": [made for made in passes if made],
             "token": token,
             "token_results": tuple(plan.results_of(Phase.STEP)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from miras_dsl.codegen.emit.line_wrap import statement
 from miras_dsl.codegen.plan.kernel_plan import Value
 from miras_dsl.codegen.plan.naming import shape_comment
 from miras_dsl.codegen.plan.partition import stored_as
@@ -13,6 +12,7 @@ from miras_dsl.ir import ForwardSubstitution, Input, Map, Node
 from miras_dsl.scalar.functions import OPERANDS
 
 from .printer import TorchPrinter
+from .shared_parts import Assignment
 
 LONGEST_INNER, LONGEST_NESTED = 56, 84
 """Characters of an expression that is written into another one, and of one that takes others in, when
@@ -43,9 +43,9 @@ class Statements:
         self.values, self.kept = values, kept
         self.uses = _uses(values)
         self.nested: dict[Node, Value] = {}
-        self.written: list[str] = []
+        self.written: list[Assignment] = []
 
-    def lines(self) -> list[str]:
+    def assignments(self) -> list[Assignment]:
         """All statements, in order; afterwards every value goes by its own name again."""
         for value in self.values:
             self._add(value)
@@ -74,13 +74,8 @@ class Statements:
         return once and not isinstance(value.node, ForwardSubstitution)
 
     def _write(self, value: Value) -> None:
-        shape = shape_comment(value.node.axes)
-        cited = f"{shape}  {value.cited}" if value.cited else shape
-        expression = self.printer.expression(value.node)
-        whole = statement(value.name, expression, cited)
-        bare = statement(value.name, expression, shape)
-        # a citation is worth no line of its own
-        self.written += whole if len(whole) == len(bare) else bare
+        expression, shape = self.printer.expression(value.node), shape_comment(value.node.axes)
+        self.written.append(Assignment((value.name,), expression, shape, value.cited))
         self.printer.names[value.node], self.measured.names[value.node] = (
             value.name,
             "name_like_this",

@@ -7,6 +7,7 @@ a chunk, all chunks at once, or one token.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import assert_never
 
 import sympy as sp
 
@@ -160,8 +161,10 @@ class TorchPrinter:
                 gated = f"({self._refs(*gates)})" if gates else "None"
                 how = f"{self.rows[node.body, holes]}, ({given}), {gated}, {reverse}"
                 return f"ops.substitute({self._refs(a, p)}, {how}, size)"
+            case Input() | Number() | AxisSize():
+                raise AssertionError(f"{type(node).__name__} is read, not computed")
             case _:
-                raise AssertionError(f"{type(node).__name__} is not computed")
+                assert_never(node)
 
     def _triangle(self, triangle: Triangle, axes: Axes) -> str:
         row, col = (self.place(axis, axes) for axis in (triangle.row, triangle.col))

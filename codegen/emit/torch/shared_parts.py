@@ -220,7 +220,9 @@ def _best(given: Sequence[Body]) -> _Run | None:
             starts.setdefault(shape, []).append((at, start))
     repeated = [places for places in starts.values() if len(places) > 1]
     best, most = None, LEAST_SAVED - 1
-    for length, places in sorted(bodies.repeats(repeated), key=lambda found: -found[0]):
+    found = list(bodies.repeats(repeated))
+    found.sort(key=lambda run: -bodies.text_lines(run[1][0], run[0]) * (len(run[1]) - 1))
+    for length, places in found:
         for shorter in range(length, 1, -1):
             if bodies.text_lines(places[0], shorter) * (len(places) - 1) - FRAME <= most:
                 break

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import assert_never
 
 from miras_dsl.codegen.plan.kernel_plan import Along, KernelPlan, Phase, computed, walks
 from miras_dsl.ir import (
     Axis,
+    AxisSize,
+    Broadcast,
     Contract,
     Cumsum,
     Decay,
@@ -16,11 +19,17 @@ from miras_dsl.ir import (
     GatedApply,
     GatedContract,
     GatedSpan,
+    Input,
     Inverse,
     Map,
+    Mask,
     Node,
     Number,
+    PlaceLast,
     Reduce,
+    Rename,
+    Shift,
+    TakeLast,
     is_token_axis,
 )
 
@@ -82,5 +91,9 @@ def _operations(node: Node, extent: Callable[..., int], chunk: int) -> int:
             return chunk**3 // 3
         case ForwardSubstitution(a, p):
             return 2 * extent(a, p)
-        case _:
+        case Broadcast() | Rename() | Shift() | TakeLast() | PlaceLast() | Mask():
             return 0
+        case Input() | Number() | AxisSize():
+            return 0
+        case _:
+            assert_never(node)

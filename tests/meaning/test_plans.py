@@ -10,6 +10,7 @@ import pytest
 from miras_dsl.codegen.plan.check.cost import cost
 from miras_dsl.codegen.plan.check.interpret import run_plan
 from miras_dsl.codegen.plan.check.legality import legal
+from miras_dsl.codegen.plan.check.run_tokens import run_token_plan
 from miras_dsl.codegen.plan.kernel_plan import Compute, KernelPlan, Phase, Walk, override
 from miras_dsl.ir import KEY, VALUE
 from tests.meaning.derived import Arrays, compiled, extents, run_rule, shipped, values_of
@@ -118,3 +119,47 @@ def test_a_loop_may_be_divided_along_values() -> None:
     assert legal(divided) == ()
     found = run_plan(divided, values, extents(compiled("GatedDeltaNet").rule))
     np.testing.assert_allclose(found["y"], loops("GatedDeltaNet", values)[0], rtol=1e-9)
+
+
+TOKENWISE = [name for name in shipped() if compiled(name).kernel_plan is not None]
+
+
+@pytest.mark.parametrize("name", TOKENWISE)
+def test_a_plan_of_token_kernels_runs_as_its_rule_says(name: str) -> None:
+    """Forward, checkpoints, states again, adjoint: equal to the token loop and to its differences."""
+    plan, values = compiled(name).kernel_plan, drawn(name)
+    assert plan is not None
+    found = run_token_plan(plan, values, extents(compiled(name).rule), segment=5)
+    y, states = loops(name, values)
+    np.testing.assert_allclose(found["y"], y, rtol=1e-10, atol=1e-12)
+    for state, x in states.items():
+        np.testing.assert_allclose(found[state], x, rtol=1e-10, atol=1e-12, err_msg=state)
+    gradients = [key for key in found if key.startswith("d_")]
+    assert {"d_value", *(f"d_{s}" for s in states)} <= set(gradients)
+    rng, step = np.random.default_rng(4), 1e-6
+    for gradient in gradients:
+        x = values[gradient.removeprefix("d_")]
+        along = rng.standard_normal(x.shape)
+        ends = [
+            loss(name, values | {gradient.removeprefix("d_"): x + sign * step * along})
+            for sign in (1, -1)
+        ]
+        want = (ends[0] - ends[1]) / (2 * step)
+        got = float((found[gradient] * along).sum())
+        assert got == pytest.approx(want, rel=2e-5, abs=2e-6), gradient
+
+
+def test_a_token_plan_in_another_order_reads_what_is_not_there() -> None:
+    plan, values = compiled("GatedDeltaNet").kernel_plan, drawn("GatedDeltaNet")
+    assert plan is not None
+    forward = plan.kernels_of(Phase.FORWARD)[0]
+    (walk,) = forward.body
+    assert isinstance(walk, Walk)
+    (run,) = walk.body
+    assert isinstance(run, Compute)
+    turned = replace(walk, body=(Compute(run.values[::-1]),))
+    kernels = tuple(replace(k, body=(turned,)) if k is forward else k for k in plan.kernels)
+    with pytest.raises(KeyError, match="read before it is computed"):
+        run_token_plan(
+            replace(plan, kernels=kernels), values, extents(compiled("GatedDeltaNet").rule), 5
+        )

@@ -31,6 +31,7 @@ from miras_dsl.runtime.execute.program_table import (
     Values,
     returns,
 )
+from miras_dsl.runtime.execute.spoiled_tokens import run_without_spoiled
 from miras_dsl.runtime.kernels.launch_config import Recurrence
 
 from . import finite_checks
@@ -84,7 +85,7 @@ def _run(
         elif tokenwise:
             y, after = token_loop.run_token_loop(call)
         else:
-            y, after = run_chunked(call)
+            y, after = run_without_spoiled(call, run_chunked)
     if finite_checks.on():
         finite_checks.require_finite(call, y, after)
     return y, after

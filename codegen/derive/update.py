@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from miras_dsl.codegen.errors import DerivationError
+from miras_dsl.codegen.errors import ConflictingClauses, DerivationError
 from miras_dsl.codegen.inner_step.initial_dual import initial_dual, initial_mass
 from miras_dsl.codegen.inner_step.mirror_map import Link, link_function
 from miras_dsl.codegen.model.types import (
@@ -70,8 +70,9 @@ class UpdateRule:
 def update_rule(model: MemoryModel) -> UpdateRule:
     """The update rule of a memory.
 
-    Raises NoReset, SharedDecay, and what the derivation of a link, a proximal or an implicit step
-    raises: all are DerivationErrors, which the user sees as coded diagnostics.
+    Raises NoReset, SharedDecay, ConflictingClauses for a scaled block beside a link, and what the
+    derivation of a link, a proximal or an implicit step raises: all are DerivationErrors, which the
+    user sees as coded diagnostics.
     """
     anchored, at_chunk = model.anchored, model.at_chunk
     link = link_function(model)
@@ -103,6 +104,11 @@ def update_rule(model: MemoryModel) -> UpdateRule:
 
     read_through = None if at_chunk else link
     scale = anchored.scale if anchored else None
+    if scale is not None and link is not None:
+        raise ConflictingClauses(
+            "`scale` counts the steps of a block only in part, and the dual that a link or a potential "
+            "carries counts them whole"
+        )
     if scale is not None:
         read_through = scaled_from_anchor(scale, anchors)
     # The first trajectory learns from gradients at the anchors (where a scale has no effect), each

@@ -76,4 +76,6 @@ NORMS = (share_power, norm_root)
 def displayed(formula: sp.Expr) -> sp.Expr:
     """A formula as a reader would write it: its value is the same, its derivatives no longer are."""
     shown = formula.replace(lambda part: isinstance(part, NORMS), lambda part: part.plain())
-    return shown.replace(ratio, lambda x, m: x / m).replace(fixed, lambda x: x)
+    shown = shown.replace(ratio, lambda x, m: x / m).replace(fixed, lambda x: x)
+    shown = shown.replace(scalars.hypot_slope, lambda x, c: x / scalars.hypot(x, c))
+    return shown.replace(scalars.hypot, lambda x, c: scalars.sqrt(x**2 + c**2))

@@ -172,6 +172,8 @@ def test_penalties_without_a_step(penalty: str, code: str, why: str) -> None:
         ("gd(eta), anchored(4)", "penalty (w - w0)^2 at token", "l2", "M0608"),
         ("gd(eta), implicit", "penalty (w - w0)^2 at token", "l2", "M0608"),
         ("gd(eta), implicit", "link 2 * a at token", "l2", "M0608"),
+        ("gd(eta), anchored(4, scale = 1 / position)", "link 2 * a at token", "l2", "M0608"),
+        ("gd(eta), anchored(4, scale = 1 / position)", "bregman w^4 at chunk", "l2", "M0608"),
         ("gd(eta), implicit", "none", "write r at key", "M0610"),
         ("gd(eta), implicit", "none", "pinball(0.3)", "M0610"),
         ("gd(eta), implicit", "none", "sum(r^2 / (1 + r^2))", "M0610"),

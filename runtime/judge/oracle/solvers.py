@@ -42,12 +42,12 @@ def _curvature(slope: Slope, w: Tensor) -> Tensor:
 
 
 def _start(slope: Slope, shape: Sequence[int], like: Tensor) -> Tensor:
-    """For every element a point where the slope is finite; positive points are tried first.
+    """For every element a point where the slope is finite; small positive ones are tried first.
 
     Raises ValueError if it is finite at none of those tried.
     """
     chosen = torch.full(tuple(shape), torch.nan, dtype=like.dtype, device=like.device)
-    for guess in (1e-4, 1e-2, 0.1, 0.5, 1.0, 0.0, -0.1, -1.0, 10.0):
+    for guess in (1e-4, 1e-2, 0.1, 0.5, 1.0, 0.0, -0.1, -1.0, 3.0, 10.0, 30.0, 100.0, -10.0):
         point = torch.full_like(chosen, guess)
         good = torch.isfinite(slope(point).detach()) & torch.isnan(chosen)
         chosen = torch.where(good, point, chosen)

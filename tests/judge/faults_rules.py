@@ -271,7 +271,7 @@ def _(patch: Patch) -> None:
 
 @fault("orthogonal", "a matrix is not scaled before it is made orthogonal")
 def _(patch: Patch) -> None:
-    patch.setattr(lower, "norm", lambda x, axes, p: ONE)
+    patch.setattr(lower, "unscaled_norm", lambda x, axes, p: ONE)
 
 
 @fault("orthogonal", "the quintic's last coefficient has the wrong sign")

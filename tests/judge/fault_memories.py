@@ -184,6 +184,7 @@ def _projected(gate: str) -> str:
 
 LAYERS = {
     "layer": _projected("exp(-exp(param(0.5)) * softplus(linear(x) + param[key]))"),
+    "layer, product": _projected("sigmoid(linear(x) * (param(0.5) + 2))"),
     "layer, power": _projected("(sigmoid(linear(x)) * 0.9)^(1 / 4)"),
     "layer, complement": _projected("1 - sigmoid(linear(x))"),
     "layer, root": _projected("sqrt(sigmoid(linear(x)) / 2)"),

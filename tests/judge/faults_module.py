@@ -114,7 +114,7 @@ def _(patch: Patch) -> None:
 # ------------------------------------------------------------ formulas
 
 
-@fault("layer", "a product loses the brackets of its sums")
+@fault("layer, product", "a product loses the brackets of its sums")
 def _(patch: Patch) -> None:
     made, wrapped = elementwise.print_with_strength, scalar_printer._wrapped
 

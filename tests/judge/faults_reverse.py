@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from miras_dsl.codegen.passes import autodiff
+from miras_dsl.codegen.passes.decay_gradient import DecayLog
 from miras_dsl.ir import (
     ZERO,
     Contract,
@@ -47,24 +48,35 @@ def _without(*places: int) -> Any:
     return change
 
 
-@fault("sum", "reverse of a decay: the sign of its second logarithm")
+def _span(patch: Patch, change: Callable[[DecayLog], DecayLog]) -> None:
+    """Change which pairs of tokens a decay's gradient sums over."""
+    made = autodiff.decay_log
+
+    def changed(a: Node, b: Node) -> DecayLog | None:
+        found = made(a, b)
+        return None if found is None else change(found)
+
+    patch.setattr(autodiff, "decay_log", changed)
+
+
+@fault("sum", "gradient of a decay: pairs that end at its token do not count")
 def _(patch: Patch) -> None:
-    in_adjoint(patch, Decay, _sign(1))
+    _span(patch, lambda decay: replace(decay, inclusive=False))
 
 
-@fault("sum", "reverse of a decay: its first logarithm is forgotten")
+@fault("channels", "gradient of a decay per channel: pairs that end at its token do not count")
+def _(patch: Patch) -> None:
+    _span(patch, lambda decay: replace(decay, inclusive=False))
+
+
+@fault("sum", "reverse of a decay: its logarithm is forgotten")
 def _(patch: Patch) -> None:
     in_adjoint(patch, Decay, _without(0))
 
 
-@fault("channels", "reverse of a gated product: the later gate is forgotten")
+@fault("channels", "reverse of a gated product: its gate is forgotten")
 def _(patch: Patch) -> None:
     in_adjoint(patch, GatedContract, _without(2))
-
-
-@fault("channels", "reverse of a gated product: the sign of the earlier gate")
-def _(patch: Patch) -> None:
-    in_adjoint(patch, GatedContract, _sign(3))
 
 
 @fault("rows", "reverse of a gated sum: its gates are forgotten")

@@ -136,5 +136,8 @@ def test_ctrl_c_during_a_check(tmp_path, monkeypatch):
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
     assert process.returncode == 130, said
-    assert said == "stopped before the end; start again when you like\n"
+    # On a slow machine what is being checked has been told before.
+    *told, last = said.splitlines()
+    assert last == "stopped before the end; start again when you like"
+    assert told in ([], ["checking yaad.mem …"])
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]

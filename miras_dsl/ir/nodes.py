@@ -277,6 +277,47 @@ class PlaceLast(TensorNode):
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
+class Split(TensorNode):
+    """``x`` with one axis as two: row ``n`` of ``axis`` is row ``n % size`` of block ``n // size``.
+
+    The length of ``axis`` is a multiple of ``size``.
+    """
+
+    x: Node
+    axis: Axis
+    block: Axis
+    row: Axis
+    size: int
+
+    @_cached
+    def axes(self) -> Axes:
+        return ordered((set(self.x.axes) - {self.axis}) | {self.block, self.row})
+
+    @property
+    def operands(self) -> tuple[Node, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
+class Join(TensorNode):
+    """``x`` with two axes as one, block after block: undoes a `Split` with the same fields."""
+
+    x: Node
+    axis: Axis
+    block: Axis
+    row: Axis
+    size: int
+
+    @_cached
+    def axes(self) -> Axes:
+        return ordered((set(self.x.axes) - {self.block, self.row}) | {self.axis})
+
+    @property
+    def operands(self) -> tuple[Node, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Mask(TensorNode):
     """``x`` on a triangle, 0 outside it."""
 
@@ -388,7 +429,8 @@ class GatedSpan(TensorNode):
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Inverse(TensorNode):
-    """``(1 + x)^-1`` for an ``x[row, col]`` that is zero on and above the diagonal."""
+    """``(1 + x)^-1`` for an ``x[row, col]`` that is zero on and above the diagonal; for every index
+    of the other axes of ``x``."""
 
     x: Node
     row: Axis
@@ -442,7 +484,7 @@ class ForwardSubstitution(TensorNode):
 
 Node = (
     Input | Number | AxisSize | Map | Contract | Reduce | Broadcast | Rename | Cumsum | Shift | TakeLast
-    | PlaceLast | Mask | Decay | GatedContract | GatedApply | GatedSpan | Inverse
+    | PlaceLast | Split | Join | Mask | Decay | GatedContract | GatedApply | GatedSpan | Inverse
     | ForwardSubstitution
 )  # fmt: skip
 """A tensor: every operation of the intermediate representation."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from random import Random
 
@@ -55,11 +55,17 @@ Q, K = Input("q", (I, KEY), Role.TOKEN), Input("k", (J, KEY), Role.TOKEN)
 LOWER, STRICT = Triangle(I, J, False), Triangle(I, J, True)
 
 
-def difference(before: Program, after: Program, sizes: Mapping[Axis, int]) -> float:
+def difference(
+    before: Program, after: Program, sizes: Mapping[Axis, int], logs: Collection[str] = ()
+) -> float:
     """The largest difference of a result, relative to its size, on random inputs; `valid` is 1
-    unless ``after`` reads it."""
+    unless ``after`` reads it.
+
+    logs  names of inputs that are drawn negative: the logarithms of gates, over many tokens
+    """
     rng = np.random.default_rng(0)
     env = {x: rng.uniform(0.1, 0.5, [sizes[a] for a in x.axes]) for x in before.inputs}
+    env |= {x: -v for x, v in env.items() if x.name in logs}
     if VALID not in after.inputs:
         env[VALID] = np.ones(sizes[I])
     old, new = (evaluate([n for _, n in p], env, sizes) for p in (before, after))

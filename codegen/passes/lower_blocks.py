@@ -43,19 +43,21 @@ ROWS = 16
 """Rows of a block on the diagonal."""
 
 
+class NotLowered(Exception):
+    """Why a program has no form in blocks."""
+
+
 def lower_blocks(program: Program, tokens: int) -> Program:
     """The same program, for chunks of so many tokens, with every `Inverse` opened.
 
     The sizes of its further axes are those of `block_sizes`.  Raises ValueError unless ``tokens`` is a
-    multiple of 16; NotImplementedError for a `ForwardSubstitution`.
+    multiple of 16; NotLowered for a `ForwardSubstitution`.
     """
     widths = _widths(tokens)
     made: dict[Node, Node] = {}
     for node in postorder(root for _, root in program.results):
         if isinstance(node, ForwardSubstitution):
-            raise NotImplementedError(
-                "lower_blocks opens inverses, not the rows of a ForwardSubstitution"
-            )
+            raise NotLowered("lower_blocks opens inverses, not the rows of a ForwardSubstitution")
         made[node] = with_operands(node, made) if node.operands else node
         if isinstance(node, Inverse):
             made[node] = _opened(made[node], widths)
@@ -109,7 +111,7 @@ def _opened(node: Inverse, widths: list[int]) -> Node:
     """An inverse over the tokens of a chunk, by blocks of these widths."""
     a, row, col = node.x, node.row, node.col
     if {row, col} != {I, J} or set(a.axes) != {I, J}:
-        raise NotImplementedError("lower_blocks opens an inverse over the axes i and j only")
+        raise NotLowered("lower_blocks opens an inverse over the axes i and j only")
     if len(widths) == 1:
         return node
     rows, cols = _rows(row, ROWS), _rows(col, ROWS)

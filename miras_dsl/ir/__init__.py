@@ -46,7 +46,7 @@ from .axes import (
     is_token_axis,
     ordered,
 )
-from .builders import contract, formula, reduce_mean, reduce_sum, rename
+from .builders import contract, formula, is_zero, reduce_mean, reduce_sum, rename
 from .nodes import (
     ONE,
     ZERO,
@@ -75,7 +75,6 @@ from .nodes import (
     broadcast,
     constant,
     elementwise,
-    is_zero,
 )
 from .program import Label, Program, inputs_of, postorder, substitute, with_operands
 

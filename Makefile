@@ -1,4 +1,4 @@
-# The five commands of the project.  Each makes .venv first when it is missing.
+# The commands of the project.  Each makes .venv first when it is missing.
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -12,7 +12,7 @@ else
 TORCH  := "torch>=2.11" "triton>=3.6" "numpy<2.4"
 endif
 
-.PHONY: setup demo test bench docs clean
+.PHONY: setup demo test test-all bench docs clean
 
 setup: $(READY)
 
@@ -30,8 +30,13 @@ $(READY): pyproject.toml Makefile
 demo: $(READY)
 	$(PY) examples/demo.py
 
+# Every test but those marked `thorough`: passes are compared on 12 random specs.
 test: $(READY)
 	$(PY) -m pytest -n 2 --dist worksteal -q
+
+# Every test, the thorough ones too: passes are compared on 200 random specs.
+test-all: $(READY)
+	$(PY) -m pytest -n 2 --dist worksteal -q -m ""
 
 bench: $(READY)
 	$(PY) benchmarks/bench.py

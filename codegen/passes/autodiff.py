@@ -25,6 +25,7 @@ from miras_dsl.ir import (
     Input,
     Inverse,
     J,
+    Join,
     L,
     Label,
     M,
@@ -38,6 +39,7 @@ from miras_dsl.ir import (
     Rename,
     Role,
     Shift,
+    Split,
     TakeLast,
     Triangle,
     broadcast,
@@ -123,6 +125,10 @@ def vjp_rule(node: Node, g: Node) -> Iterator[tuple[Node, Node]]:
             yield x, PlaceLast(g, axis)
         case PlaceLast(x, axis):
             yield x, TakeLast(g, axis)
+        case Split(x, axis, block, row, size):
+            yield x, Join(g, axis, block, row, size)
+        case Join(x, axis, block, row, size):
+            yield x, Split(g, axis, block, row, size)
         case Mask(x, triangle):
             yield x, reduce_sum(Mask(g, triangle), set(node.axes) - set(x.axes))
         case Decay(a, b, triangle):

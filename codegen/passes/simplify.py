@@ -10,6 +10,7 @@ from miras_dsl.ir import (
     Cumsum,
     Decay,
     GatedContract,
+    Join,
     Map,
     Mask,
     Node,
@@ -18,6 +19,7 @@ from miras_dsl.ir import (
     Reduce,
     Rename,
     Shift,
+    Split,
     TakeLast,
     Triangle,
     broadcast,
@@ -45,6 +47,8 @@ def _simplified(node: Node) -> Node:
         case Map(formula, args):
             return _merged(formula, args)
         case Contract() | Mask() | Cumsum() | Shift() | TakeLast() | PlaceLast() | Rename():
+            return _number_outside(node)
+        case Split() | Join():
             return _number_outside(node)
         case Reduce("sum"):
             return _number_outside(node)

@@ -25,6 +25,7 @@ from miras_dsl.ir import (
     GatedSpan,
     Input,
     Inverse,
+    Join,
     Label,
     Map,
     Mask,
@@ -35,6 +36,7 @@ from miras_dsl.ir import (
     Rename,
     Role,
     Shift,
+    Split,
     TakeLast,
     is_token_axis,
     postorder,
@@ -179,6 +181,10 @@ class NameTable:
                 return called("sum" if kind == "sum" else "max", x)
             case Shift(x, _, by):
                 return called("previous" if by > 0 else "following", x)
+            case Split(x):
+                return called("blocks_of", x)
+            case Join(x):
+                return called("joined", x)
             case TakeLast(x):
                 return called("last", x)
             case PlaceLast(x):

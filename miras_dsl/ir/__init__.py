@@ -16,6 +16,7 @@ The operations
     Reduce · Broadcast · Rename             sum or max over axes; repeat along axes; other axis names
     Cumsum · Shift                          along tokens: running sum; one token later or earlier
     TakeLast · PlaceLast                    the last row; a row placed last among zeros
+    Split · Join                            one axis as two, block and row in it; two as one
     Mask · Decay                            keep a triangle of [i, j]; e^(a_i - b_j) on a triangle
     GatedContract · GatedApply              products with a decay per channel, each other's adjoint
     GatedSpan                               the gradient of the logarithm of such a decay
@@ -45,7 +46,7 @@ from .axes import (
     is_token_axis,
     ordered,
 )
-from .builders import contract, formula, reduce_mean, reduce_sum, rename
+from .builders import contract, formula, is_zero, reduce_mean, reduce_sum, rename
 from .nodes import (
     ONE,
     ZERO,
@@ -60,6 +61,7 @@ from .nodes import (
     GatedSpan,
     Input,
     Inverse,
+    Join,
     Map,
     Mask,
     Node,
@@ -68,11 +70,11 @@ from .nodes import (
     Reduce,
     Rename,
     Shift,
+    Split,
     TakeLast,
     broadcast,
     constant,
     elementwise,
-    is_zero,
 )
 from .program import Label, Program, inputs_of, postorder, substitute, with_operands
 
@@ -99,6 +101,7 @@ __all__ = [
     "Input",
     "Inverse",
     "J",
+    "Join",
     "L",
     "Label",
     "M",
@@ -112,6 +115,7 @@ __all__ = [
     "Rename",
     "Role",
     "Shift",
+    "Split",
     "TakeLast",
     "Triangle",
     "axes_of",

@@ -16,12 +16,17 @@ from .nodes import (
     Contract,
     Map,
     Node,
+    Number,
     Reduce,
     Rename,
     broadcast,
     elementwise,
-    is_zero,
 )
+
+
+def is_zero(node: Node) -> bool:
+    """Whether a node is the number 0 (a number broadcasts to any axes)."""
+    return isinstance(node, Number) and node.value == 0
 
 
 def formula(expr: sp.Expr, nodes: Mapping[sp.Symbol, Node]) -> Node:

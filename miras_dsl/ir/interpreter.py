@@ -29,6 +29,7 @@ from . import (
     GatedSpan,
     Input,
     Inverse,
+    Join,
     Map,
     Mask,
     Node,
@@ -37,6 +38,7 @@ from . import (
     Reduce,
     Rename,
     Shift,
+    Split,
     TakeLast,
     Triangle,
     ordered,
@@ -124,6 +126,12 @@ def apply(
     return rounded(_one(node, done, values, sizes, rounding), rounding.result)
 
 
+def _reordered(x: Array, have: Axes, want: Axes) -> Array:
+    """``x`` with its last axes, which are ``have``, in the order of ``want``."""
+    batch = x.ndim - len(have)
+    return x.transpose(*range(batch), *(batch + have.index(axis) for axis in want))
+
+
 def _letters(axes: Iterable[Axis], table: dict[Axis, str]) -> str:
     return "".join(table.setdefault(axis, chr(ord("a") + len(table))) for axis in axes)
 
@@ -183,11 +191,8 @@ def _one(
             batch = out.shape[: out.ndim - len(node.axes)]
             return np.broadcast_to(out, batch + tuple(sizes[axis] for axis in node.axes))
         case Rename(x, names):
-            new = [dict(names).get(axis, axis) for axis in x.axes]
-            batch = done[x].ndim - len(x.axes)
-            return done[x].transpose(
-                *range(batch), *(batch + new.index(axis) for axis in node.axes)
-            )
+            new = tuple(dict(names).get(axis, axis) for axis in x.axes)
+            return _reordered(done[x], new, node.axes)
         case Cumsum(x, axis, reverse):
             at = done[x].ndim - len(x.axes) + x.axes.index(axis)
             if reverse:
@@ -212,6 +217,18 @@ def _one(
             index[at] = slice(-1, None)
             result[tuple(index)] = out
             return result
+        case Split(x, axis, block, row, size):
+            at = x.axes.index(axis)
+            first = done[x].ndim - len(x.axes) + at
+            made = done[x].reshape(*done[x].shape[:first], -1, size, *done[x].shape[first + 1 :])
+            wide = (*x.axes[:at], block, row, *x.axes[at + 1 :])
+            return _reordered(made, wide, node.axes)
+        case Join(x, axis, block, row, _):
+            at = node.axes.index(axis)
+            wide = (*node.axes[:at], block, row, *node.axes[at + 1 :])
+            made = _reordered(done[x], x.axes, wide)
+            first = made.ndim - len(wide) + at
+            return made.reshape(*made.shape[:first], -1, *made.shape[first + 2 :])
         case Mask(x, triangle):
             keep = _triangle(triangle, node.axes, sizes[triangle.row])
             return np.where(keep, align(done[x], x.axes, node.axes), 0.0)
@@ -239,11 +256,9 @@ def _one(
             spanning = np.tril(begun, 0 if inclusive else -1).sum(-2)
             return np.moveaxis(spanning, -1, node.axes.index(triangle.row) - len(node.axes))
         case Inverse(x, row, col):
-            a = np.tril(
-                done[x] if x.axes.index(row) < x.axes.index(col) else done[x].swapaxes(-1, -2), -1
-            )
-            inverse = np.linalg.inv(np.eye(a.shape[-1]) + a)
-            return inverse if x.axes.index(row) < x.axes.index(col) else inverse.swapaxes(-1, -2)
+            last = (*(axis for axis in x.axes if axis not in (row, col)), row, col)
+            a = np.tril(_reordered(done[x], x.axes, last), -1)
+            return _reordered(np.linalg.inv(np.eye(a.shape[-1]) + a), last, x.axes)
         case ForwardSubstitution():
             return _substitute(node, done, sizes)
         case _:

@@ -6,54 +6,23 @@ not know it (the interpreter, `with_operands`, the adjoint …), because they en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, cast
-from weakref import WeakValueDictionary
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
 
 import sympy as sp
 
 from miras_dsl.scalar.functions import OPERANDS
 
 from .axes import Axes, Axis, I, Role, Triangle, ordered
-
-
-class _Interned(type):
-    """Makes ``Class(fields…)`` return the one object with these fields, as long as anyone holds it."""
-
-    _table: ClassVar[WeakValueDictionary[tuple[Any, ...], Any]] = WeakValueDictionary()
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        made = super().__call__(*args, **kwargs)
-        key = (cls, *(getattr(made, f.name) for f in fields(made)))
-        return _Interned._table.setdefault(key, made)
-
-
-class _Cached:
-    """The slot in which `_cached` keeps the axes of a node."""
-
-    __slots__ = ("_axes",)
-
-
-def _cached(compute: Callable[[Any], Axes]) -> property:
-    """A property that is computed at its first use.  Operands are shared, so computing axes anew at
-    every use would take exponential time in the depth of a formula."""
-
-    def get(node: Any) -> Axes:
-        try:
-            return node._axes
-        except AttributeError:
-            object.__setattr__(node, "_axes", compute(node))
-            return node._axes
-
-    return property(get, doc=compute.__doc__)
+from .interning import Cached, Interned, cached
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
-class TensorNode(_Cached, metaclass=_Interned):
+class TensorNode(Cached, metaclass=Interned):
     """What every node has.  Annotations say `Node`, the union of the classes below."""
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         """The axes of the result, in the order of `ordered`: computed from the operands."""
         raise AssertionError("every node class computes its axes")
@@ -94,7 +63,7 @@ class Input(TensorNode):
         """Whether there is one value per token: by its role, or because it has the axis `I`."""
         return self.role.per_token or I in self.shape
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered(self.shape)
 
@@ -105,7 +74,7 @@ class Number(TensorNode):
 
     value: sp.Expr
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ()
 
@@ -116,7 +85,7 @@ class AxisSize(TensorNode):
 
     axis: Axis
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ()
 
@@ -128,7 +97,7 @@ class Map(TensorNode):
     formula: sp.Expr
     args: tuple[Node, ...]
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered(axis for arg in self.args for axis in arg.axes)
 
@@ -145,7 +114,7 @@ class Contract(TensorNode):
     right: Node
     over: Axes
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered(set(self.left.axes + self.right.axes) - set(self.over))
 
@@ -169,7 +138,7 @@ class Reduce(TensorNode):
     x: Node
     over: Axes
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered(set(self.x.axes) - set(self.over))
 
@@ -185,7 +154,7 @@ class Broadcast(TensorNode):
     x: Node
     along: Axes
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered(self.x.axes + self.along)
 
@@ -201,7 +170,7 @@ class Rename(TensorNode):
     x: Node
     names: tuple[tuple[Axis, Axis], ...]
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered(dict(self.names).get(axis, axis) for axis in self.x.axes)
 
@@ -218,7 +187,7 @@ class Cumsum(TensorNode):
     axis: Axis
     reverse: bool = False
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return self.x.axes
 
@@ -235,7 +204,7 @@ class Shift(TensorNode):
     axis: Axis
     by: int
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return self.x.axes
 
@@ -251,7 +220,7 @@ class TakeLast(TensorNode):
     x: Node
     axis: Axis
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered(set(self.x.axes) - {self.axis})
 
@@ -267,9 +236,48 @@ class PlaceLast(TensorNode):
     x: Node
     axis: Axis
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered((*self.x.axes, self.axis))
+
+    @property
+    def operands(self) -> tuple[Node, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
+class Split(TensorNode):
+    """``x`` with one axis as two: row ``n`` of ``axis`` is row ``n % size`` of block ``n // size``.
+    The length of ``axis`` is a multiple of ``size``."""
+
+    x: Node
+    axis: Axis
+    block: Axis
+    row: Axis
+    size: int
+
+    @cached
+    def axes(self) -> Axes:
+        return ordered((set(self.x.axes) - {self.axis}) | {self.block, self.row})
+
+    @property
+    def operands(self) -> tuple[Node, ...]:
+        return (self.x,)
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
+class Join(TensorNode):
+    """``x`` with two axes as one, block after block: undoes a `Split` with the same fields."""
+
+    x: Node
+    axis: Axis
+    block: Axis
+    row: Axis
+    size: int
+
+    @cached
+    def axes(self) -> Axes:
+        return ordered((set(self.x.axes) - {self.block, self.row}) | {self.axis})
 
     @property
     def operands(self) -> tuple[Node, ...]:
@@ -283,7 +291,7 @@ class Mask(TensorNode):
     x: Node
     triangle: Triangle
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered((*self.x.axes, self.triangle.row, self.triangle.col))
 
@@ -304,7 +312,7 @@ class Decay(TensorNode):
     b: Node
     triangle: Triangle
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered((*self.a.axes, *self.b.axes))
 
@@ -324,7 +332,7 @@ class GatedContract(TensorNode):
     over: Axis
     triangle: Triangle
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered((set(self.x.axes) | set(self.y.axes)) - {self.over})
 
@@ -349,7 +357,7 @@ class GatedApply(TensorNode):
     triangle: Triangle
     over: Axis
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered((set(self.m.axes) | set(self.y.axes)) - {self.over})
 
@@ -376,7 +384,7 @@ class GatedSpan(TensorNode):
     triangle: Triangle
     inclusive: bool
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         held = {axis for part in self.operands for axis in part.axes}
         return ordered(held - {self.triangle.col})
@@ -388,13 +396,14 @@ class GatedSpan(TensorNode):
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True, weakref_slot=True)
 class Inverse(TensorNode):
-    """``(1 + x)^-1`` for an ``x[row, col]`` that is zero on and above the diagonal."""
+    """``(1 + x)^-1`` for an ``x[row, col]`` that is zero on and above the diagonal; for every index
+    of the other axes of ``x``."""
 
     x: Node
     row: Axis
     col: Axis
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return self.x.axes
 
@@ -431,7 +440,7 @@ class ForwardSubstitution(TensorNode):
     gates: tuple[Node, Node] | None = None
     reverse: bool = False
 
-    @_cached
+    @cached
     def axes(self) -> Axes:
         return ordered((I, *self.body.axes))
 
@@ -442,7 +451,7 @@ class ForwardSubstitution(TensorNode):
 
 Node = (
     Input | Number | AxisSize | Map | Contract | Reduce | Broadcast | Rename | Cumsum | Shift | TakeLast
-    | PlaceLast | Mask | Decay | GatedContract | GatedApply | GatedSpan | Inverse
+    | PlaceLast | Split | Join | Mask | Decay | GatedContract | GatedApply | GatedSpan | Inverse
     | ForwardSubstitution
 )  # fmt: skip
 """A tensor: every operation of the intermediate representation."""
@@ -502,11 +511,6 @@ def _is_normal(formula: sp.Expr, args: tuple[Node, ...]) -> bool:
     if not args or any(isinstance(arg, Number | Broadcast) for arg in args):
         return False
     return len(set(args)) == len(args) and formula.free_symbols == set(OPERANDS[: len(args)])
-
-
-def is_zero(node: Node) -> bool:
-    """Whether a node is the number 0 (a number broadcasts to any axes)."""
-    return isinstance(node, Number) and node.value == 0
 
 
 def broadcast(x: Node, along: Iterable[Axis]) -> Node:

@@ -181,6 +181,10 @@ class Printer:
                 return s.call("last", (axis,), self.text(x))
             case ir.PlaceLast(x, axis):
                 return s.call("put_last", (axis,), self.text(x))
+            case ir.Split(x, axis, block, row, _):
+                return s.call("split", (axis, block, row), self.text(x))
+            case ir.Join(x, axis, block, row, _):
+                return s.call("join", (block, row, axis), self.text(x))
             case ir.Mask(x, triangle):
                 return f"{atom(x)} {s.where(triangle)}"
             case ir.Decay(a, b, triangle):

@@ -19,6 +19,7 @@ from .nodes import (
     GatedSpan,
     Input,
     Inverse,
+    Join,
     Map,
     Mask,
     Node,
@@ -27,6 +28,7 @@ from .nodes import (
     Reduce,
     Rename,
     Shift,
+    Split,
     TakeLast,
     broadcast,
     elementwise,
@@ -81,6 +83,10 @@ def with_operands(node: Node, operand: Mapping[Node, Node]) -> Node:
             return TakeLast(operand[x], axis)
         case PlaceLast(x, axis):
             return PlaceLast(operand[x], axis)
+        case Split(x, axis, block, row, size):
+            return Split(operand[x], axis, block, row, size)
+        case Join(x, axis, block, row, size):
+            return Join(operand[x], axis, block, row, size)
         case Mask(x, triangle):
             return Mask(operand[x], triangle)
         case Decay(a, b, triangle):

@@ -14,7 +14,7 @@ from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.model.inputs import POSITION, VALID
 from miras_dsl.codegen.model.types import POSITIONS
 from miras_dsl.codegen.pipeline import CompiledMemory, compile_memory
-from miras_dsl.ir import I, Input, J, L, M, Node, Program, inputs_of
+from miras_dsl.ir import Axis, I, Input, J, L, M, Node, Program, inputs_of
 from miras_dsl.ir.interpreter import Array, evaluate
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
@@ -47,7 +47,7 @@ def of_text(text: str) -> CompiledMemory:
     return compile_memory(spec)
 
 
-def extents(rule: UpdateRule) -> dict[str, int]:
+def extents(rule: UpdateRule) -> dict[Axis, int]:
     """The size of every axis of a rule."""
     model = rule.model
     given = {name: SIZES.get(name, default or 4) for name, default in model.params}

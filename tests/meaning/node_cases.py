@@ -9,6 +9,7 @@ from miras_dsl.ir import (
     KEY,
     VALUE,
     Axis,
+    AxisRole,
     AxisSize,
     Broadcast,
     Contract,
@@ -21,6 +22,7 @@ from miras_dsl.ir import (
     Input,
     Inverse,
     J,
+    Join,
     L,
     Map,
     Mask,
@@ -31,6 +33,7 @@ from miras_dsl.ir import (
     Rename,
     Role,
     Shift,
+    Split,
     TakeLast,
     Triangle,
     contract,
@@ -44,7 +47,18 @@ from miras_dsl.ir.interpreter import Array
 from miras_dsl.scalar.functions import OPERANDS, sigmoid, sign
 
 X, Y, Z = OPERANDS[:3]
-SIZES = {I: 6, J: 6, L: 6, VALUE: 3, KEY: 4, hidden("hidden"): 5, hidden("other"): 3}
+BLOCK, ROW = (Axis(name, AxisRole.TOKEN) for name in ("k_block", "k_row"))
+SIZES = {
+    I: 6,
+    J: 6,
+    L: 6,
+    BLOCK: 3,
+    ROW: 2,
+    VALUE: 3,
+    KEY: 4,
+    hidden("hidden"): 5,
+    hidden("other"): 3,
+}
 
 
 def leaf(name: str, *axes: Axis) -> Input:
@@ -193,6 +207,11 @@ NODES: dict[str, Node] = {
     "last of the second": TakeLast(T, J),
     "put": PlaceLast(leaf("u", VALUE), I),
     "put the second": PlaceLast(leaf("row", I), J),
+    "split": Split(A, I, BLOCK, ROW, 2),
+    "split the second": Split(T, J, BLOCK, ROW, 2),
+    "join": Join(leaf("parts", BLOCK, ROW, KEY), I, BLOCK, ROW, 2),
+    "join the second": Join(leaf("pieces", I, ROW, BLOCK), J, BLOCK, ROW, 2),
+    "inverse of blocks": Inverse(Mask(leaf("boxes", I, J, BLOCK), Triangle(J, I, True)), J, I),
     "inverse": Inverse(LOWER, I, J),
     "inverse, transposed": Inverse(Mask(T, Triangle(J, I, True)), J, I),
     "inverse applied twice": Contract(

@@ -21,11 +21,13 @@ from miras_dsl.ir import (
     Input,
     Inverse,
     J,
+    Join,
     Node,
     PlaceLast,
     Rename,
     Role,
     Shift,
+    Split,
     TakeLast,
     contract,
     elementwise,
@@ -40,9 +42,11 @@ from miras_dsl.ir import (
 from miras_dsl.ir.interpreter import Array, evaluate
 from miras_dsl.scalar.functions import OPERANDS
 from tests.meaning.node_cases import (
+    BLOCK,
     GATES,
     LOWER,
     NODES,
+    ROW,
     SCALES,
     SIZES,
     A,
@@ -68,7 +72,7 @@ FLAT = {
 def test_every_operation_is_covered() -> None:
     classes = {x for x in vars(ir).values() if isinstance(x, type)}
     operations = {x for x in classes if issubclass(x, Node)} - {Node}
-    assert len(operations) == 19
+    assert len(operations) == 21
     found = {type(node) for root in NODES.values() for node in postorder([root])}
     assert found == operations - {ir.GatedSpan}
     adjoints = (
@@ -205,6 +209,18 @@ def test_meaning_of_moves() -> None:
     t = np.arange(36.0).reshape(6, 6)
     np.testing.assert_array_equal(value(Rename(T, ((I, J), (J, I))), T=t), t.T)
     np.testing.assert_array_equal(value(Broadcast(row, (J,)), row=x), np.tile(x[:, None], 6))
+
+
+def test_meaning_of_blocks() -> None:
+    """Row 5 of 6 is row 1 of block 2; joining undoes it, and an axis before or after it stays."""
+    x = np.arange(6.0)
+    cut = Split(leaf("row", I), I, BLOCK, ROW, 2)
+    np.testing.assert_array_equal(value(cut, row=x), [[0, 1], [2, 3], [4, 5]])
+    t = np.arange(36.0).reshape(6, 6)
+    cut = Split(T, I, BLOCK, ROW, 2)
+    assert cut.axes == (J, BLOCK, ROW)
+    np.testing.assert_array_equal(value(cut, T=t), t.T.reshape(6, 3, 2))
+    np.testing.assert_array_equal(value(Join(cut, I, BLOCK, ROW, 2), T=t), t)
 
 
 def test_meaning_of_the_inverse() -> None:

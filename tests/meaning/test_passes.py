@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from random import Random
 
 import numpy as np
 import pytest
+import sympy as sp
 
+from miras_dsl.codegen.model.inputs import VALID
+from miras_dsl.codegen.passes import drop_valid as drop_valid_module
 from miras_dsl.codegen.passes import simplify as module
 from miras_dsl.codegen.passes.autodiff import adjoint
+from miras_dsl.codegen.passes.drop_valid import drop_valid
 from miras_dsl.codegen.passes.simplify import is_zero_outside, simplify
 from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.ir import (
     KEY,
     VALUE,
+    ZERO,
     Axis,
+    Broadcast,
     Contract,
+    Cumsum,
     I,
     Input,
     J,
@@ -24,11 +32,13 @@ from miras_dsl.ir import (
     M,
     Mask,
     Node,
+    Number,
     Program,
     Role,
     Triangle,
     contract,
     hidden,
+    inputs_of,
     postorder,
 )
 from miras_dsl.ir.interpreter import evaluate
@@ -36,15 +46,28 @@ from tests.judge.random_specs.draw import sample, text
 from tests.meaning.cases import CASES, Case
 from tests.meaning.derived import compiled, extents, of_text, shipped
 
-TOKENS, RANDOM = 6, 12
+TOKENS = 6
+RANDOM, MANY = 12, 200
+"""Random specs of a usual run, and of `make test-all`."""
+Pass = Callable[[Program], Program]
+PASSES: dict[str, Pass] = {"simplify": simplify, "drop_valid": drop_valid}
 Q, K = Input("q", (I, KEY), Role.TOKEN), Input("k", (J, KEY), Role.TOKEN)
 LOWER, STRICT = Triangle(I, J, False), Triangle(I, J, True)
 
 
-def difference(before: Program, after: Program, sizes: Mapping[Axis, int]) -> float:
-    """The largest difference of a result, relative to its size, on random inputs."""
+def difference(
+    before: Program, after: Program, sizes: Mapping[Axis, int], logs: Collection[str] = ()
+) -> float:
+    """The largest difference of a result, relative to its size, on random inputs; `valid` is 1
+    unless ``after`` reads it.
+
+    logs  names of inputs that are drawn negative: the logarithms of gates, over many tokens
+    """
     rng = np.random.default_rng(0)
     env = {x: rng.uniform(0.1, 0.5, [sizes[a] for a in x.axes]) for x in before.inputs}
+    env |= {x: -v for x, v in env.items() if x.name in logs}
+    if VALID not in after.inputs:
+        env[VALID] = np.ones(sizes[I])
     old, new = (evaluate([n for _, n in p], env, sizes) for p in (before, after))
     return max(
         float(np.max(np.abs(x - y))) / max(1.0, float(np.max(np.abs(x))))
@@ -78,16 +101,33 @@ def test_simplified_hand_written_programs(case: Case) -> None:
         assert difference(program, simplify(program), sizes) < 1e-11
 
 
-def test_simplified_random_memories() -> None:
-    """Programs of random specs; those without a chunk form are drawn again."""
-    random, checked = Random(7), 0
-    while checked < RANDOM:
-        memory = of_text(text(sample(random)))
-        if memory.form is None:
-            continue
-        checked += 1
-        for program in (memory.form.program, adjoint(memory.form.program)):
-            assert difference(program, simplify(program), sizes_of(memory)) < 1e-11
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_full_chunks_of_shipped_programs(name: str) -> None:
+    for program in programs(name):
+        made = drop_valid(program)
+        assert VALID not in (*made.inputs, *inputs_of(n for _, n in made))
+        assert difference(program, made, sizes_of(compiled(name))) < 1e-11
+
+
+@cache
+def random_memory(number: int) -> CompiledMemory:
+    """A random memory; specs without a chunk form are drawn again."""
+    random = Random(number)
+    while (memory := of_text(text(sample(random)))).form is None:
+        pass
+    return memory
+
+
+@pytest.mark.parametrize(
+    "number",
+    [n if n < RANDOM else pytest.param(n, marks=pytest.mark.thorough) for n in range(MANY)],
+)
+def test_passes_on_random_memories(number: int) -> None:
+    memory = random_memory(number)
+    assert memory.form is not None
+    for program in (memory.form.program, adjoint(memory.form.program)):
+        for name, rewrite in PASSES.items():
+            assert difference(program, rewrite(program), sizes_of(memory)) < 1e-11, name
 
 
 def idle(node: Node) -> bool:
@@ -99,6 +139,24 @@ def test_a_wrong_rewrite_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "is_zero_outside", lambda x, triangle: True)
     program = programs("DeltaNet")[0]
     assert difference(program, simplify(program), sizes_of(compiled("DeltaNet"))) > 1e-3
+
+
+def test_a_wrong_value_of_valid_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`valid` replaced by 0 instead of 1: the comparison sees it."""
+    monkeypatch.setattr(drop_valid_module, "ONE", ZERO)
+    program = programs("DeltaNet")[0]
+    assert difference(program, drop_valid(program), sizes_of(compiled("DeltaNet"))) > 1e-3
+
+
+def test_an_axis_of_valid_alone_is_kept() -> None:
+    """The running sum of a constant, and a constant itself, still have a row for each token."""
+    half = Number(sp.Rational(1, 2))
+    w = Input("w", (VALUE,), Role.CONSTANT)
+    results = (("count", Cumsum(VALID * half, I)), ("row", w * VALID))
+    made = drop_valid(Program((VALID, w), results, ()))
+    assert made.result("count") is Cumsum(Broadcast(half, (I,)), I)
+    assert made.result("row") is Broadcast(w, (I,))
+    assert difference(Program((VALID, w), results, ()), made, {I: 5, VALUE: 3}) == 0
 
 
 def simplified(node: Node) -> Node:

@@ -33,6 +33,7 @@ from miras_dsl.ir import (
     Input,
     Inverse,
     J,
+    Join,
     L,
     M,
     Map,
@@ -43,6 +44,7 @@ from miras_dsl.ir import (
     Reduce,
     Rename,
     Shift,
+    Split,
     TakeLast,
     Triangle,
 )
@@ -113,11 +115,10 @@ class TorchPrinter:
             case Broadcast(x):
                 return f"ops.broadcast({self.aligned(x, node.axes)}, {self._sizes(node.axes)})"
             case Rename(x, names):
-                new = [dict(names).get(axis, axis) for axis in x.axes]
-                order = tuple(new.index(axis) - len(new) for axis in node.axes)
-                if order == (-1, -2):
+                new = tuple(dict(names).get(axis, axis) for axis in x.axes)
+                if len(new) == 2 and new != node.axes:
                     return f"{self.ref(x)}.mT"
-                return f"ops.permute({self.arg(x)}, {order})"
+                return _permuted(self.arg(x), new, node.axes)
             case Cumsum(x, axis, reverse):
                 at = self.place(axis, x.axes)
                 if reverse:
@@ -130,6 +131,17 @@ class TorchPrinter:
             case PlaceLast(x, axis):
                 at = self.place(axis, node.axes)
                 return f"ops.pad_to_last({self.arg(x)}, {at}, size['{axis}'])".replace("'", '"')
+            case Split(x, axis, block, row, size):
+                at = x.axes.index(axis)
+                wide = (*x.axes[:at], block, row, *x.axes[at + 1 :])
+                parts = f"{self.ref(x)}.unflatten({self.place(axis, x.axes)}, (-1, {size}))"
+                return _permuted(parts, wide, node.axes)
+            case Join(x, axis, block, row, _):
+                at = node.axes.index(axis)
+                wide = (*node.axes[:at], block, row, *node.axes[at + 1 :])
+                last = self.place(axis, node.axes)
+                parts = self.ref(x) if wide == x.axes else _permuted(self.arg(x), x.axes, wide)
+                return f"{parts}.flatten({last - 1}, {last})"
             case Mask(x, triangle):
                 where = self._triangle(triangle, node.axes)
                 sizes = self._sizes(node.axes)
@@ -248,6 +260,12 @@ class TorchPrinter:
 
 
 _LETTERS = {I: "i", J: "j", L: "l", M: "m", KEY: "k", VALUE: "v", PAIR: "p"}
+
+
+def _permuted(text: str, have: Axes, want: Axes) -> str:
+    """The text of an array with the axes ``have``, in the order of ``want``."""
+    order = tuple(have.index(axis) - len(have) for axis in want)
+    return text if have == want else f"ops.permute({text}, {order})"
 
 
 def _letters(axes: Axes, table: dict[Axis, str]) -> str:

@@ -25,6 +25,7 @@ from miras_dsl.ir import (
     Cumsum,
     GatedContract,
     Input,
+    Join,
     Map,
     Mask,
     Node,
@@ -33,6 +34,7 @@ from miras_dsl.ir import (
     Reduce,
     Rename,
     Shift,
+    Split,
     TakeLast,
 )
 from miras_dsl.scalar.functions import OPERANDS
@@ -137,7 +139,7 @@ def _linear(node: Node, held: set[Node]) -> bool:
             return not (left in held and right in held)
         case Reduce("sum", _, _) | Broadcast() | Rename() | Cumsum() | Shift() | Mask():
             return True
-        case TakeLast() | PlaceLast():
+        case TakeLast() | PlaceLast() | Split() | Join():
             return True
         case _:
             return False

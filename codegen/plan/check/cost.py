@@ -21,6 +21,7 @@ from miras_dsl.ir import (
     GatedSpan,
     Input,
     Inverse,
+    Join,
     Map,
     Mask,
     Node,
@@ -29,6 +30,7 @@ from miras_dsl.ir import (
     Reduce,
     Rename,
     Shift,
+    Split,
     TakeLast,
     is_token_axis,
 )
@@ -91,7 +93,9 @@ def _operations(node: Node, extent: Callable[..., int], chunk: int) -> int:
             return chunk**3 // 3
         case ForwardSubstitution(a, p):
             return 2 * extent(a, p)
-        case Broadcast() | Rename() | Shift() | TakeLast() | PlaceLast() | Mask():
+        case (
+            Broadcast() | Rename() | Shift() | TakeLast() | PlaceLast() | Mask() | Split() | Join()
+        ):
             return 0
         case Input() | Number() | AxisSize():
             return 0

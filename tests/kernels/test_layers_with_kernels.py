@@ -15,7 +15,7 @@ LAYERS = (
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
     """Everything that the process of its own compared."""
-    return interpreted("whole", *LAYERS)
+    return interpreted("compare_layers", *LAYERS)
 
 
 @pytest.mark.slow

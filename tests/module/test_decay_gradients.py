@@ -44,7 +44,7 @@ CASES = [
     *[(rule, "[key]", FORMS[0]) for rule in ("read first", "delta", "predict first")],
     *[(rule, "[value]", FORMS[0]) for rule in ("read first", "delta", "predict first", "rows")],
 ]
-T, WIDTH, HEADS = 150, 16, 2
+T, WIDTH, HEADS = 90, 16, 2
 
 
 @functools.cache

@@ -48,6 +48,18 @@ def loss(name: str, values: Arrays) -> float:
     return total + sum(float((x * values[f"d_{s}"]).sum()) for s, x in states.items())
 
 
+def assert_gradients(name: str, values: Arrays, found: Arrays) -> None:
+    """Every gradient equals a difference of the token loop in a random direction."""
+    rng, step = np.random.default_rng(4), 1e-6
+    for gradient in (key for key in found if key.startswith("d_")):
+        of = gradient.removeprefix("d_")
+        along = rng.standard_normal(values[of].shape)
+        ends = [loss(name, values | {of: values[of] + s * step * along}) for s in (1, -1)]
+        want = (ends[0] - ends[1]) / (2 * step)
+        got = float((found[gradient] * along).sum())
+        assert got == pytest.approx(want, rel=2e-5, abs=2e-6), gradient
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plan_runs_as_its_rule_says(name: str) -> None:
     """Outputs and states equal the token loop; gradients equal differences of it."""
@@ -57,17 +69,7 @@ def test_a_plan_runs_as_its_rule_says(name: str) -> None:
     np.testing.assert_allclose(found["y"], y, rtol=1e-9, atol=1e-11)
     for state, x in states.items():
         np.testing.assert_allclose(found[state], x, rtol=1e-9, atol=1e-11, err_msg=state)
-    rng, step = np.random.default_rng(4), 1e-6
-    for gradient in (key for key in found if key.startswith("d_")):
-        x = values[gradient.removeprefix("d_")]
-        along = rng.standard_normal(x.shape)
-        ends = [
-            loss(name, values | {gradient.removeprefix("d_"): x + sign * step * along})
-            for sign in (1, -1)
-        ]
-        want = (ends[0] - ends[1]) / (2 * step)
-        got = float((found[gradient] * along).sum())
-        assert got == pytest.approx(want, rel=2e-5, abs=2e-6), gradient
+    assert_gradients(name, values, found)
 
 
 def test_a_plan_that_leaves_a_statement_out_is_noticed() -> None:
@@ -136,17 +138,7 @@ def test_a_plan_of_token_kernels_runs_as_its_rule_says(name: str) -> None:
         np.testing.assert_allclose(found[state], x, rtol=1e-10, atol=1e-12, err_msg=state)
     gradients = [key for key in found if key.startswith("d_")]
     assert {"d_value", *(f"d_{s}" for s in states)} <= set(gradients)
-    rng, step = np.random.default_rng(4), 1e-6
-    for gradient in gradients:
-        x = values[gradient.removeprefix("d_")]
-        along = rng.standard_normal(x.shape)
-        ends = [
-            loss(name, values | {gradient.removeprefix("d_"): x + sign * step * along})
-            for sign in (1, -1)
-        ]
-        want = (ends[0] - ends[1]) / (2 * step)
-        got = float((found[gradient] * along).sum())
-        assert got == pytest.approx(want, rel=2e-5, abs=2e-6), gradient
+    assert_gradients(name, values, found)
 
 
 def test_a_token_plan_in_another_order_reads_what_is_not_there() -> None:

@@ -14,42 +14,13 @@ from miras_dsl.scalar import functions as scalars
 
 from .expressions import Expression, Layout, broadcast_to, united
 
-
-class _silu(sp.Function):
-    is_real = True
-
-
-class _relu(sp.Function):
-    is_real = True
-
-
-class _gelu_tanh(sp.Function):
-    is_real = True
-
-
-class _larger(sp.Function):
-    is_real = True
-
-
-class _smaller(sp.Function):
-    is_real = True
-
-
-class _at_least(sp.Function):
-    """The larger of a value and a number."""
-
-    is_real = True
-
-
-class _log_gate(sp.Function):
-    is_real = True
-
-
-class _at_most(sp.Function):
-    """The smaller of a value and a number."""
-
-    is_real = True
-
+_silu, _relu, _gelu_tanh, _larger, _smaller, _at_least, _at_most, _log_gate = (
+    sp.Function(name, real=True)
+    for name in (
+        "silu", "relu", "gelu_tanh", "larger", "smaller", "at_least", "at_most", "log_gate"
+    )
+)  # fmt: skip
+"""What a reader knows by name.  `at_least` and `at_most` are a value's bounds by a number."""
 
 LAYER: Mapping[type, Printer] = {
     **TORCH,

@@ -160,9 +160,9 @@ def _sum_of(a: Term, b: Term) -> Expr:
     """The exponent of a product of two exponentials."""
     parts = []
     for term in (a, b):
-        assert term.base is not None
+        assert term.base is not None and isinstance(term.rate, sp.Number)
         base = term.base
-        times = Apply("mul", (Number(sp.sympify(term.rate)), base), base.axes, span=base.span)
+        times = Apply("mul", (Number(term.rate), base), base.axes, span=base.span)
         parts.append(base if term.rate == 1 else times)
     axes = max((part.axes for part in parts), key=len)
     return Apply("add", tuple(parts), axes, span=parts[0].span)

@@ -1,8 +1,8 @@
 """The oracle's solvers: inverse of a potential's slope, minimum of a penalty.
 
-They use no closed form.  Each finds the solution without tracking gradients.  Then it takes one more
-Newton step with autograd on: it does not change the value, and its derivative is that of the implicit
-function theorem.
+They use no closed form.  Each finds the solution to the type's precision without tracking gradients.
+The gradient is that of one more Newton step, whose value is taken away again: the derivative of the
+implicit function theorem.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _start(slope: Slope, shape: Sequence[int], like: Tensor) -> Tensor:
     return chosen
 
 
-def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
+def root(slope: Slope, target: Tensor) -> Tensor:
     """The w with ``slope(w) = target`` for an increasing slope: bracketed Newton, without gradients.
 
     Where the slope is NaN the point lies outside its domain: too large if above the starting point,
@@ -88,7 +88,7 @@ def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
         low = torch.where(short_low, middle - 2.0**power, low)
         high = torch.where(short_high, middle + 2.0**power, high)
     w = (low + high) / 2
-    tiny = max(tolerance, 4 * torch.finfo(w.dtype).eps)
+    tiny = 4 * torch.finfo(w.dtype).eps
     settled = torch.zeros_like(w, dtype=torch.bool)
     for iteration in range(240):
         error = miss(w)
@@ -114,27 +114,27 @@ def root(slope: Slope, target: Tensor, tolerance: float) -> Tensor:
 
 def invert(potential: Slope, target: Tensor, kinks: Kinks) -> Tensor:
     """The w at which the potential's slope equals ``target``, with its gradient."""
-    return _solve(slope_of(potential), target, kinks, 1e-9)
+    return _solve(slope_of(potential), target, kinks)
 
 
 def minimise(objective: Slope, like: Tensor, kinks: Kinks) -> Tensor:
     """The minimum of a separable convex function of w, shaped like ``like``, with its gradient."""
-    return _solve(slope_of(objective), torch.zeros_like(like.detach()), kinks, 1e-15)
+    return _solve(slope_of(objective), torch.zeros_like(like.detach()), kinks)
 
 
-def _solve(slope: Slope, target: Tensor, kinks: Kinks, tolerance: float) -> Tensor:
+def _solve(slope: Slope, target: Tensor, kinks: Kinks) -> Tensor:
     """The w at which an increasing slope crosses ``target``, with its gradient.
 
     Where the slope is smooth, the gradient is that of one Newton step on it.  Where the slope jumps
     across the target, w is a kink of the function: Newton steps on the value that is 0 there find it,
     and give its gradient.
     """
-    found = root(slope, target, tolerance)
+    found = root(slope, target)
     flat = slope(torch.zeros_like(found)).detach() == target.detach()
     found = torch.where(flat & (found.abs() < 1e-6), 0.0, found)
-    # One Newton step to full precision, then one with gradients.
-    smooth = (found + _newton(slope, found, target)).detach()
-    result = smooth + _newton(slope, smooth, target)
+    # A Newton step has the gradient; near a pole it may lead past it, so the value stays.
+    step = _newton(slope, found, target)
+    result = found + (step - step.detach())
     for number in range(len(kinks(found))):
 
         def kink(w: Tensor, number: int = number) -> Tensor:

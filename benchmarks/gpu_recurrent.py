@@ -40,7 +40,7 @@ from miras_dsl.runtime.judge.certificate import Certificate, certify
 from miras_dsl.runtime.judge.oracle.run import axis_sizes
 from miras_dsl.runtime.kernels.launch_config import configure_launch
 from miras_dsl.runtime.load.kernel_modules import implementation, tables
-from miras_dsl.runtime.run import run
+from miras_dsl.runtime.run import MemoryOp, run
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 
@@ -147,18 +147,19 @@ def timed(name: str, dtype: str, which: str) -> dict[str, object]:
     spec = spec_of(name)
     rule = update_rule(build_model(spec))
     _, memory, kernels = tables(spec)
+    op = MemoryOp(memory, kernels)
     inputs, state = drawn(spec, rule, dtype, shape)
     leaves = [*inputs.values(), *state.values()]
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return run(memory, inputs, state, kernels=kernels)[0]
+            return run(op, inputs, state)[0]
 
-    y, _ = run(memory, inputs, state, kernels=kernels)
+    y, _ = run(op, inputs, state)
     cotangent = torch.randn_like(y)
 
     def both() -> tuple[Tensor, ...]:
-        out, _ = run(memory, inputs, state, kernels=kernels)
+        out, _ = run(op, inputs, state)
         return torch.autograd.grad(out, leaves, cotangent)
 
     first = both()

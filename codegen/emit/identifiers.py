@@ -63,8 +63,8 @@ IMPORTED = frozenset(
 """What they may use of it."""
 
 RESERVED = IMPORTED | {
-    "F", "Tensor", "backbone", "batch", "cu_seqlens", "dict", "empty", "float", "given", "heads",
-    "ids", "int", "kept", "math", "memory", "name", "nn", "past", "range", "self", "state",
+    "F", "Tensor", "attention_mask", "backbone", "batch", "cu_seqlens", "dict", "empty", "float", "given",
+    "heads",    "ids", "int", "kept", "math", "memory", "name", "nn", "past", "range", "self", "state",
     "super", "tl", "torch", "triton", "tuple", "vocab", "width", "x", "y",
 }  # fmt: skip
 """Names that generated code needs for itself."""

@@ -6,7 +6,8 @@ The chunk form, the token-by-token form and the kernels all compute from a `Memo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,6 +16,13 @@ from miras_dsl.runtime.ops.tensor_ops import LOG_ZERO, Sizes
 
 from .packed import CuSeqlens, Packed, parse_cu_seqlens
 from .program_table import MemoryInput, MemoryTable
+from .validate import (
+    carried_of,
+    computing_type,
+    lead_of,
+    require_fitting,
+    require_positions,
+)
 from .window import lagged
 
 
@@ -48,6 +56,17 @@ class MemoryCall:
     def lengths(self) -> tuple[int, ...]:
         """The number of tokens of each sequence."""
         return (self.tokens,) * self.batch if self.bounds is None else self.bounds.lengths
+
+    def sequences(self) -> list[MemoryCall]:
+        """The calls of packed sequences, one each; some may be empty."""
+        assert self.bounds is not None
+        timed = {f.name for f in self.memory.inputs if f.kind in ("token", "gate")}
+        calls = []
+        for n, (start, end) in enumerate(pairwise(self.bounds.ends)):
+            inputs = {k: x[:, start:end] if k in timed else x for k, x in self.inputs.items()}
+            state = {name: x[n : n + 1] for name, x in self.state.items()}
+            calls.append(replace(self, inputs=inputs, state=state, bounds=None, tokens=end - start))
+        return calls
 
     @property
     def empty(self) -> bool:
@@ -90,105 +109,19 @@ def validate(
 ) -> MemoryCall:
     """The call with these tensors; their shapes are those of `MemoryCall`.
 
-    Raises ValueError, naming the tensor and a way out, for a tensor that is missing, or of another
-    shape, type or device than the others need.
+    Raises ValueError, naming the tensor and a way out, for one that does not fit.
     """
-    absent = {f.name for f in memory.inputs} - inputs.keys()
-    if absent:
-        raise ValueError(f"{memory.name}: the input {min(absent)} is missing")
-    unknown = inputs.keys() - {f.name for f in memory.inputs}
-    if unknown:
-        known = ", ".join(f.name for f in memory.inputs)
-        raise ValueError(f"{memory.name} has no input {min(unknown)}; it has {known}")
-    first = next(f.name for f in memory.inputs if f.kind in ("token", "gate"))
-    lead = inputs[first]
-    if lead.dim() < 3:
-        raise ValueError(f"{memory.name}: {first} is {list(lead.shape)}, not [B, T, H, …]")
-    batch, tokens, heads = lead.shape[:3]
+    lead = lead_of(memory, inputs)
     bounds = parse_cu_seqlens(lead, cu_seqlens)
-    sizes: dict[str, int] = {}
-    for given in memory.inputs:
-        x = inputs[given.name]
-        _require_numbers(memory, given.name, x, first, lead.device)
-        if given.kind == "position":
-            _require(memory, given.name, x, (heads, memory.block), (), sizes)
-        elif given.kind == "constant":
-            _require(memory, given.name, x, (heads,), given.axes, sizes)
-        else:
-            several = memory.steps_per_token > 1 and x.dim() == 4 + len(given.axes)
-            shape = (batch, tokens, heads, *([memory.steps_per_token] if several else []))
-            _require(memory, given.name, x, shape, given.axes, sizes)
-    sequences = batch if bounds is None else len(bounds)
-    axes = {f.name: f.axes for f in memory.inputs}
-    wanted = [(s.name, (sequences, heads), s.axes) for s in memory.states]
-    wanted += [
-        (f"window.{n}", (sequences, memory.window - 1, heads), axes[n])
-        for n in memory.window_inputs
-    ]
-    for name, shape, own in wanted:
-        x = _state(memory, state, name, sequences)
-        _require_numbers(memory, f"state {name}", x, first, lead.device)
-        _require(memory, f"state {name}", x, shape, own, sizes)
+    batch, tokens, heads = lead.shape[:3]
+    rows = batch if bounds is None else len(bounds)
+    sizes = require_fitting(memory, inputs, state, rows)
     if memory.block:
-        _require_positions(memory, _state(memory, state, "position", sequences), sequences)
-    kinds = [inputs[f.name].dtype for f in memory.inputs] + [state[n].dtype for n, *_ in wanted]
-    dtype = torch.float64 if torch.float64 in kinds else torch.float32
+        require_positions(memory, state["position"])
+    dtype = computing_type([*(inputs[f.name] for f in memory.inputs), *carried_of(memory, state)])
     return MemoryCall(
         memory, inputs, state, bounds, batch, tokens, heads, sizes, dtype, lead.dtype, lead.device
     )
-
-
-def _state(memory: MemoryTable, state: Mapping[str, Tensor], name: str, sequences: int) -> Tensor:
-    if name not in state:
-        raise ValueError(
-            f"{memory.name}: the state has no {name}; a layer's initial_state({sequences}) has all"
-        )
-    return state[name]
-
-
-def _require_numbers(
-    memory: MemoryTable, name: str, x: Tensor, first: str, device: torch.device
-) -> None:
-    if not x.is_floating_point():
-        raise ValueError(
-            f"{memory.name}: {name} is {x.dtype}, not floating point; convert it with .float()"
-        )
-    if x.device != device:
-        raise ValueError(
-            f"{memory.name}: {name} is on {x.device}, {first} on {device}; move one with .to(…)"
-        )
-
-
-def _require(
-    memory: MemoryTable,
-    name: str,
-    x: Tensor,
-    lead: tuple[int, ...],
-    axes: tuple[str, ...],
-    sizes: dict[str, int],
-) -> None:
-    """Require the shape [*lead, *axes], each axis of the size that it has elsewhere (``sizes``)."""
-    if tuple(x.shape[: len(lead)]) != lead or x.dim() != len(lead) + len(axes):
-        wanted = ", ".join([*map(str, lead), *axes])
-        raise ValueError(
-            f"{memory.name}: {name} is {list(x.shape)}, not [{wanted}]: tokens and gates have the "
-            "same [B, T, H], and a state has a row for each sequence (initial_state of a layer)"
-        )
-    for axis, size in zip(axes, x.shape[len(lead) :], strict=True):
-        if sizes.setdefault(axis, size) != size:
-            raise ValueError(
-                f"{memory.name}: {name} has {size} along {axis}, others {sizes[axis]}; "
-                "an axis has one length everywhere"
-            )
-
-
-def _require_positions(memory: MemoryTable, x: Tensor, sequences: int) -> None:
-    whole = not (x.is_floating_point() or x.is_complex())
-    if tuple(x.shape) != (sequences,) or not whole or bool(((x < 0) | (x >= memory.block)).any()):
-        raise ValueError(
-            f"{memory.name}: state position must be {sequences} whole numbers from 0 to "
-            f"{memory.block - 1}, the place of each sequence in its block; start with 0"
-        )
 
 
 def per_token(call: MemoryCall, exact: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

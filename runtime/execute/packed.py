@@ -1,10 +1,11 @@
-"""Packed sequences: several sequences one after the other in one row, with bounds between them."""
+"""Packed sequences: several one after the other in one row, with bounds between them; and masks [B, T],
+whose tokens are computed as packed sequences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from torch import Tensor
 class CuSeqlens:
     """The bounds of N packed sequences: sequence n has the tokens from bound n to bound n + 1.
 
-    ends    the N + 1 bounds as Python numbers, so that a GPU is waited for once only
+    ends    the N + 1 bounds as Python numbers, so that a GPU is waited for once only; none while
+            `torch.compile` traces, when there are no numbers yet
     tensor  the same, int64 [N + 1] on the device of the tokens
     """
 
@@ -23,7 +25,12 @@ class CuSeqlens:
 
     def __len__(self) -> int:
         """The number of sequences N."""
-        return len(self.ends) - 1
+        return self.tensor.shape[0] - 1
+
+    @property
+    def host(self) -> Tensor:
+        """The bounds on the CPU, if their numbers are known; else where they are."""
+        return torch.tensor(self.ends) if self.ends else self.tensor
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -45,6 +52,9 @@ def parse_cu_seqlens(x: Tensor, cu_seqlens: Packed) -> CuSeqlens | None:
     if isinstance(cu_seqlens, list | tuple):
         cu_seqlens = torch.tensor(cu_seqlens)
     batch, tokens = x.shape[:2]
+    if torch.compiler.is_compiling():
+        given = cu_seqlens.tensor if isinstance(cu_seqlens, CuSeqlens) else cu_seqlens
+        return CuSeqlens((), given.to(x.device, torch.int64))
     if isinstance(cu_seqlens, CuSeqlens):
         if (batch, tokens) == (1, cu_seqlens.ends[-1]):
             return CuSeqlens(cu_seqlens.ends, cu_seqlens.tensor.to(x.device))
@@ -77,3 +87,15 @@ def batch_rows(x: Tensor, cu_seqlens: Packed) -> int:
     """The number of sequences in ``x`` [B, T, …]: the rows of a state."""
     bounds = parse_cu_seqlens(x, cu_seqlens)
     return x.shape[0] if bounds is None else len(bounds)
+
+
+def bounds_of_mask(mask: Tensor) -> CuSeqlens:
+    """The bounds of the packed sequences: row b has as many tokens as the mask keeps of it."""
+    ends = (0, *accumulate((mask != 0).sum(1).tolist()))
+    return CuSeqlens(ends, torch.tensor(ends, device=mask.device))
+
+
+def spread(x: Tensor, mask: Tensor) -> Tensor:
+    """[1, kept, …] -> [B, T, …], 0 where the mask keeps no token."""
+    y = x.new_zeros(*mask.shape, *x.shape[2:])
+    return y.masked_scatter((mask != 0).reshape(*mask.shape, *[1] * (y.dim() - 2)), x[0])

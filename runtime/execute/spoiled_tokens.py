@@ -18,44 +18,40 @@ import torch
 from torch import Tensor
 
 from .call import MemoryCall
+from .form import Computed
+from .tracing import may_look
 
-Run = Callable[[MemoryCall], tuple[Tensor, dict[str, Tensor]]]
+Run = Callable[[MemoryCall], Computed]
 
 
-def run_without_spoiled(call: MemoryCall, run: Run) -> tuple[Tensor, dict[str, Tensor]]:
-    """The answers and states of ``run``, in which a bad token reaches itself and later ones only.
+def without_spoiled(call: MemoryCall, run: Run) -> Computed:
+    """What ``run`` computes, in which a bad token reaches itself and later ones only.
 
     Gradients through a NaN stay NaN.  Costs one look at the answers where all is well.
     """
-    y, after = run(call)
-    if not _can_look(call) or bool(y.detach().isfinite().all()):
-        return y, after
+    computed = run(call)
+    if not may_look(computed.y) or bool(computed.y.isfinite().all()):
+        return computed
     spoiled = _spoiled(call)
     if spoiled is None:
-        return y, after
+        return computed
     timed = {f.name for f in call.memory.inputs if f.kind in ("token", "gate")}
     clean = {
         name: torch.where(_shaped(spoiled, x), 0.0, x) if name in timed else x
         for name, x in call.inputs.items()
     }
-    y, new = run(replace(call, inputs=clean))
+    again = run(replace(call, inputs=clean))
     ends = spoiled[:, -1]
     if call.bounds is not None:
         none = torch.zeros_like(spoiled[0, 0])
         steps = pairwise(call.bounds.ends)
         ends = torch.stack([spoiled[0, end - 1] if end > start else none for start, end in steps])
     weights = {s.name for s in call.memory.states}
-    return y * _factor(spoiled, y), {
-        name: new[name] * _factor(ends, new[name]) if name in weights else x
-        for name, x in after.items()
+    after = {
+        name: again.after[name] * _factor(ends, again.after[name]) if name in weights else x
+        for name, x in computed.after.items()
     }
-
-
-def _can_look(call: MemoryCall) -> bool:
-    """Whether the numbers may be asked for: not on the meta device, nor while a graph is captured."""
-    if call.device.type == "cuda":
-        return not torch.cuda.is_current_stream_capturing()
-    return call.device.type != "meta"
+    return Computed(again.y * _factor(spoiled, again.y), after, again.saved)
 
 
 def _spoiled(call: MemoryCall) -> Tensor | None:

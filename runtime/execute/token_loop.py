@@ -1,17 +1,15 @@
 """Runs a memory token by token in plain torch: for decoding, and for rules without a chunk form.
 
-Gradients, second ones too, come from autograd.  A long sequence is cut into stretches, and what a
-token computes is kept for one stretch at a time (see `_replay_length`).
+`run_token_loop` is differentiable as often as one likes, and keeps what every token computes.
+`TokenForm` keeps the states at the start of each stretch of tokens instead, and computes a single
+stretch again while its gradients are taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from functools import partial
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isqrt
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,129 +17,207 @@ from torch import Tensor
 from miras_dsl.runtime.ops.tensor_ops import Sizes
 
 from .call import MemoryCall, per_token, position_after
+from .form import Computed, Gradients, leaves_of, with_autograd
 from .program_table import BlockEdge, MemoryTable
+from .tracing import may_look
 
 SHORTEST = 32
 """Tokens of a stretch at least: below it a second forward pass saves nothing that counts."""
 
 
+def stretch_length(tokens: int) -> int:
+    """How many of T tokens are computed again at a time: about sqrt(T).
+
+    Then of T tokens about 2 sqrt(T) are kept: a state for each stretch, and what the tokens of one
+    stretch compute.
+    """
+    return max(SHORTEST, isqrt(tokens))
+
+
 def run_token_loop(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
     """The answers [B, T, H, *answer] and the state after a call that is not empty."""
+    computed = _compute(call, max(1, call.tokens), False)
+    return computed.y, computed.after
+
+
+@dataclass(frozen=True, slots=True)
+class TokenForm:
+    """The token-by-token form of a memory."""
+
+    memory: MemoryTable
+
+    def saves(self) -> int:
+        """A tensor for each state."""
+        return len(self.memory.states)
+
+    def compute(self, call: MemoryCall, save: bool) -> Computed:
+        """See `form.Form`.  Saved are the states [stretches, H, *axes] before each stretch of each
+        sequence; rows that start together lie together."""
+        return _compute(call, stretch_length(call.tokens), save)
+
+    def gradients(
+        self,
+        call: MemoryCall,
+        saved: Sequence[Tensor],
+        d_y: Tensor,
+        d_after: Mapping[str, Tensor],
+    ) -> Gradients:
+        """See `form.Form`."""
+        length = stretch_length(call.tokens)
+        if call.bounds is None:
+            return _gradients(call, saved, d_y, d_after, length)
+        timed = {f.name for f in call.memory.inputs if f.kind in ("token", "gate")}
+        found = {name: torch.zeros_like(x) for name, x in call.inputs.items()}
+        found |= {
+            f"state {name}": d_after[name].clone()
+            for name, x in call.state.items()
+            if x.is_floating_point()
+        }
+        first = 0
+        for n, alone in enumerate(call.sequences()):
+            if alone.empty:
+                continue
+            start, end = call.bounds.ends[n], call.bounds.ends[n + 1]
+            last = first - (-alone.tokens // length)
+            here = {name: d[n : n + 1] for name, d in d_after.items()}
+            own = [x[first:last] for x in saved]
+            for name, d in _gradients(alone, own, d_y[:, start:end], here, length).items():
+                if name.startswith("state "):
+                    found[name][n : n + 1] = d
+                elif name in timed:
+                    found[name][:, start:end] = d
+                else:
+                    found[name] += d
+            first = last
+        return found
+
+
+def _compute(call: MemoryCall, length: int, save: bool) -> Computed:
+    """The answers and the state after a call, in stretches of so many tokens."""
     if call.bounds is None:
-        return _sequences(call)
-    timed = {f.name for f in call.memory.inputs if f.kind in ("token", "gate")}
-    answers, states = [], []
-    for n, (start, end) in enumerate(pairwise(call.bounds.ends)):
-        inputs = {name: x[:, start:end] if name in timed else x for name, x in call.inputs.items()}
-        state = {name: x[n : n + 1] for name, x in call.state.items()}
-        alone = replace(call, inputs=inputs, state=state, bounds=None, tokens=end - start)
-        y, new = alone.empty_result() if alone.empty else _sequences(alone)
-        answers.append(y)
-        states.append(new)
-    return torch.cat(answers, 1), {name: torch.cat([s[name] for s in states]) for name in states[0]}
+        return _compute_rows(call, length, save)
+    parts = [
+        Computed(*one.empty_result()) if one.empty else _compute_rows(one, length, save)
+        for one in call.sequences()
+    ]
+    after = {name: torch.cat([p.after[name] for p in parts]) for name in parts[0].after}
+    kept = [p.saved for p in parts if p.saved]
+    saved = tuple(torch.cat(own) for own in zip(*kept, strict=True))
+    return Computed(torch.cat([p.y for p in parts], 1), after, saved)
 
 
-def _sequences(call: MemoryCall) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same for a call in which every row is a sequence."""
-    memory, micro = call.memory, call.memory.steps_per_token
-    moving, tails = per_token(call, exact=True)
-    fixed, carried = call.constants(), call.carried()
-    position = call.state["position"] if memory.block else None
-    given = (*moving.values(), *fixed.values(), *carried.values())
-    replayed = _replay_length(call.tokens, given)
-    pieces = {name: x.split(replayed * micro, 1) for name, x in moving.items()}
-    states = tuple(carried[s.name] for s in memory.states)
-    answers: list[Tensor] = []
-    for n, start in enumerate(range(0, call.tokens, replayed)):
-        here = tuple(piece[n] for piece in pieces.values())
-        stretch = partial(_stretch, call, tuple(moving), tuple(fixed), position)
-        tensors = (*here, *fixed.values(), *states)
-        made = _Replayed.apply(stretch, *tensors) if replayed < call.tokens else stretch(*tensors)
-        y, *after = made
-        answers.append(y)
-        states = tuple(after)
-        if position is not None:
-            position = (position + min(replayed, call.tokens - start)) % memory.block
-    new = {s.name: x for s, x in zip(memory.states, states, strict=True)}
-    return torch.cat(answers, 1).to(call.out), {
-        **call.state,
-        **tails,
-        **new,
-        **position_after(call),
-    }
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """A call's tensors, laid out for steps: every row is a sequence.
 
-
-def _replay_length(tokens: int, given: Iterable[Tensor]) -> int:
-    """How many tokens a stretch has that is computed again in the backward pass.
-
-    Autograd would keep what every token computes.  Instead the states at the start of each stretch
-    are kept, and what a single stretch computes while its gradients are taken: of T tokens about
-    2 sqrt(T), at the price of a second forward pass.  All of T where that is not worth it, where no
-    gradient is wanted, or under a transform of `torch.func`, which has no such step.
+    moving   [B, T * steps, H, *axes] by name
+    fixed    [H, *axes] by name
+    carried  states by name
+    tails    the state of the window after the call
     """
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-    transformed = torch._C._are_functorch_transforms_active()
-    return max(SHORTEST, isqrt(tokens)) if wanted and not transformed else tokens
+
+    moving: dict[str, Tensor]
+    fixed: dict[str, Tensor]
+    carried: dict[str, Tensor]
+    tails: dict[str, Tensor]
 
 
-class _Replayed(torch.autograd.Function):
-    """A function of tensors that keeps its arguments only, and is computed again for its gradients."""
+def _lay_out(call: MemoryCall) -> _Tokens:
+    moving, tails = per_token(call, exact=True)
+    return _Tokens(moving, call.constants(), call.carried(), tails)
 
-    @staticmethod
-    def forward(
-        ctx: Any, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.function = function
-        ctx.save_for_backward(*tensors)
-        return function(*tensors)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        # With `create_graph` the gradients are functions of the arguments in turn.  A view of each
-        # argument keeps apart how one of them was computed from another.
-        again = torch.is_grad_enabled()
-        wanted = ctx.needs_input_grad[1:]
-        kind = gradients[0].device.type
-        with torch.enable_grad(), torch.autocast(kind, enabled=False):
-            given = [
-                x.view_as(x) if again else x.detach().requires_grad_(need)
-                for x, need in zip(ctx.saved_tensors, wanted, strict=True)
-            ]
-            made = ctx.function(*given)
-        results = [(x, g) for x, g in zip(made, gradients, strict=True) if x.requires_grad]
-        found = iter(
-            torch.autograd.grad(
-                [x for x, _ in results],
-                [x for x, need in zip(given, wanted, strict=True) if need],
-                [g for _, g in results],
-                create_graph=again,
-                allow_unused=True,
+def _position(call: MemoryCall, start: int) -> Tensor | None:
+    """[B]: where in its block each sequence stands before token ``start``; None without blocks."""
+    block = call.memory.block
+    return (call.state["position"] + start) % block if block else None
+
+
+def _compute_rows(call: MemoryCall, length: int, save: bool) -> Computed:
+    """`_compute` for a call in which every row is a sequence."""
+    memory, laid = call.memory, _lay_out(call)
+    states = [laid.carried[s.name] for s in memory.states]
+    answers: list[Tensor] = []
+    entries: list[list[Tensor]] = []
+    for start in range(0, call.tokens, length):
+        entries.append(states)
+        steps = slice(start * memory.steps_per_token, (start + length) * memory.steps_per_token)
+        here = {name: x[:, steps] for name, x in laid.moving.items()}
+        y, states = _stretch(call, here, laid.fixed, states, _position(call, start))
+        answers.append(y)
+    new = {s.name: x for s, x in zip(memory.states, states, strict=True)}
+    saved = tuple(torch.cat(own) for own in zip(*entries, strict=True)) if save else ()
+    after = {**new, **laid.tails, **position_after(call)}
+    return Computed(torch.cat(answers, 1).to(call.out), after, saved)
+
+
+def _gradients(
+    call: MemoryCall,
+    saved: Sequence[Tensor],
+    d_y: Tensor,
+    d_after: Mapping[str, Tensor],
+    length: int,
+) -> Gradients:
+    """The gradients of a call in which every row is a sequence, from its last stretch to the first."""
+    memory, micro = call.memory, call.memory.steps_per_token
+    with with_autograd(), torch.enable_grad():
+        leaves = leaves_of(call)
+        laid = _lay_out(leaves.call)
+    d_moving = {name: torch.zeros_like(x) for name, x in laid.moving.items()}
+    d_fixed = {name: torch.zeros_like(x) for name, x in laid.fixed.items()}
+    d_states = [d_after[s.name].to(call.dtype) for s in memory.states]
+    for start in reversed(range(0, call.tokens, length)):
+        steps = slice(start * micro, (start + length) * micro)
+        rows = slice(start // length * call.batch, (start // length + 1) * call.batch)
+        with with_autograd(), torch.enable_grad():
+            here = {n: x.detach()[:, steps].requires_grad_() for n, x in laid.moving.items()}
+            fixed = {n: x.detach().requires_grad_() for n, x in laid.fixed.items()}
+            states = [x[rows].detach().requires_grad_() for x in saved]
+            y, after = _stretch(call, here, fixed, states, _position(call, start))
+            pairs = [(y, d_y[:, start : start + length].to(y.dtype))]
+            pairs += zip(after, d_states, strict=True)
+            pairs = [(x, g) for x, g in pairs if x.requires_grad]
+            wanted = [*here.values(), *fixed.values(), *states]
+            found = iter(
+                torch.autograd.grad(
+                    [x for x, _ in pairs],
+                    wanted,
+                    [g for _, g in pairs],
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
             )
-        )
-        return None, *(next(found) if need else None for need in wanted)
+        for name in here:
+            d_moving[name][:, steps] = next(found)
+        for name in fixed:
+            d_fixed[name] += next(found)
+        d_states = list(found)
+    made = [(x, d_moving[n]) for n, x in laid.moving.items()]
+    made += [(x, d_fixed[n]) for n, x in laid.fixed.items()]
+    made += [(laid.carried[s.name], d) for s, d in zip(memory.states, d_states, strict=True)]
+    made += [(x, d_after[n]) for n, x in laid.tails.items()]
+    with with_autograd():
+        return leaves.pull_back(made)
 
 
 def _stretch(
     call: MemoryCall,
-    moving: tuple[str, ...],
-    fixed: tuple[str, ...],
+    moving: Mapping[str, Tensor],
+    fixed: Mapping[str, Tensor],
+    states: Sequence[Tensor],
     position: Tensor | None,
-    *tensors: Tensor,
-) -> tuple[Tensor, ...]:
-    """Some tokens one after the other: their answers [B, tokens, H, *axes], then the states.
+) -> tuple[Tensor, list[Tensor]]:
+    """Some tokens one after the other: their answers [B, tokens, H, *axes], and the states after them.
 
-    moving    names of the first tensors, [B, tokens * steps, H, *axes]
-    fixed     names of the next ones, which are the same for every token; then come the states
+    moving    [B, tokens * steps, H, *axes] by name
+    fixed     what is the same for every token, by name
     position  [B], where in its block each sequence stands before the first of these tokens
     """
     memory, size, micro = call.memory, call.size(), call.memory.steps_per_token
-    count = len(moving) + len(fixed)
-    steps = zip(*(x.unbind(1) for x in tensors[: len(moving)]), strict=True)
-    perpetual = dict(zip(fixed, tensors[len(moving) : count], strict=True))
-    values = {s.argument: x for s, x in zip(memory.states, tensors[count:], strict=True)}
+    values = {s.argument: x for s, x in zip(memory.states, states, strict=True)}
     answers = []
-    for t, fed in enumerate(steps):
-        here = perpetual | dict(zip(moving, fed, strict=True))
+    for t, fed in enumerate(zip(*(x.unbind(1) for x in moving.values()), strict=True)):
+        here = {**fixed, **dict(zip(moving, fed, strict=True))}
         if position is not None:
             here["position"] = (position + 1).to(call.dtype)[:, None].expand(-1, call.heads)
             if t % micro == 0:
@@ -162,7 +238,7 @@ def _stretch(
             values = apply_block_edge(
                 memory, memory.at_block_end, values, here, position == 0, size
             )
-    return torch.stack(answers, 1), *(values[s.argument] for s in memory.states)
+    return torch.stack(answers, 1), [values[s.argument] for s in memory.states]
 
 
 def apply_block_edge(
@@ -177,7 +253,7 @@ def apply_block_edge(
 
     rows  [B], for which rows a block starts or ends here; the others stay as they were
     """
-    if edge is None or not bool(rows.any()):
+    if edge is None or (may_look(rows) and not bool(rows.any())):
         return values
     made = edge.forward({**inputs, **values}, size)
     arguments = {s.name: s.argument for s in memory.states}

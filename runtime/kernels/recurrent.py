@@ -1,8 +1,8 @@
-"""Launches a rule's token-by-token kernels, as one autograd function."""
+"""A memory in its token-by-token kernels: how they are launched, forward and for gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from os import environ
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from miras_dsl.runtime.execute.call import MemoryCall, per_token, position_after
-from miras_dsl.runtime.execute.first_order_only import forbid_double_backward
+from miras_dsl.runtime.execute.form import Computed, Gradients, leaves_of, with_autograd
 
 from .launch_config import LaunchConfig, Recurrence, checkpoints, configure_launch, recompute_rows
 from .triton_interpreter import installed, interpreting, patch_interpreter
@@ -36,21 +36,84 @@ def enabled() -> bool:
     return environ.get("MIRAS_KERNELS", "on") != "off"
 
 
-def should_use(call: MemoryCall) -> bool:
-    """Whether a call goes to the kernels: they can compute it and may be used."""
-    return enabled() and supported(call.device, call.dtype)
+@dataclass(frozen=True, slots=True)
+class KernelForm:
+    """The token-by-token kernels of a memory, which compute in float32."""
+
+    kernels: Recurrence
+
+    def saves(self) -> int:
+        """A tensor for each state."""
+        return len(self.kernels.states)
+
+    def compute(self, call: MemoryCall, save: bool) -> Computed:
+        """See `execute.form.Form`.  Saved are the states before each segment of each sequence."""
+        kernels, memory = self.kernels, call.memory
+        run, laid = launch_args(kernels, call, save), _lay_out(kernels, call)
+        tensors = [x.contiguous() for x in laid.tensors]
+        batch, time, heads = shape = tensors[0].shape[:3]
+        _require_gpu(tensors[0])
+        y = tensors[0].new_empty(batch, time, heads, run.plan.sizes["value"])
+        _, states = _split_last(tensors, len(kernels.states))
+        ends = [torch.empty_like(s) for s in states]
+        segments = checkpoints(run.plan, batch * time, run.rows) if save else 0
+        saved = tuple(s.new_empty(segments, *s.shape[1:]) for s in states)
+        _launch(kernels.forward, run, [*tensors, y, *ends, *saved], shape)
+        y = y.unflatten(1, (call.tokens, memory.steps_per_token))[:, :, memory.read_at]
+        after = {name: end for (name, _), end in zip(kernels.states, ends, strict=True)}
+        after |= {**laid.tails, **position_after(call)}
+        return Computed(y.to(call.out), after, saved if save else ())
+
+    def gradients(
+        self,
+        call: MemoryCall,
+        saved: Sequence[Tensor],
+        d_y: Tensor,
+        d_after: Mapping[str, Tensor],
+    ) -> Gradients:
+        """See `execute.form.Form`."""
+        kernels, memory = self.kernels, call.memory
+        with with_autograd(), torch.enable_grad():
+            leaves = leaves_of(call)
+            laid = _lay_out(kernels, leaves.call)
+        given, _ = _split_last([x.detach().contiguous() for x in laid.tensors], len(kernels.states))
+        d_steps = d_y
+        if memory.steps_per_token > 1:
+            batch, tokens, *rest = d_y.shape
+            d_steps = d_y.new_zeros(batch, tokens * memory.steps_per_token, *rest)
+            d_steps[:, memory.read_at :: memory.steps_per_token] = d_y
+        d_ends = [d_after[name].float() for name, _ in kernels.states]
+        found = _back(launch_args(kernels, call, True), [*given, *saved], d_steps, d_ends)
+        pairs = list(zip(laid.tensors, found, strict=True))
+        pairs += [(x, d_after[name]) for name, x in laid.tails.items()]
+        with with_autograd():
+            return leaves.pull_back(pairs)
 
 
-def recurrent(call: MemoryCall, kernels: Recurrence) -> tuple[Tensor, dict[str, Tensor]]:
-    """The answers [B, T, H, value] and the state after a call that is not empty, in float32."""
-    memory, repeats = call.memory, call.memory.steps_per_token
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """What kernels take: tokens [B, T * steps, H, …], constants [H, …] and states [N, H, …].
+
+    tails  the state of the window after the call
+    """
+
+    tensors: list[Tensor]
+    tails: dict[str, Tensor]
+
+
+def _lay_out(kernels: Recurrence, call: MemoryCall) -> _Launched:
     of_steps, tails = per_token(call, exact=False)
     constants, states = call.constants(), call.carried()
     tensors = [of_steps[name] for name, _ in kernels.tokens]
     tensors += [constants[name].float() for name, _ in kernels.constants]
     tensors += [states[name].float() for name, _ in kernels.states]
-    tensors = [x.contiguous() for x in tensors]
-    run = LaunchArgs(
+    return _Launched(tensors, tails)
+
+
+def launch_args(kernels: Recurrence, call: MemoryCall, keep: bool) -> LaunchArgs:
+    """How kernels are launched for a call; ``keep``: for its gradients too."""
+    memory, repeats = call.memory, call.memory.steps_per_token
+    return LaunchArgs(
         kernels,
         configure_launch(
             kernels, call.sizes, max(call.lengths) * repeats, call.heads, len(call.lengths)
@@ -58,12 +121,8 @@ def recurrent(call: MemoryCall, kernels: Recurrence) -> tuple[Tensor, dict[str, 
         None if call.bounds is None else call.bounds.tensor * repeats,
         call.state["position"].to(torch.int64) * repeats if memory.block else None,
         len(call.lengths),
-        torch.is_grad_enabled() and any(x.requires_grad for x in tensors),
+        keep,
     )
-    y, *ends = _Recurrent.apply(run, *tensors)  # type: ignore[misc]
-    y = y.unflatten(1, (call.tokens, repeats))[:, :, memory.read_at].to(call.out)
-    after = {name: end for (name, _), end in zip(kernels.states, ends, strict=True)}
-    return y, {**call.state, **after, **tails, **position_after(call)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,32 +162,6 @@ class LaunchArgs:
             place = None if self.place is None else self.place[part]
             ends = offsets[part.start : part.stop + 1]
             yield part, replace(self, offsets=ends, place=place, rows=part.stop - part.start)
-
-
-class _Recurrent(torch.autograd.Function):
-    """(tokens [B, T, H, …], constants [H, …], states [N, H, …]) -> (y, states after)."""
-
-    @staticmethod
-    def forward(ctx: Any, run: LaunchArgs, *tensors: Tensor) -> tuple[Tensor, ...]:
-        kernels, plan = run.kernels, run.plan
-        batch, time, heads = shape = tensors[0].shape[:3]
-        _require_gpu(tensors[0])
-        y = tensors[0].new_empty(batch, time, heads, plan.sizes["value"])
-        given, states = _split_last(tensors, len(kernels.states))
-        ends = [torch.empty_like(s) for s in states]
-        segments = checkpoints(plan, batch * time, run.rows) if run.keep else 0
-        saved_states = [s.new_empty(segments, *s.shape[1:]) for s in states]
-        _launch(kernels.forward, run, [*tensors, y, *ends, *saved_states], shape)
-        ctx.run = run
-        ctx.save_for_backward(*given, *saved_states)
-        return (y, *ends)
-
-    @staticmethod
-    def backward(ctx: Any, d_y: Tensor, *d_ends: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        with torch.no_grad():
-            found = _back(ctx.run, saved, d_y, d_ends)
-        return None, *forbid_double_backward(found, (*saved, d_y, *d_ends))
 
 
 def _back(

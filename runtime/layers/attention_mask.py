@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.execute.packed import CuSeqlens, Packed
+from miras_dsl.runtime.execute.packed import CuSeqlens, Packed, bounds_of_mask, spread
 
-from .state_tree import State
+from .state_tree import State, map
 
 Forward = Callable[[Tensor, State | None, CuSeqlens], tuple[Tensor, State]]
 
@@ -36,11 +36,34 @@ def unpadded(
             "with 1 for a token and 0 for padding"
         )
     there = mask.to(x.device) != 0
-    lengths = there.sum(1).tolist()
-    ends = [0]
-    for length in lengths:
-        ends.append(ends[-1] + length)
-    bounds = CuSeqlens(tuple(ends), torch.tensor(ends, device=x.device))
+    if torch.compiler.is_compiling():
+        return _with_padding_last(forward, x, state, there)
+    bounds = bounds_of_mask(there)
     found, after = forward(x[there][None], state, bounds)
-    y = found.new_zeros(*x.shape[:2], *found.shape[2:])
-    return y.masked_scatter(there.reshape(*there.shape, *[1] * (y.dim() - 2)), found[0]), after
+    return spread(found, there), after
+
+
+def _with_padding_last(
+    forward: Forward, x: Tensor, state: State | None, there: Tensor
+) -> tuple[Tensor, State]:
+    """The same with shapes that do not depend on the mask's numbers, as `torch.compile` needs them.
+
+    All B T places are packed, the padding behind the tokens as one sequence more, which is dropped.
+    """
+    batch, tokens = there.shape
+    flat = there.flatten()
+    order = flat.to(torch.uint8).argsort(descending=True, stable=True)
+    rows = x.flatten(0, 1)[order]
+    rows = torch.where(_shaped(flat[order], rows), rows, torch.zeros_like(rows))
+    ends = torch.cat([flat.new_zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)])
+    ends = torch.cat([ends, torch.full_like(ends[:1], batch * tokens)])
+    if state is not None:
+        state = map(state, lambda row: torch.cat([row, row[:1]]))
+    found, after = forward(rows[None], state, CuSeqlens((), ends))
+    y = found[0][order.argsort()].unflatten(0, (batch, tokens))
+    y = torch.where(_shaped(there, y), y, torch.zeros_like(y))
+    return y, map(after, lambda row: row[:batch])
+
+
+def _shaped(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.reshape(*mask.shape, *[1] * (like.dim() - mask.dim()))

@@ -12,11 +12,10 @@ from miras_dsl.codegen.emit.identifiers import snake_case
 from miras_dsl.codegen.emit.triton.module import kernel_module, table_name
 from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.codegen.plan.token_kernels import token_plan
-from miras_dsl.runtime.execute.call import validate
 from miras_dsl.runtime.execute.packed import Packed
 from miras_dsl.runtime.execute.program_table import MemoryTable
 from miras_dsl.runtime.kernels.launch_config import Recurrence
-from miras_dsl.runtime.kernels.recurrent import recurrent
+from miras_dsl.runtime.run import MemoryOp, run
 from miras_dsl.spec import MemorySpec
 
 from . import cache
@@ -53,12 +52,11 @@ def implementation(
     Nothing but the kernels answers, one token or many.  ValueError where the memory has none.
     """
     made, table, kernels = tables(spec)
-    kernels = replace(kernels, values=values)
+    op = MemoryOp(table, replace(kernels, values=values))
 
     def memory(
         *, state: Mapping[str, Tensor], cu_seqlens: Packed = None, **feeds: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        call = validate(table, feeds, state, cu_seqlens)
-        return call.empty_result() if call.empty else recurrent(call, kernels)
+        return run(op, feeds, state, cu_seqlens, form="kernel")
 
     return lambda sizes: as_oracle_function(spec, made.rule, sizes, memory)

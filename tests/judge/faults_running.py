@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime import run as runner
 from miras_dsl.runtime.execute import call as call_module
-from miras_dsl.runtime.execute import chunk_scan, token_loop
+from miras_dsl.runtime.execute import chunk_form, chunk_scan, token_loop
+from miras_dsl.runtime.execute.chunk_form import ChunkedInputs
 from miras_dsl.runtime.execute.chunk_layout import ChunkLayout
 from miras_dsl.runtime.execute.chunk_scan import ScanResult
 from miras_dsl.runtime.ops import tensor_ops
-from miras_dsl.runtime.run import ChunkedInputs
 from tests.judge.faults import Patch, fault
 
 # ------------------------------------------------------------ layout
@@ -28,7 +27,7 @@ def _(patch: Patch) -> None:
 
 @fault("delta", "a packed sequence begins with the last token of the one before")
 def _(patch: Patch) -> None:
-    made = runner.chunk_layout
+    made = chunk_form.chunk_layout
 
     def leaking(*arguments: Any) -> ChunkLayout:
         found = made(*arguments)
@@ -38,19 +37,19 @@ def _(patch: Patch) -> None:
         first = torch.isin(found.index, starts) & (found.index > 0)
         return replace(found, index=torch.where(first, found.index - 1, found.index))
 
-    patch.setattr(runner, "chunk_layout", leaking)
+    patch.setattr(chunk_form, "chunk_layout", leaking)
 
 
 @fault("delta", "a packed sequence takes the state of its neighbour")
 def _(patch: Patch) -> None:
-    made = runner.prepare
+    made = chunk_form.prepare
 
     def mixed(*arguments: Any) -> ChunkedInputs:
         found = made(*arguments)
         heads = found.call.heads
         return replace(found, states={n: x.roll(heads, 0) for n, x in found.states.items()})
 
-    patch.setattr(runner, "prepare", mixed)
+    patch.setattr(chunk_form, "prepare", mixed)
 
 
 @fault("sum", "answers come one token late")
@@ -75,18 +74,18 @@ def _(patch: Patch) -> None:
 
 @fault("network", "the place in a block is forgotten between calls")
 def _(patch: Patch) -> None:
-    patch.setattr(runner, "position_after", lambda call: {})
+    patch.setattr(chunk_form, "position_after", lambda call: {})
 
 
 @fault("network", "a call that begins inside a block is laid out from its start")
 def _(patch: Patch) -> None:
-    made = runner.chunk_layout
+    made = chunk_form.chunk_layout
 
     def aligned(*arguments: Any) -> ChunkLayout:
         *given, lengths, _, device = arguments
         return made(*given, lengths, (0,) * len(lengths), device)
 
-    patch.setattr(runner, "chunk_layout", aligned)
+    patch.setattr(chunk_form, "chunk_layout", aligned)
 
 
 # ------------------------------------------------------------ edges of blocks
@@ -117,12 +116,12 @@ def _(patch: Patch) -> None:
 
 @fault("scaled", "gradients of gates at the end of a block are lost")
 def _(patch: Patch) -> None:
-    made = runner.scan_chunks
+    made = chunk_form.scan_chunks
 
     def unedged(*arguments: Any) -> ScanResult:
         return replace(made(*arguments), edges=[])
 
-    patch.setattr(runner, "scan_chunks", unedged)
+    patch.setattr(chunk_form, "scan_chunks", unedged)
 
 
 # ------------------------------------------------------------ the walk
@@ -130,7 +129,7 @@ def _(patch: Patch) -> None:
 
 @fault("delta", "states are saved one chunk late")
 def _(patch: Patch) -> None:
-    made = runner.scan_chunks
+    made = chunk_form.scan_chunks
 
     def late(
         memory: Any, program: Any, values: Any, states: Any, call: Any, reverse: bool
@@ -140,12 +139,12 @@ def _(patch: Patch) -> None:
             return found
         return replace(found, entries={n: x.roll(1, 0) for n, x in found.entries.items()})
 
-    patch.setattr(runner, "scan_chunks", late)
+    patch.setattr(chunk_form, "scan_chunks", late)
 
 
 @fault("delta", "the cotangent of the last state is ignored")
 def _(patch: Patch) -> None:
-    made = runner.scan_chunks
+    made = chunk_form.scan_chunks
 
     def deaf(
         memory: Any, program: Any, values: Any, states: Any, call: Any, reverse: bool
@@ -153,12 +152,12 @@ def _(patch: Patch) -> None:
         given = {n: torch.zeros_like(x) if reverse else x for n, x in states.items()}
         return made(memory, program, values, given, call, reverse)
 
-    patch.setattr(runner, "scan_chunks", deaf)
+    patch.setattr(chunk_form, "scan_chunks", deaf)
 
 
 @fault("network", "a constant learns from the first chunk only")
 def _(patch: Patch) -> None:
-    made: Any = runner._total
+    made: Any = chunk_form._total
 
     def first(scan: ScanResult, name: str, like: Tensor) -> Tensor | None:
         found = scan.results.get(f"d_{name}")
@@ -166,7 +165,7 @@ def _(patch: Patch) -> None:
             return found[:1].expand(like.shape)
         return made(scan, name, like)
 
-    patch.setattr(runner, "_total", first)
+    patch.setattr(chunk_form, "_total", first)
 
 
 @fault("pairs", "the decay acts on every step of a token")
@@ -262,10 +261,9 @@ def _(patch: Patch) -> None:
 
 @fault("by token", "a rule without a chunk form forgets its state")
 def _(patch: Patch) -> None:
-    made = token_loop.run_token_loop
+    made = token_loop._compute
 
-    def forgetful(call: Any) -> Any:
-        y, _ = made(call)
-        return y, dict(call.state)
+    def forgetful(call: Any, *rest: Any) -> Any:
+        return replace(made(call, *rest), after=dict(call.state))
 
-    patch.setattr(token_loop, "run_token_loop", forgetful)
+    patch.setattr(token_loop, "_compute", forgetful)

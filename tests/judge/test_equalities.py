@@ -347,7 +347,9 @@ def test_tokens_in_a_chunk_change_nothing(text: str, monkeypatch: pytest.MonkeyP
         table = replace(module._rule, chunk=chunk)
         with monkeypatch.context() as patch:
             patch.setattr(module, "_rule", table)
-            patch.setattr("miras_dsl.runtime.run.chunk_for", lambda memory, steps: memory.chunk)
+            patch.setattr(
+                "miras_dsl.runtime.execute.chunk_form.chunk_for", lambda memory, steps: memory.chunk
+            )
             agree(outcome(text, draw()), whole)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -21,6 +20,7 @@ from miras_dsl.runtime.kernels.launch_config import (
 )
 from miras_dsl.runtime.kernels.triton_interpreter import interpreting
 from miras_dsl.runtime.load.kernel_modules import kernels_of, tables
+from miras_dsl.runtime.operator.memory_op import MemoryOp
 from tests.kernels.interpret import memory_named
 from tests.kernels.test_text import rule_of
 
@@ -65,17 +65,18 @@ def call_of(name: str) -> tuple[MemoryCall, Recurrence]:
 def test_tensors_on_a_cpu_are_refused_with_a_way_out() -> None:
     assert not interpreting()
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET=1"):
-        recurrent.recurrent(*call_of("deltanet"))
+        call, kernels = call_of("deltanet")
+        recurrent.KernelForm(kernels).compute(call, False)
 
 
 def test_kernels_take_single_precision_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, _ = call_of("deltanet")
-    gpu = replace(cpu, device=torch.device("cuda"))
-    assert recurrent.should_use(gpu)
-    assert not recurrent.should_use(cpu)
-    assert not recurrent.should_use(replace(gpu, dtype=torch.float64))
+    _, memory, kernels = tables(memory_named("deltanet"))
+    op, gpu = MemoryOp(memory, kernels), torch.device("cuda")
+    assert op.form_on(gpu, wide=False) == "kernel"
+    assert op.form_on(torch.device("cpu"), wide=False) == "chunk"
+    assert op.form_on(gpu, wide=True) == "chunk"
     monkeypatch.setenv("MIRAS_KERNELS", "off")
-    assert not recurrent.should_use(gpu)
+    assert op.form_on(gpu, wide=False) == "chunk"
 
 
 @pytest.mark.parametrize("where", ["a feed", "the state"])

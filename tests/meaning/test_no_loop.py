@@ -18,10 +18,12 @@ from miras_dsl.codegen.model.types import POSITIONS
 from miras_dsl.codegen.pipeline import CompiledMemory, compile_file
 from miras_dsl.runtime import run as runner
 from miras_dsl.runtime.execute.call import validate
-from miras_dsl.runtime.execute.token_loop import run_token_loop
+from miras_dsl.runtime.execute.chunk_form import ChunkForm, chunk_for
+from miras_dsl.runtime.execute.form import Form
+from miras_dsl.runtime.execute.token_loop import TokenForm
 from miras_dsl.runtime.load import cache
 from miras_dsl.runtime.ops import tensor_ops
-from miras_dsl.runtime.run import MemoryTable, Region, ScanProgram
+from miras_dsl.runtime.run import MemoryOp, MemoryTable, Region, ScanProgram
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
 from tests.meaning.derived import extents, shipped
@@ -124,7 +126,7 @@ def test_steps_are_those_that_the_plan_states(
     compiled, memory = generated(name)
     counting = Counting(memory, monkeypatch)
     feeds, state = arguments(compiled, tokens)
-    y, _ = runner.run(counting.memory, feeds, state)
+    y, _ = runner.run(MemoryOp(counting.memory), feeds, state)
     forward = dict(counting.calls)
     y.sum().backward()
     found = counting.calls
@@ -137,7 +139,7 @@ def test_steps_are_those_that_the_plan_states(
     assert found["forward loop"] == here.walks and forward.get("rows", 0) == here.rows
     assert found["backward loop"] == back.walks
     assert found["rows"] == here.rows + back.rows
-    size = runner.chunk_for(memory, tokens * compiled.rule.steps_per_token)
+    size = chunk_for(memory, tokens * compiled.rule.steps_per_token)
     chunks = -(-tokens * compiled.rule.steps_per_token // size)
     steps = chunks * size if FAMILIES[name] == "substitution" else chunks
     assert compiled.sequential_depth(tokens) == steps
@@ -147,7 +149,7 @@ def test_a_rule_without_a_chunk_form_says_so(monkeypatch: pytest.MonkeyPatch) ->
     compiled, memory = generated(BY_TOKEN)
     counting = Counting(memory, monkeypatch)
     feeds, state = arguments(compiled, 9)
-    runner.run(counting.memory, feeds, state)
+    runner.run(MemoryOp(counting.memory), feeds, state)
     assert compiled.form is None and counting.calls == {"token": 9}
     assert compiled.sequential_depth(9) == 9
 
@@ -171,13 +173,13 @@ def test_a_chunk_is_not_done_token_by_token(name: str) -> None:
     """Each further chunk costs the same few operations, a fraction of those of its tokens."""
     compiled, memory = generated(name)
 
-    def cost(run: Callable[..., Any], tokens: int) -> int:
+    def cost(form: Form, tokens: int) -> int:
         feeds, state = arguments(compiled, tokens)
         with torch.no_grad(), Operations() as operations:
-            run(memory, feeds, state, None)
+            form.compute(validate(memory, feeds, state, None), False)
         return operations.count
 
     one = memory.chunk // memory.steps_per_token
-    two, three, four = (cost(runner.run, n * one) for n in (2, 3, 4))
+    two, three, four = (cost(ChunkForm(memory), n * one) for n in (2, 3, 4))
     assert 0 < three - two == four - three
-    assert 4 * (four - three) < cost(lambda *given: run_token_loop(validate(*given)), one)
+    assert 4 * (four - three) < cost(TokenForm(memory), one)

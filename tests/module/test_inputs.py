@@ -18,6 +18,7 @@ from miras_dsl.runtime.execute.program_table import MemoryTable
 from miras_dsl.runtime.kernels import recurrent
 from miras_dsl.runtime.kernels.launch_config import Recurrence
 from miras_dsl.runtime.load.loader import compiled, load
+from miras_dsl.runtime.operator import memory_op
 
 SOFT = """
 memory Soft(dk, dv) {
@@ -51,11 +52,12 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Call
     kernels = next((x for x in tables if isinstance(x, Recurrence)), None)
     assert (kernels is None) == (request.param != "kernels")
     if kernels is not None:
-        monkeypatch.setattr(recurrent, "should_use", lambda call: True)
-        monkeypatch.setattr(recurrent, "recurrent", lambda *rest: pytest.fail("it was launched"))
+        monkeypatch.setattr(memory_op, "supported", lambda *place: True)
+        monkeypatch.setattr(recurrent, "_launch", lambda *rest: pytest.fail("it was launched"))
+    op = runner.MemoryOp(memory, kernels)
 
     def call(inputs: Inputs, cu_seqlens: Tensor | None = None) -> Any:
-        return runner.run(memory, *inputs, cu_seqlens, kernels=kernels)
+        return runner.run(op, *inputs, cu_seqlens)
 
     return call
 
@@ -156,12 +158,12 @@ def test_a_layer_says_the_same(name: str, layer: str) -> None:
 
 def test_bounds_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU is asked for them once, by the outermost layer."""
-    asked = []
+    asked, given = [], torch.tensor([0, 2, 6], dtype=torch.int32)
     tolist = Tensor.tolist
-    monkeypatch.setattr(Tensor, "tolist", lambda x: asked.append(x.dtype) or tolist(x))
+    monkeypatch.setattr(Tensor, "tolist", lambda x: asked.append(x is given) or tolist(x))
     made = load(miras.find("gated_deltanet")).GatedDeltaNetLayer(width=8, heads=2)
-    made(torch.randn(1, 6, 8), cu_seqlens=torch.tensor([0, 2, 6], dtype=torch.int32))
-    assert asked == [torch.int32]
+    made(torch.randn(1, 6, 8), cu_seqlens=given)
+    assert asked.count(True) == 1
     known = parse_cu_seqlens(torch.zeros(1, 6), torch.tensor([0, 2, 6]))
     again = parse_cu_seqlens(torch.zeros(1, 6, 3), known)
     assert again is not None and again.ends == (0, 2, 6)

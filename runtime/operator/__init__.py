@@ -1,0 +1,1 @@
+"""Each memory as a torch operator: what it does, its schema and derivative, its transforms."""

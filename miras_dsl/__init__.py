@@ -18,6 +18,8 @@ from .exceptions import EnvironmentFailure, SpecWarning, UsageError
 from .source import Source, escaped
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from miras_dsl.codegen.pipeline import RenderedModule
     from miras_dsl.runtime.judge.certificate import Certificate
     from miras_dsl.runtime.layers.state_tree import State
@@ -39,8 +41,11 @@ __all__ = [
     "find",
     "is_code",
     "load",
+    "load_state",
     "parse",
+    "save_state",
     "shipped",
+    "state_rows",
 ]  # fmt: skip
 
 
@@ -165,6 +170,30 @@ def detach(state: State) -> State:
     from miras_dsl.runtime.layers.state_tree import detach
 
     return detach(state)
+
+
+def state_rows(state: State, index: Tensor) -> State:
+    """The state of other rows of a batch: row n is row ``index[n]``, as a beam search needs it."""
+    from miras_dsl.runtime.layers.state_tree import rows
+
+    return rows(state, index)
+
+
+def save_state(state: State, path: str | PathLike[str]) -> None:
+    """Write a state to a safetensors file.  Raises EnvironmentFailure where that is not possible."""
+    from miras_dsl.runtime.layers.state_tree import save
+
+    save(state, path)
+
+
+def load_state(path: str | PathLike[str], device: str = "cpu") -> State:
+    """The state in a file that `save_state` wrote.
+
+    Raises EnvironmentFailure for a file that cannot be read or holds no state.
+    """
+    from miras_dsl.runtime.layers.state_tree import load
+
+    return load(path, device)
 
 
 def __getattr__(name: str) -> object:

@@ -82,7 +82,7 @@ METHODS = frozenset({
     "reset_parameters", "sizes",
     "set_extra_state", "set_submodule", "share_memory", "state_dict", "to", "to_empty", "train",
     "training", "type", "xpu", "zero_grad", "answer", "feeds", "constants", "initial_state",
-    "step",
+    "step", "history",
 })  # fmt: skip
 """What `torch.nn.Module` and our layers call their own: no part of a layer may be called so."""
 

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .state_history import StateHistory
+from .state_tree import State
+
 
 class GeneratedClass(type):
     """The class of generated classes.
@@ -40,6 +43,10 @@ class GeneratedModule(nn.Module, metaclass=GeneratedClass):
         with torch.no_grad():
             for mine, new in zip(self.parameters(), fresh.parameters(), strict=True):
                 mine.copy_(new)
+
+    def history(self, every: int = 64, state: State | None = None) -> StateHistory:
+        """A `StateHistory`: reads tokens, and can go back to the state after any of them."""
+        return StateHistory(self, every, state)
 
     def extra_repr(self) -> str:
         """Sizes, the parameters that belong to no part, and how many numbers are learned in all."""

@@ -11,7 +11,11 @@ from os import PathLike
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from miras_dsl.exceptions import EnvironmentFailure
 
 State = dict[str, Any]
 """name -> Tensor or State."""
@@ -25,6 +29,11 @@ def map(state: State, fn: Callable[[Tensor], Tensor]) -> State:
 def detach(state: State) -> State:
     """The same numbers without their autograd graph."""
     return map(state, Tensor.detach)
+
+
+def rows(state: State, index: Tensor) -> State:
+    """The state of other rows: row n is row ``index[n]`` of ``state``, as beams of a search need it."""
+    return map(state, lambda x: x[index])
 
 
 def substate(state: State | None, name: str) -> State | None:
@@ -60,14 +69,22 @@ def unflatten(tensors: Mapping[str, Tensor]) -> State:
 
 
 def save(state: State, path: str | PathLike[str]) -> None:
-    """Write a state to a safetensors file.  Raises OSError where that is not possible."""
-    from safetensors.torch import save_file
-
-    save_file({name: value.detach().clone().contiguous() for name, value in leaves(state)}, path)
+    """Write a state to a safetensors file.  Raises EnvironmentFailure where that is not possible."""
+    tensors = {name: value.detach().clone().contiguous() for name, value in leaves(state)}
+    try:
+        save_file(tensors, path)
+    except (OSError, SafetensorError) as error:
+        raise EnvironmentFailure(f"{path} cannot be written: {error}") from error
 
 
 def load(path: str | PathLike[str], device: str | torch.device = "cpu") -> State:
-    """The state in a safetensors file."""
-    from safetensors.torch import load_file
+    """The state in a safetensors file.
 
-    return unflatten(load_file(path, device=str(device)))
+    Raises EnvironmentFailure for a file that cannot be read or is damaged.
+    """
+    try:
+        return unflatten(load_file(path, device=str(device)))
+    except FileNotFoundError as error:
+        raise EnvironmentFailure(f"there is no file {path}") from error
+    except (OSError, SafetensorError) as error:
+        raise EnvironmentFailure(f"{path} holds no state: {error}") from error

@@ -12,11 +12,13 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+# A constant, so that `torch.compile` need not trace how it is found out.
+_INSTALLED = find_spec("triton") is not None
 
-@cache
+
 def installed() -> bool:
     """Whether Triton can be imported here."""
-    return find_spec("triton") is not None
+    return _INSTALLED
 
 
 def interpreting() -> bool:

@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import miras_dsl as miras
 from miras_dsl.runtime import run as runner
+from miras_dsl.runtime.load.kernel_modules import tables
 from miras_dsl.runtime.load.loader import compiled
 from miras_dsl.runtime.run import MemoryOp
 
@@ -208,6 +209,18 @@ def test_a_step_is_one_graph(name: str) -> None:
         (y, state), (wanted, other) = fast(x, state), layer.step(x, other)
         torch.testing.assert_close(y, wanted)
     torch.testing.assert_close(state, other)
+
+
+def test_which_form_computes_is_known_while_a_graph_is_made() -> None:
+    """On a GPU kernels would compute; the choice is no break in the graph."""
+    _, table, kernels = tables(miras.parse("gated_deltanet").memories["GatedDeltaNet"])
+    op = MemoryOp(table, kernels)
+
+    def chosen(x: Tensor) -> Tensor:
+        return x + (op.form_on(torch.device("cuda"), wide=False) == "kernel")
+
+    fast = torch.compile(chosen, fullgraph=True, backend="eager")
+    torch.testing.assert_close(fast(torch.zeros(1)), torch.ones(1))
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -59,7 +59,7 @@ class Form(Protocol):
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Keeps autocast from rounding states and products that the plan has in float32 or float64."""
-    if not torch.amp.is_autocast_available(device.type):
+    if device.type == "meta":
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 

@@ -51,7 +51,7 @@ def head_size(width: int, heads: int) -> int:
 def token_dtype(x: Tensor) -> torch.dtype:
     """The type in which tokens are computed: that of autocast if it is on, else that of ``x``."""
     kind = x.device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    on = kind != "meta" and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if on else x.dtype
 
 

@@ -15,6 +15,7 @@ from miras_dsl.codegen.derive.block_edge import at_block_end, at_block_start
 from miras_dsl.codegen.derive.chunk import ChunkForm
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.passes.factor_decays import decay_ranges, factor_decay_products
+from miras_dsl.codegen.passes.merge_sums import merge_sums
 from miras_dsl.codegen.passes.simplify import simplify
 from miras_dsl.ir import AxisSize, Node, Number, Program
 
@@ -60,7 +61,10 @@ def plan_in_torch(
     if form is None or reverse is None:
         return torch_plan(rule, None, None, prefix, chunk, "token by token", (obstacle,))
     known = rule.model.logarithms
-    programs = [factor_decay_products(simplify(p), known, chunk) for p in (form.program, reverse)]
+    programs = [
+        factor_decay_products(merge_sums(simplify(p)), known, chunk)
+        for p in (form.program, reverse)
+    ]
     ranges = decay_ranges(form.program, rule.inputs, chunk)
     why = (*form.evidence, *map(str, ranges))
     return torch_plan(rule, programs[0], programs[1], prefix, chunk, form.family, why)

@@ -15,6 +15,7 @@ from miras_dsl.codegen.passes import drop_valid as drop_valid_module
 from miras_dsl.codegen.passes import simplify as module
 from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.codegen.passes.drop_valid import drop_valid
+from miras_dsl.codegen.passes.merge_sums import merge_sums
 from miras_dsl.codegen.passes.simplify import is_zero_outside, simplify
 from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.ir import (
@@ -30,11 +31,14 @@ from miras_dsl.ir import (
     J,
     L,
     M,
+    Map,
     Mask,
     Node,
     Number,
     Program,
+    Reduce,
     Role,
+    Shift,
     Triangle,
     contract,
     hidden,
@@ -42,6 +46,7 @@ from miras_dsl.ir import (
     postorder,
 )
 from miras_dsl.ir.interpreter import evaluate
+from miras_dsl.scalar.functions import OPERANDS
 from tests.judge.random_specs.draw import sample, text
 from tests.meaning.cases import CASES, Case
 from tests.meaning.derived import compiled, extents, of_text, shipped
@@ -50,7 +55,11 @@ TOKENS = 6
 RANDOM, MANY = 12, 200
 """Random specs of a usual run, and of `make test-all`."""
 Pass = Callable[[Program], Program]
-PASSES: dict[str, Pass] = {"simplify": simplify, "drop_valid": drop_valid}
+PASSES: dict[str, Pass] = {
+    "simplify": simplify,
+    "drop_valid": drop_valid,
+    "merge_sums": merge_sums,
+}
 Q, K = Input("q", (I, KEY), Role.TOKEN), Input("k", (J, KEY), Role.TOKEN)
 LOWER, STRICT = Triangle(I, J, False), Triangle(I, J, True)
 
@@ -157,6 +166,29 @@ def test_an_axis_of_valid_alone_is_kept() -> None:
     assert made.result("count") is Cumsum(Broadcast(half, (I,)), I)
     assert made.result("row") is Broadcast(w, (I,))
     assert difference(Program((VALID, w), results, ()), made, {I: 5, VALUE: 3}) == 0
+
+
+def test_sums_of_one_operation_are_merged() -> None:
+    """Level by level, with numbers, and only what nothing else reads."""
+    a, b, c = (Input(name, (I, KEY), Role.TOKEN) for name in "abc")
+
+    def total(x: Node) -> Node:
+        return Reduce("sum", Shift(Cumsum(x, I), I, 1), (KEY,))
+
+    found = total(a) - total(b) * 2 + Reduce("sum", c, (KEY,))
+    program = Program((a, b, c), (("y", found),), ())
+    made = merge_sums(program)
+    linear = [x for x in postorder([made.result("y")]) if isinstance(x, Cumsum | Shift | Reduce)]
+    assert [type(x) for x in linear] == [Cumsum, Shift, Reduce]
+    assert difference(program, made, {I: 5, KEY: 3}) < 1e-14
+    read = Cumsum(a, I)
+    twice = Program((a, b), (("y", read + Cumsum(b, I)), ("z", read)), ())
+    assert merge_sums(twice) is twice
+    other = Program((a, b), (("y", Cumsum(a, I) + Cumsum(b, I, reverse=True)),), ())
+    assert merge_sums(other) is other
+    squared = Map(OPERANDS[0] + OPERANDS[0] * OPERANDS[1], (Cumsum(a, I), Cumsum(b, I)))
+    both = Program((a, b), (("y", squared),), ())
+    assert merge_sums(both) is both
 
 
 def simplified(node: Node) -> Node:

@@ -9,7 +9,7 @@ every token, so there a transpose is written; `i`, `j` … count tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never, cast
 
 import sympy as sp
@@ -130,9 +130,11 @@ class Printer:
 
     def _leaf(self, part: Node, tokens: Axes) -> Piece:
         """A part of an elementwise formula; in one of pairs of tokens it says whose value it is."""
+        scales = isinstance(part, ir.Input) and part.role in (ir.Role.GATE, ir.Role.CONSTANT)
         if isinstance(part, ir.Input) and part.name in dict(self.style.logs):
-            return Piece(self.style.name(dict(self.style.logs)[part.name]), Level.ATOM, part.axes)
-        return self._indexed(part, tokens)
+            name = self.style.name(dict(self.style.logs)[part.name])
+            return Piece(name, Level.ATOM, part.axes, scales)
+        return replace(self._indexed(part, tokens), scales=scales)
 
     def _indexed(self, part: Node, tokens: Axes) -> Piece:
         made = self.piece(part)
@@ -200,7 +202,9 @@ class Printer:
                 of = dict(s.logs).get(name)
                 return Piece(s.name(name)) if of is None else call("log", s.name(of))
             case ir.AxisSize(axis):
-                compound = not s.latex and not s.size(axis).isidentifier() and "|" not in s.size(axis)
+                compound = (
+                    not s.latex and not s.size(axis).isidentifier() and "|" not in s.size(axis)
+                )
                 return Piece(s.size(axis), Level.SUM if compound else Level.ATOM)
             case ir.Contract():
                 return self._contract(node)
@@ -215,13 +219,13 @@ class Printer:
             case ir.Rename(x, _):
                 return self.piece(x)
             case ir.Cumsum(x, _, reverse):
-                return call("cumsum from end" if reverse else "cumsum", self.piece(x).text)
+                return call("cumsum_from_end" if reverse else "cumsum", self.piece(x).text)
             case ir.Shift(x, _, by):
                 return call("previous" if by > 0 else "following", self.piece(x).text)
             case ir.TakeLast(x):
                 return call("last", self.piece(x).text)
             case ir.PlaceLast(x):
-                return call("at last", self.piece(x).text)
+                return call("at_last", self.piece(x).text)
             case ir.Split(x, axis, block, row, _):
                 return call("split", self.piece(x).text, along=(axis, block, row))
             case ir.Join(x, axis, block, row, _):
@@ -347,7 +351,11 @@ class Printer:
         inner = ("\\," if self.style.latex else " * ").join(texts)
         gap = "\\;" if self.style.latex else " "
         where = f"{inner}{gap}{self.style.triangle(triangle)}"
-        return Piece(where, Level.SUM) if over is None else self.style.call("sum", where, along=(over,))
+        return (
+            Piece(where, Level.SUM)
+            if over is None
+            else self.style.call("sum", where, along=(over,))
+        )
 
     def _rows(self, node: ir.ForwardSubstitution) -> Piece:
         """A forward substitution: the formula of a row ``g``, then that of ``r``, which it reads."""
@@ -364,7 +372,7 @@ class Printer:
             scores = self.style.transposed(scores)
         times = "\\," if self.style.latex else " @ "
         g, r = self.style.name("g"), self.style.name("r")
-        order = "rows from the last" if node.reverse else "rows"
+        order = "rows_from_the_last" if node.reverse else "rows"
         decayed = ""
         if node.gates is not None:
             triangle = ir.Triangle(ir.I, ir.J, strict=True)
@@ -401,9 +409,9 @@ def _squared(node: Node) -> Node | None:
             _channels(left.axes)
         ):
             return left
-        case ir.Reduce("sum", ir.Map(sp.Pow() as square, (x,)), over) if (
-            square == OPERANDS[0] ** 2 and set(over) == set(_channels(x.axes))
-        ):
+        case ir.Reduce("sum", ir.Map(sp.Pow() as square, (x,)), over) if square == OPERANDS[
+            0
+        ] ** 2 and set(over) == set(_channels(x.axes)):
             return x
         case _:
             return None
@@ -412,9 +420,9 @@ def _squared(node: Node) -> Node | None:
 def _shares(node: Node) -> tuple[Node, sp.Expr, Node] | None:
     """(x, p, scale) of the sum of ``|x / scale|^p`` over all channels of a p-norm."""
     match node:
-        case ir.Reduce("sum", ir.Map(share_power() as share, (x, scale)), over) if (
-            share.args[:2] == OPERANDS[:2] and set(over) == set(_channels(x.axes))
-        ):
+        case ir.Reduce("sum", ir.Map(share_power() as share, (x, scale)), over) if share.args[
+            :2
+        ] == OPERANDS[:2] and set(over) == set(_channels(x.axes)):
             return x, share.args[2], scale
         case _:
             return None
@@ -512,9 +520,13 @@ def _line_names(
         if isinstance(node, ir.Input | ir.Number | ir.AxisSize | ir.Broadcast | ir.Rename):
             continue
         text = writer.text(node)
+        if text.isidentifier() and node not in results:
+            continue
         solved = isinstance(node, ir.Inverse | ir.ForwardSubstitution)
         # A function of one name is as short as a name.
-        repeated = uses.get(node, 0) > 1 and not (_is_short(node, names, calls) and len(text) <= SHORT)
+        repeated = uses.get(node, 0) > 1 and not (
+            _is_short(node, names, calls) and len(text) <= SHORT
+        )
         if node in results or repeated or solved or len(text) > LONG:
             names[node] = results[node] if node in results else namer(node)
     return names

@@ -8,7 +8,7 @@ axes as `outer`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
@@ -110,7 +110,7 @@ class _Formula:
 
     def piece(self, expr: sp.Expr) -> Piece:
         made = self._piece(expr)
-        return Piece(made.text, made.level, self.axes(expr))
+        return replace(made, axes=self.axes(expr))
 
     def text(self, expr: sp.Expr, level: Level = Level.CONDITION) -> str:
         return self.style.bracketed(self.piece(expr), level)
@@ -144,10 +144,8 @@ class _Formula:
 
         common, rest = expr.primitive()
         if common != 1:
-            # sympy multiplies numbers into sums; a reader expects them outside.
-            over, under = _quotient(common)
-            above = [f for f in over if f != 1]
-            return self._fraction(above, under, last=self.piece(rest))
+            above, below = _quotient(expr)
+            return self._fraction(above[:-1], below, last=self.piece(rest))
         parts = ""
         for term in sorted(expr.args, key=key):
             negative = _negative(term)
@@ -202,7 +200,8 @@ class _Formula:
         """A product over another one; ``last`` is the last factor above."""
 
         def key(factor: sp.Expr) -> tuple[object, ...]:
-            return (not factor.is_number, len(self.axes(factor)), self.place(factor))
+            gate = factor in self.pieces and self.pieces[factor].scales  # type: ignore[index]
+            return (not factor.is_number, not gate, len(self.axes(factor)), self.place(factor))
 
         pieces = [self.piece(f) for f in sorted(above, key=key)]
         pieces += [] if last is None else [last]
@@ -215,7 +214,9 @@ class _Formula:
             return whole
         divisor = self._joined(under)
         level = Level.POWER if len(under) == 1 else Level.ATOM
-        text = f"{self.style.bracketed(whole, Level.PRODUCT)} / {self.style.bracketed(divisor, level)}"
+        text = (
+            f"{self.style.bracketed(whole, Level.PRODUCT)} / {self.style.bracketed(divisor, level)}"
+        )
         return Piece(text, Level.PRODUCT)
 
     def _joined(self, pieces: list[Piece]) -> Piece:
@@ -284,7 +285,15 @@ class _Formula:
                 return self.style.call("sign", self.text(given[0] / 10))
             case _:
                 word = WORDS.get(type(expr), type(expr).__name__)
-                if self.style.latex and word in ("exp", "log", "sin", "cos", "tanh", "sinh", "cosh"):
+                if self.style.latex and word in (
+                    "exp",
+                    "log",
+                    "sin",
+                    "cos",
+                    "tanh",
+                    "sinh",
+                    "cosh",
+                ):
                     return Piece(f"\\{word}\\left({self.text(given[0])}\\right)")
                 return self.style.call(word, *map(self.text, given))
 
@@ -300,7 +309,8 @@ class _Formula:
         terms = sp.Add.make_args(expr.args[0])
         right = sp.Add(*(-t for t in terms if _negative(t)))
         left = sp.Add(*(t for t in terms if not _negative(t)))
-        if left == 0:
+        if left == 0 or (left in self.pieces and self.pieces[left].scales):
+            # A threshold stands on the right.
             left, right, sign = right, left, sign.replace(">", "<")
         if self.style.latex:
             sign = {">=": "\\ge", "<=": "\\le"}.get(sign, sign)
@@ -333,6 +343,10 @@ def _quotient(factor: sp.Expr) -> tuple[list[sp.Expr], list[sp.Expr]]:
     """The factors above and below a fraction bar of one factor."""
     if isinstance(factor, sp.Rational):
         return [sp.Integer(factor.p)], ([sp.Integer(factor.q)] if factor.q != 1 else [])
+    if isinstance(factor, sp.Add) and (common := factor.primitive())[0] != 1:
+        # sympy multiplies numbers into sums; a reader expects them outside.
+        above, below = _quotient(common[0])
+        return [*(f for f in above if f != 1), common[1]], below
     if isinstance(factor, scalars.rsqrt):
         return [], [scalars.sqrt(factor.args[0])]
     if isinstance(factor, sp.Pow):
@@ -344,9 +358,7 @@ def _quotient(factor: sp.Expr) -> tuple[list[sp.Expr], list[sp.Expr]]:
     return [factor], []
 
 
-def defined_functions(
-    used: Iterable[type[sp.Function]], style: Style
-) -> list[tuple[str, str]]:
+def defined_functions(used: Iterable[type[sp.Function]], style: Style) -> list[tuple[str, str]]:
     """(function of z, formula) for each function that has a definition, in the order of `DEFINED`."""
     wanted = set(used)
     lines = []

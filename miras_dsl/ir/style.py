@@ -31,11 +31,15 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A printed part of a formula: its text, how tight it binds, and the axes of its value."""
+    """A printed part of a formula: its text, how tight it binds, and the axes of its value.
+
+    scales  it is a gate or a learned constant, which stands first in a product
+    """
 
     text: str
     level: Level = Level.ATOM
     axes: Axes = ()
+    scales: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +50,23 @@ class Style:
     logs      inputs that are logarithms, each with what it is the logarithm of
     matrices  axes of matrices as the spec writes them, rows first, by name
     sizes     what the spec calls the size of an axis
+    aliases   what to call names that nobody wrote
     """
 
     latex: bool
     logs: tuple[tuple[str, str], ...] = ()
     matrices: Mapping[str, Axes] = field(default_factory=lambda: MappingProxyType({}))
     sizes: Mapping[Axis, str] = field(default_factory=lambda: MappingProxyType({}))
+    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def name(self, word: str) -> str:
         """A name of the spec or of a line: in LaTeX with Greek letters, one index and a prime."""
+        word = self.aliases.get(word, word)
         if not self.latex:
-            return word
-        if word.startswith("grad "):
-            return f"\\nabla_{{{self.name(word.removeprefix('grad '))}}}"
+            return word.replace(" ", "_")
+        if word == "grad" or word.startswith("grad "):
+            of = word.removeprefix("grad").strip()
+            return f"\\nabla_{{{self.name(of)}}}" if of else "\\nabla"
         if word.endswith("'"):
             return f"{self.name(word[:-1])}'"
         head, *tail = [part for part in word.replace(".", "_").split("_") if part] or ["x"]

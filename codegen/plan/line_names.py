@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from miras_dsl.codegen.plan.naming import NameTable
-from miras_dsl.ir import Contract, Input, Label, Map, Node, Rename, Role, inputs_of
+import sympy as sp
+
+from miras_dsl.ir import (
+    Axis,
+    Contract,
+    Input,
+    Label,
+    Map,
+    Node,
+    Rename,
+    Role,
+    inputs_of,
+    is_token_axis,
+)
 from miras_dsl.ir.printer import Call, Namer
 from miras_dsl.scalar.functions import OPERANDS
+
+from .naming import NameTable
+
+FUNCTION_WORDS = frozenset({
+    "abs", "sign", "exact_sign", "sqrt", "exp", "log", "sin", "cos", "tanh", "sinh", "cosh", "erf",
+    "sigmoid", "softplus", "relu", "silu", "gelu", "gelu_tanh", "max", "min", "where", "sum", "mean",
+    "norm", "dot", "outer", "softmax", "layernorm", "orthogonal", "cumsum", "tril", "and", "or", "not",
+})  # fmt: skip
+"""Functions and words of the language, after which no line is called."""
 
 WEIGHTS = (Role.WEIGHT, Role.STATE, Role.NEXT)
 X, Y = OPERANDS[:2]
@@ -27,7 +48,7 @@ def line_namer(
     query_key …     else what the operation works on (`NameTable`)
     """
     table = NameTable(dict(labels))
-    table.taken |= {name.replace(".", "_") for name in results}
+    table.taken |= FUNCTION_WORDS | {name.replace(".", "_") for name in results}
     for x in inputs:
         table.name(x, x.name.replace(".", "_"))
 
@@ -48,6 +69,11 @@ def _wish(node: Node, table: NameTable, calls: Mapping[Node, Call]) -> str:
     match node:
         case Map(formula, (_, second)) if formula == X - Y and _is_value(second):
             return "error"
+        case Map(sp.Add(), args) if products := [x for x in args if isinstance(x, Contract)]:
+            return _wish(products[0], table, calls)
+        case Map(formula, args) if isinstance(formula, sp.Mul) and len(_channels(node)) > 1:
+            states = [x for x in args if _is_weight(x) and isinstance(x, Input)]
+            return f"kept_{states[0].name.replace('.', '_')}" if states else "step"
         case Contract(left, right, _):
             for side, other in ((left, right), (right, left)):
                 if _is_weight(side) and not _is_weight(other):
@@ -55,6 +81,10 @@ def _wish(node: Node, table: NameTable, calls: Mapping[Node, Call]) -> str:
             return ""
         case _:
             return ""
+
+
+def _channels(node: Node) -> list[Axis]:
+    return [axis for axis in node.axes if not is_token_axis(axis)]
 
 
 def _is_value(node: Node) -> bool:

@@ -42,7 +42,7 @@ def card_text(card: Card) -> str:
 def number(value: float) -> str:
     """A number to three digits."""
     if isinf(value):
-        return "-inf" if value < 0 else "inf"
+        return "-∞" if value < 0 else "∞"
     rounded = f"{value:.3g}"
     # A share of nearly 1 keeps the digits that tell it from 1.
     return f"{value:.6g}" if 0.99 < abs(value) < 1 else rounded
@@ -70,38 +70,31 @@ def _gates(rows: Sequence[GateRow]) -> Iterable[str]:
     seen: dict[str, None] = {}
     for row in rows:
         axes = "[row]" if row.weight else f"[{', '.join(row.axes)}]" if row.axes else ""
-        start = number(row.start_low)
-        if row.start_low != row.start_high:
-            start = f"{start} to {number(row.start_high)}"
+        start = _between(number(row.start_low), number(row.start_high))
         name = row.name if not row.name.startswith("_") else f"learned{row.name}"
         seen[f"{name}{axes} in [{number(row.low)}, {number(row.high)}], starts at {start}"] = None
     return seen
 
 
 def _decay(decay: Decay) -> str:
-    ends = [_half(decay.start.low), _half(decay.start.high)]
-    start = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
-    low, high = sorted((decay.range.low, decay.range.high), key=abs)
-    share = number(decay.start.low)
-    if decay.start.low != decay.start.high:
-        share += f" to {number(decay.start.high)}"
-    return (
-        f"{', '.join(decay.states)}: {share} a token at first, half-life {start}; "
-        f"over the range {_half(low)} to {_half(high)}"
+    start, shares = (
+        _between(*(said(end) for end in (decay.start.low, decay.start.high)))
+        for said in (_half, number)
     )
+    low, high = sorted((decay.range.low, decay.range.high), key=abs)
+    return (
+        f"{', '.join(decay.states)}: half-life {start} tokens at first ({shares} kept a token), "
+        f"{_half(low)} to {_half(high)} over the range"
+    )
+
+
+def _between(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
 
 
 def _half(factor: float) -> str:
     tokens = half_life(factor)
-    if isinf(tokens):
-        return "for ever"
-    return (
-        "0 tokens"
-        if tokens == 0
-        else f"{tokens:,.3g} tokens"
-        if tokens < 1000
-        else f"{tokens:,.0f} tokens"
-    )
+    return "∞" if isinf(tokens) else f"{tokens:,.0f}" if tokens >= 1000 else f"{tokens:.3g}"
 
 
 def _work(work: Work) -> str:

@@ -6,14 +6,15 @@ weight after the event, on the right before it.  What is carried for a linked we
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import sympy as sp
 
 from miras_dsl.codegen.analysis.function_calls import function_calls
 from miras_dsl.codegen.inner_step.mirror_map import link_function
-from miras_dsl.codegen.model.types import MemoryModel, WeightFormulas
+from miras_dsl.codegen.model.types import MemoryModel, StateKind, StateTensor, WeightFormulas
 from miras_dsl.codegen.plan.line_names import line_namer
 from miras_dsl.ir import Input, Label, Node, Program, Role, inputs_of, substitute
 from miras_dsl.ir.printer import Call, Printer, Style, program_lines
@@ -57,7 +58,8 @@ class TokenEvents:
             order.insert(order.index("write"), "predict")
         events = [makers[word]() for word in order]
         if self.model.at_chunk:
-            events.append(Event("at the end of a block", tuple(self._link_lines(True))))
+            lines = self._linked(w.name for w in self.model.weights)
+            events.append(Event("at the end of a block", tuple(lines)))
         if self.model.reset:
             events.append(Event(f"after every {self.model.reset} tokens, the memory is empty", ()))
         return events
@@ -71,6 +73,22 @@ class TokenEvents:
     def _kept(self, weight: str) -> str:
         """What is carried for a weight: its dual, where a link acts at every token."""
         return self._each("dual", weight) if self._linked_at_token() else weight
+
+    def name_of(self, state: StateTensor) -> str | None:
+        """What a carried tensor is called in the events; None for those of an earlier sweep."""
+        match state.kind:
+            case StateKind.WEIGHT:
+                return self._kept(state.of)
+            case StateKind.DUAL:
+                return self._each("dual", state.of)
+            case StateKind.ANCHOR:
+                return f"start_{state.of}"
+            case StateKind.CARRIED if state.name.count(".") == 1:
+                return self._each(state.name.partition(".")[0], state.of)
+            case StateKind.CARRIED | StateKind.TRAJECTORY:
+                return None
+            case _:
+                assert_never(state.kind)
 
     def _linked_at_token(self) -> bool:
         return link_function(self.model) is not None and not self.model.at_chunk
@@ -87,11 +105,12 @@ class TokenEvents:
                 dual = self._each("dual", weight)
                 lines += self._named(dual, formulas.decay * self._hole(weight, dual))
         often = ", once a token" if self.model.steps_per_token > 1 else ""
-        return Event(f"decay{often}", (*lines, *self._link_lines()))
+        return Event(f"decay{often}", tuple(lines))
 
     def _predict(self) -> Event:
         grads = tuple((self._grad(w), g) for w, g in self.model.gradients)
-        return Event(f"predict{self._where()}", tuple(self._lines(grads)))
+        lines = (*self._link_lines(g for _, g in grads), *self._lines(grads))
+        return Event(f"predict{self._where()}", lines)
 
     def _where(self) -> str:
         """At which weights gradients are taken, and how often."""
@@ -123,7 +142,7 @@ class TokenEvents:
         title = "write"
         if self.model.pairs > 1 or self.model.steps > 1:
             title += ", after each prediction"
-        return Event(title, (*lines, *self._link_lines()))
+        return Event(title, tuple(lines))
 
     def _assignments(
         self,
@@ -162,15 +181,21 @@ class TokenEvents:
         inner = f"{grad}{product}{w} + {text}"
         return [(self.style.name(weight), self.style.call("argmin", f"{w}: {inner}").text)]
 
-    def _link_lines(self, at_chunk: bool = False) -> list[tuple[str, str]]:
-        """The weights as formulas of what is carried for them."""
-        link = link_function(self.model)
-        if link is None or self.model.at_chunk is not at_chunk:
+    def _link_lines(self, readers: Iterable[Node]) -> list[tuple[str, str]]:
+        """The weights that formulas read, where a link acts at every token."""
+        if not self._linked_at_token():
             return []
+        read = {x.name for x in inputs_of(readers) if x.role is Role.WEIGHT}
+        return self._linked(read)
+
+    def _linked(self, weights: Iterable[str]) -> list[tuple[str, str]]:
+        """Weights as formulas of what is carried for them."""
+        link = link_function(self.model)
+        assert link is not None
         lines: list[tuple[str, str]] = []
-        for weight in self.model.weights:
-            name = self._each("dual", weight.name)
-            lines += self._named(weight.name, link(weight.name, self._hole(weight.name, name)))
+        for weight in sorted(weights):
+            dual = self._hole(weight, self._each("dual", weight))
+            lines += self._named(weight, link(weight, dual))
         return lines
 
     def _read(self) -> Event:
@@ -190,6 +215,7 @@ class TokenEvents:
                 lines += self._named(name.name, start + (now - start) * anchored.scale)
                 used[now] = name
             (answer,) = substitute([answer], used)
+        lines += self._link_lines([answer])
         return Event(f"read{where}", (*lines, *self._lines((("y", answer),))))
 
     # ------------------------------------------------------------ printing

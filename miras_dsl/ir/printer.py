@@ -15,8 +15,8 @@ from typing import assert_never, cast
 import sympy as sp
 
 from miras_dsl import ir
-from miras_dsl.scalar.functions import OPERANDS, sqrt
-from miras_dsl.scalar.norms import displayed, norm_root, ratio, share_power
+from miras_dsl.scalar.functions import OPERANDS, absolute, sqrt
+from miras_dsl.scalar.norms import displayed, fixed, norm_root, ratio, share_power
 
 from . import Axes, Axis, Node, Program, postorder
 from .scalar_notation import ScalarPrinter, with_named_functions
@@ -105,6 +105,7 @@ class Printer:
             if isinstance(part, ir.Number):
                 return part.value
             whole = isinstance(part, ir.Map) and part not in self.calls
+            whole = whole and (top or not isinstance(part.formula, fixed))
             if whole and (top or part not in self.names):
                 inner = {s: flat(a) for s, a in zip(OPERANDS, part.args, strict=False)}
                 named = with_named_functions(part.formula)
@@ -152,13 +153,12 @@ class Printer:
         for part, mark in symbols.items():
             powers = _shares(part)
             if powers is not None:
-                x, p, scale_mark = powers
-                largest = symbols.get(scale_mark)
-                if largest is not None and formula.has(norm_root):
+                x, p, scale = powers
+                if scale in symbols:
                     length = sp.Dummy("length", positive=True)
                     pieces[length] = self._norm(x, p)
-                    formula = _with_length(formula, mark, largest, length, p)
-                    continue
+                    formula = _with_length(formula, mark, symbols[scale], length, p)
+                continue
             over = _summed(part)
             if not over or part in self.names:
                 continue
@@ -428,24 +428,41 @@ def _shares(node: Node) -> tuple[Node, sp.Expr, Node] | None:
             return None
 
 
+def _is_part_of_norm(node: Node) -> bool:
+    """Whether a value only has a meaning inside a norm or its derivative."""
+    match node:
+        case ir.Map(sp.Add(), args) if any(_shares(arg) is not None for arg in args):
+            return True
+        case ir.Map(formula):
+            halves = (root for root in formula.atoms(norm_root) if root.args[3] != 1)
+            return formula.has(fixed, share_power, ratio) or any(halves)
+        case ir.Reduce(kind):
+            return _shares(node) is not None or kind == "max"
+        case _:
+            return False
+
+
 def _with_length(
     formula: sp.Expr, shares: sp.Symbol, scale: sp.Symbol, length: sp.Symbol, p: sp.Expr
 ) -> sp.Expr:
     """A formula of the shares of a norm as one of the norm: the scale cancels."""
     size = sp.Dummy("scale", positive=True)
 
-    def whole(s: sp.Expr, m: sp.Expr, a: sp.Expr, b: sp.Expr) -> sp.Expr:
-        if s != shares or m != scale:
-            return norm_root(s, m, a, b)
-        return size ** (b - p * a) * length ** (p * a)
+    def root(s: sp.Expr, m: sp.Expr, a: sp.Expr, b: sp.Expr) -> sp.Expr:
+        inside = sp.together(s)
+        return size**b * inside**a if m == size else norm_root(s, m, a, b)
 
-    changed = formula.replace(norm_root, whole).replace(
-        ratio, lambda x, m: x / size if m == scale else ratio(x, m)
-    )
-    expanded = sp.powsimp(sp.expand_power_base(changed))
-    if shares in expanded.free_symbols or expanded.has(size):
-        return formula
-    return expanded
+    def quotient(x: sp.Expr, m: sp.Expr) -> sp.Expr:
+        return x / size if m == size else ratio(x, m)
+
+    def share(x: sp.Expr, m: sp.Expr, power: sp.Expr) -> sp.Expr:
+        number = x**power if x.is_positive else absolute(x) ** power
+        return number / size**power if m == size else share_power(x, m, power)
+
+    changed = formula.xreplace({shares: (length / size) ** p, scale: size})
+    changed = changed.replace(share_power, share).replace(norm_root, root).replace(ratio, quotient)
+    cancelled = sp.powsimp(sp.expand_power_base(changed))
+    return formula if cancelled.has(size) else cancelled
 
 
 # ------------------------------------------------------------ programs
@@ -520,7 +537,7 @@ def _line_names(
         if isinstance(node, ir.Input | ir.Number | ir.AxisSize | ir.Broadcast | ir.Rename):
             continue
         text = writer.text(node)
-        if text.isidentifier() and node not in results:
+        if node not in results and (text.isidentifier() or _is_part_of_norm(node)):
             continue
         solved = isinstance(node, ir.Inverse | ir.ForwardSubstitution)
         # A function of one name is as short as a name.

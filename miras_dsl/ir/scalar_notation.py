@@ -128,6 +128,8 @@ class _Formula:
         if expr.is_Integer or expr.is_Float or expr == sp.pi or expr.is_infinite:
             level = Level.SUM if expr.is_negative else Level.ATOM
             return Piece(self.style.number(expr), level)
+        if isinstance(expr, sp.Rational) and (decimal := _decimal(expr)) is not None:
+            return self._piece(decimal)
         if isinstance(expr, sp.Rational | sp.Mul):
             return self._product(expr)
         if isinstance(expr, sp.Add):
@@ -142,10 +144,10 @@ class _Formula:
         def key(term: sp.Expr) -> tuple[object, ...]:
             return (_negative(term), term.is_number, self.place(term))
 
-        common, rest = expr.primitive()
+        common, rest = _common_number(expr)
         if common != 1:
-            above, below = _quotient(expr)
-            return self._fraction(above[:-1], below, last=self.piece(rest))
+            above, below = _number_parts(common)
+            return self._fraction(above, below, last=self.piece(rest))
         parts = ""
         for term in sorted(expr.args, key=key):
             negative = _negative(term)
@@ -157,13 +159,23 @@ class _Formula:
         if _negative(expr):
             inner = self.text(-expr, Level.CONTRACTION)
             return Piece(f"-{inner}", Level.SUM)
+        number: sp.Expr = sp.Integer(1)
         above: list[sp.Expr] = []
         below: list[sp.Expr] = []
         for factor in sp.Mul.make_args(expr):
-            over, under = _quotient(factor)
-            above += over
-            below += under
-        above = [f for f in above if f != 1]
+            for part, side, sign in (
+                *((f, above, 1) for f in _quotient(factor)[0]),
+                *((f, below, -1) for f in _quotient(factor)[1]),
+            ):
+                if isinstance(part, sp.Add):
+                    common, part = _common_number(part)
+                    number = number * common**sign
+                if isinstance(part, sp.Rational):
+                    number = number * part**sign
+                else:
+                    side.append(part)
+        over, under = _number_parts(number)
+        above, below = [*over, *above], [*under, *below]
         rows = self._outer_axes([*above, *below])
         if rows is None:
             return self._fraction(above, below)
@@ -246,10 +258,7 @@ class _Formula:
         inner = self.text(base, Level.ATOM)
         if self.style.latex:
             return Piece(f"{{{inner}}}^{{{self.text(exponent)}}}", Level.POWER)
-        plain = exponent.is_Integer or exponent.is_Symbol
-        return Piece(
-            f"{inner}^{self.text(exponent, Level.ATOM if plain else Level.ATOM)}", Level.POWER
-        )
+        return Piece(f"{inner}^{self.text(exponent, Level.ATOM)}", Level.POWER)
 
     def _root(self, inside: sp.Expr) -> Piece:
         if self.style.latex:
@@ -339,14 +348,38 @@ def _negative(term: sp.Expr) -> bool:
     return bool(term.as_coeff_Mul()[0].is_negative) if term.is_Mul or term.is_number else False
 
 
+def _common_number(expr: sp.Add) -> tuple[sp.Expr, sp.Expr]:
+    """A number that all terms of a sum have, and the sum without it: sympy multiplies numbers into
+    sums, and a reader expects them outside.  1 where that would make other numbers larger."""
+    numbers = [term.as_coeff_Mul()[0] for term in expr.args]
+    if not all(isinstance(n, sp.Rational) for n in numbers) or len({n.q for n in numbers}) > 1:
+        return sp.Integer(1), expr
+    return expr.primitive()
+
+
+def _number_parts(number: sp.Expr) -> tuple[list[sp.Expr], list[sp.Expr]]:
+    """A rational number as factors above and below a fraction bar; 0.8 as itself."""
+    if number == 1:
+        return [], []
+    if not isinstance(number, sp.Rational) or number.is_Integer:
+        return [number], []
+    if number.p != 1 and (decimal := _decimal(number)) is not None:
+        return [decimal], []
+    return ([sp.Integer(number.p)] if number.p != 1 else []), [sp.Integer(number.q)]
+
+
+def _decimal(number: sp.Rational) -> sp.Float | None:
+    """A number that ends after a few decimals, as such; None for halves, quarters and the like."""
+    rest = number.q
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    ends = rest == 1 and number.q > 4 and len(str(number.q)) + len(str(abs(number.p))) < 14
+    return sp.Float(number, 16) if ends else None
+
+
 def _quotient(factor: sp.Expr) -> tuple[list[sp.Expr], list[sp.Expr]]:
     """The factors above and below a fraction bar of one factor."""
-    if isinstance(factor, sp.Rational):
-        return [sp.Integer(factor.p)], ([sp.Integer(factor.q)] if factor.q != 1 else [])
-    if isinstance(factor, sp.Add) and (common := factor.primitive())[0] != 1:
-        # sympy multiplies numbers into sums; a reader expects them outside.
-        above, below = _quotient(common[0])
-        return [*(f for f in above if f != 1), common[1]], below
     if isinstance(factor, scalars.rsqrt):
         return [], [scalars.sqrt(factor.args[0])]
     if isinstance(factor, sp.Pow):

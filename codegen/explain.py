@@ -13,14 +13,10 @@ from miras_dsl.codegen.card.card import Card, card_of
 from miras_dsl.codegen.card.json_form import card_json
 from miras_dsl.codegen.card.text import card_rows, card_text
 from miras_dsl.codegen.emit.identifiers import source_ref
-from miras_dsl.codegen.equations.notation import (
-    checker_names,
-    definitions,
-    named_lines,
-    style_of,
-)
+from miras_dsl.codegen.equations.notation import checker_names, definitions
 from miras_dsl.codegen.equations.token_events import TokenEvents
 from miras_dsl.codegen.model.print_module import print_module
+from miras_dsl.codegen.plan.line_names import named_lines, style_of
 from miras_dsl.codegen.plan.print_plan import print_plan
 from miras_dsl.ir import Program
 from miras_dsl.ir.printer import PARTS, Style
@@ -83,7 +79,7 @@ def as_json(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
 
 
 def _style(d: CompiledMemory, latex: bool) -> Style:
-    return style_of(d.model, d.module, d.state_tensors, latex)
+    return style_of(d.model, d.state_tensors, latex)
 
 
 def _card(d: CompiledMemory) -> Card:

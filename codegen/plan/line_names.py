@@ -1,4 +1,4 @@
-"""What the lines of printed programs are called: the words of the derivation and of the field."""
+"""How the programs of a memory are spelled: its own names, and words of the field for their lines."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from collections.abc import Iterable, Mapping
 
 import sympy as sp
 
+from miras_dsl.codegen.analysis.function_calls import function_calls
+from miras_dsl.codegen.model.types import MemoryInput, MemoryModel, StateTensor
 from miras_dsl.ir import (
+    Axes,
     Axis,
     Contract,
     Input,
     Label,
     Map,
     Node,
+    Program,
     Rename,
     Role,
     inputs_of,
     is_token_axis,
 )
-from miras_dsl.ir.printer import Call, Namer
+from miras_dsl.ir.printer import Call, Namer, Style, program_lines
 from miras_dsl.scalar.functions import OPERANDS
 
 from .naming import NameTable
@@ -32,6 +36,47 @@ FUNCTION_WORDS = frozenset({
 
 WEIGHTS = (Role.WEIGHT, Role.STATE, Role.NEXT)
 X, Y = OPERANDS[:2]
+
+
+def style_of(model: MemoryModel, states: Iterable[StateTensor] = (), latex: bool = False) -> Style:
+    """A style that knows a memory's logarithms, matrices and sizes, and names of the compiler's own."""
+    matrices: dict[str, Axes] = {}
+    for weight in model.weights:
+        column = model.formulas_of(weight.name).column
+        rows = tuple(axis for axis in weight.axes if axis != column)
+        if rows:
+            matrices[weight.name] = (*rows, column)
+    for state in states:
+        if state.of in matrices and set(state.axes) == set(matrices[state.of]):
+            matrices[state.name] = matrices[state.of]
+    sizes: dict[Axis, str] = {
+        axis: str(size).replace("**", "^") for axis, size in model.sizes if size is not None
+    }
+    taken = {given.name for given in model.inputs} | set(matrices)
+    aliases = {given.name: alias_of(given) for given in model.inputs if not given.log}
+    return Style(
+        latex=latex,
+        logs=tuple((g.name, alias_of(g)) for g in model.inputs if g.log),
+        matrices=matrices,
+        sizes=sizes,
+        aliases={name: word for name, word in aliases.items() if word == name or word not in taken},
+    )
+
+
+def alias_of(given: MemoryInput) -> str:
+    """What a reader calls an input: by its name in the spec; what the checker named is `learned_1`."""
+    word = f"learned{given.of}" if given.of.startswith("_") else given.of
+    return f"{word}_{given.weight}" if given.weight else word
+
+
+def named_lines(
+    program: Program, style: Style, used: set[type[sp.Function]] | None = None
+) -> list[tuple[str, str, str]]:
+    """A program as (part, name, formula), with names and functions of the field."""
+    calls = function_calls(node for _, node in program.results)
+    names = [name for name, _ in program.results]
+    namer = line_namer(program.inputs, names, program.labels, calls)
+    return program_lines(program, style, namer, calls, used)
 
 
 def line_namer(

@@ -167,10 +167,12 @@ class Printer:
                     length = sp.Dummy("length", positive=True)
                     pieces[length] = self._norm(x, sp.Integer(2))
                     formula = formula.xreplace({root: length})
-            if len(over) == 1 and over[0] in sizes and formula.has(mark):
+            if len(over) == 1 and over[0] in sizes and not _channels(part.axes):
                 mean = sp.Dummy("mean", real=True)
-                pieces[mean] = self._mean(part)
-                formula = formula.subs(mark, mean * sizes[over[0]])
+                changed = formula.subs(mark, mean * sizes[over[0]])
+                if changed.count(sizes[over[0]]) < formula.count(sizes[over[0]]):
+                    pieces[mean] = self._mean(part)
+                    formula = changed
         return formula
 
     def _norm(self, x: Node, p: sp.Expr) -> Piece:

@@ -322,7 +322,7 @@ class _Formula:
             # A threshold stands on the right.
             left, right, sign = right, left, sign.replace(">", "<")
         if self.style.latex:
-            sign = {">=": "\\ge", "<=": "\\le"}.get(sign, sign)
+            sign = {">=": "\\geq", "<=": "\\leq"}.get(sign, sign)
         return Piece(f"{self.text(left)} {sign} {self.text(right)}", Level.CONDITION)
 
     def _choice(self, condition: sp.Expr, then: sp.Expr, otherwise: sp.Expr) -> Piece:

@@ -141,7 +141,7 @@ class Style:
 
     def triangle(self, triangle: Triangle) -> str:
         """The triangle on which something is not zero."""
-        sign = ">" if triangle.strict else "\\ge" if self.latex else ">="
+        sign = ">" if triangle.strict else "\\geq" if self.latex else ">="
         return f"[{self.axis(triangle.row)} {sign} {self.axis(triangle.col)}]"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import inf
 
 from miras_dsl import ir
@@ -14,7 +15,7 @@ from miras_dsl.codegen.card.json_form import card_json
 from miras_dsl.codegen.card.text import card_rows, card_text
 from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.equations.notation import checker_names, definitions
-from miras_dsl.codegen.equations.token_events import TokenEvents
+from miras_dsl.codegen.equations.token_events import Event, TokenEvents
 from miras_dsl.codegen.model.print_module import print_module
 from miras_dsl.codegen.plan.line_names import named_lines, style_of
 from miras_dsl.codegen.plan.print_plan import print_plan
@@ -42,7 +43,10 @@ def explain(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> st
     if stage == "code":
         return _verbatim(rendered.text, latex)
     stages = STAGES[:-2] if stage == "all" else (stage,)
-    sections = [f"{_heading(d, s, latex)}\n{_section(d, s, latex)}" for d in found for s in stages]
+    said = _Said()
+    sections = [
+        f"{_heading(d, s, latex)}\n{_section(d, s, latex, said)}" for d in found for s in stages
+    ]
     if stage == "all":
         sections.append(_verbatim(rendered.text, latex))
     return "\n\n".join(sections)
@@ -95,11 +99,23 @@ def _plans(d: CompiledMemory) -> str:
 # ------------------------------------------------------------ sections
 
 
-def _section(d: CompiledMemory, stage: str, latex: bool) -> str:
+@dataclass(slots=True)
+class _Said:
+    """What a summary has said about earlier memories of the file.
+
+    tokens       formulas of a token -> (memory, titles of its events)
+    definitions  of functions
+    """
+
+    tokens: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    definitions: set[str] = field(default_factory=set)
+
+
+def _section(d: CompiledMemory, stage: str, latex: bool, said: _Said) -> str:
     style = _style(d, latex)
     match stage:
         case "summary":
-            return _summary(d, style)
+            return _summary(d, style, said)
         case "spec":
             return _spec(d.spec, style)
         case "layer":
@@ -118,28 +134,42 @@ def _section(d: CompiledMemory, stage: str, latex: bool) -> str:
             raise AssertionError(f"no stage {stage}")
 
 
-def _summary(d: CompiledMemory, style: Style) -> str:
+def _summary(d: CompiledMemory, style: Style, said: _Said) -> str:
     """What most readers want: the card, then a token, and a chunk where that is short."""
     card, events = _card(d), TokenEvents(d.model, style)
-    blocks: list[tuple[str, str]] = []
-    for event in events.events():
-        blocks.append((event.title, _formulas(event.lines, style)))
-    text = "\n".join(formula for _, block in blocks for formula in block.splitlines())
-    blocks += _chunk_block(d, style)
+    told = events.events()
+    text = "\n".join(formula for event in told for _, formula in event.lines)
+    blocks = [*_token_blocks(d, told, style, said), *_chunk_block(d, style)]
     known = definitions(style, events.scalar_functions, events.calls)
     known += [f"{n} = {f}" for n, f in checker_names(d.model.inputs, text).items()]
+    fresh = [line for line in known if line not in said.definitions]
+    said.definitions |= set(fresh)
     if style.latex:
         items = "\n".join(
             f"\\item[{_plain_latex(w)}] {_plain_latex(s)}" for w, s in card_rows(card)
         )
-        said = [f"\\begin{{description}}\n{items}\n\\end{{description}}"]
-        said += [f"\\paragraph{{{_plain_latex(title)}}}\n{body}" for title, body in blocks]
-        return "\n\n".join([*said, *([_verbatim("\n".join(known) + "\n", True)] if known else [])])
+        parts = [f"\\begin{{description}}\n{items}\n\\end{{description}}"]
+        parts += [f"\\paragraph{{{_plain_latex(title)}}}\n{body}" for title, body in blocks]
+        parts += [_verbatim("\n".join(fresh) + "\n", True)] if fresh else []
+        return "\n\n".join(parts)
     lines = [card_text(card), ""]
     for title, body in blocks:
         lines += [title, *(f"  {line}" for line in body.splitlines())]
-    lines += ["where", *(f"  {line}" for line in known)] if known else []
+    lines += ["where", *(f"  {line}" for line in fresh)] if fresh else []
     return "\n".join(lines)
+
+
+def _token_blocks(
+    d: CompiledMemory, events: list[Event], style: Style, said: _Said
+) -> list[tuple[str, str]]:
+    """(title, formulas) of the events; those of an earlier memory of the file are not said again."""
+    blocks = [(event.title, _formulas(event.lines, style)) for event in events]
+    bodies, titles = tuple(body for _, body in blocks), tuple(title for title, _ in blocks)
+    name, before = said.tokens.setdefault(bodies, (d.spec.name, titles))
+    if name == d.spec.name:
+        return blocks
+    new = [(title, "") for title in titles if title not in before]
+    return [*new, (f"the formulas of a token are those of {name}", "")]
 
 
 def _chunk_block(d: CompiledMemory, style: Style) -> list[tuple[str, str]]:

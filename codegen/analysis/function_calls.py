@@ -11,9 +11,21 @@ from collections.abc import Iterable, Iterator
 
 from miras_dsl.codegen.model.lower import layer_norm, orthogonal, softmax
 from miras_dsl.codegen.passes.autodiff import vjp
-from miras_dsl.ir import Axis, Input, Map, Node, Reduce, Role, is_token_axis, postorder
+from miras_dsl.ir import (
+    Axes,
+    Axis,
+    Contract,
+    Input,
+    Map,
+    Node,
+    Reduce,
+    Role,
+    is_token_axis,
+    postorder,
+)
 from miras_dsl.ir.printer import Call
 from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.functions import OPERANDS
 
 MOST_NODES = 1200
 """Nodes of a program beyond which no function is looked for."""
@@ -50,23 +62,44 @@ def function_calls(roots: Iterable[Node]) -> dict[Node, Call]:
 
 def _layer_norms(order: list[Node], held: set[Node]) -> Iterator[tuple[Node, Call]]:
     constants = [x for x in order if isinstance(x, Input) and x.role is Role.CONSTANT]
-    for x in order:
-        for axis in _channels(x):
-            plain = layer_norm([x], (axis,))
-            if plain not in held or plain is x:
+    for centred, over in _squares(order):
+        for x in centred.operands:
+            plain = layer_norm([x], over)
+            if plain not in held:
                 continue
             yield plain, Call("layernorm", (x,))
-            fitting = [c for c in constants if c.axes == (axis,)]
+            fitting = [c for c in constants if c.axes == over]
             for weight in fitting:
                 for shift in fitting:
-                    made = layer_norm([x, weight, shift], (axis,))
+                    made = layer_norm([x, weight, shift], over)
                     if made in held:
                         yield made, Call("layernorm", (x, weight, shift))
-            for cotangent in order:
-                if cotangent.axes == plain.axes and cotangent not in (x, plain):
-                    (made,) = vjp({plain: cotangent}, [x]).values()
-                    if made in held and made is not cotangent:
-                        yield made, Call("layernorm'", (x, cotangent))
+            for cotangent in _cotangents(order, centred, over):
+                (made,) = vjp({plain: cotangent}, [x]).values()
+                if made in held:
+                    yield made, Call("layernorm'", (x, cotangent))
+
+
+def _squares(order: list[Node]) -> Iterator[tuple[Node, Axes]]:
+    """What is squared and summed over one axis: the deviation from a mean, in a layernorm."""
+    for node in order:
+        match node:
+            case Reduce("sum", Map(formula, (x,)), over) if formula == OPERANDS[0] ** 2:
+                yield x, over
+            case Contract(left, right, over) if left is right:
+                yield left, over
+
+
+def _cotangents(order: list[Node], centred: Node, over: Axes) -> list[Node]:
+    """What a deviation is multiplied by and summed: the gradient of a layernorm does so."""
+    found: dict[Node, None] = {}
+    for node in order:
+        if isinstance(node, Contract) and node.over == over and node.left is not node.right:
+            if node.left is centred:
+                found[node.right] = None
+            elif node.right is centred:
+                found[node.left] = None
+    return list(found)
 
 
 def _orthogonals(order: list[Node], held: set[Node]) -> Iterator[tuple[Node, Call]]:

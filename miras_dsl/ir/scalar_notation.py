@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import sympy as sp
 
@@ -67,6 +68,7 @@ MOST_OPERATIONS = 200
 """Operations of a formula beyond which no function is looked for in it."""
 
 
+@lru_cache(maxsize=4096)
 def with_named_functions(formula: sp.Expr) -> sp.Expr:
     """A formula with those functions of the language named that it holds written out."""
     held = formula.atoms(scalars.sigmoid, sp.tanh)

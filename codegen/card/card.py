@@ -133,17 +133,7 @@ def card_of(d: CompiledMemory, reasons: tuple[str, ...] = ()) -> Card:
         family=d.family,
         reasons=(*_class_reasons(d), *reasons),
         sizes=sizes,
-        state=tuple(
-            StateRow(
-                name=s.name,
-                axes=axis_names(axes),
-                shape=tuple(extents[axis] for axis in axes),
-                starts=f"as {s.of}" if s.init == "weight" else s.init,
-                holds=s.kind.name.lower(),
-            )
-            for s in d.rule.state_tensors
-            for axes in [_written_axes(d, s.of, s.axes)]
-        ),
+        state=(*_weights(d, extents), *_window(d, extents)),
         state_numbers=_spelled(state_size(d)),
         state_bytes=BYTES * _value(state_size(d), sizes),
         gates=tuple(_gate(d, given, starts[given.of, given.weight]) for given in _gates(d)),
@@ -158,10 +148,42 @@ def card_of(d: CompiledMemory, reasons: tuple[str, ...] = ()) -> Card:
     )
 
 
+def _weights(d: CompiledMemory, extents: Mapping[Axis, int]) -> list[StateRow]:
+    """The carried tensors of the rule."""
+    rows = []
+    for state in d.rule.state_tensors:
+        axes = _written_axes(d, state.of, state.axes)
+        starts = f"as {state.of}" if state.init == "weight" else state.init
+        shape = tuple(extents[axis] for axis in axes)
+        rows.append(StateRow(state.name, axis_names(axes), shape, starts, state.kind.name.lower()))
+    return rows
+
+
+def _window(d: CompiledMemory, extents: Mapping[Axis, int]) -> list[StateRow]:
+    """The last tokens of a memory that learns from several."""
+    rows = []
+    for given in _carried_tokens(d):
+        shape = (_past(d), *(extents[axis] for axis in given.axes))
+        axes = ("token", *axis_names(given.axes))
+        rows.append(StateRow(f"window.{given.name}", axes, shape, "zero", "window"))
+    return rows
+
+
+def _carried_tokens(d: CompiledMemory) -> list[MemoryInput]:
+    return [given for given in d.model.inputs if given.name in d.model.window_inputs]
+
+
+def _past(d: CompiledMemory) -> int:
+    return d.model.window.width - 1 if d.model.window else 0
+
+
 def state_size(d: CompiledMemory) -> sp.Expr:
     """How many numbers one head carries from token to token, over the memory's parameters."""
     sizes = dict(d.model.sizes)
     each = [sp.prod([sizes[axis] for axis in state.axes]) for state in d.rule.state_tensors]
+    each += [
+        _past(d) * sp.prod([sizes[axis] for axis in given.axes]) for given in _carried_tokens(d)
+    ]
     return sp.expand(sp.Add(*each))
 
 

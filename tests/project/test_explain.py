@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import miras_dsl as miras
+import miras_dsl.codegen.explain as explain_module
 from miras_dsl.codegen.explain import STAGES, explain
+from miras_dsl.codegen.pipeline import RenderedModule, compile_file
 from miras_dsl.ir import KEY, I, Input, J, Mask, Program, Role, Triangle, contract, rename
 from miras_dsl.ir.printer import LATEX, TEXT, print_program
+from miras_dsl.spec import FileSpec
 from tests.project.command import GOOD
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted(p.stem for p in (ROOT / "specs").glob("*.mem"))
 PRINTED = [stage for stage in STAGES if stage not in ("code", "all")]
 
+RENDERED = ("gla", "gated_deltanet", "logcosh_momentum")
+"""Specs whose adjoints are rendered too: a decay per channel, an inverse, a substitution."""
+
 DELTA = GOOD
+parsed = cache(miras.parse)
+compiled = cache(lambda name: compile_file(parsed(name)))
+
+
+@pytest.fixture(autouse=True)
+def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shipped specs are compiled once for all tests of a process."""
+    by_spec = {id(parsed(name)): name for name in SPECS}
+
+    def compile_cached(spec: FileSpec) -> RenderedModule:
+        name = by_spec.get(id(spec))
+        return compiled(name) if name is not None else compile_file(spec)
+
+    monkeypatch.setattr(explain_module, "compile_file", compile_cached)
 
 
 def test_the_delta_rule_reads_as_the_delta_rule():
@@ -36,14 +58,14 @@ def test_its_latex_is_the_same_formula():
 
 @pytest.mark.parametrize("name, most", [("gated_deltanet", 35), ("yaad", 65), ("memora", 50)])
 def test_a_summary_fits_on_a_page(name, most):
-    text = explain(miras.parse(name))
+    text = explain(parsed(name))
     assert len(text.splitlines()) <= most
     assert not re.search(r"\bt\d|erf\(.*t\d|sum\[", text), "names and sums that nobody wrote"
 
 
 def test_functions_are_named_as_in_the_spec():
     """Written out they would be ten lines; the formula of each stands once below."""
-    text = explain(miras.parse("yaad"))
+    text = explain(parsed("yaad"))
     assert "error = key + layernorm(z2, norm_weight, norm_shift) - value" in text
     assert "grad_W1 = outer(gelu'(z1) * (d_z2 @ W2), key)" in text
     assert "where(norm(error) <= delta, error, delta * sign(error))" in text
@@ -52,7 +74,7 @@ def test_functions_are_named_as_in_the_spec():
 
 
 def test_what_the_checker_named_is_shown_as_written():
-    text = explain(miras.parse("rwkv7"))
+    text = explain(parsed("rwkv7"))
     assert "learned_1 = dot(query, insert * param[key]) * value" in text
     assert not re.search(r"(?<![a-z])_1\b", text)
 
@@ -63,7 +85,7 @@ def test_latex_knows_logarithms_from_the_model_and_not_from_their_names():
     style = replace(LATEX, logs=(("speed", "alpha"),))
     text = print_program(program, style)
     assert r"\alpha" in text and r"\mathrm{log}_{\mathrm{book}}" in text
-    gated = explain(miras.parse("gated_deltanet"), stage="update", form="latex")
+    gated = explain(parsed("gated_deltanet"), stage="update", form="latex")
     assert r"\alpha\,W" in gated and "log" not in gated
 
 
@@ -99,7 +121,7 @@ def test_brackets_stand_where_they_must():
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_stage_of_every_spec_prints(spec, stage):
     """Balanced, without a name of ours in it, and as LaTeX that a compiler would take."""
-    meant = miras.parse(spec)
+    meant = parsed(spec)
     text = explain(meant, stage=stage)
     assert len(text) > 40
     assert text.count("(") == text.count(")")
@@ -113,7 +135,7 @@ def test_every_stage_of_every_spec_prints(spec, stage):
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_json_holds_every_memory(spec):
-    meant = miras.parse(spec)
+    meant = parsed(spec)
     told = json.loads(explain(meant, form="json"))
     assert list(told) == list(meant.memories)
     for memory in told.values():
@@ -150,3 +172,30 @@ def test_json_says_why_there_is_no_chunk_form():
     (told,) = json.loads(explain(miras.parse(text), stage="chunk", form="json")).values()
     assert told["chunk"] is None
     assert told["obstacle"]
+
+
+def equations(latex: str) -> Iterator[str]:
+    """Both sides of every equation of a LaTeX text."""
+    for block in re.findall(r"\\begin\{aligned\}\n(.*?)\n\\end\{aligned\}", latex, re.S):
+        for line in block.split(" \\\\\n"):
+            yield from (side.strip() for side in line.split("&"))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_latex_renders(spec):
+    """matplotlib's own TeX parser reads every side of every equation."""
+    from matplotlib.mathtext import MathTextParser
+
+    parser = MathTextParser("agg")
+    stages = (
+        ("summary", "gradient", "chunk", "adjoint") if spec in RENDERED else ("summary", "chunk")
+    )
+    sides = {
+        side
+        for stage in stages
+        for side in equations(explain(parsed(spec), stage=stage, form="latex"))
+    }
+    assert len(sides) > 4
+    for side in sides:
+        parser.parse(f"${side}$")
+        assert not re.search(r"_\{\}|(?<![A-Za-z}])_", side.replace(r"\_", "")), "an empty index"

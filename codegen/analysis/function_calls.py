@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import sympy as sp
+
 from miras_dsl.codegen.model.lower import layer_norm, orthogonal, softmax
 from miras_dsl.codegen.passes.autodiff import vjp
 from miras_dsl.ir import (
@@ -18,6 +20,7 @@ from miras_dsl.ir import (
     Input,
     Map,
     Node,
+    Number,
     Reduce,
     Role,
     is_token_axis,
@@ -30,7 +33,8 @@ from miras_dsl.scalar.functions import OPERANDS
 MOST_NODES = 1200
 """Nodes of a program beyond which no function is looked for."""
 MOST_STEPS = 16
-"""Newton-Schulz steps that the language allows."""
+USUAL_STEPS = 5
+"""Newton-Schulz steps that the language allows, and those of `orthogonal` without a number."""
 
 DEFINITIONS = {
     "layernorm": "layernorm(z, w, s) = (z - mean(z)) / sqrt(mean((z - mean(z))^2) + 1e-6) * w + s",
@@ -108,10 +112,14 @@ def _orthogonals(order: list[Node], held: set[Node]) -> Iterator[tuple[Node, Cal
             continue
         if any(str(axis).endswith("~") for axis in x.axes):
             continue
-        for steps in range(1, MOST_STEPS + 1):
+        if orthogonal(x, 1) not in held:
+            continue
+        # The steps of a longer iteration begin like those of a shorter one: the longest counts.
+        for steps in range(MOST_STEPS, 0, -1):
             made = orthogonal(x, steps)
             if made in held:
-                yield made, Call("orthogonal", (x,))
+                more = () if steps == USUAL_STEPS else (Number(sp.Integer(steps)),)
+                yield made, Call("orthogonal", (x, *more))
                 break
 
 

@@ -123,7 +123,7 @@ class Card:
 def card_of(d: CompiledMemory, reasons: tuple[str, ...] = ()) -> Card:
     """The card of a compiled memory; ``reasons`` are further sentences about its class."""
     model, sizes = d.model, {name: default or SIZE for name, default in d.model.params}
-    extents = {axis: _value(size, sizes) for axis, size in model.sizes}
+    extents = {axis: _value(size, sizes) for axis, size in _axis_sizes(d).items()}
     starts = gate_starts(d.module, sizes)
     found = decays(d.rule, starts)
     depth = d.depth(TOKENS)
@@ -146,6 +146,17 @@ def card_of(d: CompiledMemory, reasons: tuple[str, ...] = ()) -> Card:
         gpu=_on_gpu(d),
         warnings=_warnings(found),
     )
+
+
+def _axis_sizes(d: CompiledMemory) -> dict[Axis, sp.Expr]:
+    """The size of every axis, also of the second ones that a product of a matrix with itself has."""
+    sizes = dict(d.model.sizes)
+    words = {axis.name: size for axis, size in sizes.items()}
+    for value in d.plan.values:
+        for axis in value.node.axes:
+            if axis not in sizes and axis.name.rstrip("~") in words:
+                sizes[axis] = words[axis.name.rstrip("~")]
+    return sizes
 
 
 def _weights(d: CompiledMemory, extents: Mapping[Axis, int]) -> list[StateRow]:
@@ -207,7 +218,7 @@ def _work(d: CompiledMemory, extents: Mapping[Axis, int], phase: Phase) -> Work:
     tokens = TOKENS if phase is not Phase.STEP else 1
     total = cost(d.plan, extents, tokens * steps if tokens > 1 else 1, phase)
     often = steps if tokens == 1 else 1
-    formula = flops_formula(d.plan, dict(d.model.sizes), phase) * steps
+    formula = flops_formula(d.plan, _axis_sizes(d), phase) * steps
     return Work(total.flops * often // tokens, _leading(formula), total.bytes * often // tokens)
 
 

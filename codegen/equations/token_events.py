@@ -17,7 +17,7 @@ from miras_dsl.codegen.inner_step.mirror_map import link_function
 from miras_dsl.codegen.model.types import MemoryModel, StateKind, StateTensor, WeightFormulas
 from miras_dsl.codegen.plan.line_names import line_namer
 from miras_dsl.ir import Input, Label, Node, Program, Role, inputs_of, substitute
-from miras_dsl.ir.printer import Call, Printer, Style, program_lines
+from miras_dsl.ir.printer import Call, Style, program_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +175,12 @@ class TokenEvents:
         penalty = formulas.penalty
         assert penalty is not None
         holes = {penalty.unknown: "w", penalty.before: weight}
-        ((_, text),) = self._named(weight, penalty.node, holes)
+        *shared, (_, text) = self._named(weight, penalty.node, holes)
         product = "\\," if self.style.latex else " * "
         grad, w = self.style.name(self._grad(weight)), self.style.name("w")
         inner = f"{grad}{product}{w} + {text}"
-        return [(self.style.name(weight), self.style.call("argmin", f"{w}: {inner}").text)]
+        step = self.style.call("argmin", f"{w}: {inner}").text
+        return [*shared, (self.style.name(weight), step)]
 
     def _link_lines(self, readers: Iterable[Node]) -> list[tuple[str, str]]:
         """The weights that formulas read, where a link acts at every token."""
@@ -231,22 +232,23 @@ class TokenEvents:
     def _named(
         self, name: str, node: Node, holes: Mapping[Node, str] | None = None
     ) -> list[tuple[str, str]]:
-        """One assignment."""
-        calls = function_calls([node])
-        names = {hole: self.style.name(word) for hole, word in (holes or {}).items()}
-        printer = Printer(self.style, names, calls)
-        text = printer.piece(node).text
-        self._met(printer.scalar.used, calls)
-        return [(self.style.name(name), text)]
+        """One assignment, after lines for what its formula has more than once."""
+        return self._lines(((name, node),), holes)
 
-    def _lines(self, results: tuple[tuple[str, Node], ...]) -> list[tuple[str, str]]:
-        """Several results, with lines for what they share."""
+    def _lines(
+        self, results: tuple[tuple[str, Node], ...], holes: Mapping[Node, str] | None = None
+    ) -> list[tuple[str, str]]:
+        """Several results, after lines for what they share.
+
+        holes  what stands for an operand of a rule is called
+        """
         roots = [node for _, node in results]
         calls, labels = function_calls(roots), dict[Node, Label]()
         program = Program(tuple(inputs_of(roots)), results, ())
         namer = line_namer(program.inputs, [n for n, _ in results], labels, calls)
         used: set[type[sp.Function]] = set()
-        found = program_lines(program, self.style, namer, calls, used)
+        given = {hole: self.style.name(word) for hole, word in (holes or {}).items()}
+        found = program_lines(program, self.style, namer, calls, used, given)
         self._met(used, calls)
         return [(name, text) for _, name, text in found]
 

@@ -267,7 +267,10 @@ class Printer:
             return self.style.call("sum", sign.join(texts), along=along)
         if not node.axes:
             return self._dot(left, right)
-        whole = self.style.latex or bool(_token_axes((*left.axes, *right.axes)))
+        axes = (*left.axes, *right.axes)
+        # A matrix times itself has a second name for an axis: the language has no word for it.
+        twin = any(axis.name.endswith("~") for axis in axes)
+        whole = self.style.latex or twin or bool(_token_axes(axes))
         return (self._transposed_product if whole else self._product)(node, kept)
 
     def _dot(self, left: Node, right: Node) -> Piece:
@@ -364,24 +367,25 @@ class Printer:
         holes: Mapping[Node, str] = {
             hole: self.style.bracketed(self.piece(row), Level.ATOM) for hole, row in node.rows
         }
-        named = {**self.names, **holes, node.r: self.style.name("r")}
-        body = Printer(self.style, named, self.calls)
-        row = Piece(body.text(node.body), body.piece(node.body, top=True).level)
-        self.scalar.used |= body.scalar.used
+        given = {**self.names, **holes, node.r: self.style.name("r")}
+        g, r = self.style.name("g"), self.style.name("r")
+        body = Program((), (("g", node.body),), ())
+        lines = program_lines(
+            body, self.style, calls=self.calls, given=given, used=self.scalar.used
+        )
         base = self.style.bracketed(self.piece(node.p), Level.CONTRACTION)
         scores = self.style.bracketed(self.piece(node.a), Level.ATOM)
         if node.reverse:
             scores = self.style.transposed(scores)
         times = "\\," if self.style.latex else " @ "
-        g, r = self.style.name("g"), self.style.name("r")
         order = "rows_from_the_last" if node.reverse else "rows"
         decayed = ""
         if node.gates is not None:
             triangle = ir.Triangle(ir.I, ir.J, strict=True)
             decayed = f", G = {self._decay(*node.gates, triangle).text}"
             scores = f"{scores} G"
-        given = f"{r} = {base} + {scores}{times}{g}{decayed}"
-        return self.style.call(order, f"{g} = {row.text}", given)
+        read = f"{r} = {base} + {scores}{times}{g}{decayed}"
+        return self.style.call(order, *(f"{name} = {text}" for _, name, text in lines), read)
 
 
 # ------------------------------------------------------------ parts of formulas
@@ -476,6 +480,7 @@ def program_lines(
     namer: Namer | None = None,
     calls: Mapping[Node, Call] | None = None,
     used: set[type[sp.Function]] | None = None,
+    given: Mapping[Node, str] | None = None,
 ) -> list[tuple[str, str, str]]:
     """A program as (part, name, formula), in an order in which it can be computed.
 
@@ -483,15 +488,16 @@ def program_lines(
     namer  names the lines; without one they are called by their label, else `t1`, `t2` …
     calls  nodes to write as functions of the language
     used   takes the functions met that have a definition of their own
+    given  texts of nodes that are known already
     """
     results = program.results
     next_states = {name for _, name in program.carried}
     # A state's next value is written with a prime: the same letter without one is its old value.
     primed = {n: f"{n}'" if n in next_states else n for n, _ in results}
-    words = _line_names(program, primed, namer or _by_label(program), calls or {})
+    words = _line_names(program, primed, namer or _by_label(program), calls or {}, given or {})
     parts = program.parts()
     writer = Printer(style, {}, calls or {})
-    names: dict[Node, str] = {}
+    names: dict[Node, str] = dict(given or {})
     writer.names = names
     written: list[tuple[str, str, str]] = []
     for node, word in words.items():
@@ -523,7 +529,11 @@ def _by_label(program: Program) -> Namer:
 
 
 def _line_names(
-    program: Program, primed: Mapping[str, str], namer: Namer, calls: Mapping[Node, Call]
+    program: Program,
+    primed: Mapping[str, str],
+    namer: Namer,
+    calls: Mapping[Node, Call],
+    given: Mapping[Node, str],
 ) -> dict[Node, str]:
     """The nodes that get a line, with its name: the same ones in text and in LaTeX."""
     writer = Printer(TEXT, {}, calls)
@@ -534,9 +544,12 @@ def _line_names(
             uses[operand] = uses.get(operand, 0) + 1
     results = {node: primed[name] for name, node in program.results}
     names: dict[Node, str] = {}
-    writer.names = names
+    known = dict(given)
+    writer.names = known
     for node in order:
-        if isinstance(node, ir.Input | ir.Number | ir.AxisSize | ir.Broadcast | ir.Rename):
+        if node in given or isinstance(
+            node, ir.Input | ir.Number | ir.AxisSize | ir.Broadcast | ir.Rename
+        ):
             continue
         text = writer.text(node)
         if node not in results and (text.isidentifier() or _is_part_of_norm(node)):
@@ -544,10 +557,10 @@ def _line_names(
         solved = isinstance(node, ir.Inverse | ir.ForwardSubstitution)
         # A function of one name is as short as a name.
         repeated = uses.get(node, 0) > 1 and not (
-            _is_short(node, names, calls) and len(text) <= SHORT
+            _is_short(node, known, calls) and len(text) <= SHORT
         )
         if node in results or repeated or solved or len(text) > LONG:
-            names[node] = results[node] if node in results else namer(node)
+            names[node] = known[node] = results[node] if node in results else namer(node)
     return names
 
 

@@ -13,13 +13,22 @@ from miras_dsl.codegen.equations.token_events import Event, TokenEvents
 from miras_dsl.codegen.model.inputs import POSITION
 from miras_dsl.codegen.model.types import POSITIONS, StateKind
 from miras_dsl.codegen.pipeline import CompiledMemory
-from miras_dsl.codegen.plan.line_names import style_of
-from miras_dsl.ir import Role
+from miras_dsl.codegen.plan.line_names import named_lines, style_of
+from miras_dsl.ir import KEY, VALUE, Input, Role, contract, hidden, rename
 from miras_dsl.ir.interpreter import Array, evaluate
+from miras_dsl.ir.printer import TEXT, Printer
 from tests.judge.random_specs.draw import sample_covering, text
 from tests.meaning.derived import SIZES, compiled, extents, of_text, shipped, values_of
 from tests.project.printed_formulas import Reader
 
+MUON = """
+memory M(d) {
+  architecture { A: matrix[value, 2 * d]   B: matrix[2 * d, key]   M(x) = A @ tanh(B @ x) }
+  bias l2   retention l2(alpha)
+  algorithm { carry S   S = mu * S - grad   W = keep(W) + eta * orthogonal(S, steps = STEPS) }, anchored(8)
+  order predict, decay, write, read
+  gates { alpha, mu = sigmoid(linear(x))   eta = sigmoid(linear(x)) / 64 }
+}"""
 BEYOND = ("argmin(", "solution(", "softmax[", "repeated[", "ᵀ")
 """What only a person reads."""
 KINDS = {"token": "token", "gate": "gate", "constant": "constant", "position": "gate"}
@@ -144,7 +153,7 @@ def test_a_shipped_token_reads_back(name: str) -> None:
 def test_tokens_of_random_memories_read_back() -> None:
     """Recipes that cover the design space; most of them are in the language to the last line."""
     coverage: Counter[tuple[str, str]] = Counter()
-    recipes = list(sample_covering(Random(7), 20, coverage))
+    recipes = list(sample_covering(Random(7), 10, coverage))
     read = 0
     for recipe in recipes:
         written = text(recipe)
@@ -153,3 +162,37 @@ def test_tokens_of_random_memories_read_back() -> None:
         except Exception as reason:
             raise AssertionError(f"{reason}\n{written}") from reason
     assert read > len(recipes) // 2
+
+
+@pytest.mark.parametrize("steps", [3, 5])
+def test_the_orthogonal_factor_of_a_momentum_is_named(steps: int) -> None:
+    """Written out, Newton-Schulz steps are a page; a shorter iteration begins like a longer one."""
+    memory = of_text(MUON.replace("STEPS", str(steps)))
+    written = next(e for e in told(memory).events() if e.title == "write")
+    call = "orthogonal(S_A)" if steps == 5 else f"orthogonal(S_A, {steps})"
+    assert ("A", f"A + eta * {call}") in written.lines
+    assert check_token(memory)
+
+
+def test_a_product_of_a_matrix_with_itself_has_a_transpose() -> None:
+    """Where a function is not found, what stands there must not be a product that it is not."""
+    x = Input("X", (VALUE, KEY), Role.STATE)
+    text = Printer(TEXT).text(contract(x, rename(x, {VALUE: hidden("value~")}), (KEY,)))
+    assert text == "X @ Xᵀ"
+
+
+def test_a_formula_of_many_layers_stays_short() -> None:
+    """What is repeated gets a line: written out, five nested norms would fill a disk."""
+    layers = "layernorm(" * 5 + "W @ x" + ")" * 5
+    text = f"""
+memory M(d) {{
+  architecture {{ W: matrix[value, key]  M(x) = {layers} }}
+  bias l2   retention decay alpha   algorithm gd(eta), exact
+  order predict, decay, write, read
+  gates {{ alpha, eta = sigmoid(linear(x)) }}
+}}"""
+    memory = of_text(text)
+    assert memory.form is not None
+    lines = named_lines(memory.form.program, style_of(memory.model, memory.state_tensors))
+    assert sum(len(formula) for _, _, formula in lines) < 10_000
+    assert check_token(memory)

@@ -8,17 +8,26 @@ every token, so there a transpose is written; `i`, `j` … count tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never, cast
 
 import sympy as sp
 
 from miras_dsl import ir
-from miras_dsl.scalar.functions import OPERANDS, absolute, sqrt
-from miras_dsl.scalar.norms import displayed, fixed, norm_root, ratio, share_power
+from miras_dsl.scalar.functions import OPERANDS, sqrt
+from miras_dsl.scalar.norms import displayed, fixed
 
 from . import Axes, Axis, Node, Program, postorder
+from .norm_notation import (
+    channels,
+    is_part_of_norm,
+    shares,
+    squared,
+    summed,
+    token_axes,
+    with_length,
+)
 from .scalar_notation import ScalarPrinter, with_named_functions
 from .style import LATEX, TEXT, Level, Piece, Style
 
@@ -99,7 +108,7 @@ class Printer:
     def _map(self, node: ir.Map) -> Piece:
         """Nested elementwise formulas as one, so that signs and numbers meet."""
         symbols: dict[Node, sp.Symbol] = {}
-        pairs = _token_axes(node.axes)
+        pairs = token_axes(node.axes)
 
         def flat(part: Node, top: bool = False) -> sp.Expr:
             if isinstance(part, ir.Number):
@@ -139,7 +148,7 @@ class Printer:
 
     def _indexed(self, part: Node, tokens: Axes) -> Piece:
         made = self.piece(part)
-        own = _token_axes(part.axes)
+        own = token_axes(part.axes)
         if len(tokens) > 1 and len(own) == 1:
             inner = self.style.bracketed(made, Level.ATOM)
             return Piece(self.style.indexed(inner, own[0]), Level.ATOM, part.axes)
@@ -151,23 +160,23 @@ class Printer:
         """A formula with means, lengths and norms in it named: ``pieces`` takes their texts."""
         sizes = {part.axis: mark for part, mark in symbols.items() if isinstance(part, ir.AxisSize)}
         for part, mark in symbols.items():
-            powers = _shares(part)
+            powers = shares(part)
             if powers is not None:
                 x, p, scale = powers
                 if scale in symbols:
                     length = sp.Dummy("length", positive=True)
                     pieces[length] = self._norm(x, p)
-                    formula = _with_length(formula, mark, symbols[scale], length, p)
+                    formula = with_length(formula, mark, symbols[scale], length, p)
                 continue
-            over = _summed(part)
+            over = summed(part)
             if not over or part in self.names:
                 continue
             for root in formula.atoms(sqrt):
-                if root.args[0] == mark and (x := _squared(part)) is not None:
+                if root.args[0] == mark and (x := squared(part)) is not None:
                     length = sp.Dummy("length", positive=True)
                     pieces[length] = self._norm(x, sp.Integer(2))
                     formula = formula.xreplace({root: length})
-            if len(over) == 1 and over[0] in sizes and not _channels(part.axes):
+            if len(over) == 1 and over[0] in sizes and not channels(part.axes):
                 mean = sp.Dummy("mean", real=True)
                 changed = formula.subs(mark, mean * sizes[over[0]])
                 if changed.count(sizes[over[0]]) < formula.count(sizes[over[0]]):
@@ -177,7 +186,7 @@ class Printer:
 
     def _norm(self, x: Node, p: sp.Expr) -> Piece:
         power = [] if p == 2 else [self.scalar.piece(p, {}).text]
-        return self._over("norm", x, _channels(x.axes), *power)
+        return self._over("norm", x, channels(x.axes), *power)
 
     def _mean(self, part: Node) -> Piece:
         match part:
@@ -257,7 +266,7 @@ class Printer:
         left, right, over = node.left, node.right, node.over
         kept = [set(x.axes) - set(over) for x in (left, right)]
         if len(over) > 1 or kept[0] & kept[1] or max(map(len, kept)) > 1:
-            tokens = _token_axes((*left.axes, *right.axes))
+            tokens = token_axes((*left.axes, *right.axes))
             if left is right:
                 return self._over("sum", ir.Map(OPERANDS[0] ** 2, (left,)), over)
             parts = [self._indexed(x, tokens) for x in (left, right)]
@@ -270,7 +279,7 @@ class Printer:
         axes = (*left.axes, *right.axes)
         # A matrix times itself has a second name for an axis: the language has no word for it.
         twin = any(axis.name.endswith("~") for axis in axes)
-        whole = self.style.latex or twin or bool(_token_axes(axes))
+        whole = self.style.latex or twin or bool(token_axes(axes))
         return (self._transposed_product if whole else self._product)(node, kept)
 
     def _dot(self, left: Node, right: Node) -> Piece:
@@ -388,89 +397,6 @@ class Printer:
         return self.style.call(order, *(f"{name} = {text}" for _, name, text in lines), read)
 
 
-# ------------------------------------------------------------ parts of formulas
-
-
-def _token_axes(axes: Iterable[Axis]) -> Axes:
-    return ir.ordered(axis for axis in axes if ir.is_token_axis(axis))
-
-
-def _channels(axes: Axes) -> Axes:
-    return tuple(axis for axis in axes if not ir.is_token_axis(axis) and axis != ir.PAIR)
-
-
-def _summed(node: Node) -> Axes:
-    """The axes that a sum runs over; none for anything else."""
-    match node:
-        case ir.Contract(_, _, over) | ir.Reduce("sum", _, over):
-            return over
-        case _:
-            return ()
-
-
-def _squared(node: Node) -> Node | None:
-    """What a sum of squares over all channels is of."""
-    match node:
-        case ir.Contract(left, right, over) if left is right and set(over) == set(
-            _channels(left.axes)
-        ):
-            return left
-        case ir.Reduce("sum", ir.Map(sp.Pow() as square, (x,)), over) if square == OPERANDS[
-            0
-        ] ** 2 and set(over) == set(_channels(x.axes)):
-            return x
-        case _:
-            return None
-
-
-def _shares(node: Node) -> tuple[Node, sp.Expr, Node] | None:
-    """(x, p, scale) of the sum of ``|x / scale|^p`` over all channels of a p-norm."""
-    match node:
-        case ir.Reduce("sum", ir.Map(share_power() as share, (x, scale)), over) if share.args[
-            :2
-        ] == OPERANDS[:2] and set(over) == set(_channels(x.axes)):
-            return x, share.args[2], scale
-        case _:
-            return None
-
-
-def _is_part_of_norm(node: Node) -> bool:
-    """Whether a value only has a meaning inside a norm or its derivative."""
-    match node:
-        case ir.Map(sp.Add(), args) if any(_shares(arg) is not None for arg in args):
-            return True
-        case ir.Map(formula):
-            halves = (root for root in formula.atoms(norm_root) if root.args[3] != 1)
-            return formula.has(fixed, share_power, ratio) or any(halves)
-        case ir.Reduce(kind):
-            return _shares(node) is not None or kind == "max"
-        case _:
-            return False
-
-
-def _with_length(
-    formula: sp.Expr, shares: sp.Symbol, scale: sp.Symbol, length: sp.Symbol, p: sp.Expr
-) -> sp.Expr:
-    """A formula of the shares of a norm as one of the norm: the scale cancels."""
-    size = sp.Dummy("scale", positive=True)
-
-    def root(s: sp.Expr, m: sp.Expr, a: sp.Expr, b: sp.Expr) -> sp.Expr:
-        inside = sp.together(s)
-        return size**b * inside**a if m == size else norm_root(s, m, a, b)
-
-    def quotient(x: sp.Expr, m: sp.Expr) -> sp.Expr:
-        return x / size if m == size else ratio(x, m)
-
-    def share(x: sp.Expr, m: sp.Expr, power: sp.Expr) -> sp.Expr:
-        number = x**power if x.is_positive else absolute(x) ** power
-        return number / size**power if m == size else share_power(x, m, power)
-
-    changed = formula.xreplace({shares: (length / size) ** p, scale: size})
-    changed = changed.replace(share_power, share).replace(norm_root, root).replace(ratio, quotient)
-    cancelled = sp.powsimp(sp.expand_power_base(changed))
-    return formula if cancelled.has(size) else cancelled
-
-
 # ------------------------------------------------------------ programs
 
 
@@ -552,7 +478,7 @@ def _line_names(
         ):
             continue
         text = writer.text(node)
-        if node not in results and (text.isidentifier() or _is_part_of_norm(node)):
+        if node not in results and (text.isidentifier() or is_part_of_norm(node)):
             continue
         solved = isinstance(node, ir.Inverse | ir.ForwardSubstitution)
         # A function of one name is as short as a name.

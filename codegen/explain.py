@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import inf
-
-import sympy as sp
 
 from miras_dsl import ir
 from miras_dsl.check.lints.gradient_reach import only_compared
 from miras_dsl.check.lints.stability import lint
+from miras_dsl.codegen.card.card import Card, card_of
+from miras_dsl.codegen.card.json_form import card_json
+from miras_dsl.codegen.card.text import card_rows, card_text
+from miras_dsl.codegen.emit.identifiers import source_ref
+from miras_dsl.codegen.equations.notation import checker_names, definitions
+from miras_dsl.codegen.equations.token_events import Event, TokenEvents
 from miras_dsl.codegen.model.print_module import print_module
+from miras_dsl.codegen.plan.line_names import named_lines, style_of
 from miras_dsl.codegen.plan.print_plan import print_plan
-from miras_dsl.ir import Node, Program, postorder
-from miras_dsl.ir.printer import LATEX, TEXT, Style, print_program, program_lines
+from miras_dsl.ir import Program
+from miras_dsl.ir.printer import PARTS, Style
 from miras_dsl.spec import FileSpec, Gate, Interval, MemorySpec
 from miras_dsl.stages import Stage
 
 from .pipeline import CompiledMemory, compile_file
 
 STAGES = tuple(stage.value for stage in Stage)
-SIZE, CHUNK = 64, 64
-"""The size of a head and of a chunk at which costs are given as numbers."""
+SHORT_CHUNK = 9
+"""Lines up to which the summary shows the chunk form itself."""
+Line = tuple[str, str]
+"""A name and its formula."""
 
 
 def explain(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> str:
@@ -32,38 +39,31 @@ def explain(spec: FileSpec, *, stage: str = "summary", form: str = "text") -> st
     found = list(rendered.memories.values())
     if form == "json":
         return json.dumps({d.spec.name: as_json(d, stage) for d in found}, indent=2)
-    style = LATEX if form == "latex" else TEXT
+    latex = form == "latex"
     if stage == "code":
-        return _verbatim(rendered.text, style)
+        return _verbatim(rendered.text, latex)
     stages = STAGES[:-2] if stage == "all" else (stage,)
+    said = _Said()
     sections = [
-        f"{_heading(d, s, style)}\n{_display(_section(d, s, _with_logs(style, d)))}"
-        for d in found
-        for s in stages
+        f"{_heading(d, s, latex)}\n{_section(d, s, latex, said)}" for d in found for s in stages
     ]
     if stage == "all":
-        sections.append(_verbatim(rendered.text, style))
+        sections.append(_verbatim(rendered.text, latex))
     return "\n\n".join(sections)
 
 
-def _with_logs(style: Style, d: CompiledMemory) -> Style:
-    """A style that knows which inputs of a memory are logarithms."""
-    logs = ((f.name, f"{f.of}_{f.weight}" if f.weight else f.of) for f in d.inputs if f.log)
-    return replace(style, logs=tuple(logs))
-
-
 def as_json(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
-    """A stage of a derivation as plain data; the summary holds most of the others."""
-    spec, chunked, back = d.spec, None, None
+    """A stage of a derivation as plain data; the summary holds the card and most other stages."""
+    spec, chunked, back, style = d.spec, None, None, _style(d, False)
     if d.form is not None and d.reverse is not None:
-        chunked, back = _rows(d.form.program), _rows(d.reverse)
+        chunked, back = _rows(d.form.program, style), _rows(d.reverse, style)
     warnings = [concern.to_json() for concern in dict.fromkeys(lint(spec))]
-    gates = {g.name: {"formula": g.expr.span.text, "range": _ends(g.range)} for g in spec.gates}
+    events = TokenEvents(d.model, style).events()
     parts: dict[str, object] = {
         "spec": _plain_spec(spec),
         "layer": print_module(d.module).splitlines(),
-        "gradient": dict(_gradients(d, TEXT)),
-        "update": _rows(d.rule.program),
+        "gradient": dict(_gradients(d, style)),
+        "update": _rows(d.rule.program, style),
         "chunk": chunked,
         "adjoint": back,
         "plan": _plans(d).splitlines(),
@@ -75,15 +75,20 @@ def as_json(d: CompiledMemory, stage: str = "summary") -> dict[str, object]:
     if stage == "summary":
         del parts["spec"], parts["layer"], parts["code"]
     return {
-        "class": "token by token" if d.form is None else d.form.family,
-        "evidence": evidence(d),
-        "gates": gates,
+        "card": card_json(_card(d)),
+        "events": [{"title": e.title, "lines": [list(line) for line in e.lines]} for e in events],
         **parts,
-        "state_numbers_per_head": str(state_size(d)),
-        "state_bytes_per_head": _number(4 * state_size(d), spec),
-        "flops_per_token_and_head": _number(flops(d.rule.program, spec), spec),
         "warnings": warnings,
     }
+
+
+def _style(d: CompiledMemory, latex: bool) -> Style:
+    return style_of(d.model, d.state_tensors, latex)
+
+
+def _card(d: CompiledMemory) -> Card:
+    compared = (f"`{t}` is only compared: no gradient reaches it" for t in only_compared(d.spec))
+    return card_of(d, tuple(compared))
 
 
 def _plans(d: CompiledMemory) -> str:
@@ -91,98 +96,105 @@ def _plans(d: CompiledMemory) -> str:
     return "\n\n".join(print_plan(plan) for plan in (d.plan, d.kernel_plan) if plan)
 
 
-def evidence(d: CompiledMemory) -> list[str]:
-    """Why the memory is in its class, or has none: at least one sentence."""
-    compared = [f"`{t}` is only compared: no gradient reaches it" for t in only_compared(d.spec)]
-    if d.form is None:
-        return [d.obstacle, *compared]
-    plain = {
-        "additive": "what a token writes does not depend on what the memory holds",
-        "anchored": "gradients are taken at the block's first weights; no token changes them",
-        "sweeps": "each course learns from the one before it, and the first from the block's start",
-    }
-    known = plain.get(d.form.family)
-    return ([*d.form.evidence] or ([known] if known else [])) + compared
+# ------------------------------------------------------------ sections
 
 
-def state_size(d: CompiledMemory) -> sp.Expr:
-    """How many numbers one head carries from token to token, over the memory's parameters."""
-    sizes = dict(d.model.sizes)
-    each = [sp.prod([sizes[axis] for axis in weight.axes]) for weight in d.rule.state_tensors]
-    return sp.expand(sp.Add(*each))
+@dataclass(slots=True)
+class _Said:
+    """What a summary has said about earlier memories of the file.
+
+    tokens       formulas of a token -> (memory, titles of its events)
+    definitions  of functions
+    """
+
+    tokens: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    definitions: set[str] = field(default_factory=set)
 
 
-def flops(program: Program, spec: MemorySpec) -> sp.Expr:
-    """Floating-point operations of a program: two for each product summed, one for each formula."""
-    sizes = {ir.axis_of(word): size for word, size in spec.sizes}
-
-    def extent(node: Node, *others: Node) -> sp.Expr:
-        axes = {axis for n in (node, *others) for axis in n.axes}
-        return sp.prod([CHUNK if ir.is_token_axis(a) else sizes[a] for a in axes])
-
-    total: sp.Expr = sp.Integer(0)
-    for node in postorder(value for _, value in program.results):
-        match node:
-            case ir.Contract(left, right, _):
-                total += 2 * extent(left, right)
-            case ir.GatedContract(x, y, _, _) | ir.GatedApply(x, y, _, _):
-                total += 4 * extent(x, y)
-            case ir.GatedSpan(m, x, y):
-                total += 8 * extent(m, x, y)
-            case ir.Map() | ir.Reduce() | ir.Cumsum() | ir.Decay():
-                total += extent(node, *node.operands)
-            case ir.Inverse():
-                total += sp.Integer(CHUNK) ** 3 / 3
-            case ir.ForwardSubstitution(a, p):
-                total += 2 * extent(a, p)
-            case _:
-                pass
-    return sp.expand(total)
-
-
-def _section(d: CompiledMemory, stage: str, style: Style) -> str:
+def _section(d: CompiledMemory, stage: str, latex: bool, said: _Said) -> str:
+    style = _style(d, latex)
     match stage:
         case "summary":
-            return _summary(d, style)
+            return _summary(d, style, said)
         case "spec":
             return _spec(d.spec, style)
         case "layer":
-            return _verbatim(print_module(d.module), style)
+            return _verbatim(print_module(d.module), latex)
         case "gradient":
             return _formulas(_gradients(d, style), style)
         case "update":
-            return print_program(d.rule.program, style)
+            return _program(d.rule.program, style)
         case "chunk":
-            return d.obstacle if d.form is None else print_program(d.form.program, style)
+            return d.obstacle if d.form is None else _program(d.form.program, style)
         case "adjoint":
-            return d.obstacle if d.form is None else print_program(d.reverse, style)
+            return d.obstacle if d.reverse is None else _program(d.reverse, style)
         case "plan":
-            return _verbatim(_plans(d), style)
+            return _verbatim(_plans(d), latex)
         case _:
             raise AssertionError(f"no stage {stage}")
 
 
-def _summary(d: CompiledMemory, style: Style) -> str:
-    """What most readers want: gradient, update, class with its evidence, chunk form, costs."""
-    verdict = ["runs token by token" if d.form is None else f"class {d.form.family}"]
-    verdict += [f"because {sentence}" for sentence in evidence(d)]
-    size, bytes_ = state_size(d), _number(4 * state_size(d), d.spec)
-    operations = _number(flops(d.rule.program, d.spec), d.spec)
-    costs = [f"state {size} numbers a head ({bytes_:,} bytes at {SIZE})"]
-    costs.append(f"token by token {operations:,} operations a token and head")
-    if d.form is not None:
-        chunked = _number(flops(d.form.program, d.spec), d.spec) // CHUNK
-        costs.append(f"in chunks of {CHUNK}: {chunked:,}, as matrix products")
-    blocks = [
-        ("gradient of the bias", _formulas(_gradients(d, style), style)),
-        ("one token", print_program(d.rule.program, style)),
-        ("class", _list(verdict, style)),
-        ("one chunk", _section(d, "chunk", style)),
-        ("cost", _list(costs, style)),
-    ]
+def _summary(d: CompiledMemory, style: Style, said: _Said) -> str:
+    """What most readers want: the card, then a token, and a chunk where that is short."""
+    card, events = _card(d), TokenEvents(d.model, style)
+    told = events.events()
+    text = "\n".join(formula for event in told for _, formula in event.lines)
+    blocks = [*_token_blocks(d, told, style, said), *_chunk_block(d, style)]
+    known = definitions(style, events.scalar_functions, events.calls)
+    known += [f"{n} = {f}" for n, f in checker_names(d.model.inputs, text).items()]
+    fresh = [line for line in known if line not in said.definitions]
+    said.definitions |= set(fresh)
     if style.latex:
-        return "\n\n".join(f"\\paragraph{{{title}}}\n{_display(body)}" for title, body in blocks)
-    return "\n\n".join(f"{title}\n{_indented(body)}" for title, body in blocks)
+        items = "\n".join(
+            f"\\item[{_plain_latex(w)}] {_plain_latex(s)}" for w, s in card_rows(card)
+        )
+        parts = [f"\\begin{{description}}\n{items}\n\\end{{description}}"]
+        parts += [f"\\paragraph{{{_plain_latex(title)}}}\n{body}" for title, body in blocks]
+        parts += [_verbatim("\n".join(fresh) + "\n", True)] if fresh else []
+        return "\n\n".join(parts)
+    lines = [card_text(card), ""]
+    for title, body in blocks:
+        lines += [title, *(f"  {line}" for line in body.splitlines())]
+    lines += ["where", *(f"  {line}" for line in fresh)] if fresh else []
+    return "\n".join(lines)
+
+
+def _token_blocks(
+    d: CompiledMemory, events: list[Event], style: Style, said: _Said
+) -> list[tuple[str, str]]:
+    """(title, formulas) of the events; those of an earlier memory of the file are not said again."""
+    blocks = [(event.title, _formulas(event.lines, style)) for event in events]
+    bodies, titles = tuple(body for _, body in blocks), tuple(title for title, _ in blocks)
+    name, before = said.tokens.setdefault(bodies, (d.spec.name, titles))
+    if name == d.spec.name:
+        return blocks
+    new = [(title, "") for title in titles if title not in before]
+    return [*new, (f"the formulas of a token are those of {name}", "")]
+
+
+def _chunk_block(d: CompiledMemory, style: Style) -> list[tuple[str, str]]:
+    """The chunk form where it is short enough to be read at once, else where to find it."""
+    if d.form is None:
+        return []
+    lines = [(name, formula) for _, name, formula in named_lines(d.form.program, style)]
+    if len(lines) > SHORT_CHUNK:
+        pointer = f"one chunk: {len(lines)} lines, with --stage chunk"
+        return [] if style.latex else [(pointer, "")]
+    return [("one chunk of tokens, a row for each", _formulas(lines, style))]
+
+
+def _program(program: Program, style: Style) -> str:
+    """A program with its three parts under headings, one formula a line."""
+    found = named_lines(program, style)
+    if style.latex:
+        return _formulas([(name, formula) for _, name, formula in found], style)
+    text: list[str] = []
+    by_chunk = any(ir.is_token_axis(axis) for _, node in program.results for axis in node.axes)
+    for part, title in PARTS.items():
+        here = [f"  {name} = {formula}" for where, name, formula in found if where == part]
+        if here:
+            text += [title.format(piece="chunk" if by_chunk else "token"), *here]
+    return "\n".join(text)
 
 
 def _spec(spec: MemorySpec, style: Style) -> str:
@@ -222,35 +234,34 @@ def _ends(range_: Interval) -> tuple[object, object]:
     return ("-inf" if low == -inf else low, "inf" if high == inf else high)
 
 
-def _gradients(d: CompiledMemory, style: Style) -> list[tuple[str, str]]:
+def _gradients(d: CompiledMemory, style: Style) -> list[Line]:
     """Each weight's gradient and the answer, lines of shared parts first."""
     model = d.rule.model
     results = [*((f"grad {w}", g) for w, g in model.gradients), ("answer", model.answer)]
-    program = Program((), tuple(results), ())
-    return [(name, formula) for _, name, formula in program_lines(program, style)]
+    inputs = tuple(ir.inputs_of(node for _, node in results))
+    program = Program(inputs, tuple(results), ())
+    return [(name, formula) for _, name, formula in named_lines(program, style)]
 
 
-def _rows(program: Program) -> list[dict[str, str]]:
-    return [{"part": p, "name": n, "formula": f} for p, n, f in program_lines(program)]
+def _rows(program: Program, style: Style) -> list[dict[str, str]]:
+    return [{"part": p, "name": n, "formula": f} for p, n, f in named_lines(program, style)]
 
 
-def _number(size: sp.Expr, spec: MemorySpec) -> int:
-    """A size with every parameter that has no default at `SIZE`."""
-    values: Mapping[str, int] = {name: default or SIZE for name, default in spec.params}
-    return int(size.subs({symbol: values[str(symbol)] for symbol in size.free_symbols}))
-
-
-def _heading(d: CompiledMemory, stage: str, style: Style) -> str:
+def _heading(d: CompiledMemory, stage: str, latex: bool) -> str:
     title = d.spec.name if stage == "summary" else f"{d.spec.name}: {stage}"
-    return (
-        f"\\subsection*{{{_plain_latex(title)}}}" if style.latex else f"{title}\n{'=' * len(title)}"
-    )
+    if latex:
+        return f"\\subsection*{{{_plain_latex(title)}}}"
+    if stage == "summary":
+        title = f"{title} ({source_ref(d.model.spans.memory)})"
+    return f"{title}\n{'=' * len(title)}"
 
 
-def _formulas(pairs: list[tuple[str, str]], style: Style) -> str:
+def _formulas(pairs: Sequence[Line], style: Style) -> str:
     if style.latex:
+        if not pairs:
+            return ""
         body = " \\\\\n".join(f"  {name} &= {formula}" for name, formula in pairs)
-        return f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}"
+        return f"\\[\n\\begin{{aligned}}\n{body}\n\\end{{aligned}}\n\\]"
     return "\n".join(f"{name} = {formula}" for name, formula in pairs)
 
 
@@ -258,17 +269,9 @@ def _list(sentences: list[str], style: Style) -> str:
     return "\n\n".join(map(_plain_latex, sentences)) if style.latex else "\n".join(sentences)
 
 
-def _verbatim(text: str, style: Style) -> str:
-    return f"\\begin{{verbatim}}\n{text}\\end{{verbatim}}" if style.latex else text
-
-
-def _display(body: str) -> str:
-    return f"\\[\n{body}\n\\]" if body.startswith("\\begin") else body
+def _verbatim(text: str, latex: bool) -> str:
+    return f"\\begin{{verbatim}}\n{text}\\end{{verbatim}}" if latex else text
 
 
 def _plain_latex(text: str) -> str:
-    return "".join(f"\\{c}" if c in "_#%&{}" else "\\^{}" if c == "^" else c for c in text)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
+    return "".join(f"\\{c}" if c in "_#%&{}$" else "\\^{}" if c == "^" else c for c in text)

@@ -8,8 +8,9 @@ from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.ir import Axes, Input
-from miras_dsl.ir.printer import program_lines
 from miras_dsl.source import NOWHERE, Span
+
+from .line_names import named_lines, style_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def interface(rule: UpdateRule) -> Interface:
         clauses=_written_clauses(rule),
         equations=tuple(
             f"{name} = {text}"
-            for _, name, text in program_lines(rule.program)
+            for _, name, text in named_lines(rule.program, style_of(model, rule.state_tensors))
             if name != f"{text}'"
         ),
         inputs=rule.inputs,

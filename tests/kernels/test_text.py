@@ -173,7 +173,7 @@ memory Wide(d) {
 
 def test_a_network_has_no_such_kernel_and_says_why() -> None:
     assert unsupported_reason(rule_of("deltanet")) == ""
-    assert "from one axis to another" in unsupported_reason(rule_of("ttt_mlp"))
+    assert "it has the axis h1" in unsupported_reason(rule_of("ttt_mlp"))
     with pytest.raises(ValueError, match="Wide has no token-by-token kernel: it has the axis h1"):
         token_plan(rule_of("wide", WIDE), "wide")
 

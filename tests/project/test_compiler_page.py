@@ -68,7 +68,7 @@ def test_the_page_is_what_the_compiler_prints(kind: str, name: str, update_golde
 def test_a_page_that_is_out_of_date_is_noticed() -> None:
     """One sign of the chunk program changed by hand, and one row of the map lost."""
     text = renewed(page())
-    for old, new in ((" - sum[key](", " + sum[key]("), ("| `codegen/emit/render.py` |", "| ")):
+    for old, new in ((" - (solve @ (", " + (solve @ ("), ("| `codegen/emit/render.py` |", "| ")):
         wrong = text.replace(old, new)
         assert wrong != text
         assert any(written(wrong)[key] != part(*key) for key in PARTS)

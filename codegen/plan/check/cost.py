@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import assert_never
+from typing import Any, assert_never
+
+import sympy as sp
 
 from miras_dsl.codegen.plan.kernel_plan import Along, KernelPlan, Phase, computed, walks
 from miras_dsl.ir import (
@@ -42,7 +44,8 @@ BYTES = {"float64": 8, "float32": 4}
 class Cost:
     """For one sequence and head.
 
-    flops  floating-point operations: two for each product that is summed, one for each formula
+    flops  floating-point operations: two for each product that is summed, one for each operation or
+           function of an elementwise formula
     bytes  what kernels read and write of values that are not on chip
     depth  turns of loops and rows of substitutions that wait for one another
     """
@@ -78,8 +81,26 @@ def cost(plan: KernelPlan, sizes: Mapping[Axis, int], tokens: int, phase: Phase)
     return Cost(flops, traffic, depth)
 
 
-def _operations(node: Node, extent: Callable[..., int], chunk: int) -> int:
-    """Floating-point operations of one value, for one chunk."""
+def flops_formula(plan: KernelPlan, sizes: Mapping[Axis, sp.Expr], phase: Phase) -> sp.Expr:
+    """The floating-point operations of a token, over the size parameters.
+
+    sizes  of channel and hidden axes, over the parameters
+    """
+
+    def extent(*nodes: Node) -> sp.Expr:
+        axes = {axis for node in nodes for axis in node.axes}
+        return sp.prod([plan.chunk if is_token_axis(axis) else sizes[axis] for axis in axes])
+
+    tokens = plan.chunk if phase is not Phase.STEP else 1
+    total: sp.Expr = sp.Integer(0)
+    for kernel in plan.kernels_of(phase):
+        for id in computed(kernel.body):
+            total = total + _operations(plan.values[id].node, extent, plan.chunk)
+    return sp.expand(total / tokens)
+
+
+def _operations(node: Node, extent: Callable[..., Any], chunk: int) -> Any:
+    """Floating-point operations of one value, for one chunk; ``extent`` multiplies sizes of axes."""
     match node:
         case Contract(left, right, _):
             return 2 * extent(left, right)
@@ -87,7 +108,11 @@ def _operations(node: Node, extent: Callable[..., int], chunk: int) -> int:
             return 4 * extent(x, y)
         case GatedSpan(m, x, y):
             return 8 * extent(m, x, y)
-        case Map() | Reduce() | Cumsum() | Decay():
+        case Map(formula):
+            return max(1, int(sp.count_ops(formula))) * extent(node)
+        case Decay():
+            return 2 * extent(node)
+        case Reduce() | Cumsum():
             return extent(node, *node.operands)
         case Inverse():
             return chunk**3 // 3

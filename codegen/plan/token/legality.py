@@ -34,10 +34,10 @@ def unsupported_reason(rule: UpdateRule) -> str:
     """Why a rule has no kernels of this kind; empty when it has."""
     results = (*rule.program.results, *rule.block_start, *rule.block_end)
     nodes = postorder([node for _, node in results])
+    beyond = {str(axis) for node in nodes for axis in node.axes if axis not in AXES}
+    if beyond:
+        return f"it has the axis {min(beyond)}, and a tile has only value and key"
     for node in nodes:
-        beyond = set(node.axes) - AXES
-        if beyond:
-            return f"it has the axis {min(map(str, beyond))}, and a tile has only value and key"
         if isinstance(node, Rename):
             return "it moves a vector from one axis to another"
         if isinstance(node, Map) and node.formula.has(monotone_inverse):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from miras_dsl.runtime.judge.oracle.gate_values import FreshGates
+from miras_dsl.runtime.judge.oracle.gate_values import SPREAD, FreshGates
 from miras_dsl.runtime.judge.oracle.run import State, axis_sizes, initial, run
 from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
 from miras_dsl.spec import Axes, Gate, MemorySpec, Ref, iter_nodes
@@ -87,21 +87,21 @@ def _inputs(
         gate, _, row = name.partition(".")
         if kind == "token":
             inputs[name] = _token(name, axes, shape, case, random)
-        elif case.gates is None:
+        else:
             fresh = fresh or FreshGates(spec, inputs, extent, (rows, time, case.heads), random)
             inputs[name] = fresh.gate(gates[gate], axes, row)
-        else:
-            inputs[name] = _gate(spec, gates[gate], shape, case.gates, random)
+            if case.gates is not None:
+                inputs[name] = _gate(spec, gates[gate], inputs[name], case.gates, random)
     for gate in spec.gates:
         if "position" in gate.axes:
             assert spec.algorithm.anchored is not None
             block = spec.algorithm.anchored.block
-            if case.gates is None:
-                places = {**extent, "position": block}
-                one = FreshGates(spec, {}, places, (1, 1, case.heads), random)
-                inputs[gate.name] = one.gate(gate, ("position",))[0, 0]
-            else:
-                inputs[gate.name] = _gate(spec, gate, (case.heads, block), case.gates, random)
+            places = {**extent, "position": block}
+            one = FreshGates(spec, {}, places, (1, 1, case.heads), random)
+            usual = one.gate(gate, ("position",))[0, 0]
+            if case.gates is not None:
+                usual = _gate(spec, gate, usual, case.gates, random)
+            inputs[gate.name] = usual
     for name, axes, start in spec.network.params:
         shape = (case.heads, *(extent[axis] for axis in axes))
         inputs[name] = start + 0.1 * torch.randn(shape, generator=random, dtype=torch.float64)
@@ -112,12 +112,13 @@ def _token(
     name: str, axes: Axes, shape: tuple[int, ...], case: Case, random: torch.Generator
 ) -> Tensor:
     x = torch.randn(shape, generator=random, dtype=torch.float64)
+    usual = case.gates is None
     if case.values == "activations":
         x = _heavy(x)
     if "key" not in axes or name == "value":
         if case.values == "ending":
             x[:, shape[1] // 4 :] = 0
-        return TINY * x if case.values == "tiny" else x
+        return {"tiny": TINY, "activations": 1.0}.get(case.values, SPREAD if usual else 1.0) * x
     x = functional.normalize(x, dim=-1)
     if name == "query":
         return x
@@ -168,13 +169,16 @@ def bounds(spec: MemorySpec, gate: Gate) -> tuple[float, float]:
 
 
 def _gate(
-    spec: MemorySpec, gate: Gate, shape: tuple[int, ...], share: float, random: torch.Generator
+    spec: MemorySpec, gate: Gate, usual: Tensor, share: float, random: torch.Generator
 ) -> Tensor:
+    """A share of a gate's values at the ends of its range, half of the others anywhere in it, and half
+    as ``usual``."""
     low, high = bounds(spec, gate)
-    inside = torch.rand(shape, generator=random, dtype=torch.float64)
-    choice = torch.rand(shape, generator=random, dtype=torch.float64)
+    inside = torch.rand(usual.shape, generator=random, dtype=torch.float64)
+    choice = torch.rand(usual.shape, generator=random, dtype=torch.float64)
     inside = torch.where(choice < share / 2, 0.0, torch.where(choice < share, 1.0, inside))
-    return low + (high - low) * inside
+    anywhere = low + (high - low) * inside
+    return torch.where(choice < (1 + share) / 2, anywhere, usual.clamp(low, high))
 
 
 def _state(

@@ -139,7 +139,9 @@ def _finite(held: object) -> object:
 
 
 def _numbers(held: Mapping[str, object]) -> dict[str, Any]:
-    return {n: float(v) if isinstance(v, str) and v in ("inf", "nan") else v for n, v in held.items()}
+    return {
+        n: float(v) if isinstance(v, str) and v in ("inf", "nan") else v for n, v in held.items()
+    }
 
 
 def _badness(result: Comparison) -> float:

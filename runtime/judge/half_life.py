@@ -62,7 +62,9 @@ def half_lives(spec: MemorySpec, layer: Layer | None = None) -> tuple[HalfLife, 
         slow, fast = float(rates.min()), float(rates.max())
         left = min(1.0, exp(-HORIZON * max(slow, 0.0)))
         learned = state.init != "zero"
-        found.append(HalfLife(state.name, _tokens(slow), _tokens(fast), left, learned and left < FADED))
+        found.append(
+            HalfLife(state.name, _tokens(slow), _tokens(fast), left, learned and left < FADED)
+        )
     return tuple(found)
 
 

@@ -16,7 +16,7 @@ from miras_dsl.spec import Expr, Loss, MemorySpec, Ref, iter_nodes
 from .case_data import Data
 from .cases import Case, parameters
 from .reference import Reach, decays, other_gates, reference, rounding_error
-from .tolerance import ILL_CONDITIONED, Comparison, unjudged
+from .tolerance import ILL_CONDITIONED, Comparison, largest, unjudged
 
 GROWN = 1e3
 """A memory that is this much larger than it began is told to grow."""
@@ -59,9 +59,7 @@ def obstacle(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int) -> Obs
     return Obstacle(first.token, said + _overshoot(spec, case, expected.data, first, own))
 
 
-def _overshoot(
-    spec: MemorySpec, case: Case, drawn: Data, first: Reach, sizes: list[float]
-) -> str:
+def _overshoot(spec: MemorySpec, case: Case, drawn: Data, first: Reach, sizes: list[float]) -> str:
     """How one token stretches the memory where it grows, and what bounds that."""
     rates, keys = _gates_of_steps(spec), _tokens_of_bias(spec)
     forgetting = sorted(decays(spec))
@@ -80,9 +78,7 @@ def _overshoot(
     )
 
 
-def _stretch(
-    spec: MemorySpec, case: Case, drawn: Data, sequence: int, token: int
-) -> float | None:
+def _stretch(spec: MemorySpec, case: Case, drawn: Data, sequence: int, token: int) -> float | None:
     """The largest factor by which one token stretches a small change of the weights: the norm of the
     map from state to state, by power iteration.  None for rules that learn at an anchor."""
     if spec.algorithm.anchored is not None:
@@ -121,7 +117,9 @@ def _stretch(
             break
         v = [x / size for x in v]
         pushed = torch.autograd.grad(pulled, probes, v, retain_graph=True, allow_unused=True)
-        pushed = [torch.zeros_like(e) if p is None else p for p, e in zip(pushed, ends, strict=True)]
+        pushed = [
+            torch.zeros_like(e) if p is None else p for p, e in zip(pushed, ends, strict=True)
+        ]
         stretch = float(torch.stack([x.square().sum() for x in pushed]).sum().sqrt())
         v = list(torch.autograd.grad(ends, list(leaves.values()), pushed, retain_graph=True))
     return stretch
@@ -142,7 +140,9 @@ def _tokens_of_bias(spec: MemorySpec) -> list[str]:
 
 
 def _names(formulas: list[Expr], kind: str) -> list[str]:
-    found = [n.name for f in formulas for n in iter_nodes(f) if isinstance(n, Ref) and n.kind == kind]
+    found = [
+        n.name for f in formulas for n in iter_nodes(f) if isinstance(n, Ref) and n.kind == kind
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -153,14 +153,16 @@ def explained(
     if row.verdict != "not judged" or row.why:
         return row
     what = row.name if row.name == "y" else f"`{row.name}`"
-    if row.reference_rms <= ILL_CONDITIONED:
+    if not row.size <= largest(row.kind, dtype):
         held = "is not finite" if row.size == inf else f"reaches {_size(row.size)}"
         why = (
             f"{what} of the rule itself {held}, which {_type_name(dtype)} cannot hold: smaller rates, "
             "decays or inputs keep it in range"
         )
         return replace(row, why=why)
-    part = f"{100 * row.reference_rms:.0f} %" if row.reference_rms < 10 else "far more than its size"
+    part = (
+        f"{100 * row.reference_rms:.0f} %" if row.reference_rms < 10 else "far more than its size"
+    )
     why = f"{_type_name(dtype)} rounds {what} of this rule by {part} here{_ends(spec, case, dtype, seed)}"
     return replace(row, why=f"{why}; {_wider(spec, case, dtype, seed, row.name)}")
 

@@ -78,9 +78,7 @@ def reference(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0) -
     return Reference(drawn, exact, _low(spec, case, dtype, drawn), tuple(track))
 
 
-def rounding_error(
-    spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int, name: str
-) -> float:
+def rounding_error(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int, name: str) -> float:
     """How far the low-precision reference of a quantity is off, RMS over RMS; inf if it is not finite."""
     expected = reference(spec, case, dtype, seed)
     return _apart(expected.exact, expected.low, name, dtype)
@@ -96,9 +94,7 @@ def _apart(exact: Outcome, low: Outcome, name: str, dtype: torch.dtype) -> float
     return off if off == off else inf
 
 
-def other_gates(
-    spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int, gate: str
-) -> float:
+def other_gates(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int, gate: str) -> float:
     """The largest rounding error of a case whose other gates all are default ones."""
     drawn = reference(spec, case, dtype, seed).data
     usual = data(spec, replace(case, gates=None), dtype, seed).inputs

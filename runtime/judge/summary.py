@@ -18,9 +18,7 @@ REASONS = 3
 
 def lines(proof: Certificate) -> Iterator[str]:
     """The table, reasons and the verdict of a certificate."""
-    yield (
-        f"{'check':<12}{'case':<26}{'worst':<24}{'size':>9}{'error':>9}{'allowed':>9}  verdict"
-    )
+    yield (f"{'check':<12}{'case':<26}{'worst':<24}{'size':>9}{'error':>9}{'allowed':>9}  verdict")
     missing = {(check, case): name for check, case, name in proof.missing}
     for check, case in dict.fromkeys((check, case) for check, case, _ in proof.expected):
         if (check, case) in missing:
@@ -64,7 +62,9 @@ def _reasons(proof: Certificate) -> Iterator[str]:
     reasons: dict[str, str] = {}
     for row in rows:
         where = f"{row.check}, {row.case}, {row.result.name}"
-        reasons.setdefault(row.result.why.partition(";")[0].partition(":")[0], f"{where}: {row.result.why}")
+        reasons.setdefault(
+            row.result.why.partition(";")[0].partition(":")[0], f"{where}: {row.result.why}"
+        )
     for reason in list(reasons.values())[:REASONS]:
         yield f"not judged: {reason}"
     if len(reasons) > REASONS:

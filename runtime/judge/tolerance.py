@@ -9,8 +9,8 @@ be very small, so the largest of several counts (`reference.redraw`).
 
 There are three verdicts.  *Green*: the code gives what the rule says.  *Red*: it gives something else,
 or a number that is not finite where the rule's is and fits the type.  *Not judged*: the rule itself is
-not finite there, or this type cannot hold it, or rounds it by more than 5 % (RMS), so that no tolerance
-has a meaning; `obstacles` says why and what to change.
+not finite there, or this type cannot hold it, or rounds it by more than 5 % (RMS) so that a deviation
+has no meaning; `obstacles` says why and what to change.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ RMS_LIMIT: dict[Kind, float] = {
     "decay gradient": 0.02,
 }
 ILL_CONDITIONED = 0.05
-VANISHING = 1e-10
-"""If no exact value is larger, the tensor is zero by its structure, and relative errors mean nothing."""
+SATURATED = 0.5
+"""Where float32 is off by so much, its error no longer shows that of float64, which is a share of it."""
+VANISHING = 1.2e-7
+"""If no exact value is larger, it is less than a rounding error of the numbers in float32 from which it
+was made, and relative errors mean nothing."""
 LOGARITHMS = 4096
 """The factor of eps in float64: about 64 logarithms of size up to 60 are summed, and no wider type
 is there to sum them in."""
@@ -111,8 +114,9 @@ def judge(
 
     unit    the usual size of the numbers of this case, beside which others vanish
 
-    A rule that is not finite, or larger than the type holds, is not judged, nor is one that the
-    references round by more than `ILL_CONDITIONED`.
+    A rule that is not finite, or larger than the type holds, is not judged.  Where the references are
+    off by more than `ILL_CONDITIONED` they are no yardstick: a result is green if it agrees with the
+    exact value as closely as RMS errors must anywhere, and not judged if not.
 
     In float64 the error of the references, which are in float32, is scaled by the ratio of the eps.
     Where the terms of a float64 gradient cancel, its error is measured against their size, 1 (that of
@@ -150,12 +154,14 @@ def judge(
     scale = 0.0 if vanishes else _rms(exact)
     rms = (_rms(miss) / scale if finite else float("inf")) if scale else 0.0
     reference_rms = shrink * max(_rms(m) for m in misses) / scale if scale else 0.0
-    verdict: Verdict = "green"
-    if not finite or not error <= allowed or not rms <= RMS_LIMIT[kind]:
-        verdict = "red"
-    if finite and not reference_rms <= ILL_CONDITIONED:
-        verdict = "not judged"
     limit = RMS_LIMIT[kind]
+    agrees = finite and error <= allowed and rms <= limit
+    verdict: Verdict = "green" if agrees else "red"
+    if finite and not reference_rms <= (SATURATED * shrink if double else ILL_CONDITIONED):
+        # The reference is no yardstick here.  What agrees with the exact value without one is right.
+        own = tolerance(kind, dtype) * (limit * size + floor)
+        verdict = "green" if agrees and error <= own else "not judged"
+        allowed = min(allowed, own)
     return Comparison(name, kind, size, error, allowed, rms, limit, reference_rms, finite, verdict)
 
 

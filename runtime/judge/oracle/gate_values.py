@@ -98,7 +98,7 @@ class FreshGates:
                 return evaluate(replace(expr, args=tuple(operands)), Scope(names))
         return evaluate(expr, Scope({("dual", ""): NamedTensor(torch.zeros(1, 1).double())}))
 
-    def _once(self, expr: Apply, row: str, make) -> NamedTensor:  # noqa: ANN001
+    def _once(self, expr: Apply, row: str, make) -> NamedTensor:
         """A learned part; equal numbered ones are one part."""
         key = (expr if expr.option("index") is not None else id(expr), row)
         if key not in self.known:

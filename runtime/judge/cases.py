@@ -32,7 +32,8 @@ class Case:
              anywhere in it.  The rest are default gates, those of a new layer; None: all are
     strided  inputs are not contiguous
     heads    number of heads
-    values   "normal" numbers, at default gates as large as a new layer's, 1/2; "ending": zero from the first quarter on; "tiny": of size 1e-14;
+    values   "normal" numbers, at default gates as large as a new layer's, 1/2; "ending": zero from the
+             first quarter on; "tiny": of size 1e-14;
              "activations": heavy tails, every eighth channel 100 times larger, keys in the same way
     checks   the checks that take this case, of `checks.CHECKS`
     """

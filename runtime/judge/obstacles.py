@@ -9,13 +9,14 @@ from math import inf
 import torch
 from torch import Tensor
 
+from miras_dsl.runtime.judge.oracle.decays import decays
 from miras_dsl.runtime.judge.oracle.run import State, run
 from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
 from miras_dsl.spec import Expr, Loss, MemorySpec, Ref, iter_nodes
 
 from .case_data import Data
 from .cases import Case, parameters
-from .reference import Reach, decays, other_gates, reference, rounding_error
+from .reference import Reach, other_gates, reference, rounding_error
 from .tolerance import ILL_CONDITIONED, Comparison, largest, unjudged
 
 GROWN = 1e3

@@ -11,9 +11,10 @@ from math import inf
 import torch
 from torch import Tensor
 
+from miras_dsl.runtime.judge.oracle.decays import decays
 from miras_dsl.runtime.judge.oracle.run import State
 from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
-from miras_dsl.spec import Apply, Expr, MemorySpec, Ref, iter_nodes
+from miras_dsl.spec import MemorySpec
 
 from .case_data import Data, data, narrow
 from .cases import Case, parameters
@@ -262,51 +263,6 @@ def outcome(
             full = full * tensor.detach()
         values[name] = full
     return Outcome({name: tensor.cpu() for name, tensor in values.items()})
-
-
-@lru_cache(maxsize=64)
-def decays(spec: MemorySpec) -> frozenset[str]:
-    """The gates that multiply a carried tensor: the decay, a momentum's factor of itself, and any other
-    gate at whose value 0 one token leaves nothing of what the memory held."""
-    found = {spec.retention.decay.name} if isinstance(spec.retention.decay, Ref) else set()
-    for target, formula in spec.algorithm.rules:
-        for node in iter_nodes(formula):
-            names = [part for part in _factors(node) if isinstance(part, Ref)]
-            if any(n.kind == "keep" or (n.kind, n.name) == ("carry", target) for n in names):
-                found |= {n.name for n in names if n.kind == "gate"}
-    others = [g for g in spec.gates if g.name not in found and g.range.low <= 0 <= g.range.high]
-    return frozenset(found | {gate.name for gate in others if _forgets_at_zero(spec, gate.name)})
-
-
-def _forgets_at_zero(spec: MemorySpec, gate: str) -> bool:
-    """Whether a token at which a gate is 0 leaves nothing of the state before it, and one at which it
-    is 1/2 leaves something."""
-    if spec.algorithm.anchored is not None or spec.retention.penalty or spec.algorithm.implicit:
-        return False
-    case = Case("a gate of 0", (1,), (3, 2), warm=True, keys=0.5, gates=0.0)
-    sizes, drawn = parameters(spec, case), data(spec, case, torch.float64)
-    assert drawn.state is not None
-    left = []
-    for value in (0.0, 0.5):
-        inputs = {
-            n: torch.full_like(x, value) if n.split(".")[0] == gate else x
-            for n, x in drawn.inputs.items()
-        }
-        state = {n: x.requires_grad_() for n, x in drawn.state.items() if x.is_floating_point()}
-        _, after = oracle.run(spec, sizes, inputs, drawn.state | state)
-        ends = [after[weight.name].double() for weight in spec.states]
-        total = torch.stack([(x * torch.sin(1 + x.detach())).sum() for x in ends]).sum()
-        slopes = torch.autograd.grad(total, list(state.values()), allow_unused=True)
-        left.append(max(float(s.abs().max()) for s in slopes if s is not None))
-    return left[0] < 1e-12 < left[1]
-
-
-def _factors(expr: Expr) -> list[Expr]:
-    if isinstance(expr, Apply) and expr.op in ("mul", "neg"):
-        return [factor for arg in expr.args for factor in _factors(arg)]
-    if isinstance(expr, Apply) and expr.op == "div":
-        return _factors(expr.args[0])
-    return [expr]
 
 
 def differentiable_state(spec: MemorySpec, state: State) -> State:

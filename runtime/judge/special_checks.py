@@ -24,7 +24,7 @@ from .reference import (
     redraw,
     reference,
 )
-from .tolerance import ILL_CONDITIONED, Comparison, Kind, Verdict, is_wide, judge
+from .tolerance import ILL_CONDITIONED, Comparison, Kind, Verdict, is_wide, judge, missing
 
 PARTED = 1e-3
 """How far float32 may be off, in shares of the size of all answers, for its error to show rounding."""
@@ -50,14 +50,16 @@ def check_carried(bench: Bench, case: Case) -> list[Comparison] | None:
     expected = reference(bench.spec, case, bench.dtype, bench.seed)
     low = expected.low if is_wide(bench.dtype) else _in_single(bench, case)
     after, ends = (differentiable_state(bench.spec, s) for s in (after, ends))
-    pairs = {f"state {n}": (ends[n].cpu(), after[n].cpu()) for n in after}
-    if is_wide(bench.dtype):
-        pairs["y"] = (parts.cpu(), y.cpu())
     rows = []
-    for name, (cut, whole) in pairs.items():
-        off = low.values[name].double() - expected.exact.values[name].double()
-        kind = kind_of(bench.spec, name)
-        rows.append(judge(name, kind, cut, whole, [whole.double() + off], held, case.tokens))
+    for name in expected.exact.values:
+        kind, weight = kind_of(bench.spec, name), name.removeprefix("state ")
+        if kind == "state" and not (weight in after and weight in ends):
+            rows.append(missing(name, kind))
+        elif kind == "state" or (name == "y" and is_wide(bench.dtype)):
+            cut, whole = (parts, y) if name == "y" else (ends[weight], after[weight])
+            cut, whole = cut.cpu(), whole.double().cpu()
+            off = low.values[name].double() - expected.exact.values[name].double()
+            rows.append(judge(name, kind, cut, whole, [whole + off], held, case.tokens))
     found = [*rows, *_precise(bench, expected.exact, ends)]
     return blocked(found, bench.obstacle(case))
 
@@ -85,7 +87,9 @@ def _precise(bench: Bench, exact: Outcome, state: State) -> Iterator[Comparison]
     for name, tensor in state.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
-        known = exact.values[f"state {name}"].float()
+        if (right := exact.values.get(f"state {name}")) is None:
+            continue
+        known = right.float()
         for narrow_type in (torch.bfloat16, torch.float16):
             shares = [
                 float((x == x.to(narrow_type).to(x.dtype)).double().mean())
@@ -188,7 +192,8 @@ def check_projections(bench: Bench, case: Case) -> list[Comparison] | None:
     learned parts, which multiplies the gradient of the gate by whatever slope its formula has.
 
     The oracle takes the tokens that the layer computes in the type under test, and the gates that it
-    computes in float64 from preactivations rounded to that type.  None if the memory has no layer or no learned gate.
+    computes in float64 from preactivations rounded to that type.  None if the memory
+    has no layer or no learned gate.
     """
     of, spec, dtype = bench.layer, bench.spec, bench.dtype
     if of is None:

@@ -111,7 +111,6 @@ def judge(
     lows    one reference, or several with other rounding errors; the largest error counts
     tokens  of a sequence: a form that is parallel in time sums over tokens that a token loop has
             let decay, so in float32 eps is multiplied by the usual error of such a sum, sqrt(tokens)
-
     unit    the usual size of the numbers of this case, beside which others vanish
 
     A rule that is not finite, or larger than the type holds, is not judged.  Where the references are
@@ -127,6 +126,8 @@ def judge(
     1 as there are tokens, so about sqrt(tokens) large, while their difference shrinks by what the
     writes erase.  A token loop shrinks each cotangent before it adds the next, so no draw of the
     reference shows this rounding: in float32 it is measured against sqrt(tokens) where that is larger.
+    In the same way a state is the sum of all writes, of size ``unit``, less what later ones erase: its
+    rounding is measured against the size of one write where that is larger.
 
     Raises ValueError if the shapes differ.
     """
@@ -145,7 +146,8 @@ def judge(
     vanishes = size < VANISHING * unit
     whole = vanishes or (double and "gradient" in kind)
     counts = LOGARITHMS if double else tokens**0.5 if is_wide(dtype) else 1.0
-    terms = 1.0 if whole else tokens**0.5 if kind == "state gradient" and is_wide(dtype) else 0.0
+    cancels = is_wide(dtype) and kind in ("state", "state gradient")
+    terms = 1.0 if whole else 0.0 if not cancels else tokens**0.5 if "gradient" in kind else 1.0
     floor = precision(dtype) * counts * max(size, terms * unit)
     drawn = shrink * max(float(m.abs().max()) for m in misses)
     allowed = tolerance(kind, dtype) * (drawn + floor)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from miras_dsl.runtime.judge import checks
+from miras_dsl.runtime.judge import bench
 from miras_dsl.runtime.judge.certificate import Certificate, certify
 from miras_dsl.runtime.load import loader
 from miras_dsl.source import Source
@@ -45,7 +45,7 @@ CAUGHT: dict[str, str] = {}
 def one_more_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is red the reference is drawn once more, not eight times: this file is full
     of red, and without a fault once is enough."""
-    monkeypatch.setattr(checks, "MAX_REFERENCE_DRAWS", 1)
+    monkeypatch.setattr(bench, "MAX_REFERENCE_DRAWS", 1)
 
 
 @cache

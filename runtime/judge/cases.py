@@ -76,7 +76,7 @@ def covering(chunk: int = 64, longest: int = 260) -> tuple[Case, ...]:
     """The cases for a form that works in chunks of ``chunk`` tokens."""
     c = max(2, min(chunk, longest // 4 - 1))
     half = c // 2 + 1
-    five = 4 * c + 1
+    five = 4 * c + 2
     return (
         Case("five chunks, three heads", (five,), (16, 33), gates=None, heads=3,
              checks=(*EVERY_CALL, "carried")),

@@ -156,7 +156,7 @@ def _with_reason(row: Comparison, dtype: torch.dtype, where: str) -> Comparison:
 def check_long(bench: Bench, case: Case) -> list[Comparison] | None:
     """One call over a long sequence against the step function, token by token, both in float64.
 
-    The same call in float32 shows how rounding adds up over the sequence.  A network that learns from
+    The same steps in float32 show how rounding adds up over the sequence.  A network that learns from
     every token may be chaotic: then float32 and float64 part exponentially, and what comes before they
     are `PARTED` is compared.
     """
@@ -171,8 +171,9 @@ def check_long(bench: Bench, case: Case) -> list[Comparison] | None:
 
     inputs, state = given(torch.float64)
     with torch.no_grad():
-        whole, low = run(inputs, state), run(*given(torch.float32))
-        exact = in_parts(bench, run, inputs, state, list(range(case.tokens + 1)))
+        whole, steps = run(inputs, state), list(range(case.tokens + 1))
+        exact = in_parts(bench, run, inputs, state, steps)
+        low = in_parts(bench, run, *given(torch.float32), steps)
     off = (low[0].double() - exact[0]).square().mean((0, 2, 3)).sqrt().cpu()
     apart = off > PARTED * float(exact[0].square().mean().sqrt())
     upto = int(apart.int().argmax()) if bool(apart.any()) else case.tokens

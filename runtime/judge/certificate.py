@@ -24,6 +24,8 @@ from .summary import lines
 from .tolerance import Comparison
 
 SCHEMA = "miras-certificate-3"
+TOKEN_BY_TOKEN, SHORT = "token by token", 8
+"""A form that goes token by token has no chunks; cases as for chunks of ``SHORT`` tokens tell as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,10 @@ def certify(
     """
     if spec.algorithm.anchored is not None:
         chunk = spec.algorithm.anchored.block
+    elif way == TOKEN_BY_TOKEN:
+        chunk = SHORT
     chosen = covering(chunk) if cases is None else tuple(cases)
-    by_token = way == "token by token"
+    by_token = way == TOKEN_BY_TOKEN
     bench = Bench(spec, implementation, dtype, device, seed, chunk, layer, by_token)
     rows, expected = [], []
     for case in chosen:

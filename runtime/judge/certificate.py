@@ -192,8 +192,8 @@ def certify(
     bench = Bench(spec, implementation, dtype, device, seed, chunk, layer, by_token)
     rows, expected = [], []
     for case in chosen:
-        for check in case.checks:
-            found = CHECKS[check](bench, case)
+        for check, compare in CHECKS.items():
+            found = compare(bench, case) if check in case.checks else None
             for result in found or ():
                 named = replace(result, name=shown(spec, result.name))
                 expected.append((check, case.name, named.name))

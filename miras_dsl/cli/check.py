@@ -17,7 +17,7 @@ import miras_dsl as miras
 from miras_dsl.dtypes import Dtype
 from miras_dsl.source import escaped
 
-from .exit_status import WRONG, reporting_failures, warn
+from .exit_status import UNJUDGED, WRONG, reporting_failures, warn
 from .options import AsJson, Spec
 from .output_file import resolve_output
 from .scaffold import memory_name
@@ -47,7 +47,8 @@ def check(
     """Parse, type, derive and run a spec, and compare it with autodiff of your own loss.
 
     The certificate lists what was measured: outputs, states and every gradient, packed sequences,
-    decoding, causality.  Exit status 1 when anything in it is red.
+    decoding, causality.  Exit status 1 when anything in it is red, 5 when a case at the gates of a new
+    layer could not be judged.
 
     Examples: [bold]miras check robust.mem[/bold];
     [bold]miras check yaad --only Yaad -o yaad.json[/bold]
@@ -82,9 +83,11 @@ def check(
             out.print(_painted(str(proof)))
         if not proofs:
             out.print(f"{name} is well formed; it holds no memory to certify")
-        if red := [proof for proof in proofs.values() if not proof.green]:
+        if red := [proof for proof in proofs.values() if proof.red]:
             out.print(Text(_next(spec, red[0])))
             raise typer.Exit(WRONG)
+        if not all(proof.green for proof in proofs.values()):
+            raise typer.Exit(UNJUDGED)
 
 
 @contextmanager
@@ -114,7 +117,7 @@ def _progress(out: Console, first: str) -> Iterator[Callable[[str], None]]:
 
 
 def _next(spec: str, proof: Certificate) -> str:
-    """What to do about a certificate that is not green, as one line."""
+    """What to do about a red certificate, as one line."""
     said = escaped(str(memory_name(spec)))
     if (worst := proof.worst) is None:
         count = len(proof.missing)
@@ -122,14 +125,19 @@ def _next(spec: str, proof: Certificate) -> str:
     where = f"next: {worst.result.name} of {proof.spec} ({worst.check}, {worst.case}) is"
     debug = f"MIRAS_DEBUG=1 miras check {said}"
     if not worst.result.finite:
-        return f"{where} not finite; {debug} names the first number that was not"
+        finite = "not finite, where the rule itself is"
+        return f"{where} {finite}; {debug} names the first number that was not"
     look = f"miras explain {said} --stage gradient"
-    return f"{where} furthest off; compare your formulas with {look}, and try {debug}"
+    return (
+        f"{where} furthest off: the code differs from the rule; please report it with the spec, "
+        f"{look} shows what was derived, and {debug} may name the place"
+    )
 
 
 def _painted(text: str) -> Text:
     """A certificate with its verdicts in colour."""
     shown = Text(text)
     shown.highlight_words(["green"], "green", case_sensitive=True)
-    shown.highlight_words(["RED", "MISSING", "red", "ill-conditioned"], "bold red")
+    shown.highlight_words(["not judged", "NOT JUDGED", "warning:"], "yellow", case_sensitive=True)
+    shown.highlight_words(["RED", "MISSING", "red"], "bold red")
     return shown

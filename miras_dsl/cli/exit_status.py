@@ -23,7 +23,7 @@ from miras_dsl.source import escaped
 if TYPE_CHECKING:
     from miras_dsl.diagnostics import Diagnostic
 
-WRONG, UNUSABLE, FAULT, STOPPED, UNREAD = 1, 3, 70, 130, 141
+WRONG, UNUSABLE, UNJUDGED, FAULT, STOPPED, UNREAD = 1, 3, 5, 70, 130, 141
 
 
 class reporting_failures:

@@ -6,27 +6,39 @@ import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
+from typing import Any
 
 import torch
 
 from miras_dsl.spec import MemorySpec, Write
 
+from .bench import Bench, Implementation, Layer
 from .cases import Case, covering
-from .checks import CHECKS, Bench, Implementation
+from .checks import CHECKS
+from .half_life import HalfLife, half_lives
+from .obstacles import shown
+from .summary import lines
 from .tolerance import Comparison
 
-SCHEMA = "miras-certificate-2"
+SCHEMA = "miras-certificate-3"
+TOKEN_BY_TOKEN, SHORT = "token by token", 8
+"""A form that goes token by token has no chunks; cases as for chunks of ``SHORT`` tokens tell as much."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a certificate: a check, the case, and a comparison that it made."""
+    """One line of a certificate: a check, the case, and a comparison that it made.
+
+    default  whether the gates of the case are those of a new layer
+    """
 
     check: str
     case: str
     result: Comparison
+    default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,7 @@ class Certificate:
     derived   False if the update is given with `write` instead of derived from a loss
     expected  every (check, case, quantity) that must have a row; a missing one is not green
     way       what computed the memory: kernels, chunk form or token by token
+    half_lives  of every weight that decays, with the gates of a new layer
     """
 
     spec: str
@@ -48,6 +61,7 @@ class Certificate:
     expected: tuple[tuple[str, str, str], ...]
     rows: tuple[Row, ...]
     way: str = ""
+    half_lives: tuple[HalfLife, ...] = ()
 
     @property
     def missing(self) -> tuple[tuple[str, str, str], ...]:
@@ -57,22 +71,39 @@ class Certificate:
 
     @property
     def failures(self) -> tuple[Row, ...]:
-        """The rows that are not green."""
-        return tuple(row for row in self.rows if row.result.verdict != "green")
+        """The red rows: the code differs from the rule."""
+        return tuple(row for row in self.rows if row.result.verdict == "red")
+
+    @property
+    def unjudged(self) -> tuple[Row, ...]:
+        """The rows that are not judged: the rule is not finite there, or the type cannot hold it."""
+        return tuple(row for row in self.rows if row.result.verdict == "not judged")
+
+    @property
+    def unjudged_at_default(self) -> tuple[Row, ...]:
+        """Those of them in cases whose gates are those of a new layer."""
+        return tuple(row for row in self.unjudged if row.default)
 
     @property
     def worst(self) -> Row | None:
-        """Of the rows that are not green, the one with the largest error; None if all are green."""
+        """Of the red rows, the one with the largest error; None if there is none."""
         return max(self.failures, key=lambda row: _badness(row.result), default=None)
 
     @property
+    def red(self) -> bool:
+        """Whether a comparison is red, or an expected one was not made."""
+        return bool(self.failures or self.missing) or not self.expected
+
+    @property
     def green(self) -> bool:
-        """Whether every expected comparison was made and is green."""
-        return bool(self.expected) and not self.missing and not self.failures
+        """Whether every expected comparison was made, none is red, and all at the default gates were
+        judged."""
+        return not self.red and not self.unjudged_at_default
 
     def to_json(self) -> str:
-        """The certificate as JSON of the schema `SCHEMA`."""
-        return json.dumps({"schema": SCHEMA, "green": self.green, **asdict(self)}, indent=1)
+        """The certificate as JSON of the schema `SCHEMA`; what is infinite is the word "inf"."""
+        held = {"schema": SCHEMA, "green": self.green, "red": self.red, **asdict(self)}
+        return json.dumps(_finite(held), indent=1, allow_nan=False)
 
     @staticmethod
     def from_json(text: str) -> Certificate:
@@ -83,45 +114,41 @@ class Certificate:
         held = json.loads(text)
         if held.pop("schema", None) != SCHEMA:
             raise ValueError(f"this is not a certificate of schema {SCHEMA}")
-        held.pop("green")
-        held.pop("warnings", None)
+        for computed in ("green", "red", "warnings"):
+            held.pop(computed, None)
         rows = tuple(
-            Row(row["check"], row["case"], Comparison(**row["result"])) for row in held.pop("rows")
+            Row(**{**row, "result": Comparison(**_numbers(row["result"]))})
+            for row in held.pop("rows")
         )
+        lives = tuple(HalfLife(**_numbers(life)) for life in held.pop("half_lives"))
         expected = tuple((check, case, name) for check, case, name in held.pop("expected"))
-        return Certificate(rows=rows, expected=expected, **held)
+        return Certificate(rows=rows, expected=expected, half_lives=lives, **held)
 
     def __str__(self) -> str:
-        """The worst comparison of each check and case, and the verdict."""
+        """The worst comparison of each check and case, what was not judged, and the verdict."""
         said = (self.spec, self.way, self.dtype, self.device, _versions(self.versions))
-        lines = [" · ".join(word for word in said if word)]
-        if not self.derived:
-            lines.append("update given with `write`, not derived from a loss")
-        lines.append(f"{'check':<12}{'case':<26}{'worst':<18}{'error':>10}{'allowed':>10}  verdict")
-        missing = {(check, case): name for check, case, name in self.missing}
-        for check, case in dict.fromkeys((check, case) for check, case, _ in self.expected):
-            if (check, case) in missing:
-                name = missing[check, case]
-                lines.append(f"{check:<12}{case:<26}{name:<18}{'':>20}  MISSING")
-                continue
-            rows = [r.result for r in self.rows if (r.check, r.case) == (check, case)]
-            worst = max(rows, key=_badness)
-            lines.append(
-                f"{check:<12}{case:<26}{worst.name:<18}{worst.error:>10.1e}{worst.allowed:>10.1e}"
-                f"  {worst.verdict}"
-            )
-        bad = len(self.failures) + len(self.missing)
-        lines.append(
-            f"green: {len(self.rows)} comparisons"
-            if self.green
-            else f"RED: {bad} of {len(self.expected)} comparisons failed"
-        )
-        return "\n".join(lines)
+        given = () if self.derived else ("update given with `write`, not derived from a loss",)
+        return "\n".join((" · ".join(word for word in said if word), *given, *lines(self)))
 
 
-def _badness(result: Comparison) -> tuple[bool, float]:
+def _finite(held: object) -> object:
+    """JSON has no number for what is infinite."""
+    if isinstance(held, dict):
+        return {name: _finite(value) for name, value in held.items()}
+    if isinstance(held, list | tuple):
+        return [_finite(value) for value in held]
+    return str(held) if isinstance(held, float) and not isfinite(held) else held
+
+
+def _numbers(held: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        n: float(v) if isinstance(v, str) and v in ("inf", "nan") else v for n, v in held.items()
+    }
+
+
+def _badness(result: Comparison) -> float:
     share = result.error / result.allowed if result.allowed else float(result.error > 0)
-    return result.verdict != "green", max(share, result.rms / max(result.rms_allowed, 1e-30))
+    return max(share, result.rms / max(result.rms_allowed, 1e-30))
 
 
 def _versions(versions: Mapping[str, str]) -> str:
@@ -146,6 +173,7 @@ def certify(
     cases: Sequence[Case] | None = None,
     chunk: int = 64,
     seed: int = 0,
+    layer: Layer | None = None,
 ) -> Certificate:
     """Compare an implementation of a memory with the oracle, in all checks and cases.
 
@@ -153,19 +181,23 @@ def certify(
     digest, way     to be recorded
     cases           None: `covering(chunk)`
     chunk           tokens of a chunk of the form under test; lengths of cases lie around its multiples
+    layer           the memory as a layer, whose gates are then judged too
     """
     if spec.algorithm.anchored is not None:
         chunk = spec.algorithm.anchored.block
+    elif way == TOKEN_BY_TOKEN:
+        chunk = SHORT
     chosen = covering(chunk) if cases is None else tuple(cases)
-    bench = Bench(spec, implementation, dtype, device, seed)
+    by_token = way == TOKEN_BY_TOKEN
+    bench = Bench(spec, implementation, dtype, device, seed, chunk, layer, by_token)
     rows, expected = [], []
     for case in chosen:
         for check, compare in CHECKS.items():
-            found = compare(bench, case)
-            if found is None:
-                continue
-            expected += [(check, case.name, result.name) for result in found]
-            rows += [Row(check, case.name, result) for result in found]
+            found = compare(bench, case) if check in case.checks else None
+            for result in found or ():
+                named = replace(result, name=shown(spec, result.name))
+                expected.append((check, case.name, named.name))
+                rows.append(Row(check, case.name, named, case.default))
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     return Certificate(
         spec=spec.name,
@@ -177,4 +209,5 @@ def certify(
         expected=tuple(expected),
         rows=tuple(rows),
         way=way,
+        half_lives=half_lives(spec, layer),
     )

@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from math import inf
 
 import torch
 from torch import Tensor
 
+from miras_dsl.runtime.judge.oracle.decays import decays
 from miras_dsl.runtime.judge.oracle.run import State
 from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
-from miras_dsl.spec import Apply, Expr, MemorySpec, Ref, iter_nodes
+from miras_dsl.spec import MemorySpec
 
-from .cases import Case, Data, data, narrow, parameters
+from .case_data import Data, data, narrow
+from .cases import Case, parameters
 from .oracle import run as oracle
-from .tolerance import Kind
+from .tolerance import VANISHING, Kind, precision
 
 Call = Callable[[Mapping[str, Tensor], State | None, Tensor | None], tuple[Tensor, State]]
 """A memory as a function of inputs, state and offsets of packed sequences."""
@@ -31,11 +34,25 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The tensors of a case, and the oracle's outcome in float64 (exact) and in low precision."""
+    """The tensors of a case, and the oracle's outcome in float64 (exact) and in low precision.
+
+    track  how large the memory was after each token in float64
+    """
 
     data: Data
     exact: Outcome
     low: Outcome
+    track: tuple[Reach, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The largest number of an answer and the state after a token of a sequence; inf where one is not
+    finite."""
+
+    sequence: int
+    token: int
+    size: float
 
 
 def kind_of(spec: MemorySpec, name: str) -> Kind:
@@ -56,22 +73,54 @@ def kind_of(spec: MemorySpec, name: str) -> Kind:
 def reference(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0) -> Reference:
     """The oracle's outcomes for a case; cached, since several checks need them."""
     drawn = data(spec, case, dtype, seed)
-    exact = outcome(spec, _oracle(spec, case, None), drawn, lambda name: torch.float64)
-    return Reference(drawn, exact, _low(spec, case, dtype, drawn))
+    track: list[Reach] = []
+    call = _oracle(spec, case, None, track)
+    exact = outcome(spec, call, drawn, lambda name: torch.float64)
+    return Reference(drawn, exact, _low(spec, case, dtype, drawn), tuple(track))
 
 
-MAX_REFERENCE_DRAWS = 8
-"""How often the low-precision reference is drawn again at most."""
+def rounding_error(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int, name: str) -> float:
+    """How far the low-precision reference of a quantity is off, RMS over RMS; inf if it is not finite."""
+    expected = reference(spec, case, dtype, seed)
+    return _apart(expected.exact, expected.low, name, dtype)
 
 
-@lru_cache(maxsize=4 * MAX_REFERENCE_DRAWS)
+def _apart(exact: Outcome, low: Outcome, name: str, dtype: torch.dtype) -> float:
+    x, y = exact.values[name].double(), low.values[name].double()
+    size = float(x.square().mean().sqrt()) if x.numel() else 0.0
+    if size < VANISHING:
+        return 0.0
+    shrink = precision(dtype) / precision(torch.float32) if dtype == torch.float64 else 1.0
+    off = shrink * float((y - x).square().mean().sqrt()) / size
+    return off if off == off else inf
+
+
+def other_gates(spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int, gate: str) -> float:
+    """The largest rounding error of a case whose other gates all are default ones."""
+    drawn = reference(spec, case, dtype, seed).data
+    usual = data(spec, replace(case, gates=None), dtype, seed).inputs
+    names = {g.name for g in spec.gates} - {gate}
+    inputs = {n: usual[n] if n.split(".")[0] in names else x for n, x in drawn.inputs.items()}
+    mixed = replace(drawn, inputs=inputs)
+    exact = outcome(spec, _oracle(spec, case, None), mixed, lambda name: torch.float64)
+    low = _low(spec, case, dtype, mixed)
+    names_of = [n for n, x in exact.values.items() if x.is_floating_point()]
+    return max(_apart(exact, low, name, dtype) for name in names_of)
+
+
+@lru_cache(maxsize=32)
 def redraw(
     spec: MemorySpec, case: Case, dtype: torch.dtype, seed: int = 0, number: int = 1
 ) -> Outcome:
     """The low-precision reference with other rounding errors: every number that the oracle is given is
     moved by one unit in the last place of float32, up or down at random."""
     drawn = reference(spec, case, dtype, seed).data
-    random = torch.Generator().manual_seed(seed + number)
+    return _low(spec, case, dtype, _moved(drawn, seed + number))
+
+
+def _moved(drawn: Data, seed: int) -> Data:
+    """The tensors of a case, each number moved by one unit in the last place of float32."""
+    random = torch.Generator().manual_seed(seed)
 
     def near(x: Tensor) -> Tensor:
         if not x.is_floating_point():
@@ -83,26 +132,56 @@ def redraw(
 
     inputs = {name: near(x) for name, x in drawn.inputs.items()}
     state = drawn.state and {name: near(x) for name, x in drawn.state.items()}
-    return _low(spec, case, dtype, replace(drawn, inputs=inputs, state=state))
+    return replace(drawn, inputs=inputs, state=state)
 
 
 def _low(spec: MemorySpec, case: Case, dtype: torch.dtype, drawn: Data) -> Outcome:
-    """The oracle in float32, with operands of products rounded to ``dtype`` if that is narrower."""
+    """The oracle in float32, with operands of products rounded to ``dtype`` if that is narrower.
+
+    Where a formula as it is written overflows in float32 on its way to a result that does not, it is
+    computed in float64 on numbers that are moved by one unit in the last place of float32.
+    """
     rounding = torch.float32 if dtype == torch.float64 else dtype
-    return outcome(spec, _oracle(spec, case, rounding), drawn, lambda name: torch.float32)
+    found = outcome(spec, _oracle(spec, case, rounding), drawn, lambda name: torch.float32)
+    if all(bool(torch.isfinite(value).all()) for value in found.values.values()):
+        return found
+    narrow_products = None if rounding == torch.float32 else rounding
+    call = _oracle(spec, case, narrow_products)
+    return outcome(spec, call, _moved(drawn, 1), lambda name: torch.float64)
 
 
-def _oracle(spec: MemorySpec, case: Case, rounding: torch.dtype | None) -> Call:
+def _oracle(
+    spec: MemorySpec,
+    case: Case,
+    rounding: torch.dtype | None,
+    track: list[Reach] | None = None,
+) -> Call:
     sizes = parameters(spec, case)
 
     def apply(
         inputs: Mapping[str, Tensor], state: State | None, offsets: Tensor | None
     ) -> tuple[Tensor, State]:
         if offsets is None:
-            return oracle.run(spec, sizes, inputs, state, rounding=rounding)
-        return _separately(spec, sizes, inputs, state, offsets, rounding)
+            return oracle.run(
+                spec, sizes, inputs, state, rounding=rounding, watch=_watching(track, 0)
+            )
+        return _separately(spec, sizes, inputs, state, offsets, rounding, track)
 
     return apply
+
+
+def _watching(
+    track: list[Reach] | None, sequence: int
+) -> Callable[[int, Tensor, State], None] | None:
+    if track is None:
+        return None
+
+    def watch(token: int, answer: Tensor, state: State) -> None:
+        held = [x for x in (answer, *state.values()) if x.is_floating_point() and x.numel()]
+        size = float(torch.stack([x.detach().abs().amax() for x in held]).amax())
+        track.append(Reach(sequence, token, size if size == size else inf))
+
+    return watch
 
 
 def _separately(
@@ -112,6 +191,7 @@ def _separately(
     state: State | None,
     offsets: Tensor,
     rounding: torch.dtype | None,
+    track: list[Reach] | None = None,
 ) -> tuple[Tensor, State]:
     """Packed sequences one after the other, each with its own row of the state."""
     timed = {name for _, name in leaf_axes(spec)}
@@ -119,7 +199,8 @@ def _separately(
     for row, (low, high) in enumerate(pairwise(offsets)):
         own = {n: t[:, low:high] if n in timed else t for n, t in inputs.items()}
         before = None if state is None else {n: t[row : row + 1] for n, t in state.items()}
-        y, after = oracle.run(spec, sizes, own, before, rounding=rounding)
+        watch = _watching(track, row)
+        y, after = oracle.run(spec, sizes, own, before, rounding=rounding, watch=watch)
         parts.append(y)
         states.append(after)
     return torch.cat(parts, 1), {n: torch.cat([s[n] for s in states]) for n in states[0]}
@@ -182,25 +263,6 @@ def outcome(
             full = full * tensor.detach()
         values[name] = full
     return Outcome({name: tensor.cpu() for name, tensor in values.items()})
-
-
-def decays(spec: MemorySpec) -> set[str]:
-    """The gates that multiply a carried tensor: the decay, and a momentum's factor of itself."""
-    found = {spec.retention.decay.name} if isinstance(spec.retention.decay, Ref) else set()
-    for target, formula in spec.algorithm.rules:
-        for node in iter_nodes(formula):
-            names = [part for part in _factors(node) if isinstance(part, Ref)]
-            if any(n.kind == "keep" or (n.kind, n.name) == ("carry", target) for n in names):
-                found |= {n.name for n in names if n.kind == "gate"}
-    return found
-
-
-def _factors(expr: Expr) -> list[Expr]:
-    if isinstance(expr, Apply) and expr.op in ("mul", "neg"):
-        return [factor for arg in expr.args for factor in _factors(arg)]
-    if isinstance(expr, Apply) and expr.op == "div":
-        return _factors(expr.args[0])
-    return [expr]
 
 
 def differentiable_state(spec: MemorySpec, state: State) -> State:

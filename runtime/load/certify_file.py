@@ -15,6 +15,7 @@ from miras_dsl.runtime.kernels.recurrent import enabled, supported
 from miras_dsl.runtime.threads import on_threads
 from miras_dsl.spec import FileSpec
 
+from .judged_layer import JudgedLayer
 from .loader import implementations
 
 
@@ -49,14 +50,25 @@ def certify_file(
                 continue
             if tell is not None:
                 tell(name)
-            made, function = plain[name]
+            made, function, kind_of_layer = plain[name]
+            layer = JudgedLayer(made, kind_of_layer)
             slow = "token by token" if made.form is None else "chunk form"
-            ways = {name: (slow, function)}
+            ways = {name: (slow, function, layer)}
             if launched and fast[name][0].kernels:
-                ways = {name: ("kernels", fast[name][1]), f"{name}, {slow}": (slow, function)}
-            for title, (way, judged) in ways.items():
+                quick = JudgedLayer(fast[name][0], fast[name][2])
+                ways = {
+                    name: ("kernels", fast[name][1], quick),
+                    f"{name}, {slow}": (slow, function, layer),
+                }
+            for title, (way, judged, own) in ways.items():
                 proofs[title] = certify(
-                    memory, judged, digest=digest, way=way, dtype=kind, device=device
+                    memory,
+                    judged,
+                    digest=digest,
+                    way=way,
+                    dtype=kind,
+                    device=device,
+                    layer=own,
                 )
     return proofs
 

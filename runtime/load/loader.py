@@ -130,12 +130,17 @@ def _kernels_here() -> bool:
 
 def implementations(
     spec: FileSpec, kernels: bool = False
-) -> dict[str, tuple[CompiledMemory, Callable[[Mapping[str, int]], Run]]]:
-    """Every memory of a file by name, and its function by sizes, from the module of the whole file."""
+) -> dict[str, tuple[CompiledMemory, Callable[[Mapping[str, int]], Run], type[nn.Module]]]:
+    """Every memory of a file by name, its function by sizes, and its class as a layer, from the module
+    of the whole file."""
     rendered, path = generate(spec, kernels)
     module = cache.import_module(path)
     return {
-        name: (memory, partial(with_sizes, memory, module))
+        name: (
+            memory,
+            partial(with_sizes, memory, module),
+            getattr(module, rendered.names.classes[name]),
+        )
         for name, memory in rendered.memories.items()
     }
 

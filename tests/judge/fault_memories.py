@@ -105,6 +105,7 @@ memory Rows(dk, dv) {
         algorithm="momentum(eta, mu), exact",
         gates=f"{ETA}   mu = sigmoid(linear(x)) / 2",
     ),
+    "power": _matrix("Power", bias="sum(abs(W @ key - value)^1.5)"),
     "by token": _matrix("ByToken").replace("l2(alpha)", "soft(alpha, 0.1) at token"),
     "by token, anchored": _matrix(
         "ByTokenAnchored",

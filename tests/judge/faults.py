@@ -59,21 +59,28 @@ def cases(spec: MemorySpec) -> tuple[Case, ...]:
 
 @dataclass(frozen=True)
 class Fault:
-    """One planted fault: what is wrong, in which memory, layer or model, and the patch."""
+    """One planted fault: what is wrong, in which memory, layer or model, and the patch.
+
+    cases, dtype  where it shows, if not in the usual `cases` in float64
+    """
 
     name: str
     memory: str
     plant: Callable[[Patch], None]
+    cases: tuple[Case, ...] = ()
+    dtype: str = "float64"
 
 
 FAULTS: list[Fault] = []
 
 
-def fault(memory: str, name: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+def fault(
+    memory: str, name: str, cases: tuple[Case, ...] = (), dtype: str = "float64"
+) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
     """Register a function that plants a fault."""
 
     def register(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        FAULTS.append(Fault(name, memory, plant))
+        FAULTS.append(Fault(name, memory, plant, cases, dtype))
         return plant
 
     return register

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import miras_dsl as miras
-from miras_dsl.runtime.judge.cases import Case, Data, narrow, parameters
+from miras_dsl.runtime.judge.case_data import Data, narrow
+from miras_dsl.runtime.judge.cases import Case, parameters
 from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
 from miras_dsl.runtime.judge.reference import Outcome, outcome

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import miras_dsl as miras
-from miras_dsl.runtime.judge.cases import Case, Data, data, parameters
+from miras_dsl.runtime.judge.case_data import Data, data
+from miras_dsl.runtime.judge.cases import Case, parameters
 from miras_dsl.runtime.judge.certificate import certify
 from miras_dsl.runtime.layers import state_tree as states
 from miras_dsl.runtime.load.loader import implementation

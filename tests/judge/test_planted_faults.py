@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from miras_dsl.runtime.judge import checks
+from miras_dsl.runtime.judge import bench
+from miras_dsl.runtime.judge.cases import Case
 from miras_dsl.runtime.judge.certificate import Certificate, certify
 from miras_dsl.runtime.load import loader
 from miras_dsl.source import Source
@@ -20,6 +22,7 @@ from miras_dsl.spec import MemorySpec
 from tests.judge import (
     faults_derived,
     faults_module,
+    faults_reach,
     faults_reverse,
     faults_rules,
     faults_running,
@@ -33,6 +36,7 @@ PLACES = {
     faults_derived: "derivation",
     faults_reverse: "reverse mode",
     faults_running: "runtime",
+    faults_reach: "far out",
     faults_rules: "algorithm, retention",
     faults_module: "module",
 }
@@ -45,7 +49,7 @@ CAUGHT: dict[str, str] = {}
 def one_more_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is red the reference is drawn once more, not eight times: this file is full
     of red, and without a fault once is enough."""
-    monkeypatch.setattr(checks, "MAX_REFERENCE_DRAWS", 1)
+    monkeypatch.setattr(bench, "MAX_REFERENCE_DRAWS", 1)
 
 
 @cache
@@ -53,23 +57,22 @@ def spec_named(name: str) -> MemorySpec:
     return spec_of(name)
 
 
-def certified(memory: str) -> Certificate:
-    """A memory compiled afresh, with whatever is patched, and judged."""
+def certified(memory: str, where: tuple[Case, ...] = (), dtype: str = "float64") -> Certificate:
+    """A memory compiled afresh, with whatever is patched, and judged in the usual cases or others."""
     spec = spec_named(memory)
     memory, module = loader.compiled.__wrapped__(spec)
     return certify(
         spec,
         lambda sizes: loader.with_sizes(memory, module, sizes),
-        dtype=torch.float64,
-        cases=cases(spec),
+        dtype=getattr(torch, dtype),
+        cases=where or cases(spec),
     )
 
 
-def judged(subject: str) -> list[tuple[str, str]]:
+def judged(subject: str, *where: Any) -> list[tuple[str, str]]:
     """What is red in a memory, layer or model: check and quantity."""
     if subject in TEXTS:
-        failures = certified(subject).failures
-        return [(r.check, r.result.name) for r in failures if r.result.verdict == "red"]
+        return [(r.check, r.result.name) for r in certified(subject, *where).failures]
     library = loader._load.__wrapped__(Source("<fault>", (LAYERS | MODELS)[subject]))
     found = wrong(library, "Whole") if subject in LAYERS else wrong_model(library, "All")
     return [(w.check, w.name) for w in found]
@@ -81,6 +84,17 @@ def test_without_a_fault_it_is_green(memory: str) -> None:
     assert certificate.green, str(certificate)
 
 
+ELSEWHERE = sorted({(f.memory, f.dtype, f.cases) for f in FAULTS if f.cases}, key=repr)
+
+
+@pytest.mark.parametrize(("memory", "dtype", "where"), ELSEWHERE, ids=lambda x: str(x)[:40])
+def test_without_a_fault_it_is_green_there(
+    memory: str, dtype: str, where: tuple[Case, ...]
+) -> None:
+    certificate = certified(memory, where, dtype)
+    assert certificate.green and not certificate.unjudged, str(certificate)
+
+
 @pytest.mark.parametrize("subject", [*LAYERS, *MODELS])
 def test_without_a_fault_nothing_is_wrong(subject: str) -> None:
     assert judged(subject) == []
@@ -89,7 +103,7 @@ def test_without_a_fault_nothing_is_wrong(subject: str) -> None:
 @pytest.mark.parametrize("fault", PLANTED, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_caught(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     fault.plant(monkeypatch)
-    red = judged(fault.memory)
+    red = judged(fault.memory, fault.cases, fault.dtype)
     assert red
     CAUGHT[fault.name] = "; ".join(
         f"{check}: {summary([name for own, name in red if own == check])}"

@@ -18,7 +18,8 @@ from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.emit.torch.memory import emit_memory
 from miras_dsl.codegen.emit.triton.module import emit_kernels
 from miras_dsl.runtime.judge import certificate
-from miras_dsl.runtime.judge.cases import Case, data, parameters
+from miras_dsl.runtime.judge.case_data import data
+from miras_dsl.runtime.judge.cases import Case, parameters
 from miras_dsl.runtime.judge.certificate import certify
 from miras_dsl.runtime.kernels import launch_config, recurrent
 from miras_dsl.runtime.kernels.triton_interpreter import interpreting

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from miras_dsl.check import read
-from miras_dsl.runtime.judge.cases import Case, data, parameters
+from miras_dsl.runtime.judge.case_data import data
+from miras_dsl.runtime.judge.cases import Case, parameters
 from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec

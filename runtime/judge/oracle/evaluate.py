@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import log
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from miras_dsl.spec import Apply, Axes, Expr, Number, Ref
+from miras_dsl.spec import Apply, Axes, Expr, Number, Ref, iter_nodes
 
 from .named_tensor import NamedTensor, positions, product, union
 
@@ -69,6 +70,8 @@ def evaluate(expr: Expr, scope: Scope) -> NamedTensor:
             return scope.value(expr)
         case Apply(op=op) if op in _ALONG_AXES:
             return _ALONG_AXES[op](expr, [evaluate(arg, scope) for arg in expr.args], scope)
+        case Apply(op="log", args=(arg,)) if (found := _logarithm(arg, scope)) is not None:
+            return found
         case Apply(op="pow", args=(base, Number(value=exponent))):
             inner = evaluate(base, scope)
             return NamedTensor(_power(inner.data, float(exponent)), inner.axes)
@@ -83,6 +86,51 @@ def evaluate(expr: Expr, scope: Scope) -> NamedTensor:
             function = torch.sqrt if op == "sqrt" and scope.partial else _ELEMENTWISE[op]
             return NamedTensor(function(*given), axes)
     raise ValueError(f"`{getattr(expr, 'op', expr)}` belongs to the layer, not to the memory")
+
+
+def _logarithm(expr: Expr, scope: Scope) -> NamedTensor | None:
+    """The logarithm of a sum of exponentials, which may itself be larger than any number of the type;
+    None for anything else."""
+    match expr:
+        case Number(value=number) if number > 0:
+            value = evaluate(expr, scope)
+            return NamedTensor(torch.log(value.data), value.axes)
+        case Apply(op="exp", args=(arg,)):
+            return evaluate(arg, scope)
+        case Apply(op="cosh", args=(arg,)):
+            return _logcosh(evaluate(arg, scope))
+        case Apply(op="add", args=(Apply(op="exp", args=(a,)), Apply(op="exp", args=(b,)))) if (
+            b == Apply("neg", (a,), a.axes)
+        ):
+            half = _logcosh(evaluate(a, scope))
+            return NamedTensor(half.data + log(2), half.axes)
+        case Apply(op="add" | "mul" as op, args=(left, right)):
+            if not any(_exponential(part) for part in (left, right)):
+                return None
+            a, b = _logarithm(left, scope), _logarithm(right, scope)
+            if a is None or b is None:
+                return None
+            axes = union(a.axes, b.axes)
+            joined = torch.logaddexp if op == "add" else torch.add
+            return NamedTensor(joined(a.align_to(axes), b.align_to(axes)), axes)
+        case Apply(op="sum", args=(arg,)) if (terms := _logarithm(arg, scope)) is not None:
+            dims, rest = positions(terms, _over(expr, terms))
+            return NamedTensor(torch.logsumexp(terms.data, dims) if dims else terms.data, rest)
+    return None
+
+
+def _logcosh(x: NamedTensor) -> NamedTensor:
+    """log(cosh(x)); beyond 20 the smaller of its two exponentials is less than a rounding error."""
+    near = x.data.abs() < 20
+    small = torch.where(near, x.data, torch.zeros_like(x.data))
+    return NamedTensor(
+        torch.where(near, torch.log(torch.cosh(small)), x.data.abs() - log(2)), x.axes
+    )
+
+
+def _exponential(expr: Expr) -> bool:
+    """Whether a formula has an exponential in it."""
+    return any(isinstance(n, Apply) and n.op in ("exp", "cosh") for n in iter_nodes(expr))
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:

@@ -87,7 +87,7 @@ def product(
         positions(side, over)
     result = tuple(axis for axis in union(left.axes, right.axes) if axis not in over)
     letter = {axis: chr(ord("c") + i) for i, axis in enumerate(union(left.axes, right.axes))}
-    batch = torch.broadcast_shapes(left.data.shape[:2], right.data.shape[:2])
+    batch = [max(sizes) for sizes in zip(left.data.shape[:2], right.data.shape[:2], strict=True)]
     a, b, out = (
         "ab" + "".join(letter[x] for x in axes) for axes in (left.axes, right.axes, result)
     )

@@ -16,7 +16,7 @@ never written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import sympy as sp
 import torch
@@ -36,12 +36,14 @@ def run(
     state: Mapping[str, Tensor] | None = None,
     *,
     rounding: torch.dtype | None = None,
+    watch: Callable[[int, Tensor, State], None] | None = None,
 ) -> tuple[Tensor, State]:
     """The outputs [batch, time, heads, value] and the state after the last token.
 
     sizes     size parameters of the memory by name
     state     None, or what of the state is not the initial one
     rounding  the type to which operands of products are rounded, for the low-precision reference
+    watch     is called after every token with its number, its answer and the state
 
     Raises ValueError for clauses that exclude each other, and for learned initial values not given.
     """
@@ -64,6 +66,8 @@ def run(
             now = _restart(spec, now, start)
             answer, now = one_token(spec, inputs, scope, now, track)
             answers.append(answer.expand(batch, heads, *answer.shape[2:]))
+            if watch is not None:
+                watch(step, answers[-1].detach(), now)
         width = (axis_sizes(spec, sizes)["value"],) if not answers else answers[0].shape[2:]
         empty = first.new_zeros(batch, 0, heads, *width)
         output = torch.stack(answers, 1) if answers else empty

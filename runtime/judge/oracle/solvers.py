@@ -32,13 +32,18 @@ def slope_of(total: Slope) -> Slope:
 
 
 def _curvature(slope: Slope, w: Tensor) -> Tensor:
+    return _value_and_curvature(slope, w)[1]
+
+
+def _value_and_curvature(slope: Slope, w: Tensor) -> tuple[Tensor, Tensor]:
+    """A slope and its derivative, from one evaluation."""
     probe = w.detach().requires_grad_()
     with torch.enable_grad():
         value = slope(probe)
         if not value.requires_grad:
-            return torch.zeros_like(w)
+            return value, torch.zeros_like(w)
         (result,) = torch.autograd.grad(value.sum(), probe, allow_unused=True)
-    return torch.zeros_like(w) if result is None else result.detach()
+    return value.detach(), torch.zeros_like(w) if result is None else result.detach()
 
 
 def _start(slope: Slope, shape: Sequence[int], like: Tensor) -> Tensor:
@@ -51,6 +56,8 @@ def _start(slope: Slope, shape: Sequence[int], like: Tensor) -> Tensor:
         point = torch.full_like(chosen, guess)
         good = torch.isfinite(slope(point).detach()) & torch.isnan(chosen)
         chosen = torch.where(good, point, chosen)
+        if not bool(torch.isnan(chosen).any()):
+            break
     if bool(torch.isnan(chosen).any()):
         raise ValueError("the slope of this potential is finite at none of the points tried")
     return chosen
@@ -67,23 +74,23 @@ def root(slope: Slope, target: Tensor) -> Tensor:
 
     least = most = slope(middle).detach()
 
-    def miss(w: Tensor) -> Tensor:
-        value = slope(w).detach()
+    def miss(w: Tensor, value: Tensor) -> Tensor:
         # Beyond a pole the slope begins anew from below: such a point is outside as well.
         outside = torch.isnan(value) | torch.where(w > middle, value < most, value > least)
         above = torch.where(w > middle, torch.inf, -torch.inf).to(w.dtype)
         return torch.where(outside & (w != middle), above, value - aim)
 
-    rising = miss(middle) < 0
+    rising = least < aim
     low = torch.where(rising, middle, middle - 2.0**-4)
     high = torch.where(rising, middle + 2.0**-4, middle)
     for power in range(-3, 120):
-        short_low, short_high = miss(low) > 0, miss(high) < 0
+        at_low, at_high = slope(low).detach(), slope(high).detach()
+        short_low, short_high = miss(low, at_low) > 0, miss(high, at_high) < 0
         if not bool((short_low | short_high).any()):
             break
         # What falls short on one side is a bound on the other.
-        least = torch.where(short_low, slope(low).detach(), least)
-        most = torch.where(short_high, slope(high).detach(), most)
+        least = torch.where(short_low, at_low, least)
+        most = torch.where(short_high, at_high, most)
         low, high = torch.where(short_high, high, low), torch.where(short_low, low, high)
         low = torch.where(short_low, middle - 2.0**power, low)
         high = torch.where(short_high, middle + 2.0**power, high)
@@ -91,9 +98,10 @@ def root(slope: Slope, target: Tensor) -> Tensor:
     tiny = 4 * torch.finfo(w.dtype).eps
     settled = torch.zeros_like(w, dtype=torch.bool)
     for iteration in range(240):
-        error = miss(w)
+        value, curvature = _value_and_curvature(slope, w)
+        error = miss(w, value)
         low, high = torch.where(error < 0, w, low), torch.where(error > 0, w, high)
-        newton = w - error / _curvature(slope, w)
+        newton = w - error / curvature
         # At a jump Newton steps may oscillate, so every fourth step halves the bracket.
         inside = (newton > low) & (newton < high) & (iteration % 4 != 3)
         # Between points of very different size the geometric mean halves the number of digits.

@@ -41,6 +41,7 @@ class Implementation(Protocol):
         inputs: Mapping[str, Tensor],
         state: State | None,
         cu_seqlens: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, State]: ...
 
 

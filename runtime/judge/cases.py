@@ -16,7 +16,7 @@ from typing import Literal
 
 from miras_dsl.spec import MemorySpec
 
-EVERY_CALL = ("whole", "split", "steps", "causal")
+EVERY_CALL = ("whole", "split", "masked", "reordered", "steps", "causal")
 """The checks of an ordinary case."""
 
 

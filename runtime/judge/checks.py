@@ -1,4 +1,5 @@
-"""What every case is checked for: one call, several calls in a row, token by token, and causality.
+"""What every case is checked for: one call, several calls in a row, padding, rows in another order,
+token by token, and causality.
 
 Each check runs the implementation on a case.  All but causality compare with the oracle's outcome for
 the whole sequence, so calls that are split in any way must give the same numbers as one call.
@@ -45,6 +46,57 @@ def check_split(bench: Bench, case: Case) -> list[Comparison] | None:
     return bench.comparisons(case, bench.outcome(case, apply))
 
 
+def check_masked(bench: Bench, case: Case) -> list[Comparison] | None:
+    """Packed sequences as the rows of a padded batch, padding before every other one and behind the
+    rest: output, final state, every gradient.  Padding is NaN."""
+    if not case.packed:
+        return None
+    run = bench.implementation(case)
+    timed = {name for _, name in leaf_axes(bench.spec)}
+    length = max(case.lengths) + 2
+    mask = torch.zeros(len(case.lengths), length, dtype=torch.bool, device=bench.device)
+    for row, own in enumerate(case.lengths):
+        mask[row, slice(length - own, None) if row % 2 else slice(own)] = True
+
+    def apply(
+        inputs: Mapping[str, Tensor], state: State | None, offsets: Tensor | None
+    ) -> tuple[Tensor, State]:
+        def padded(x: Tensor) -> Tensor:
+            blank = x.new_full((*mask.shape, *x.shape[2:]), torch.nan)
+            there = mask.reshape(*mask.shape, *[1] * (x.dim() - 2))
+            return blank.masked_scatter(there, x)
+
+        given = {name: padded(x) if name in timed else x for name, x in inputs.items()}
+        y, after = run(given, state, None, mask)
+        return y[mask][None], after
+
+    return bench.comparisons(case, bench.outcome(case, apply))
+
+
+def check_reordered(bench: Bench, case: Case) -> list[Comparison] | None:
+    """Rows change places on the way, after a draft was read and refused: output, final state, every
+    gradient."""
+    if case.packed or case.tokens < 2 or len(case.lengths) < 2:
+        return None
+    run = bench.implementation(case)
+    half, rows = case.tokens // 2, len(case.lengths)
+    order = torch.arange(rows, device=bench.device).roll(1)
+    back = order.argsort()
+    timed = {name for _, name in leaf_axes(bench.spec)}
+
+    def apply(
+        inputs: Mapping[str, Tensor], state: State | None, offsets: Tensor | None
+    ) -> tuple[Tensor, State]:
+        first, middle = run(bench.cut(inputs, 0, half), state)
+        rest = bench.cut(inputs, half, case.tokens)
+        run({name: x.flip(0) if name in timed else x for name, x in rest.items()}, middle)
+        turned = {name: x[order] if name in timed else x for name, x in rest.items()}
+        second, after = run(turned, {name: x[order] for name, x in middle.items()})
+        return torch.cat([first, second[back]], 1), {name: x[back] for name, x in after.items()}
+
+    return bench.comparisons(case, bench.outcome(case, apply))
+
+
 def check_decode(bench: Bench, case: Case) -> list[Comparison] | None:
     """Token by token, as in decoding: output and final state."""
     if case.packed or not case.warm or not 2 <= case.tokens <= 70:
@@ -86,6 +138,8 @@ def check_causal(bench: Bench, case: Case) -> list[Comparison] | None:
 CHECKS: Mapping[str, Callable[[Bench, Case], list[Comparison] | None]] = {
     "whole": check_whole,
     "split": check_split,
+    "masked": check_masked,
+    "reordered": check_reordered,
     "steps": check_decode,
     "causal": check_causal,
     "carried": check_carried,

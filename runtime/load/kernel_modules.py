@@ -55,8 +55,12 @@ def implementation(
     op = MemoryOp(table, replace(kernels, values=values))
 
     def memory(
-        *, state: Mapping[str, Tensor], cu_seqlens: Packed = None, **feeds: Tensor
+        *,
+        state: Mapping[str, Tensor],
+        cu_seqlens: Packed = None,
+        attention_mask: Tensor | None = None,
+        **feeds: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return run(op, feeds, state, cu_seqlens, form="kernel")
+        return run(op, feeds, state, cu_seqlens, attention_mask, form="kernel")
 
     return lambda sizes: as_oracle_function(spec, made.rule, sizes, memory)

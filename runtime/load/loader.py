@@ -120,7 +120,7 @@ def generate(spec: FileSpec, kernels: bool) -> tuple[RenderedModule, Path]:
 
 
 Run = Callable[..., tuple[Tensor, State]]
-"""(inputs, state, cu_seqlens=None) -> (y, state), with the oracle's inputs and states."""
+"""(inputs, state, cu_seqlens=None, attention_mask=None) -> (y, state), named as the oracle names them."""
 
 
 def _kernels_here() -> bool:
@@ -207,18 +207,24 @@ def as_oracle_function(
         return state
 
     def run(
-        inputs: Mapping[str, Tensor], state: State | None, cu_seqlens: Packed = None
+        inputs: Mapping[str, Tensor],
+        state: State | None,
+        cu_seqlens: Packed = None,
+        attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         fed = {feed.name: _leaf(feed, inputs) for feed in rule.inputs}
         token = next(inputs[t.name] for t in spec.tokens if t.name in inputs)
         state = first(token, batch_rows(token, cu_seqlens)) if state is None else state
         state = {name: _turn(value, turned.get(name)) for name, value in state.items()}
-        if step is not None and cu_seqlens is None and _decoding(token):
+        whole = cu_seqlens is None and attention_mask is None
+        if step is not None and whole and _decoding(token):
             one = {name: x[:, 0] if name in timed else x for name, x in fed.items()}
             y, after = step(**one, state=state)
             y = y.unsqueeze(1)
         else:
-            y, after = function(**fed, state=state, cu_seqlens=cu_seqlens)
+            y, after = function(
+                **fed, state=state, cu_seqlens=cu_seqlens, attention_mask=attention_mask
+            )
         return y, {name: _turn(value, back.get(name)) for name, value in after.items()}
 
     return run

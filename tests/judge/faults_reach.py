@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime import run as runner
-from miras_dsl.runtime.execute import chunk_scan
+from miras_dsl.runtime.execute import chunk_form, chunk_scan
+from miras_dsl.runtime.execute.chunk_form import ChunkedInputs
 from miras_dsl.runtime.judge.cases import Case, covering
 from miras_dsl.runtime.ops import tensor_ops
-from miras_dsl.runtime.run import ChunkedInputs
 from tests.judge.faults import Patch, fault
 
 BY_NAME = {case.name: case for case in covering(64)}
@@ -28,7 +27,7 @@ FIVE_CHUNKS = small("five chunks, three heads")
 
 @fault("delta", "a decay is one token late where a sequence has more than 3 chunks", FIVE_CHUNKS)
 def _(patch: Patch) -> None:
-    made = runner.prepare
+    made = chunk_form.prepare
 
     def late(*arguments: Any) -> ChunkedInputs:
         found = made(*arguments)
@@ -37,12 +36,12 @@ def _(patch: Patch) -> None:
         shifted = found.inputs["log_alpha"].roll(1, 2)
         return replace(found, inputs={**found.inputs, "log_alpha": shifted})
 
-    patch.setattr(runner, "prepare", late)
+    patch.setattr(chunk_form, "prepare", late)
 
 
 @fault("delta", "heads from the third on are given the first one's state", FIVE_CHUNKS)
 def _(patch: Patch) -> None:
-    made = runner.prepare
+    made = chunk_form.prepare
 
     def mixed(*arguments: Any) -> ChunkedInputs:
         found = made(*arguments)
@@ -55,7 +54,7 @@ def _(patch: Patch) -> None:
 
         return replace(found, states={n: exchanged(x) for n, x in found.states.items()})
 
-    patch.setattr(runner, "prepare", mixed)
+    patch.setattr(chunk_form, "prepare", mixed)
 
 
 @fault(
@@ -78,13 +77,13 @@ def _(patch: Patch) -> None:
     "bfloat16",
 )
 def _(patch: Patch) -> None:
-    made = runner.scan_chunks
+    made = chunk_form.scan_chunks
 
     def rounded(memory: Any, program: Any, values: Any, states: Any, *rest: Any) -> Any:
         narrow = {n: x.bfloat16().to(x.dtype) for n, x in states.items()}
         return made(memory, program, values, narrow, *rest)
 
-    patch.setattr(runner, "scan_chunks", rounded)
+    patch.setattr(chunk_form, "scan_chunks", rounded)
 
 
 @fault("potential", "the inverse of a potential's slope is off beyond 50", small("links"))
@@ -121,7 +120,7 @@ def _(patch: Patch) -> None:
 
 @fault("delta", "the thousandth token is forgotten", small("2048 tokens"))
 def _(patch: Patch) -> None:
-    made = runner.prepare
+    made = chunk_form.prepare
 
     def hole(*arguments: Any) -> ChunkedInputs:
         found = made(*arguments)
@@ -130,4 +129,4 @@ def _(patch: Patch) -> None:
             key[15, :, 40] = 0
         return replace(found, inputs={**found.inputs, "key": key})
 
-    patch.setattr(runner, "prepare", hole)
+    patch.setattr(chunk_form, "prepare", hole)

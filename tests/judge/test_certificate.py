@@ -25,15 +25,25 @@ Change = Callable[[dict[str, Tensor], Tensor, State], tuple[Tensor, State]]
 def naive(
     spec: MemorySpec, sizes: Mapping[str, int], change: Change | None = None
 ) -> Implementation:
-    """The oracle itself as an implementation, packed sequences included; ``change`` spoils it."""
+    """The oracle itself as an implementation, packed sequences and masks included; ``change`` spoils it."""
+    timed = {name for _, name in leaf_axes(spec)}
 
     def run(
-        inputs: Mapping[str, Tensor], state: State | None, cu_seqlens: Tensor | None = None
+        inputs: Mapping[str, Tensor],
+        state: State | None,
+        cu_seqlens: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, State]:
+        if attention_mask is not None:
+            kept = {n: t[attention_mask][None] if n in timed else t for n, t in inputs.items()}
+            ends = torch.cat([torch.zeros(1), attention_mask.sum(1).cumsum(0)]).long()
+            y, after = run(kept, state, ends)
+            blank = y.new_zeros(*attention_mask.shape, *y.shape[2:])
+            return blank.masked_scatter(attention_mask[..., None, None], y), after
         if cu_seqlens is None:
             y, after = oracle.run(spec, sizes, inputs, state)
             return change(dict(inputs), y, after) if change else (y, after)
-        parts, timed = [], {name for _, name in leaf_axes(spec)}
+        parts = []
         for row, (low, high) in enumerate(pairwise(cu_seqlens)):
             own = {n: t[:, low:high] if n in timed else t for n, t in inputs.items()}
             parts.append(run(own, {n: t[row : row + 1] for n, t in state.items()}))

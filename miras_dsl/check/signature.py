@@ -13,6 +13,7 @@ from miras_dsl.check.formula.elaborate import Scope, integer_literal
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Findings, Label, Problem, problem
 from miras_dsl.syntax import tree as syntax
+from miras_dsl.syntax.recovery import word_spans
 
 REQUIRED = ("architecture", "bias", "retention", "algorithm", "order")
 
@@ -87,6 +88,16 @@ def sizes_of(
             help="write `(d)`",
         )
     return sizes
+
+
+def unused_sizes(item: syntax.Memory) -> tuple[str, ...]:
+    """The size parameters that no clause names, out of those that size no key and no value."""
+    words = {
+        clause.span.source.text[start:end]
+        for clause in item.clauses
+        for start, end in word_spans(clause.span.source.text, clause.span.start, clause.span.end)
+    }
+    return tuple(p.name for p in item.params if p.default is not None and p.name not in words)
 
 
 def pairs_of(clause: syntax.Clause, scope: Scope) -> int:

@@ -17,8 +17,13 @@ TURNED = (
     "nothing is transposed: `@` sums the axis that both sides name, as in `value @ W` and `W @ key`"
 )
 
+BEGINS = "a weight begins as one of `= zero`, `= learned` or `= positive`"
+
 HABITS: tuple[tuple[str, str, str], ...] = (
-    # before the place, from the place on, help
+    # before the place, from the place on, help; <1> is the first group of the two patterns
+    (r"(?:matrix|vector)\[[^\]]*\]\s*=\s*$", r"", BEGINS),
+    (r"\b(\w+)\s*$", r"=\s*(matrix|vector)\b([^\]]*\]?)", 
+     "a weight is declared with a colon: `<1>: <2><3>`"),
     (r"/$", r"/", COMMENT),
     (r"", r"//|/\*|--", COMMENT),
     (r"\*$", r"\*", "a power is written `x^2`"),
@@ -64,6 +69,10 @@ def hint_for(text: str, start: int) -> str:
     before = text[max(line, start - NEAR) : start]
     after = text[start : start + NEAR].split("\n", 1)[0]
     for left, right, help in HABITS:
-        if re.search(left, before) and re.match(right, after):
+        found = re.search(left, before), re.match(right, after)
+        if found[0] and found[1]:
+            groups = (*found[0].groups(), *found[1].groups())
+            for number, group in enumerate(groups, 1):
+                help = help.replace(f"<{number}>", group or "")
             return help
     return ""

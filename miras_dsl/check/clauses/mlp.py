@@ -8,9 +8,10 @@ from itertools import pairwise
 from miras_dsl.check.formula.axis_sizes import AxisSizes, size_of
 from miras_dsl.check.formula.elaborate import Scope, integer_literal
 from miras_dsl.check.formula.shapes import broadcast_operands, contract
-from miras_dsl.diagnostics import did_you_mean, problem
+from miras_dsl.diagnostics import problem
 from miras_dsl.source import Span
 from miras_dsl.spec import POINTWISE, Apply, Axes, Expr, Network, Ref, State
+from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
 from .weights import Architecture, init_of

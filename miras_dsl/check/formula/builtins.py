@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sympy import Integer
 
-from miras_dsl.diagnostics import did_you_mean, problem
+from miras_dsl.diagnostics import problem
 from miras_dsl.spec import POINTWISE, Apply, Axes, Expr, Number, Ref, iter_nodes
+from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
 from .constant_folding import fold_operation

@@ -116,9 +116,13 @@ def flops(program: Program, spec: MemorySpec) -> sp.Expr:
     """Floating-point operations of a program: two for each product summed, one for each formula."""
     sizes = {ir.axis_of(word): size for word, size in spec.sizes}
 
+    def size(axis: ir.Axis) -> sp.Expr:
+        # A product of a matrix with itself has a second axis for its rows, `value~`.
+        return sizes.get(axis) or sizes[ir.axis_of(axis.name.rstrip("~"))]
+
     def extent(node: Node, *others: Node) -> sp.Expr:
         axes = {axis for n in (node, *others) for axis in n.axes}
-        return sp.prod([CHUNK if ir.is_token_axis(a) else sizes[a] for a in axes])
+        return sp.prod([CHUNK if ir.is_token_axis(a) else size(a) for a in axes])
 
     total: sp.Expr = sp.Integer(0)
     for node in postorder(value for _, value in program.results):

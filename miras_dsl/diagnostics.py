@@ -202,7 +202,7 @@ def _quote(labels: list[Label], gutter: int) -> list[str]:
     last = 0
     for label in labels:
         span = label.span
-        text = span.source.line(span.line).removesuffix("\r")
+        text = span.source.line(span.start).removesuffix("\r")
         start = span.column - 1
         width = max(1, min(span.end - span.start, len(text) - start))
         # a very long line is cut around the place, so that a hostile file cannot flood the terminal

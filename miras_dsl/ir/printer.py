@@ -20,6 +20,7 @@ from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.scalar.norms import displayed
 
 from . import Axes, Axis, Node, Program, postorder
+from .long_formulas import parts_to_name
 
 PARTS = {
     "before": "before: every {piece} by itself",
@@ -216,9 +217,13 @@ class Printer:
         earlier = self.style.product(self._atom(node.a), self.style.name("g"))
         right = f"{self._atom(node.p)} + {self.style.sum((ir.J,), earlier)}"
         given = f"{self.style.name('r')} = {right}"
-        return self.style.call(
-            order, (ir.I,), f"{self.style.name('g')} = {body.text(node.body)}", given
-        )
+        said: list[str] = []
+        for number, part in enumerate(parts_to_name(node.body, body.names), 1):
+            name = self.style.name(f"u{number}")
+            said.append(f"{name} = {body.text(part)}")
+            body.names[part] = name
+        row = f"{self.style.name('g')} = {body.text(node.body)}"
+        return self.style.call(order, (ir.I,), row, given, *said)
 
 
 def program_lines(program: Program, style: Style = TEXT) -> list[tuple[str, str, str]]:

@@ -142,7 +142,11 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
 
 def _compiled(spec: MemorySpec, kernels: bool, prefix: str) -> CompiledMemory:
     model, module = build_model(spec), build_module(spec)
-    check_size([model.answer, *(gradient for _, gradient in model.gradients)])
+    anchored = spec.algorithm.anchored
+    check_size(
+        [model.answer, *(gradient for _, gradient in model.gradients)],
+        anchored.sweeps if anchored else 1,
+    )
     rule = update_rule(model)
     parts = check_size(node for _, node in rule.program.results)
     form, reverse, obstacle = None, None, ""
@@ -205,8 +209,9 @@ def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:
     for name, memory in spec.memories.items():
         memories[name] = compile_memory(memory, kernels, names.prefix_of(name))
         check_file_size(memories.values())
-    last = list(spec.memories.values())[-1]
-    with reporting_refusals(last):
+    if not memories:
+        return _rendered(spec, memories, names)
+    with reporting_refusals(list(spec.memories.values())[-1]):
         return _rendered(spec, memories, names)
 
 

@@ -21,7 +21,7 @@ ALIASES = {
     "normal": "learned", "randn": "learned", "xavier": "learned", "ones": "positive",
     "output": "read", "retrieve": "read", "update": "write", "erase": "decay", "retain": "decay",
     "recall": "predict", "chunk": "anchored", "chunked": "anchored", "online": "exact",
-    "lr": "eta", "learning_rate": "eta", "rate": "eta", "beta": "eta", "momentum": "mu",
+    "sigma": "sigmoid", "lr": "eta", "learning_rate": "eta", "rate": "eta", "beta": "eta", "momentum": "mu",
 }  # fmt: skip
 """Word of another language or library -> the word of this language."""
 

@@ -37,11 +37,11 @@ class NoNumber(DerivationError):
     help = "look for a difference or a product that is always 0, as `r - r` is"
 
 
-def check_size(nodes: Iterable[Node]) -> int:
+def check_size(nodes: Iterable[Node], times: int = 1) -> int:
     """How many operations these formulas have between them.
 
-    Raises TooLarge when there are more than `MOST_PARTS`, and NoNumber for a formula that divides by
-    what is always 0.
+    Raises TooLarge when there are more than `MOST_PARTS` in ``times`` copies of them, and NoNumber for
+    a formula that divides by what is always 0.
     """
     parts = 0
     for node in postorder(nodes):
@@ -50,7 +50,7 @@ def check_size(nodes: Iterable[Node]) -> int:
             parts += _operations(node.formula)
             if node.formula.has(sp.zoo, sp.nan, sp.I):
                 raise NoNumber("what is derived divides by something that is always 0")
-        if parts > MOST_PARTS:
+        if parts * times > MOST_PARTS:
             raise TooLarge(f"what is derived has more than {MOST_PARTS} parts")
     return parts
 

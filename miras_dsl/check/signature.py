@@ -28,7 +28,16 @@ def clauses_of(item: syntax.Memory, findings: Findings) -> dict[str, syntax.Clau
         if clause.word in found:
             because = (Label(found[clause.word].word_span, "first written here"),)
             what = f"`{clause.word}` is written twice"
-            findings.add(problem("M0106", what, clause.word_span, "again", because=because))
+            findings.add(
+                problem(
+                    "M0106",
+                    what,
+                    clause.word_span,
+                    "again",
+                    because=because,
+                    help="keep one of them",
+                )
+            )
         found.setdefault(clause.word, clause)
     for word in REQUIRED:
         if word not in found:

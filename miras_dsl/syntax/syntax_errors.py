@@ -113,7 +113,9 @@ def syntax_problem(error: UnexpectedInput, part: Chunk, places: SourceMap) -> Pr
     what = f"the word `{shown}` cannot stand here" if keyword else f"`{shown}` does not fit here"
     if not help and word == "," and "RBRACE" in accepted:
         help = "definitions in braces follow one another without commas, on one line or on several"
-    if not help and word.isidentifier() and "STAR" in accepted:
+    before = text[max(start - 40, 0) : start].rstrip()
+    side_by_side = bool(before) and (before[-1].isalnum() or before[-1] in "_)]")
+    if not help and word.isidentifier() and side_by_side:
         help = "two things side by side are no product: write `a * b`, or `W @ key` to sum an axis"
     return problem("M0101", what, span, wanted, help=help)
 
@@ -149,7 +151,18 @@ def _empty_clause(part: Chunk, places: SourceMap, start: int) -> Problem | None:
     text = places.source.text
     before = word_spans(text, part.start, start)[-2:]
     words = [text[a:b] for a, b in before]
-    if len(words) < 2 or words[0] not in EXAMPLES or words[1] not in EXAMPLES:
+    if len(words) < 2 or words[1] not in EXAMPLES:
+        return None
+    if words[0] in ("+", "-", "*", "/", "@", "^", "<", ">", "="):
+        return problem(
+            "M0101",
+            f"the right side of this `{words[0]}` is missing",
+            places.span(*before[0]),
+            "nothing follows it",
+            because=(Label(places.span(*before[1]), "the next clause"),),
+            help="write what stands on its right, or leave the sign out",
+        )
+    if words[0] not in EXAMPLES:
         return None
     return problem(
         "M0101",

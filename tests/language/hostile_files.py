@@ -23,9 +23,9 @@ BASE = {
 }  # fmt: skip
 
 
-def memory(head: str = "M(d)", after: str = "", before: str = "", **clauses: str) -> str:
-    """A file with one memory, some clauses of which are replaced."""
-    lines = "\n".join(f"  {w} {t}" for w, t in {**BASE, **clauses}.items())
+def memory(head: str = "M(d)", after: str = "", before: str = "", **clauses: str | None) -> str:
+    """A file with one memory, some clauses of which are replaced, or left out if they are None."""
+    lines = "\n".join(f"  {w} {t}" for w, t in {**BASE, **clauses}.items() if t is not None)
     return f"{before}memory {head} {{\n{lines}\n}}\n{after}"
 
 

@@ -44,6 +44,8 @@ def mlp(call: syntax.Call, scope: Scope, sizes: AxisSizes) -> Architecture:
         else:
             word = argument.name or argument.span.text
             help = did_you_mean(word, (*MLP, *FLAGS))
+            if argument.name in FLAGS:
+                help = f"a flag stands alone: write `{word}`, or leave it out"
             raise problem(
                 "M0206", f"`mlp` has no argument `{word}`", argument.span, "unknown", help=help
             )

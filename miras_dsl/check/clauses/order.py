@@ -63,6 +63,7 @@ def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[st
             seen["predict"].span,
             "too late",
             because=(Label(seen["write"].span, "the write uses the prediction"),),
+            help="move `predict` before `write`",
         )
     return tuple(places)
 

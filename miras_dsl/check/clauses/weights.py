@@ -80,6 +80,7 @@ def declare(
             "a weight is a `matrix[rows, columns]` or a `vector[axis]`",
             weights.shape.span,
             "neither",
+            help=f"write `{weights.names[0]}: matrix[value, key]` or `{weights.names[0]}: vector[value]`",
         )
     wanted = 2 if kind == "matrix" else 1
     entries = weights.shape.entries if isinstance(weights.shape, syntax.Index) else ()

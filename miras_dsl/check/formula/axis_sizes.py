@@ -74,6 +74,7 @@ class AxisSizes:
                 span,
                 "defined again",
                 because=(Label(where, "first defined here"),),
+                help="give one of them another name",
             )
         self.taken[name] = (span, what)
 

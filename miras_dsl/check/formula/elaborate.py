@@ -10,7 +10,7 @@ from typing import assert_never
 from miras_dsl.diagnostics import Problem, problem
 from miras_dsl.source import NOWHERE, Span
 from miras_dsl.spec import Apply, Axes, Axis, Expr, Number, Ref
-from miras_dsl.suggestions import did_you_mean, is_absent
+from miras_dsl.suggestions import ALIASES, did_you_mean, is_absent
 from miras_dsl.syntax import tree as syntax
 
 from .constant_folding import fold_operation
@@ -154,6 +154,7 @@ def resolve(name: str, span: Span, scope: Scope) -> Expr:
                 and name.islower()
                 and name not in scope.elsewhere
                 and not is_absent(name)
+                and name not in ALIASES
             ):
                 close = hint.startswith("did you mean")
                 define = f"efine it: `gates {{ {name} = sigmoid(linear(x)) }}`"

@@ -108,6 +108,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"known here: {shown}{' …' if len(words) > 16 else ''}"
 
 
+def argument_help(function: str, name: str, names: Iterable[str]) -> str:
+    """A help sentence about an argument ``name`` that ``function`` has not."""
+    if name in ("dim", "axis", "axes", "keepdim"):
+        return f"`{function}` goes over all axes of what it is given; `W @ key` sums one axis"
+    if function == "where":
+        return "a comparison is written with two signs: `where(a == b, then, otherwise)`"
+    return did_you_mean(name, names)
+
+
 def close_word(word: str, words: Iterable[str], aliases: Mapping[str, str]) -> str:
     """The one of ``words`` that was probably meant; empty if none is near."""
     known = list(words)

@@ -6,7 +6,7 @@ from sympy import Integer
 
 from miras_dsl.diagnostics import problem
 from miras_dsl.spec import POINTWISE, Apply, Axes, Expr, Number, Ref, iter_nodes
-from miras_dsl.suggestions import did_you_mean
+from miras_dsl.suggestions import argument_help
 from miras_dsl.syntax import tree as syntax
 
 from .constant_folding import fold_operation
@@ -42,7 +42,7 @@ def arguments(node: syntax.Call, signature: dict[str, object]) -> dict[str, synt
                 f"`{node.name}` has no argument `{name}`",
                 argument.span,
                 "unknown argument",
-                help=_argument_help(node.name, name, names),
+                help=argument_help(node.name, name, names),
             )
         if name in found:
             raise problem("M0207", f"`{name}` is given twice", argument.span, "again")
@@ -57,14 +57,6 @@ def arguments(node: syntax.Call, signature: dict[str, object]) -> dict[str, synt
             help=f"`{node.name}({', '.join(names)})`",
         )
     return found
-
-
-def _argument_help(function: str, name: str, names: list[str]) -> str:
-    if name in ("dim", "axis", "axes", "keepdim"):
-        return f"`{function}` goes over all axes of what it is given; `W @ key` sums one axis"
-    if function == "where":
-        return "a comparison is written with two signs: `where(a == b, then, otherwise)`"
-    return did_you_mean(name, names)
 
 
 def _pointwise(op: str) -> Function:

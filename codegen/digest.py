@@ -20,7 +20,8 @@ def canonical(value: object) -> str:
         inner = ",".join(
             f"{f.name}={canonical(getattr(value, f.name))}"
             for f in fields(value)
-            if f.name not in ("span", "doc") and not isinstance(getattr(value, f.name), Span)
+            if f.name not in ("span", "doc", "unused")
+            and not isinstance(getattr(value, f.name), Span)
         )
         return f"{type(value).__name__}({inner})"
     if isinstance(value, dict):

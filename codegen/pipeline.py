@@ -17,6 +17,8 @@ data; nothing in it is named after a published model or bias.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from miras_dsl.codegen.analysis.sequential_depth import (
@@ -40,7 +42,7 @@ from miras_dsl.codegen.model.module_types import ModuleModel
 from miras_dsl.codegen.model.types import MemoryInput, MemoryModel, StateTensor
 from miras_dsl.codegen.passes.affine_state import NotChunkable
 from miras_dsl.codegen.passes.autodiff import adjoint
-from miras_dsl.codegen.passes.size_limits import check_size
+from miras_dsl.codegen.passes.size_limits import MOST_PARTS, TooLarge, check_size
 from miras_dsl.codegen.plan.kernel_plan import KernelPlan
 from miras_dsl.codegen.plan.token.legality import unsupported_reason
 from miras_dsl.codegen.plan.token_kernels import token_plan
@@ -51,6 +53,12 @@ from miras_dsl.spec import FileSpec, MemorySpec
 
 from .digest import digest_of
 from .errors import DerivationError
+
+MOST_MEMORIES = 40
+"""The most memories of a file that is compiled as a whole."""
+MOST_PARTS_OF_A_FILE = 2 * MOST_PARTS
+PARTS_OF_EACH = 60
+"""What a memory costs beside the operations that are derived for it, in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,7 @@ class CompiledMemory:
     kernels        whether the text has Triton kernels
     prefix    what its functions are called by: `<prefix>_memory`, `<prefix>_step`
     text      these functions and their parts
+    parts     how many operations were derived
     """
 
     spec: MemorySpec
@@ -79,6 +88,7 @@ class CompiledMemory:
     kernels: bool
     prefix: str
     text: str
+    parts: int
 
     @property
     def inputs(self) -> tuple[MemoryInput, ...]:
@@ -128,23 +138,29 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
     Raises SpecErrors when the rule has no meaning, although it is well formed (a potential without
     a link, say), or when what is derived from it grows beyond all use.
     """
-    try:
-        model, module = build_model(spec), build_module(spec)
-        check_size([model.answer, *(gradient for _, gradient in model.gradients)])
-        rule = update_rule(model)
-        form, reverse, obstacle = None, None, ""
-        try:
-            form = chunkwise_form(rule)
-        except NotChunkable as reason:
-            obstacle = str(reason)
-        if form is not None:
-            reverse = adjoint(form.program)
-            check_size(node for _, node in reverse.results)
-    except DerivationError as reason:
-        clause = {"M05": spec.retention, "M06": spec.algorithm}.get(reason.code[:3], spec)
-        at = Label(clause.span, f"in {spec.name}")
-        raise SpecErrors([Diagnostic(reason.code, str(reason), at, help=reason.help)]) from None
     prefix = prefix or snake_case(spec.name)
+    with reporting_refusals(spec):
+        return _compiled(spec, kernels, prefix)
+
+
+def _compiled(spec: MemorySpec, kernels: bool, prefix: str) -> CompiledMemory:
+    model, module = build_model(spec), build_module(spec)
+    anchored = spec.algorithm.anchored
+    check_size(
+        [model.answer, *(gradient for _, gradient in model.gradients)],
+        anchored.sweeps if anchored else 1,
+    )
+    rule = update_rule(model)
+    parts = check_size(node for _, node in rule.program.results)
+    form, reverse, obstacle = None, None, ""
+    try:
+        form = chunkwise_form(rule)
+    except NotChunkable as reason:
+        obstacle = str(reason)
+    if form is not None:
+        check_size(node for _, node in form.program.results)
+        reverse = adjoint(form.program)
+        parts = check_size(node for _, node in reverse.results)
     plan = plan_in_torch(rule, form, reverse, obstacle, prefix)
     kernel_plan = None if unsupported_reason(rule) else token_plan(rule, prefix)
     launched = kernels and kernel_plan is not None
@@ -164,7 +180,26 @@ def compile_memory(spec: MemorySpec, kernels: bool = False, prefix: str = "") ->
         launched,
         prefix,
         text,
+        parts,
     )
+
+
+@contextmanager
+def reporting_refusals(spec: MemorySpec) -> Iterator[None]:
+    """Turns a refusal of the derivation into a diagnostic about the clause that it comes from.
+
+    Python's limit of nested calls is one, too: formulas that deep are refused as too large.
+    """
+    try:
+        try:
+            yield
+        except RecursionError:
+            raise TooLarge("what is derived is nested too deep") from None
+    except DerivationError as reason:
+        clauses = {"M05": spec.retention, "M06": spec.algorithm}
+        clause = clauses.get(reason.code[:3], spec)
+        at = Label(clause.span, f"in {spec.name}")
+        raise SpecErrors([Diagnostic(reason.code, str(reason), at, help=reason.help)]) from None
 
 
 def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:
@@ -173,10 +208,41 @@ def compile_file(spec: FileSpec, kernels: bool = False) -> RenderedModule:
     kernels  the text also holds token-by-token Triton kernels, which run on a CUDA device
     """
     names = file_names(spec)
-    memories = {
-        name: compile_memory(memory, kernels, names.prefix_of(name))
-        for name, memory in spec.memories.items()
-    }
+    check_count(spec)
+    memories: dict[str, CompiledMemory] = {}
+    for name, memory in spec.memories.items():
+        memories[name] = compile_memory(memory, kernels, names.prefix_of(name))
+        check_file_size(memories.values())
+    if not memories:
+        return _rendered(spec, memories, names)
+    with reporting_refusals(list(spec.memories.values())[-1]):
+        return _rendered(spec, memories, names)
+
+
+def check_count(spec: FileSpec) -> None:
+    """Raise SpecErrors when a file has more than `MOST_MEMORIES` memories."""
+    if len(spec.memories) > MOST_MEMORIES:
+        first = list(spec.memories.values())[MOST_MEMORIES]
+        told = f"a file with {len(spec.memories)} memories; at most {MOST_MEMORIES} are compiled together"
+        at = Label(first.span, f"{first.name} is one too many")
+        help = "write this memory and those that follow to a file of their own"
+        raise SpecErrors([Diagnostic("M0007", told, at, help=help)])
+
+
+def check_file_size(memories: Collection[CompiledMemory]) -> None:
+    """Raise SpecErrors when more than `MOST_PARTS_OF_A_FILE` operations are derived from a file."""
+    total = sum(made.parts + PARTS_OF_EACH for made in memories)
+    if total > MOST_PARTS_OF_A_FILE and len(memories) > 1:
+        last = list(memories)[-1].spec
+        told = f"what is derived from this file has more than {MOST_PARTS_OF_A_FILE} parts"
+        at = Label(last.span, f"{last.name} is memory {len(memories)}, and one too many")
+        help = "write this memory and those that follow to a file of their own"
+        raise SpecErrors([Diagnostic("M0007", told, at, help=help)])
+
+
+def _rendered(
+    spec: FileSpec, memories: dict[str, CompiledMemory], names: FileNames
+) -> RenderedModule:
     parts = [compiled.text for compiled in memories.values()]
     for m in memories.values():
         parts.append(emit_module(m.module, m.inputs, m.state_tensors, m.model.window_inputs, names))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from .exceptions import EnvironmentFailure, SpecWarning, UsageError
 from .source import Source, escaped
+from .spec_file import read_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,17 +68,7 @@ def find(path_or_text: str | PathLike[str] | Source) -> Source:
     path, name = Path(path_or_text), str(path_or_text)
     if not path.exists() and (text := shipped(name)) is not None:
         return Source(f"{name}.mem", text)
-    try:
-        # Some editors begin a file with a byte order mark.
-        return Source(name, path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise EnvironmentFailure(f"there is no file {name}") from error
-    except IsADirectoryError as error:
-        raise EnvironmentFailure(f"{name} is a folder; name a .mem file") from error
-    except UnicodeDecodeError as error:
-        raise EnvironmentFailure(f"{name} is not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise EnvironmentFailure(f"{name} cannot be read: {error.strerror}") from error
+    return read_file(path, name)
 
 
 def shipped(name: str) -> str | None:

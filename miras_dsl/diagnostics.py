@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 
 from .source import Span, escaped
+from .suggestions import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,34 +135,6 @@ def warning(
     return Diagnostic(code, what, Label(span, label), because, help, "warning")
 
 
-ALIASES = {
-    "swish": "silu", "logistic": "sigmoid", "sgn": "exact_sign", "ln": "log", "clamp": "clip",
-    "absolute": "abs", "fabs": "abs", "maximum": "max", "minimum": "min", "average": "mean",
-    "length": "norm", "l2norm": "norm", "layer_norm": "layernorm", "einsum": "dot", "inner": "dot",
-    "if": "where", "select": "where", "dense": "linear", "proj": "linear", "project": "linear",
-    "delay": "shift", "prev": "shift", "previous": "shift", "convolution": "conv", "conv1d": "conv",
-    "mse": "l2", "squared": "l2_full", "mae": "l1", "quantile": "pinball", "cosh_loss": "logcosh",
-    "weight_decay": "l2", "forget": "l2", "keep": "none", "sgd": "gd", "descent": "gd",
-    "q": "query", "k": "key", "v": "value", "target": "value", "error": "r", "residual": "r",
-    "linear_map": "matrix", "zeros": "zero", "random": "learned", "swiglu": "glu",
-}  # fmt: skip
-"""Word of another language or library -> the word of this language."""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A help sentence that names the closest known word, or lists the known ones."""
-    words = sorted({w for w in known if not w.startswith("_")})
-    alias = ALIASES.get(word.lower())
-    same = [w for w in words if w.lower() == word.lower()]
-    close = [alias] if alias in words else same or get_close_matches(word, words, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean `{close[0]}`?"
-    if not words:
-        return ""
-    shown = ", ".join(f"`{w}`" for w in words[:16])
-    return f"known here: {shown}{' …' if len(words) > 16 else ''}"
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A page about one code: an explanation, a file that fails, and the same file mended."""
@@ -230,7 +202,7 @@ def _quote(labels: list[Label], gutter: int) -> list[str]:
     last = 0
     for label in labels:
         span = label.span
-        text = span.source.line(span.line).removesuffix("\r")
+        text = span.source.line(span.start).removesuffix("\r")
         start = span.column - 1
         width = max(1, min(span.end - span.start, len(text) - start))
         # a very long line is cut around the place, so that a hostile file cannot flood the terminal

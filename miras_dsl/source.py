@@ -40,10 +40,11 @@ class Source:
     name: str
     text: str
 
-    def line(self, number: int) -> str:
-        """Line ``number`` (from 1), without its end-of-line character; empty past the end."""
-        lines = self.text.split("\n")
-        return lines[number - 1] if 0 < number <= len(lines) else ""
+    def line(self, at: int) -> str:
+        """The line in which character ``at`` is, without its end-of-line character."""
+        start = self.text.rfind("\n", 0, at) + 1
+        end = self.text.find("\n", at)
+        return self.text[start : end if end >= 0 else len(self.text)]
 
 
 @dataclass(frozen=True, slots=True)

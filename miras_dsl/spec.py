@@ -289,6 +289,7 @@ class MemorySpec:
     sizes   axis -> size, a sympy expression over the parameters
     order   the events of one token in order, out of decay, predict, write, read
     read    the answer that leaves the memory, a formula with axes (value,)
+    unused  size parameters that no clause names
     """
 
     name: str
@@ -303,6 +304,7 @@ class MemorySpec:
     algorithm: Algorithm
     order: tuple[str, ...]
     read: Expr
+    unused: tuple[str, ...] = ()
     doc: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 

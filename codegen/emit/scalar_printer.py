@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import sympy as sp
 
+from miras_dsl.codegen.passes.size_limits import TooLarge
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.activations import gelu, gelu_slope
 from miras_dsl.scalar.monotone_inverse import UNKNOWN, discontinuities, from_end, monotone_inverse
@@ -227,6 +228,14 @@ def _power(
     return f"{'tl_math.power' if target is TRITON else 'torch.pow'}({base}, {exponent})", ATOM
 
 
+MOST_REPEATED = 4_000
+"""The most characters of a power that is written as a product."""
+
+
 def _repeated(base: str, power: int) -> str:
+    if len(base) * abs(power) > MOST_REPEATED:
+        raise TooLarge(
+            f"a power writes its base {abs(power)} times, each of {len(base)} characters"
+        )
     product = "(" + " * ".join([base] * abs(power)) + ")"
     return product if power > 0 else f"1.0 / {product}"

@@ -7,7 +7,7 @@ import sympy as sp
 from miras_dsl.ir import Map, Node, Number, formula, postorder
 from miras_dsl.scalar.functions import OPERANDS
 
-from .size_limits import can_expand, can_inline
+from .size_limits import MOST_TERMS, MOST_TERMS_OF_FUNCTIONS, can_expand, can_inline
 
 
 def inline(node: Node, keep: Node | None = None) -> tuple[sp.Expr, list[Node]]:
@@ -44,7 +44,9 @@ def affine_coefficients(node: Node, unknown: Node) -> tuple[Node, Node] | None:
     if any(unknown in postorder([arg]) for arg in others):
         return None
     slope = whole.diff(slot)
-    if not (can_expand(slope) and can_expand(whole)):
+    curved = any(slot in part.free_symbols for part in slope.atoms(sp.Function))
+    most = MOST_TERMS_OF_FUNCTIONS if curved else MOST_TERMS
+    if not (can_expand(slope, most) and can_expand(whole)):
         return None
     slope = sp.expand(slope)
     # A step has slope 0 almost everywhere and is not affine: the rest must be free of the unknown too.

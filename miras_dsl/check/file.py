@@ -40,6 +40,7 @@ def check(file: syntax.File) -> FileSpec:
     items: dict[str, syntax.Memory] = {}
     failed: set[str] = set()
     _names(file, findings)
+    others = _others(file)
     if not any(isinstance(i, syntax.Memory | syntax.Definition) for i in file.items):
         at = Span(file.source, 0, min(1, len(file.source.text)), 1, 1)
         help = "`miras new name.mem` writes a file to start from"
@@ -48,7 +49,7 @@ def check(file: syntax.File) -> FileSpec:
         match item:
             case syntax.Memory(name) if name not in items:
                 items[name] = item
-                made = memory(item, library, findings)
+                made = memory(item, library, findings, elsewhere=others)
                 if made is None:
                     failed.add(name)
                 else:
@@ -71,7 +72,7 @@ def check(file: syntax.File) -> FileSpec:
         while own in items:
             own += "_"
         if own not in memories:
-            made = memory(items[name], library, findings, changed)
+            made = memory(items[name], library, findings, changed, others)
             if made is None:
                 return None
             memories[own] = replace(made, name=own)
@@ -99,6 +100,19 @@ def warnings(spec: FileSpec) -> tuple[Diagnostic, ...]:
     """The warnings about a file, in source order: steps that may diverge, unused gates …"""
     found = [d for made in spec.memories.values() for d in lint(made)]
     return tuple(sorted(dict.fromkeys(found), key=lambda d: (d.at.span.start, d.code)))
+
+
+def _others(file: syntax.File) -> dict[str, str]:
+    """Name of a memory or layer -> what to write where a formula names it."""
+    found = {}
+    for item in file.items:
+        if isinstance(item, syntax.Memory | syntax.Layer):
+            kind = "memory" if isinstance(item, syntax.Memory) else "layer"
+            found[item.name] = (
+                f"`{item.name}` is a {kind}, and a formula sees the layer's input only; memories are put "
+                "together by a layer: `layer L = A -> B` feeds the answer of one into the next"
+            )
+    return found
 
 
 def _library(file: syntax.File, findings: Findings) -> Library:

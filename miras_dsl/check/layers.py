@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from miras_dsl.check.formula.builtins import FUNCTIONS
 from miras_dsl.check.formula.elaborate import Scope, integer_literal
-from miras_dsl.diagnostics import Label, Problem, did_you_mean, problem
+from miras_dsl.diagnostics import Label, Problem, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import Block, Chain, LayerSpec, MemorySpec, Mixing, ModelSpec, Together, Use
+from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
 FEATURES = ("conv", "silu", "normalize", "output_gate", "plain_output")

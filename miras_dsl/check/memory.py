@@ -50,7 +50,7 @@ from miras_dsl.spec import (
 )
 from miras_dsl.syntax import tree as syntax
 
-from .signature import clauses_of, pairs_of, sizes_of
+from .signature import clauses_of, pairs_of, sizes_of, unused_sizes
 
 MAX_EXPANDED = 5000
 T = TypeVar("T")
@@ -61,14 +61,16 @@ def memory(
     library: Library,
     findings: Findings,
     given: Mapping[str, int] = {},
+    elsewhere: Mapping[str, str] = {},
 ) -> MemorySpec | None:
     """The memory that ``item`` defines; None if it has mistakes, which are added to ``findings``.
 
-    given  parameters that a layer sets, instead of their defaults
+    given      parameters that a layer sets, instead of their defaults
+    elsewhere  names of other definitions, which a formula cannot use -> what to write instead
     """
     mine = Findings()
     try:
-        made = _memory(item, library, mine, given or {})
+        made = _memory(item, library, mine, given, elsewhere)
     except Problem as mistake:
         mine.add(mistake)
         made = None
@@ -77,14 +79,20 @@ def memory(
 
 
 def _memory(
-    item: syntax.Memory, library: Library, findings: Findings, given: Mapping[str, int]
+    item: syntax.Memory,
+    library: Library,
+    findings: Findings,
+    given: Mapping[str, int],
+    elsewhere: Mapping[str, str],
 ) -> MemorySpec:
     clauses = clauses_of(item, findings)
     sizes = sizes_of(item, clauses, library, given)
     base: dict[str, Entry] = {"x": Ref("x", "x", ("width",))}
     for name, default in sizes.params.items():
         base[name] = Ref(name, "size") if default is None else Number(sp.Integer(default))
-    scope = Scope("the architecture", base, sizes.sizes, sizes.entry, FUNCTIONS)
+    scope = Scope(
+        "the architecture", base, sizes.sizes, sizes.entry, FUNCTIONS, elsewhere=elsewhere
+    )
     pairs = pairs_of(clauses["algorithm"], scope)
     if pairs > 1:
         sizes.pairs, sizes.sizes["pair"] = pairs, sp.Integer(pairs)
@@ -179,6 +187,7 @@ def _memory(
         algorithm=learned,
         order=steps,
         read=reading,
+        unused=unused_sizes(item),
         doc=item.doc,
         span=item.name_span,
     )

@@ -13,6 +13,7 @@ from miras_dsl.check.formula.elaborate import Scope, integer_literal
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Findings, Label, Problem, problem
 from miras_dsl.syntax import tree as syntax
+from miras_dsl.syntax.recovery import word_spans
 
 REQUIRED = ("architecture", "bias", "retention", "algorithm", "order")
 
@@ -27,7 +28,16 @@ def clauses_of(item: syntax.Memory, findings: Findings) -> dict[str, syntax.Clau
         if clause.word in found:
             because = (Label(found[clause.word].word_span, "first written here"),)
             what = f"`{clause.word}` is written twice"
-            findings.add(problem("M0106", what, clause.word_span, "again", because=because))
+            findings.add(
+                problem(
+                    "M0106",
+                    what,
+                    clause.word_span,
+                    "again",
+                    because=because,
+                    help="keep one of them",
+                )
+            )
         found.setdefault(clause.word, clause)
     for word in REQUIRED:
         if word not in found:
@@ -87,6 +97,16 @@ def sizes_of(
             help="write `(d)`",
         )
     return sizes
+
+
+def unused_sizes(item: syntax.Memory) -> tuple[str, ...]:
+    """The size parameters that no clause names, out of those that size no key and no value."""
+    words = {
+        clause.span.source.text[start:end]
+        for clause in item.clauses
+        for start, end in word_spans(clause.span.source.text, clause.span.start, clause.span.end)
+    }
+    return tuple(p.name for p in item.params if p.default is not None and p.name not in words)
 
 
 def pairs_of(clause: syntax.Clause, scope: Scope) -> int:

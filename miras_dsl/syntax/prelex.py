@@ -98,7 +98,7 @@ def split_definitions(source: Source, places: SourceMap, findings: Findings) -> 
         elif not found:
             raise problem(
                 "M0101",
-                f"a definition must begin here, not `{_short(word)}`",
+                f"a definition must begin here, not `{shortened(word)}`",
                 places.span(start, match.end()),
                 "unexpected",
                 help=hint_for(text, start)
@@ -170,7 +170,8 @@ def _character(word: str) -> str:
     return f"`{word}`" if is_visible(word) else f"the character U+{ord(word):04X}"
 
 
-def _short(word: str) -> str:
+def shortened(word: str) -> str:
+    """A word as it is shown in a message: at most 40 characters."""
     return word if len(word) <= 40 else word[:37] + "…"
 
 

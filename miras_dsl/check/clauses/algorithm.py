@@ -13,8 +13,9 @@ from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.shapes import shown
 from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
-from miras_dsl.diagnostics import Label, did_you_mean, problem
+from miras_dsl.diagnostics import Label, problem
 from miras_dsl.spec import Algorithm, Anchored, Axes, Expr, Number, Ref, Term
+from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
 from .rules import ResolvedAlgorithm, references_in, rules_of

@@ -169,9 +169,11 @@ def _network(
         if state.name not in used:
             raise problem(
                 "M0304",
-                f"the weight `{state.name}` is never used",
+                f"the network `{body.name}` does not use the weight `{state.name}`",
                 state.span,
-                "not used by the network",
+                f"not in the formula of `{body.name}`",
+                help="every weight is a part of the network; what a bias or a read alone would use is a "
+                "memory of its own, which a layer adds: `layer L = First + Second`",
             )
     built.network = Network(source, _answer(expr, sizes, body.body.span), tuple(built.params))
     return built

@@ -8,9 +8,10 @@ from itertools import pairwise
 from miras_dsl.check.formula.axis_sizes import AxisSizes, size_of
 from miras_dsl.check.formula.elaborate import Scope, integer_literal
 from miras_dsl.check.formula.shapes import broadcast_operands, contract
-from miras_dsl.diagnostics import did_you_mean, problem
+from miras_dsl.diagnostics import problem
 from miras_dsl.source import Span
 from miras_dsl.spec import POINTWISE, Apply, Axes, Expr, Network, Ref, State
+from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
 from .weights import Architecture, init_of
@@ -43,6 +44,8 @@ def mlp(call: syntax.Call, scope: Scope, sizes: AxisSizes) -> Architecture:
         else:
             word = argument.name or argument.span.text
             help = did_you_mean(word, (*MLP, *FLAGS))
+            if argument.name in FLAGS:
+                help = f"a flag stands alone: write `{word}`, or leave it out"
             raise problem(
                 "M0206", f"`mlp` has no argument `{word}`", argument.span, "unknown", help=help
             )

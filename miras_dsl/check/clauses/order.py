@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from miras_dsl.diagnostics import Label, did_you_mean, problem
+from miras_dsl.diagnostics import Label, problem
 from miras_dsl.spec import Apply, Loss, Number, Ref, Retention, Term, iter_nodes
+from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
 EVENTS = ("decay", "predict", "write", "read")
@@ -62,6 +63,7 @@ def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[st
             seen["predict"].span,
             "too late",
             because=(Label(seen["write"].span, "the write uses the prediction"),),
+            help="move `predict` before `write`",
         )
     return tuple(places)
 

@@ -106,7 +106,13 @@ def _build(
         )
         _decay_shape(decay, found["decay"], states)
         if isinstance(decay, Number) and decay.value < -1:
-            raise problem("M0502", "a decay cannot be below -1", value.span, "too low")
+            raise problem(
+                "M0502",
+                "a decay cannot be below -1",
+                value.span,
+                "too low",
+                help="a decay is the share that is kept: between 0 and 1, or -1 and 1 where it may turn",
+            )
     made = Retention(decay=decay, at=_place(found, nonlinear, clause), span=clause.span)
     for word, names in (("bregman", ("w",)), ("link", ("a",)), ("penalty", ("w", "w0"))):
         if word in found:

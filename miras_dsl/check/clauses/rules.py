@@ -47,6 +47,7 @@ def rules_of(
     axes  of a weight in a rule
     """
     rules = choice.rules
+    weights = {n for n, (_, what) in sizes.taken.items() if what == "a weight"}
     for name in rules.carry:
         free_name(name, rules.span, "a carried tensor")
         if name == "W" or rules.carry.count(name) > 1:
@@ -64,17 +65,29 @@ def rules_of(
         functions={**scope.functions, "keep": partial(_keep, axes=axes)},
         network=None,
         network_names=(),
+        elsewhere={**scope.elsewhere, **_elsewhere_in_rules(weights, scope)},
     )
     made: list[tuple[str, Expr]] = []
     for binding in rules.bindings:
         for target in binding.targets:
+            if target.name in weights and target.name not in ("W", *rules.carry):
+                raise problem(
+                    "M0605",
+                    f"a rule is for every weight, so there is none for `{target.name}` alone",
+                    target.span,
+                    "one weight of the memory",
+                    help="write the rule once, for `W`, which stands for each weight in turn: "
+                    "`W = keep(W) - eta * grad`",
+                )
             if target.name not in ("W", *rules.carry) or target.entries or binding.value is None:
                 raise problem(
                     "M0605",
                     f"a rule sets W or a carried tensor, not `{target.name}`",
                     target.span,
                     "neither",
-                    help="name it after `carry` first",
+                    help=f"write `{{ carry {target.name}  {target.name} = …  W = … }}`"
+                    if binding.value is not None and not target.entries
+                    else f"write `{target.name} = …`, a formula of the weight's shape",
                 )
             if any(name == target.name for name, _ in made):
                 raise problem("M0605", f"`{target.name}` is set twice", target.span, "again")
@@ -100,11 +113,24 @@ def rules_of(
     return tuple(made), rules.carry
 
 
+def _elsewhere_in_rules(weights: set[str], scope: Scope) -> dict[str, str]:
+    tokens = "a rule sees no tokens: it is about `grad`, `keep(W)`, carried tensors and gates"
+    found = dict.fromkeys(("query", "key", "value", "r", "M"), tokens)
+    return {
+        **found,
+        **dict.fromkeys(weights - {"W"}, "in a rule `W` stands for each weight in turn"),
+    }
+
+
 def _keep(node: syntax.Call, scope: Scope, axes: Axes) -> Expr:
     value = node.arguments[0].value if len(node.arguments) == 1 else None
     if not (isinstance(value, syntax.Name) and value.name == "W"):
         raise problem(
-            "M0605", "`keep` takes W: the weight after its retention", node.span, "not so here"
+            "M0605",
+            "`keep` takes W: the weight after its retention",
+            node.span,
+            "not so here",
+            help="write `keep(W)`; in a rule `W` stands for each weight in turn",
         )
     return Ref("W", "keep", axes, node.span)
 

@@ -82,6 +82,8 @@ def resolve_bindings(
     chosen: dict[str, Definition] = {}
     for item in written:
         try:
+            if item.kind == "gate" and item.name in PLAIN:
+                raise _names_a_token(item)
             if not (item.kind == "token" and item.name in PLAIN and item.name not in chosen):
                 sizes.claim(item.name, item.span, f"a {item.kind}")
             chosen[item.name] = item
@@ -94,7 +96,7 @@ def resolve_bindings(
     in_tokens: dict[str, Entry] = {**scope.names, **made.entries(pairs=True)}
     tokens = (*PLAIN, *(n for n, d in chosen.items() if d.kind == "token"))
     way = "a gate is made of the layer's input x and other gates: `linear(x)`"
-    elsewhere = dict.fromkeys(tokens, way)
+    elsewhere = {**scope.elsewhere, **dict.fromkeys(tokens, way)}
     for name in order:
         item = chosen[name]
         try:
@@ -113,6 +115,16 @@ def resolve_bindings(
             made.failed.add(name)
             in_gates[name] = in_tokens[name] = _already_reported
     return made
+
+
+def _names_a_token(item: Definition) -> Problem:
+    return problem(
+        "M0109",
+        f"`{item.name}` is a token of every memory, and a gate cannot bear its name",
+        item.span,
+        "a gate with the name of a token",
+        help=f"name the gate `{item.name}_gate`; a token is changed in `tokens {{ {item.name} = … }}`",
+    )
 
 
 def plain_axes(name: str, axes: Axes, sizes: AxisSizes) -> Axes:

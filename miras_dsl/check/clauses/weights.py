@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.elaborate import Scope
 from miras_dsl.check.formula.shapes import Sizes, shown, to_axes
-from miras_dsl.diagnostics import did_you_mean, problem
+from miras_dsl.diagnostics import problem
 from miras_dsl.source import Span
 from miras_dsl.spec import Algorithm, Apply, Axes, Expr, Network, Ref, State, iter_nodes
+from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
 INITS = ("zero", "learned", "positive")
@@ -79,6 +80,7 @@ def declare(
             "a weight is a `matrix[rows, columns]` or a `vector[axis]`",
             weights.shape.span,
             "neither",
+            help=f"write `{weights.names[0]}: matrix[value, key]` or `{weights.names[0]}: vector[value]`",
         )
     wanted = 2 if kind == "matrix" else 1
     entries = weights.shape.entries if isinstance(weights.shape, syntax.Index) else ()
@@ -124,7 +126,8 @@ def _weight_axes(
             "the two axes of a matrix need different names",
             entries[1].span,
             "the same axis again",
-            help="write `matrix[value, key]`",
+            help="a memory takes a key to a value: `matrix[value, key]`; a hidden axis of a network is a "
+            "size beside a name: `matrix[d, key]` and `matrix[value, d]`",
         )
     for axis, entry in zip(axes, entries, strict=True):
         if axis in ("pair", "row", "position"):

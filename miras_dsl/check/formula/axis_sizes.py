@@ -9,9 +9,10 @@ from keyword import iskeyword
 
 import sympy as sp
 
-from miras_dsl.diagnostics import Label, did_you_mean, problem
+from miras_dsl.diagnostics import Label, Problem, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import Apply, Axis, Expr, Number, Ref, iter_nodes
+from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
 from .elaborate import Scope, elaborate
@@ -73,6 +74,7 @@ class AxisSizes:
                 span,
                 "defined again",
                 because=(Label(where, "first defined here"),),
+                help="give one of them another name",
             )
         self.taken[name] = (span, what)
 
@@ -111,7 +113,7 @@ class AxisSizes:
         if isinstance(node, syntax.Name) and node.name in NAMED:
             return self._by_name(node)
         if isinstance(node, syntax.Name) and node.name not in self.params:
-            raise _unknown_axis(node)
+            raise _unknown_axis(node, scope)
         size = size_of(node, scope)
         own = next((a for a in scope.own if self.sizes.get(a) == size), None)
         if own is not None:
@@ -127,7 +129,7 @@ class AxisSizes:
             return self.hidden(size)
         known = next((a for a, s in self.sizes.items() if s == size and a.startswith("h")), None)
         if known is None:
-            raise _unknown_axis(node)
+            raise _no_such_size(node, self)
         return known
 
     def _by_name(self, node: syntax.Name) -> Axis:
@@ -205,12 +207,38 @@ def _not_positive(size: sp.Expr) -> str | None:
     return None
 
 
-def _unknown_axis(node: syntax.Formula):
+def _no_such_size(node: syntax.Formula, sizes: AxisSizes) -> Problem:
+    """The problem of a token or gate with a size that no axis of the memory has."""
+    said = [f"{axis} ({sizes.sizes[axis]})" for axis in ("key", "value") if axis in sizes.sizes]
+    said += [f"a hidden axis ({s})" for a, s in sizes.sizes.items() if a.startswith("h")]
+    return problem(
+        "M0208",
+        f"no axis of this memory has the size `{node.span.text}`",
+        node.span,
+        f"its axes are {', '.join(said)}",
+        help="tokens and gates have axes of the weights: `memory M(dk, dv)` gives values a size of their "
+        "own, and `pairs(n)` in the algorithm gives a token n keys and values",
+    )
+
+
+def _unknown_axis(node: syntax.Formula, scope: Scope | None = None) -> Problem:
     word = node.name if isinstance(node, syntax.Name) else ""
     return problem(
         "M0208",
         f"`{node.span.text}` is not an axis here",
         node.span,
         "not an axis",
-        help=did_you_mean(word, NAMED) or "axes are key, value, row, pair, or a size parameter",
+        help=_axis_help(word, scope),
     )
+
+
+def _axis_help(word: str, scope: Scope | None) -> str:
+    entries = scope.names.items() if scope else ()
+    sizes = (n for n, e in entries if isinstance(e, Ref) and e.kind == "size")
+    help = did_you_mean(word, (*NAMED[:4], *sizes)) if word else ""
+    if help.startswith("did you mean"):
+        return help
+    if word and len(word) <= 8:
+        head = f"memory M(d, {word} = 4)"
+        return f"axes are key, value, row and pair, or a size that the head names: `{head}`"
+    return "axes are key, value, row and pair, or a size made of whole numbers and size parameters"

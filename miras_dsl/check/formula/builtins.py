@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sympy import Integer
 
-from miras_dsl.diagnostics import did_you_mean, problem
+from miras_dsl.diagnostics import problem
 from miras_dsl.spec import POINTWISE, Apply, Axes, Expr, Number, Ref, iter_nodes
+from miras_dsl.suggestions import argument_help
 from miras_dsl.syntax import tree as syntax
 
 from .constant_folding import fold_operation
@@ -41,7 +42,7 @@ def arguments(node: syntax.Call, signature: dict[str, object]) -> dict[str, synt
                 f"`{node.name}` has no argument `{name}`",
                 argument.span,
                 "unknown argument",
-                help=did_you_mean(name, names),
+                help=argument_help(node.name, name, names),
             )
         if name in found:
             raise problem("M0207", f"`{name}` is given twice", argument.span, "again")

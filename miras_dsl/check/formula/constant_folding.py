@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import sympy as sp
 
 from miras_dsl.diagnostics import Problem, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import Apply, Expr, Number
 
+from .intervals import interval
 from .shapes import Sizes, broadcast_operands
 
 MAX_BITS = 1024
@@ -26,7 +29,30 @@ def fold_operation(op: str, args: tuple[Expr, ...], sizes: Sizes, span: Span) ->
         raise _exponent(args[1])
     text = span.text if len(span.text) <= 60 else span.text[:57] + "…"
     args, axes = broadcast_operands(text, args, sizes, span, product=op == "mul")
-    return Apply(op, args, axes, (), span)
+    made = Apply(op, args, axes, (), span)
+    if all(_is_constant(arg) for arg in args):
+        _check_constant(made)
+    return made
+
+
+def _is_constant(expr: Expr) -> bool:
+    """Whether a formula is made of numbers alone."""
+    return isinstance(expr, Number) or (
+        isinstance(expr, Apply) and bool(expr.args) and all(map(_is_constant, expr.args))
+    )
+
+
+def _check_constant(expr: Apply) -> None:
+    """Raise Problem for a formula of numbers whose value no float can have, such as `exp(1000)`."""
+    found = interval(expr, {})
+    if found.low == found.high and not isfinite(found.low):
+        raise problem(
+            "M0004",
+            "this number is too large",
+            expr.span,
+            "above the largest float, about 1e308",
+            help="write the number that is meant, or a smaller exponent",
+        )
 
 
 def fold(op: str, args: tuple[Expr, ...], span: Span) -> Number | None:

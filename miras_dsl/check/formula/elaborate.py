@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import assert_never
 
-from miras_dsl.diagnostics import Problem, did_you_mean, problem
+from miras_dsl.diagnostics import Problem, problem
 from miras_dsl.source import NOWHERE, Span
 from miras_dsl.spec import Apply, Axes, Axis, Expr, Number, Ref
+from miras_dsl.suggestions import ALIASES, did_you_mean, is_absent
 from miras_dsl.syntax import tree as syntax
 
 from .constant_folding import fold_operation
@@ -148,7 +149,13 @@ def resolve(name: str, span: Span, scope: Scope) -> Expr:
             )
         case None:
             hint = scope.elsewhere.get(name) or did_you_mean(name, scope.names)
-            if scope.place in GATED and name.islower():
+            if (
+                scope.place in GATED
+                and name.islower()
+                and name not in scope.elsewhere
+                and not is_absent(name)
+                and name not in ALIASES
+            ):
                 close = hint.startswith("did you mean")
                 define = f"efine it: `gates {{ {name} = sigmoid(linear(x)) }}`"
                 hint = f"{hint} Or d{define}" if close else f"d{define}"
@@ -245,7 +252,7 @@ def _unknown_function(node: syntax.Call, scope: Scope) -> Problem:
         return problem(
             "M0202", f"`{node.name}` is not a function", node.name_span, "cannot be called"
         )
-    hint = did_you_mean(node.name, scope.functions)
+    hint = scope.elsewhere.get(node.name) or did_you_mean(node.name, scope.functions)
     return problem(
         "M0202",
         f"there is no function `{node.name}`",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from miras_dsl.diagnostics import did_you_mean, problem
+from miras_dsl.diagnostics import problem
+from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
 from .load import Library
@@ -98,12 +99,16 @@ def resolve_library_call(
                 f"`{reference.name}` needs `{param.name}`",
                 reference.span,
                 "missing",
-                help=_usage(definition, names),
+                help=_usage(definition, names, [n for n in passed if n in extra]),
             )
     return ResolvedCall(definition, given, written, passed)
 
 
-def _usage(definition: syntax.Definition, names: list[str]) -> str:
+def _usage(definition: syntax.Definition, names: list[str], rates: list[str] | None = None) -> str:
+    if rates:
+        # Rates of named terms stand for `eta`.
+        rest = [f"{n} = {n}" for n in names if n != "eta"]
+        names = [*(f"{n} = …" for n in rates), *rest]
     return (
         f"write `{definition.name}({', '.join(names)})`"
         if names

@@ -48,6 +48,15 @@ def _unused(made: MemorySpec) -> Iterator[Diagnostic]:
         if item.name not in used:
             what = f"`{item.name}` is never used"
             yield warning("M0801", what, item.span, "has no effect", help="leave it out")
+    for name in made.unused:
+        yield warning(
+            "M0801",
+            f"the size `{name}` of `{made.name}` is never used",
+            made.span,
+            f"`{name}` has no effect",
+            help=f"leave it out, or write it where a size or a number stands: `anchored({name})`, "
+            f"`matrix[{name}, key]`",
+        )
 
 
 def formulas(made: MemorySpec) -> Iterator[Expr]:

@@ -31,6 +31,7 @@ from miras_dsl.runtime.kernels.recurrent import KernelForm, enabled, supported
 
 from .pieces import Snapshots, in_pieces
 from .schema import NO_SECOND, register
+from .schema import flat as flattened
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class MemoryOp:
               them have gradients
     forms     the forms that it has, by name
     saved     how many tensors it saves
-    forward   the operator; `backward`: its derivative
+    operator  in `torch.ops.miras`; ``derivative`` as well
     """
 
     def __init__(self, table: MemoryTable, kernels: Recurrence | None = None) -> None:
@@ -99,7 +100,7 @@ class MemoryOp:
         if kernels is not None:
             self.forms["kernel"] = KernelForm(kernels)
         self.saved = max(form.saves() for form in self.forms.values())
-        self.forward, self.backward = register(self)
+        self.operator, self.derivative = register(self)
 
     def form_on(self, device: torch.device, wide: bool) -> str:
         """The form in which a call on a device computes; ``wide``: in float64."""
@@ -139,6 +140,26 @@ class MemoryOp:
             for f in self.table.inputs
         }
         return validate(self.table, kept, state, bounds_of_mask(there))
+
+    def forward(self, *flat: Any) -> list[Tensor]:
+        """The operator, called with a flat list; returns one."""
+        first, second = len(self.inputs), len(self.inputs) + len(self.carried)
+        made = self.operator(list(flat[:first]), list(flat[first:second]), *flat[second:])
+        return flattened(made)
+
+    def backward(self, *flat: Any) -> list[Tensor]:
+        """The derivative, called with a flat list; returns one."""
+        first, second = len(self.inputs), len(self.inputs) + len(self.carried)
+        third = second + 3 + self.saved
+        made = self.derivative(
+            list(flat[:first]),
+            list(flat[first:second]),
+            *flat[second : second + 3],
+            list(flat[second + 3 : third]),
+            flat[third],
+            list(flat[third + 1 :]),
+        )
+        return flattened(made)
 
     # ------------------------------------------------------------ what the operators do
 

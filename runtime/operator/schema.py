@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
@@ -27,32 +27,56 @@ _LOCK = Lock()
 _TAKEN: set[str] = set()
 
 
+SCHEMA = (
+    "(Tensor[] inputs, Tensor[] states, Tensor? cu_seqlens, Tensor? attention_mask, str form, "
+    "bool save, int states_every) -> (Tensor y, Tensor[] after, Tensor[] every, Tensor[] saved)"
+)
+DERIVATIVE = (
+    "(Tensor[] inputs, Tensor[] states, Tensor? cu_seqlens, Tensor? attention_mask, str form, "
+    "Tensor[] saved, Tensor d_y, Tensor[] d_after) -> (Tensor[] d_inputs, Tensor[] d_states)"
+)
+
+
 def register(op: MemoryOp) -> tuple[Any, Any]:
-    """Define the operator of a memory and its derivative: two `OpOverload`s."""
+    """Define the operator of a memory and its derivative: two `OpOverload`s.
+
+    Their tensors come in lists; everywhere else all arguments, and all results, are one flat list.
+    """
     name = _free_name(op)
-    words = [f"Tensor input_{n}" for n in op.inputs] + [f"Tensor state_{n}" for n in op.carried]
-    words = [word.replace(".", "_") for word in words] + [
-        "Tensor? cu_seqlens",
-        "Tensor? attention_mask",
-    ]
-    asked = [*words, "str form", "bool save", "int states_every"]
-    _define(name, asked, 1 + 2 * len(op.carried) + op.saved)
-    saved = [f"Tensor saved_{n}" for n in range(op.saved)]
-    cotangents = ["Tensor d_y", *(f"Tensor d_after_{n}" for n in range(op.floating))]
     derived = f"{name}_backward"
-    _define(derived, [*words, "str form", *saved, *cotangents], len(op.inputs) + op.floating)
-    for title, function, shapes in (
-        (name, op.compute, _fake_result),
-        (derived, op.differentiate, _fake_gradients),
+    _LIBRARY.define(name + SCHEMA)
+    _LIBRARY.define(derived + DERIVATIVE)
+
+    def result(made: Sequence[Tensor]) -> Any:
+        found = op.result(made)
+        return found.y, list(found.after), list(found.every), list(found.saved)
+
+    def gradients(made: Sequence[Tensor]) -> Any:
+        return list(made[: len(op.inputs)]), list(made[len(op.inputs) :])
+
+    for title, function, shapes, listed in (
+        (name, op.compute, _fake_result, result),
+        (derived, op.differentiate, _fake_gradients, gradients),
     ):
-        _LIBRARY.impl(title, function, "CompositeExplicitAutograd")
-        torch.library.register_fake(
-            f"miras::{title}", lambda *flat, shapes=shapes: shapes(op, flat), lib=_LIBRARY
-        )
+
+        def real(*lists: Any, function: Any = function, listed: Any = listed) -> Any:
+            return listed(function(*flat(lists)))
+
+        def fake(*lists: Any, shapes: Any = shapes, listed: Any = listed) -> Any:
+            return listed(shapes(op, flat(lists)))
+
+        _LIBRARY.impl(title, real, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"miras::{title}", fake, lib=_LIBRARY)
+
+    def gradients_of(ctx: Any, d_y: Any, d_after: Any, *rest: Any) -> Any:
+        found = backward(op, ctx, (d_y, *(d_after or ())))
+        count = len(op.inputs), len(op.inputs) + len(op.carried)
+        return list(found[: count[0]]), list(found[count[0] : count[1]]), *found[count[1] :]
+
     torch.library.register_autograd(
         f"miras::{name}",
-        lambda ctx, *gradients: backward(op, ctx, gradients),
-        setup_context=lambda ctx, inputs, output: keep(op, ctx, inputs, output),
+        gradients_of,
+        setup_context=lambda ctx, inputs, output: keep(op, ctx, flat(inputs), flat(output)),
         lib=_LIBRARY,
     )
     torch.library.register_autograd(
@@ -65,8 +89,15 @@ def register(op: MemoryOp) -> tuple[Any, Any]:
     return getattr(space, name).default, getattr(space, derived).default
 
 
-def _define(name: str, arguments: Iterable[str], results: int) -> None:
-    _LIBRARY.define(f"{name}({', '.join(arguments)}) -> ({', '.join(['Tensor'] * results)})")
+def flat(lists: Iterable[Any]) -> list[Any]:
+    """Arguments or results in one list."""
+    found: list[Any] = []
+    for x in lists:
+        if isinstance(x, list | tuple):
+            found += x
+        else:
+            found.append(x)
+    return found
 
 
 def _free_name(op: MemoryOp) -> str:
@@ -144,7 +175,7 @@ def _no_second(ctx: Any, *gradients: Any) -> Any:
 # ---------------------------------------------------------------- shapes
 
 
-def _fake_result(op: MemoryOp, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _fake_result(op: MemoryOp, flat: Sequence[Any]) -> tuple[Tensor, ...]:
     """The result as empty tensors: all that is known of it before it is computed."""
     given, memory = op.arguments(flat), op.table
     lead = given.inputs[op.lead]
@@ -189,6 +220,6 @@ def _saved_count(op: MemoryOp, given: Arguments) -> Any:
     return torch.library.get_ctx().new_dynamic_size()
 
 
-def _fake_gradients(op: MemoryOp, flat: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _fake_gradients(op: MemoryOp, flat: Sequence[Any]) -> tuple[Tensor, ...]:
     wanted = flat[: len(op.inputs) + op.floating]
     return tuple(x.new_empty(x.shape) for x in wanted)

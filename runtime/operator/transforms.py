@@ -45,7 +45,7 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(op: MemoryOp, *flat: Any) -> tuple[Tensor, ...]:
-        return op.forward(*flat)
+        return tuple(op.forward(*flat))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -72,7 +72,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def forward(op: MemoryOp, *flat: Any) -> tuple[Tensor, ...]:
-        return op.backward(*flat)
+        return tuple(op.backward(*flat))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -75,15 +75,15 @@ def test_torch_checks_the_operator(name: str) -> None:
     op, inputs, state = operator(name)
     for x in (*inputs.values(), *state.values()):
         x.requires_grad_(x.is_floating_point())
-    flat = [*(inputs[n] for n in op.inputs), *(state[n] for n in op.carried)]
+    given, carried = [inputs[n] for n in op.inputs], [state[n] for n in op.carried]
     form = op.form_on(torch.device("cpu"), wide=True)
-    torch.library.opcheck(op.forward, (*flat, None, None, form, True, 0))
+    torch.library.opcheck(op.operator, (given, carried, None, None, form, True, 0))
     timed = [f.kind in ("token", "gate") for f in op.table.inputs]
-    row = [x[:1] if t else x for t, x in zip(timed, flat, strict=False)]
+    row = [x[:1] if t else x for t, x in zip(timed, given, strict=True)]
     bounds = torch.tensor([0, 4, 11])
     torch.library.opcheck(
-        op.forward,
-        (*row, *flat[len(op.inputs) :], bounds, None, form, True, 0),
+        op.operator,
+        (row, carried, bounds, None, form, True, 0),
         test_utils=("test_schema", "test_faketensor"),
     )
 

@@ -56,7 +56,7 @@ from .errors import DerivationError
 
 MOST_MEMORIES = 40
 """The most memories of a file that is compiled as a whole."""
-MOST_PARTS_OF_A_FILE = 2 * MOST_PARTS
+MOST_PARTS_OF_A_FILE = MOST_PARTS
 PARTS_OF_EACH = 60
 """What a memory costs beside the operations that are derived for it, in parts."""
 

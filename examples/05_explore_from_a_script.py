@@ -2,8 +2,9 @@
 
     python examples/05_explore_from_a_script.py [--seconds 3] [--out runs/explore]
 
-Three biases, two retention gates and two networks make twelve memories.  Each is checked against
-autodiff, trained for a few seconds on generated recall, and ranked; the ranking is also a picture.
+Three biases, two retention gates and two networks make twelve memories.  Each is trained for a few
+seconds on generated recall, and they are ranked; the ranking is also a picture.  The best three are
+checked against autodiff before anybody builds on them.
 """
 
 import argparse
@@ -57,20 +58,22 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
 
     scores: dict[str, float] = {}
+    texts: dict[str, str] = {}
     for choices in product(BIASES, RETENTIONS, NETWORKS):
         name, text = ", ".join(choices), memory(*choices)
-        (certificate,) = miras.certify(text).values()
         torch.manual_seed(0)
         model = miras.load(text).Small(width=32, vocab=TASK.vocab)
         score = recall_task.learn(model, TASK, seconds=asked.seconds, rate=1e-2)
-        proof = "green" if certificate.green else "RED"
-        print(f"{name:28} certificate {proof:5}  {score.steps:4d} steps  {score.accuracy:6.1%}")
-        if certificate.green:
-            scores[name] = score.accuracy
+        print(f"{name:28} {score.steps:4d} steps  {score.accuracy:6.1%}")
+        scores[name], texts[name] = score.accuracy, text
 
     print("\nranking")
-    for name in sorted(scores, key=scores.__getitem__, reverse=True):
-        print(f"{scores[name]:6.1%}  {name}")
+    for place, name in enumerate(sorted(scores, key=scores.__getitem__, reverse=True)):
+        proof = ""
+        if place < 3:
+            (certificate,) = miras.certify(texts[name]).values()
+            proof = "certificate green" if certificate.green else "certificate not green"
+        print(f"{scores[name]:6.1%}  {name:28} {proof}".rstrip())
     title = f"recall after {asked.seconds:g} s, {TASK.pairs} pairs"
     picture = plots.ranking(asked.out / "ranking.png", scores, "accuracy", title, TASK.chance)
     print(f"picture: {picture}")

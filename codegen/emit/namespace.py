@@ -73,7 +73,7 @@ def reserved_names(prefix: str) -> frozenset[str]:
     What nothing outside calls begins with `_`: its constant, its kernels' table, its rows.
     """
     called = (f"{prefix}_{part}" for part in (*FUNCTIONS, *WALKS, *ENTRIES))
-    own = {f"_{prefix}", f"_{prefix}_kernels", f"_{prefix}_row"}
+    own = {f"_{prefix}", f"_{prefix}_kernels", f"_{prefix}_op", f"_{prefix}_row"}
     return frozenset(own.union(called))
 
 

@@ -19,7 +19,6 @@ from miras_dsl.scalar.functions import OPERANDS, sqrt
 from miras_dsl.scalar.norms import displayed, fixed
 
 from . import Axes, Axis, Node, Program, postorder
-from .long_formulas import parts_to_name
 from .norm_notation import (
     channels,
     is_part_of_norm,
@@ -470,8 +469,6 @@ def _line_names(
         for operand in dict.fromkeys(writer.operands(node)):
             uses[operand] = uses.get(operand, 0) + 1
     results = {node: primed[name] for name, node in program.results}
-    named = {*given, *(node for node, count in uses.items() if count > 1)}
-    long = {part for root in results for part in parts_to_name(root, named)}
     names: dict[Node, str] = {}
     known = dict(given)
     writer.names = known
@@ -488,7 +485,7 @@ def _line_names(
         repeated = uses.get(node, 0) > 1 and not (
             _is_short(node, known, calls) and len(text) <= SHORT
         )
-        if node in results or node in long or repeated or solved or len(text) > LONG:
+        if node in results or repeated or solved or len(text) > LONG:
             names[node] = known[node] = results[node] if node in results else namer(node)
     return names
 

@@ -67,6 +67,8 @@ def test_the_meaning_is_green(dtype: torch.dtype) -> None:
     assert {check for check, _, _ in certificate.expected} == {
         "whole",
         "split",
+        "masked",
+        "reordered",
         "steps",
         "causal",
         "carried",

@@ -39,6 +39,7 @@ from tests.judge.random_specs.draw import (
 )
 
 COUNT, SEED = 56, 101
+CHECKED = ("whole", "split", "steps", "causal")
 REFUSALS = {"M0512", "M0513", "M0610", "M0611"}
 """What the derivation may say it has no formula for: a coded diagnostic is an answer."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,9 +78,9 @@ def cases(spec: MemorySpec) -> tuple[Case, ...]:
     bent = spec.retention.at == "token" or spec.algorithm.implicit
     long = 12 if bent else 67
     return (
-        Case("long", (long,), (5, 3), keys=0.5),
+        Case("long", (long,), (5, 3), keys=0.5, checks=CHECKED),
         Case("two tokens, warm", (2, 2), (3, 6), warm=True, keys=None, strided=True),
-        Case("packed", (0, 1, 9, 3), (4, 4), packed=True, warm=True),
+        Case("packed", (0, 1, 9, 3), (4, 4), packed=True, warm=True, checks=CHECKED),
     )
 
 

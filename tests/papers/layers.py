@@ -164,7 +164,7 @@ def ttt_mlp(x: Tensor, p: Parameters, heads: int) -> Tensor:
 def titans(x: Tensor, p: Parameters, heads: int) -> Tensor:
     """Behrouz et al. 2024: alpha, theta and eta are functions of x."""
     q, k, v = qkv(x, p, heads)
-    alpha = 1 - 0.1 * torch.sigmoid(x @ p["alpha_linear.weight"].T - 3)
+    alpha = 1 - 0.1 * torch.sigmoid(x @ p["alpha_linear.weight"].T - 4)
     theta = torch.sigmoid(x @ p["eta_linear.weight"].T) / 128
     eta = 0.9 * torch.sigmoid(x @ p["mu_linear.weight"].T)
     given = (q, k, v, alpha, theta, eta)
@@ -178,7 +178,7 @@ def row_gates(
     """alpha in [0.9, 1] and eta below 1 / share, for every row of both weights."""
     return {
         w: (
-            0.9 + 0.1 * torch.sigmoid(low_rank(x, p, f"alpha_{w}", heads) + 2),
+            0.9 + 0.1 * torch.sigmoid(low_rank(x, p, f"alpha_{w}", heads) + 4),
             torch.sigmoid(low_rank(x, p, f"eta_{w}", heads) + rate) / share,
         )
         for w in ("W1", "W2")

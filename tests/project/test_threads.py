@@ -63,26 +63,28 @@ def test_the_names_of_a_module_are_read_in_many_threads(switching):
 
 
 @pytest.mark.slow
-def test_compiling_in_many_threads(switching):
-    """160 compilations in 12 threads: each is what it is alone."""
-    texts = [SPEC.format(name=f"Memory{n % 20}") for n in range(160)]
+@pytest.mark.parametrize("count", [36, pytest.param(160, marks=pytest.mark.thorough)])
+def test_compiling_in_many_threads(switching, count):
+    """Compilations in 12 threads: each is what it is alone."""
+    texts = [SPEC.format(name=f"Memory{n % 12}") for n in range(count)]
     with ThreadPoolExecutor(12) as pool:
         made = list(pool.map(lambda text: miras.compile(text).text, texts))
-    alone = [miras.compile(text).text for text in texts[:20]]
-    assert made == [alone[n % 20] for n in range(160)]
+    alone = [miras.compile(text).text for text in texts[:12]]
+    assert made == [alone[n % 12] for n in range(count)]
 
 
 @pytest.mark.slow
-def test_loading_in_many_threads(switching, own_cache):
-    """200 loads in 16 threads, each used at once."""
+@pytest.mark.parametrize("count", [64, pytest.param(200, marks=pytest.mark.thorough)])
+def test_loading_in_many_threads(switching, own_cache, count):
+    """Loads in 16 threads, each used at once."""
 
     def answer(n: int) -> torch.Size:
-        name = f"Loaded{n % 40}"
+        name = f"Loaded{n % 20}"
         made = miras.load(SPEC.format(name=name))[name](width=16, heads=2)
         return made(torch.zeros(1, 3, 16))[0].shape
 
     with ThreadPoolExecutor(16) as pool:
-        assert set(pool.map(answer, range(200))) == {torch.Size([1, 3, 16])}
+        assert set(pool.map(answer, range(count))) == {torch.Size([1, 3, 16])}
 
 
 def test_the_number_of_threads_comes_back_whoever_leaves_first():

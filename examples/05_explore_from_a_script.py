@@ -72,7 +72,7 @@ def main() -> None:
         proof = ""
         if place < 3:
             (certificate,) = miras.certify(texts[name]).values()
-            proof = "certificate green" if certificate.green else "certificate not green"
+            proof = "certificate green" if certificate.green else "certificate RED"
         print(f"{scores[name]:6.1%}  {name:28} {proof}".rstrip())
     title = f"recall after {asked.seconds:g} s, {TASK.pairs} pairs"
     picture = plots.ranking(asked.out / "ranking.png", scores, "accuracy", title, TASK.chance)

@@ -146,7 +146,7 @@ def clash(monkeypatch: pytest.MonkeyPatch) -> FileSpec:
 
 def test_a_module_whose_memories_clash_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = clash(monkeypatch)
-    with pytest.raises(AssertionError, match=r"_ab, ab_answer, .* more than once"):
+    with pytest.raises(AssertionError, match=r"_ab, _ab_op, ab_answer, .* more than once"):
         compile_file(spec)
 
 

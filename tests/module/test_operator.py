@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -209,6 +210,34 @@ def test_a_step_is_one_graph(name: str) -> None:
         (y, state), (wanted, other) = fast(x, state), layer.step(x, other)
         torch.testing.assert_close(y, wanted)
     torch.testing.assert_close(state, other)
+
+
+MANY = """
+memory M(d) {
+  architecture mlp(hidden = d, activation = tanh, depth = 5)
+  bias         l2
+  retention    decay alpha
+  algorithm    momentum(eta, mu), anchored(2, sweeps = 3)
+  order        predict, decay, write, read
+  gates        { alpha[row], mu[row] = sigmoid(linear(x))   eta[row] = sigmoid(linear(x)) / 8 }
+}
+"""
+
+
+def test_a_memory_of_more_tensors_than_an_operator_has_arguments() -> None:
+    layer = miras.load(MANY).M(width=4, heads=2).double()
+    held = vars(sys.modules[type(layer).__module__]).values()
+    op = next(x for x in held if isinstance(x, MemoryOp))
+    assert 2 * len(op.inputs) + 2 * len(op.carried) > 64
+    x = torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True)
+    y, _ = layer(x)
+    state, answers = None, []
+    for t in range(3):
+        answer, state = layer.step(x[:, t], state)
+        answers.append(answer)
+    torch.testing.assert_close(y, torch.stack(answers, 1))
+    wanted = torch.autograd.grad(torch.stack(answers, 1).sin().sum(), x)[0]
+    torch.testing.assert_close(torch.autograd.grad(y.sin().sum(), x)[0], wanted)
 
 
 def test_which_form_computes_is_known_while_a_graph_is_made() -> None:

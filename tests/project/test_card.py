@@ -14,10 +14,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import miras_dsl as miras
-from miras_dsl.codegen.card.card import Card, card_of
+from miras_dsl.codegen.card.card import card_of
 from miras_dsl.codegen.card.decays import FADED, half_life, tokens_until
 from miras_dsl.codegen.card.json_form import CARD_SCHEMA, card_json
 from miras_dsl.codegen.card.text import card_text
+from miras_dsl.codegen.card.types import Card
 from tests.meaning.derived import compiled, of_text, shipped
 
 SIZE = 64

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+from miras_dsl.ir import Map, Node, postorder
 from miras_dsl.scalar.functions import OPERANDS
-
-from .nodes import Map, Node
-from .program import postorder
 
 MOST = 250
 """The most operations that one formula is written out with."""

@@ -10,9 +10,10 @@ from math import inf
 from miras_dsl import ir
 from miras_dsl.check.lints.gradient_reach import only_compared
 from miras_dsl.check.lints.stability import lint
-from miras_dsl.codegen.card.card import Card, card_of
+from miras_dsl.codegen.card.card import card_of
 from miras_dsl.codegen.card.json_form import card_json
 from miras_dsl.codegen.card.text import card_rows, card_text
+from miras_dsl.codegen.card.types import Card
 from miras_dsl.codegen.emit.identifiers import source_ref
 from miras_dsl.codegen.equations.notation import checker_names, definitions
 from miras_dsl.codegen.equations.token_events import Event, TokenEvents
@@ -20,7 +21,8 @@ from miras_dsl.codegen.model.print_module import print_module
 from miras_dsl.codegen.plan.line_names import named_lines, style_of
 from miras_dsl.codegen.plan.print_plan import print_plan
 from miras_dsl.ir import Program
-from miras_dsl.ir.printer import PARTS, Style
+from miras_dsl.ir.notation.program_lines import PARTS
+from miras_dsl.ir.notation.style import Style
 from miras_dsl.spec import FileSpec, Gate, Interval, MemorySpec
 from miras_dsl.stages import Stage
 

@@ -26,7 +26,7 @@ from miras_dsl.ir import (
     is_token_axis,
     postorder,
 )
-from miras_dsl.ir.printer import Call
+from miras_dsl.ir.notation.writer import Call
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.functions import OPERANDS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from math import isinf
 
-from .card import Card
 from .decays import half_life
+from .types import Card
 
 SCHEMA_NAME = "miras-card-1"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from math import isinf
 from textwrap import wrap
 
-from .card import Card, GateRow, Work
 from .decays import Decay, half_life
+from .types import Card, GateRow, Work
 
 WIDTH = 100
 """Characters of a line."""

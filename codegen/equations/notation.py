@@ -9,8 +9,8 @@ import sympy as sp
 from miras_dsl.codegen.analysis.function_calls import DEFINITIONS
 from miras_dsl.codegen.model.types import MemoryInput
 from miras_dsl.codegen.plan.line_names import alias_of
-from miras_dsl.ir.printer import Style
-from miras_dsl.ir.scalar_notation import defined_functions
+from miras_dsl.ir.notation.scalar_printer import defined_functions
+from miras_dsl.ir.notation.style import Style
 
 
 def definitions(

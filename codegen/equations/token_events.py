@@ -17,7 +17,9 @@ from miras_dsl.codegen.inner_step.mirror_map import link_function
 from miras_dsl.codegen.model.types import MemoryModel, StateKind, StateTensor, WeightFormulas
 from miras_dsl.codegen.plan.line_names import line_namer
 from miras_dsl.ir import Input, Label, Node, Program, Role, inputs_of, substitute
-from miras_dsl.ir.printer import Call, Style, program_lines
+from miras_dsl.ir.notation.program_lines import program_lines
+from miras_dsl.ir.notation.style import Style
+from miras_dsl.ir.notation.writer import Call
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from miras_dsl.ir import Axes, Node
-from miras_dsl.ir.printer import TEXT, Printer
+from miras_dsl.ir.notation.printer import Printer
+from miras_dsl.ir.notation.style import TEXT
 
 from .module_types import LayerOp, LayerOperation, ModuleModel, ValueKind
 

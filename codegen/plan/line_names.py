@@ -22,7 +22,10 @@ from miras_dsl.ir import (
     inputs_of,
     is_token_axis,
 )
-from miras_dsl.ir.printer import Call, Namer, Style, program_lines
+from miras_dsl.ir.notation.line_choice import Namer
+from miras_dsl.ir.notation.program_lines import program_lines
+from miras_dsl.ir.notation.style import Style
+from miras_dsl.ir.notation.writer import Call
 from miras_dsl.scalar.functions import OPERANDS
 
 from .naming import NameTable

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from miras_dsl.ir import Node, Number
-from miras_dsl.ir.printer import TEXT, Printer
+from miras_dsl.ir.notation.printer import Printer
+from miras_dsl.ir.notation.style import TEXT
 
 from .kernel_plan import (
     Along,

@@ -18,7 +18,8 @@ from miras_dsl.codegen.explain import explain
 from miras_dsl.codegen.pipeline import CompiledMemory, RenderedModule, compile_file
 from miras_dsl.codegen.plan.print_plan import print_plan
 from miras_dsl.ir import axis_names
-from miras_dsl.ir.printer import TEXT, Printer
+from miras_dsl.ir.notation.printer import Printer
+from miras_dsl.ir.notation.style import TEXT
 from miras_dsl.source import Source
 
 ROOT = Path(__file__).resolve().parents[2]

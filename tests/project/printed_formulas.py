@@ -15,8 +15,8 @@ from miras_dsl.codegen.analysis.function_calls import DEFINITIONS
 from miras_dsl.codegen.model.lower import lower
 from miras_dsl.ir import Axis, Input, Node, Role, axes_of, axis_names, inputs_of, ordered
 from miras_dsl.ir.interpreter import Array, evaluate
-from miras_dsl.ir.scalar_notation import defined_functions
-from miras_dsl.ir.style import TEXT
+from miras_dsl.ir.notation.scalar_printer import defined_functions
+from miras_dsl.ir.notation.style import TEXT
 from miras_dsl.source import Source
 from miras_dsl.spec import Expr, Number, Ref
 from miras_dsl.syntax import tree as syntax
@@ -100,7 +100,7 @@ def _unprimed(text: str) -> str:
 
 def primed() -> dict[str, tuple[tuple[str, ...], str]]:
     """Functions that are printed with a prime -> their arguments and printed definition."""
-    from miras_dsl.ir.scalar_notation import DEFINED
+    from miras_dsl.ir.notation.named_functions import DEFINED
 
     lines = [f"{left} = {right}" for left, right in defined_functions(DEFINED, TEXT)]
     lines.append(DEFINITIONS["layernorm'"])

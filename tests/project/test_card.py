@@ -15,10 +15,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import miras_dsl as miras
-from miras_dsl.codegen.card.card import Card, card_of
+from miras_dsl.codegen.card.card import card_of
 from miras_dsl.codegen.card.decays import FADED, half_life, tokens_until
 from miras_dsl.codegen.card.json_form import CARD_SCHEMA, card_json
 from miras_dsl.codegen.card.text import card_text
+from miras_dsl.codegen.card.types import Card
 from miras_dsl.runtime.execute.call import validate
 from miras_dsl.runtime.run import MemoryOp
 from tests.meaning.derived import compiled, of_text, shipped

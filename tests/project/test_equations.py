@@ -16,7 +16,8 @@ from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.codegen.plan.line_names import named_lines, style_of
 from miras_dsl.ir import KEY, VALUE, Input, Role, contract, hidden, rename
 from miras_dsl.ir.interpreter import Array, evaluate
-from miras_dsl.ir.printer import TEXT, Printer
+from miras_dsl.ir.notation.printer import Printer
+from miras_dsl.ir.notation.style import TEXT
 from tests.judge.random_specs.draw import sample_covering, text
 from tests.meaning.derived import SIZES, compiled, extents, of_text, shipped, values_of
 from tests.project.printed_formulas import Reader

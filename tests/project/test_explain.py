@@ -16,7 +16,8 @@ import miras_dsl.codegen.explain as explain_module
 from miras_dsl.codegen.explain import STAGES, explain
 from miras_dsl.codegen.pipeline import RenderedModule, compile_file
 from miras_dsl.ir import KEY, I, Input, J, Mask, Program, Role, Triangle, contract, rename
-from miras_dsl.ir.printer import LATEX, TEXT, print_program
+from miras_dsl.ir.notation.program_lines import print_program
+from miras_dsl.ir.notation.style import LATEX, TEXT
 from miras_dsl.spec import FileSpec
 from tests.project.command import GOOD
 

@@ -12,7 +12,7 @@ import pytest
 
 from miras_dsl.codegen.pipeline import CompiledMemory
 from miras_dsl.codegen.plan.print_plan import print_plan
-from miras_dsl.ir.printer import print_program
+from miras_dsl.ir.notation.program_lines import print_program
 from tests.meaning.derived import compiled
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 import sympy as sp
 
 from miras_dsl import ir
+from miras_dsl.ir import Axes, Axis, Node
 from miras_dsl.scalar.functions import OPERANDS, absolute
 from miras_dsl.scalar.norms import fixed, norm_root, ratio, share_power
-
-from . import Axes, Axis, Node
 
 
 def token_axes(axes: Iterable[Axis]) -> Axes:

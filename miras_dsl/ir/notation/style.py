@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import sympy as sp
 
-from .axes import Axes, Axis, Triangle, is_token_axis
+from miras_dsl.ir.axes import Axes, Axis, Triangle, is_token_axis
 
 GREEK = {
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "mu", "nu", "xi",

@@ -9,80 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import sympy as sp
 
+from miras_dsl.ir.axes import Axes, ordered
 from miras_dsl.scalar import functions as scalars
-from miras_dsl.scalar.activations import gelu, gelu_slope
 from miras_dsl.scalar.monotone_inverse import UNKNOWN, monotone_inverse
 
-from .axes import Axes, ordered
+from .named_functions import DEFINED, WORDS, Z
+from .number_parts import common_number, decimal, negative, number_parts, quotient
 from .style import Level, Piece, Style
-
-
-class silu(sp.Function):
-    """x sigmoid(x), for printing only."""
-
-
-class silu_slope(sp.Function):
-    """The derivative of `silu`, for printing only."""
-
-
-class gelu_tanh(sp.Function):
-    """The tanh approximation of `gelu`, for printing only."""
-
-
-class gelu_tanh_slope(sp.Function):
-    """The derivative of `gelu_tanh`, for printing only."""
-
-
-Z = sp.Symbol("z", real=True)
-SILU = Z * scalars.sigmoid(Z)
-GELU_TANH = Z * (1 + sp.tanh(sp.sqrt(2 / sp.pi) * (Z + sp.Rational(44715, 10**6) * Z**3))) / 2
-WRITTEN_OUT: Mapping[type[sp.Function], sp.Expr] = {
-    silu_slope: SILU.diff(Z),
-    silu: SILU,
-    gelu_tanh_slope: GELU_TANH.diff(Z),
-    gelu_tanh: GELU_TANH,
-}
-"""Functions of the language that formulas hold written out; derivatives before what they hold."""
-
-DEFINED: Mapping[type[sp.Function], sp.Expr] = {
-    gelu: gelu.definition(Z),
-    gelu_slope: gelu_slope.definition(Z),
-    scalars.asinh: sp.log(Z + sp.sqrt(Z**2 + 1)),
-    **WRITTEN_OUT,
-}
-"""What a reader may want to look up, as formulas of `Z`."""
-
-WORDS: Mapping[type[sp.Function], str] = {
-    gelu_slope: "gelu'",
-    silu_slope: "silu'",
-    gelu_tanh_slope: "gelu_tanh'",
-    scalars.absolute: "abs",
-    scalars.sign: "exact_sign",
-    sp.asinh: "asinh",
-}
-MOST_OPERATIONS = 200
-"""Operations of a formula beyond which no function is looked for in it."""
-
-
-@lru_cache(maxsize=4096)
-def with_named_functions(formula: sp.Expr) -> sp.Expr:
-    """A formula with those functions of the language named that it holds written out."""
-    held = formula.atoms(scalars.sigmoid, sp.tanh)
-    if not held or sp.count_ops(formula) > MOST_OPERATIONS:
-        return formula
-    # What such a function may be of: any part that stands inside one of its ingredients.
-    inside = {part for atom in held for part in sp.preorder_traversal(atom.args[0])}
-    places = [part for part in inside if part.free_symbols]
-    for place in sorted(places, key=lambda p: (sp.count_ops(p), sp.default_sort_key(p))):
-        for function, written in WRITTEN_OUT.items():
-            pattern = written.xreplace({Z: place})
-            if pattern.atoms(scalars.sigmoid, sp.tanh) <= held:
-                formula = formula.subs(pattern, function(place))
-    return formula
 
 
 @dataclass(slots=True)
@@ -130,8 +66,8 @@ class _Formula:
         if expr.is_Integer or expr.is_Float or expr == sp.pi or expr.is_infinite:
             level = Level.SUM if expr.is_negative else Level.ATOM
             return Piece(self.style.number(expr), level)
-        if isinstance(expr, sp.Rational) and (decimal := _decimal(expr)) is not None:
-            return self._piece(decimal)
+        if isinstance(expr, sp.Rational) and (ending := decimal(expr)) is not None:
+            return self._piece(ending)
         if isinstance(expr, sp.Rational | sp.Mul):
             return self._product(expr)
         if isinstance(expr, sp.Add):
@@ -144,21 +80,21 @@ class _Formula:
 
     def _sum(self, expr: sp.Add) -> Piece:
         def key(term: sp.Expr) -> tuple[object, ...]:
-            return (_negative(term), term.is_number, self.place(term))
+            return (negative(term), term.is_number, self.place(term))
 
-        common, rest = _common_number(expr)
+        common, rest = common_number(expr)
         if common != 1:
-            above, below = _number_parts(common)
+            above, below = number_parts(common)
             return self._fraction(above, below, last=self.piece(rest))
         parts = ""
         for term in sorted(expr.args, key=key):
-            negative = _negative(term)
-            sign = ("-" if negative else "") if not parts else " - " if negative else " + "
-            parts += sign + self.text(-term if negative else term, Level.CONTRACTION)
+            minus = negative(term)
+            sign = ("-" if minus else "") if not parts else " - " if minus else " + "
+            parts += sign + self.text(-term if minus else term, Level.CONTRACTION)
         return Piece(parts, Level.SUM)
 
     def _product(self, expr: sp.Expr) -> Piece:
-        if _negative(expr):
+        if negative(expr):
             inner = self.text(-expr, Level.CONTRACTION)
             return Piece(f"-{inner}", Level.SUM)
         number: sp.Expr = sp.Integer(1)
@@ -166,17 +102,17 @@ class _Formula:
         below: list[sp.Expr] = []
         for factor in sp.Mul.make_args(expr):
             for part, side, sign in (
-                *((f, above, 1) for f in _quotient(factor)[0]),
-                *((f, below, -1) for f in _quotient(factor)[1]),
+                *((f, above, 1) for f in quotient(factor)[0]),
+                *((f, below, -1) for f in quotient(factor)[1]),
             ):
                 if isinstance(part, sp.Add):
-                    common, part = _common_number(part)
+                    common, part = common_number(part)
                     number = number * common**sign
                 if isinstance(part, sp.Rational):
                     number = number * part**sign
                 else:
                     side.append(part)
-        over, under = _number_parts(number)
+        over, under = number_parts(number)
         above, below = [*over, *above], [*under, *below]
         rows = self._outer_axes([*above, *below])
         if rows is None:
@@ -255,8 +191,8 @@ class _Formula:
             return self._root(base)
         if base == sp.E:
             return self._function(sp.Function("exp")(exponent))
-        if _negative(exponent):
-            return self._fraction(*map(list, _quotient(expr)))
+        if negative(exponent):
+            return self._fraction(*map(list, quotient(expr)))
         inner = self.text(base, Level.ATOM)
         if self.style.latex:
             return Piece(f"{{{inner}}}^{{{self.text(exponent)}}}", Level.POWER)
@@ -318,8 +254,8 @@ class _Formula:
         """`a >= b`, the terms with a minus sign on the other side; as a factor it is 0 or 1."""
         sign = ">=" if isinstance(expr, scalars.ge0) else ">"
         terms = sp.Add.make_args(expr.args[0])
-        right = sp.Add(*(-t for t in terms if _negative(t)))
-        left = sp.Add(*(t for t in terms if not _negative(t)))
+        right = sp.Add(*(-t for t in terms if negative(t)))
+        left = sp.Add(*(t for t in terms if not negative(t)))
         if left == 0 or (left in self.pieces and self.pieces[left].scales):
             # A threshold stands on the right.
             left, right, sign = right, left, sign.replace(">", "<")
@@ -343,54 +279,6 @@ class _Formula:
         target, formula = expr.args[:2]
         text = f"{self.text(formula)} = {self.text(target)}"
         return self.style.call("solution", f"{self.style.name(str(UNKNOWN))}: {text}")
-
-
-def _negative(term: sp.Expr) -> bool:
-    """Whether a term is written behind a minus sign."""
-    return bool(term.as_coeff_Mul()[0].is_negative) if term.is_Mul or term.is_number else False
-
-
-def _common_number(expr: sp.Add) -> tuple[sp.Expr, sp.Expr]:
-    """A number that all terms of a sum have, and the sum without it: sympy multiplies numbers into
-    sums, and a reader expects them outside.  1 where that would make other numbers larger."""
-    numbers = [term.as_coeff_Mul()[0] for term in expr.args]
-    if not all(isinstance(n, sp.Rational) for n in numbers) or len({n.q for n in numbers}) > 1:
-        return sp.Integer(1), expr
-    return expr.primitive()
-
-
-def _number_parts(number: sp.Expr) -> tuple[list[sp.Expr], list[sp.Expr]]:
-    """A rational number as factors above and below a fraction bar; 0.8 as itself."""
-    if number == 1:
-        return [], []
-    if not isinstance(number, sp.Rational) or number.is_Integer:
-        return [number], []
-    if number.p != 1 and (decimal := _decimal(number)) is not None:
-        return [decimal], []
-    return ([sp.Integer(number.p)] if number.p != 1 else []), [sp.Integer(number.q)]
-
-
-def _decimal(number: sp.Rational) -> sp.Float | None:
-    """A number that ends after a few decimals, as such; None for halves, quarters and the like."""
-    rest = number.q
-    for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
-    ends = rest == 1 and number.q > 4 and len(str(number.q)) + len(str(abs(number.p))) < 14
-    return sp.Float(number, 16) if ends else None
-
-
-def _quotient(factor: sp.Expr) -> tuple[list[sp.Expr], list[sp.Expr]]:
-    """The factors above and below a fraction bar of one factor."""
-    if isinstance(factor, scalars.rsqrt):
-        return [], [scalars.sqrt(factor.args[0])]
-    if isinstance(factor, sp.Pow):
-        base, exponent = factor.args
-        if isinstance(base, scalars.rsqrt) and exponent.is_positive:
-            return [], [sp.Pow(scalars.sqrt(base.args[0]), exponent)]
-        if _negative(exponent) and base != sp.E:
-            return [], [sp.Pow(base, -exponent)]
-    return [factor], []
 
 
 def defined_functions(used: Iterable[type[sp.Function]], style: Style) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from statistics import median
 import torch
 import triton
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
 import miras_dsl as miras
 
@@ -59,8 +59,7 @@ def measured(file: str, name: str, kernels: str) -> dict[str, object]:
     torch.manual_seed(0)
     torch._dynamo.reset()
     layer = miras.load(file)[name](width=256, heads=4).cuda()
-    counter = CompileCounterWithBackend("inductor")
-    fast = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
+    fast = torch.compile(layer, fullgraph=True, dynamic=True)
     worst, first = 0.0, 0.0
     for length in (512, 333, 1024, 77):
         x = torch.randn(4, length, 256, device="cuda")
@@ -79,7 +78,7 @@ def measured(file: str, name: str, kernels: str) -> dict[str, object]:
     return {
         "layer": name,
         "kernels": kernels,
-        "graphs": counter.frame_count,
+        "graphs": len(_debug_get_cache_entry_list(type(layer).forward.__code__)),
         "relative_difference": worst,
         "seconds_to_first_result": round(first, 1),
         "milliseconds": {way: round(t, 3) for way, t in times.items()},

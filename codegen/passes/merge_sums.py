@@ -30,6 +30,7 @@ from miras_dsl.ir import (
 )
 from miras_dsl.scalar.functions import OPERANDS
 
+PLACES: dict[sp.Expr, int] = {slot: place for place, slot in enumerate(OPERANDS)}
 Linear = Cumsum | Shift | Mask | Rename | Reduce | TakeLast | PlaceLast
 """Operations on one node, ``x``; a `Reduce` only if it sums."""
 
@@ -52,7 +53,7 @@ def _round(program: Program) -> Program:
     made: dict[Node, Node] = {}
     changed = False
     for node in nodes:
-        merged = _merged(node, users) if isinstance(node, Map) else None
+        merged = _merged(node, users) if isinstance(node, Map) and node.formula.is_Add else None
         if merged is None:
             made[node] = with_operands(node, made) if node.operands else node
             continue
@@ -68,8 +69,8 @@ def _merged(node: Map, users: Counter[Node]) -> Node | None:
     """The map with terms of the same operation merged; None if there are none."""
     terms, args = _flat(node, users)
     groups: dict[Any, list[tuple[int, sp.Expr]]] = {}
-    for place, (number, slot) in _multiples(terms):
-        arg = args[OPERANDS.index(slot)]
+    for place, number, slot in _multiples(terms):
+        arg = args[PLACES[slot]]
         if (key := _operation(arg)) is not None and users[arg] == 1:
             groups.setdefault(key, []).append((place, number))
     groups = {key: found for key, found in groups.items() if len(found) > 1}
@@ -77,22 +78,21 @@ def _merged(node: Map, users: Counter[Node]) -> Node | None:
         return None
     for found in groups.values():
         slots = [terms[place].as_coeff_Mul(rational=True)[1] for place, _ in found]
-        own = [cast("Linear", args[OPERANDS.index(slot)]) for slot in slots]
+        own = [cast("Linear", args[PLACES[slot]]) for slot in slots]
         total = sp.Add(*(n * s for (_, n), s in zip(found, OPERANDS, strict=False)))
-        args[OPERANDS.index(slots[0])] = replace(
-            own[0], x=elementwise(total, *(one.x for one in own))
-        )
+        args[PLACES[slots[0]]] = replace(own[0], x=elementwise(total, *(one.x for one in own)))
         for (place, _), slot in zip(found, slots, strict=True):
             terms[place] = slot if slot == slots[0] else sp.Integer(0)
     return elementwise(sp.Add(*terms), *args)
 
 
-def _multiples(terms: Sequence[sp.Expr]) -> Iterator[tuple[int, tuple[sp.Expr, sp.Symbol]]]:
-    """The terms that are a number times an operand which no other term has: (place, (number, operand))."""
+def _multiples(terms: Sequence[sp.Expr]) -> Iterator[tuple[int, sp.Expr, sp.Expr]]:
+    """The terms that are a number times an operand which no other term has: (place, number, operand)."""
+    counts = Counter(symbol for term in terms for symbol in term.free_symbols)
     for place, term in enumerate(terms):
         number, slot = term.as_coeff_Mul(rational=True)
-        if slot in OPERANDS and sum(slot in other.free_symbols for other in terms) == 1:
-            yield place, (number, slot)
+        if slot in PLACES and counts[slot] == 1:
+            yield place, number, slot
 
 
 def _flat(node: Map, users: Counter[Node]) -> tuple[list[sp.Expr], list[Node]]:
@@ -101,8 +101,8 @@ def _flat(node: Map, users: Counter[Node]) -> tuple[list[sp.Expr], list[Node]]:
     found = True
     while found:
         found = False
-        for place, (number, slot) in _multiples(terms):
-            inner = args[OPERANDS.index(slot)]
+        for place, number, slot in _multiples(terms):
+            inner = args[PLACES[slot]]
             fits = isinstance(inner, Map) and len(args) + len(inner.args) <= len(OPERANDS)
             if fits and users[inner] == 1 and inner.axes == node.axes:
                 names = dict(zip(OPERANDS, OPERANDS[len(args) :], strict=False))

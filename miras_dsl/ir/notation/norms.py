@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import sympy as sp
 
@@ -71,6 +72,7 @@ def is_part_of_norm(node: Node) -> bool:
             return False
 
 
+@lru_cache(maxsize=4096)
 def with_length(
     formula: sp.Expr, shares: sp.Symbol, scale: sp.Symbol, length: sp.Symbol, p: sp.Expr
 ) -> sp.Expr:

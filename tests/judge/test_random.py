@@ -74,9 +74,10 @@ def spec_of(recipe: SpecRecipe) -> MemorySpec:
 
 
 def cases(spec: MemorySpec) -> tuple[Case, ...]:
-    """Short and small; a rule that runs token by token has no chunk to cross."""
+    """Short and small: three chunks and a part of one; a rule that runs token by token has none."""
     bent = spec.retention.at == "token" or spec.algorithm.implicit
-    long = 12 if bent else 67
+    anchored = spec.algorithm.anchored
+    long = 12 if bent else 3 * anchored.block + 2 if anchored else 67
     return (
         Case("long", (long,), (5, 3), keys=0.5, checks=CHECKED),
         Case("two tokens, warm", (2, 2), (3, 6), warm=True, keys=None, strided=True),

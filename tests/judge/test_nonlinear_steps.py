@@ -124,7 +124,9 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.thorough) if n == "huber" else n for n in STEPS]
+)
 def test_implicit_steps(name: str) -> None:
     """With rates at which plain gradient descent, and an undamped Newton step, would run away."""
     bias, algorithm, weight = STEPS[name]

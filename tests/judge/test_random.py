@@ -38,7 +38,7 @@ from tests.judge.random_specs.draw import (
     values,
 )
 
-COUNT, SEED = 56, 101
+COUNT, SEED = 50, 101
 CHECKED = ("whole", "split", "steps", "causal")
 REFUSALS = {"M0512", "M0513", "M0610", "M0611"}
 """What the derivation may say it has no formula for: a coded diagnostic is an answer."""

@@ -63,7 +63,7 @@ def test_the_names_of_a_module_are_read_in_many_threads(switching):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [36, pytest.param(160, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("count", [24, pytest.param(160, marks=pytest.mark.thorough)])
 def test_compiling_in_many_threads(switching, count):
     """Compilations in 12 threads: each is what it is alone."""
     texts = [SPEC.format(name=f"Memory{n % 12}") for n in range(count)]
@@ -74,7 +74,7 @@ def test_compiling_in_many_threads(switching, count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [64, pytest.param(200, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("count", [32, pytest.param(200, marks=pytest.mark.thorough)])
 def test_loading_in_many_threads(switching, own_cache, count):
     """Loads in 16 threads, each used at once."""
 

@@ -78,7 +78,7 @@ def warm():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", KILLED)
+@pytest.mark.parametrize("spec", [KILLED[0], pytest.param(KILLED[1], marks=pytest.mark.thorough)])
 def test_killed_three_times_and_resumed(tmp_path, text, warm, spec):
     """SIGKILL at three random steps; the end is the end of a run that nobody touched."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"

@@ -101,6 +101,8 @@ def root(slope: Slope, target: Tensor) -> Tensor:
         value, curvature = _value_and_curvature(slope, w)
         error = miss(w, value)
         low, high = torch.where(error < 0, w, low), torch.where(error > 0, w, high)
+        # The slope is the target to the last digits.
+        hit = error.abs() <= tiny * aim.abs()
         newton = w - error / curvature
         # At a jump Newton steps may oscillate, so every fourth step halves the bracket.
         inside = (newton > low) & (newton < high) & (iteration % 4 != 3)
@@ -109,11 +111,9 @@ def root(slope: Slope, target: Tensor) -> Tensor:
         centre = torch.where(
             apart, torch.sqrt(low.clamp_min(0) * high.clamp_min(0)), (low + high) / 2
         )
-        new = torch.where(settled | (error == 0), w, torch.where(inside, newton, centre))
+        new = torch.where(settled | hit, w, torch.where(inside, newton, centre))
         close = tiny * torch.maximum(low.abs(), high.abs()) + 1e-20
-        settled = (
-            settled | ((new - w).abs() <= tiny * w.abs()) | (high - low <= close) | (error == 0)
-        )
+        settled = settled | hit | ((new - w).abs() <= tiny * w.abs()) | (high - low <= close)
         w = new
         if bool(settled.all()):
             break

@@ -189,3 +189,13 @@ def expand_steps(memory: MemoryTable, given: MemoryInput, x: Tensor) -> Tensor:
         steps = [x if n == memory.decay_at else no_decay for n in range(memory.steps_per_token)]
         return torch.stack(steps, 2).flatten(1, 2)
     return x.repeat_interleave(memory.steps_per_token, 1)
+
+
+def d_of_steps(memory: MemoryTable, d_y: Tensor) -> Tensor:
+    """The cotangents of the answers of all steps [B, T * steps, …], from those of the tokens' [B, T, …]."""
+    if memory.steps_per_token == 1:
+        return d_y
+    batch, tokens, *rest = d_y.shape
+    steps = d_y.new_zeros(batch, tokens * memory.steps_per_token, *rest)
+    steps[:, memory.read_at :: memory.steps_per_token] = d_y
+    return steps

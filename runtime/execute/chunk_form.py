@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .call import MemoryCall, per_token, position_after
+from .call import MemoryCall, d_of_steps, per_token, position_after
 from .chunk_layout import chunk_layout
 from .chunk_scan import ScanContext, ScanResult, scan_chunks
 from .form import Computed, Gradients, leaves_of, with_autograd
@@ -104,13 +104,7 @@ class ChunkedInputs:
 
     def d_answers(self, d_y: Tensor) -> Tensor:
         """The cotangent of what `answer` takes, from that of what it returns."""
-        memory, steps = self.call.memory, d_y.to(self.call.dtype)
-        if memory.steps_per_token > 1:
-            batch, tokens, *rest = d_y.shape
-            steps = d_y.new_zeros(
-                batch, tokens * memory.steps_per_token, *rest, dtype=self.call.dtype
-            )
-            steps[:, memory.read_at :: memory.steps_per_token] = d_y
+        steps = d_of_steps(self.call.memory, d_y.to(self.call.dtype))
         return self.context.layout.chunked(steps, blank=True)
 
 

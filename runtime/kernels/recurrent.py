@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miras_dsl.runtime.execute.call import MemoryCall, per_token, position_after
+from miras_dsl.runtime.execute.call import MemoryCall, d_of_steps, per_token, position_after
 from miras_dsl.runtime.execute.form import Computed, Gradients, leaves_of, with_autograd
 
 from .launch_config import LaunchConfig, Recurrence, checkpoints, configure_launch, recompute_rows
@@ -72,16 +72,12 @@ class KernelForm:
         d_after: Mapping[str, Tensor],
     ) -> Gradients:
         """See `execute.form.Form`."""
-        kernels, memory = self.kernels, call.memory
+        kernels = self.kernels
         with with_autograd(), torch.enable_grad():
             leaves = leaves_of(call)
             laid = _lay_out(kernels, leaves.call)
         given, _ = _split_last([x.detach().contiguous() for x in laid.tensors], len(kernels.states))
-        d_steps = d_y
-        if memory.steps_per_token > 1:
-            batch, tokens, *rest = d_y.shape
-            d_steps = d_y.new_zeros(batch, tokens * memory.steps_per_token, *rest)
-            d_steps[:, memory.read_at :: memory.steps_per_token] = d_y
+        d_steps = d_of_steps(call.memory, d_y)
         d_ends = [d_after[name].float() for name, _ in kernels.states]
         found = _back(launch_args(kernels, call, True), [*given, *saved], d_steps, d_ends)
         pairs = list(zip(laid.tensors, found, strict=True))

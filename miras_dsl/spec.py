@@ -80,8 +80,10 @@ class Ref:
     gate    a per-token gate (`axes` may hold `row`, see `Gate`)
     state   a weight of the memory: its current value
     carry   a carried tensor of the algorithm (momentum), one per weight
-    keep    `keep(W)`: the weight after its decay (generic, inside an algorithm's rule)
+    keep    `keep(W)`: the weight after its decay, inside an algorithm's rule; its name is `W` where
+            the rule holds for every weight, else that of the weight
     weight  `W` inside an algorithm's rule: each weight in turn
+    newest  a weight by its own name inside a rule: as the rules before have left it
     grad    the gradient of the bias for that weight, term rates applied
     size    a size parameter (d, dk, …) used as a number
     x       the layer's input
@@ -157,7 +159,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A weight of the memory: axes (row, column) for a matrix, one axis for a vector.
+    """A weight of the memory: axes (row, column) for a matrix, one axis for a vector, none for a number.
 
     init  "zero", "learned" (a parameter per head, small normal) or "positive" (rows on the simplex)
     """
@@ -166,6 +168,10 @@ class State:
     axes: Axes
     init: str
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    def with_rows(self, axes: Axes) -> Axes:
+        """The axes of a gate with those of this weight's rows in place of `row`; a number has none."""
+        return tuple(a for axis in axes for a in (self.axes[:1] if axis == "row" else (axis,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +221,28 @@ Term = Loss | Write
 
 
 @dataclass(frozen=True, slots=True)
+class Decay:
+    """A factor of what the memory carries: a Ref to a gate, or a Number.
+
+    A formula has become a gate of its own.  A factor with an axis scales along it: it is one number, or
+    has one axis of the weights that it is for (`row`: the first axis of each).
+
+    weights  whose factor it is; (): of every weight
+    """
+
+    factor: Ref | Number
+    weights: tuple[str, ...] = ()
+
+    def is_of(self, weight: str) -> bool:
+        """Whether this weight is multiplied by the factor."""
+        return not self.weights or weight in self.weights
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """How the memory keeps its weights.
 
-    decay    multiplies the carried state: a Ref to a gate of axes () | (key,) | (value,) | (row,), or a
-             Number (a formula has become a gate of its own); None: there is no decay
+    decays   factors of the carried state at every token; a weight may have several
     bregman  a potential F(w) (formula over Ref("w", "dual")): the carried state is F'(w)
     link     the weight as a formula of the carried state `a` (given, instead of a potential)
     simplex  total mass of each row, when the potential lives on the simplex; else None
@@ -228,13 +251,17 @@ class Retention:
     at       "token" or "chunk": where link, potential or penalty acts
     """
 
-    decay: Ref | Number | None = None
+    decays: tuple[Decay, ...] = ()
     bregman: Expr | None = None
     link: Expr | None = None
     simplex: Expr | None = None
     penalty: Expr | None = None
     at: str | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    def factors(self, weight: str) -> tuple[Ref | Number, ...]:
+        """The factors of one weight at every token."""
+        return tuple(decay.factor for decay in self.decays if decay.is_of(weight))
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +287,8 @@ class Algorithm:
 
     rules     in order: (target, formula), target "W" or a carried name; each holds for every weight;
               W, keep, grad and carried names have the axes of the only weight, ("row", "column") else
+    by_weight each rule is for one weight instead, its target, and has that weight's axes; every weight
+              has one, and nothing else is carried
     carry     names of carried tensors, zero at the start
     anchored  None means exact: every gradient at the newest weights
     steps     the same pair again, n times (decay once)
@@ -272,6 +301,7 @@ class Algorithm:
 
     rules: tuple[tuple[str, Expr], ...]
     carry: tuple[str, ...] = ()
+    by_weight: bool = False
     anchored: Anchored | None = None
     steps: int = 1
     pairs: int = 1

@@ -169,7 +169,7 @@ def _obstacle_span(d: CompiledMemory) -> Span:
     model = d.model
     formulas = [f for _, f in model.formulas]
     mirrored = any(f.link or f.potential or f.penalty for f in formulas)
-    if (mirrored and not model.at_chunk) or (model.decay_gate and model.decay_gate.signed):
+    if (mirrored and not model.at_chunk) or any(gate.signed for gate in model.decay_gates):
         return model.spans.retention
     return model.spans.algorithm if model.implicit or len(formulas) > 1 else model.spans.bias
 

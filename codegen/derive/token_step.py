@@ -64,7 +64,7 @@ def run_token(
     for at, event in enumerate(model.order):
         match event:
             case "decay":
-                current = {w: value * _decay(model, w) for w, value in current.items()}
+                current = {w: _decayed(model, w, value) for w, value in current.items()}
             case "predict":
                 at_prediction = current
             case "write":
@@ -96,16 +96,18 @@ def run_token(
     return TokenResult(new, answer, at_prediction)
 
 
-def _decay(model: MemoryModel, weight: str) -> Node:
-    """The factor of a weight.  Raises SharedDecay where it cannot act in one step of a token only."""
-    gate, factor = model.decay_gate, model.formulas_of(weight).decay
-    assert factor is not None, "the checker asks for `decay` in the order only with a decay"
+def _decayed(model: MemoryModel, weight: str, value: Node) -> Node:
+    """What a decay leaves.  Raises SharedDecay where it cannot act in one step of a token only."""
     # The decay acts in one step of a token: the runtime gives the other steps a gate of 1 (a
     # logarithm of 0).  A gate that other formulas read too cannot be given so, unless the decay reads
     # the logarithm and they the gate.
-    if gate is not None and gate.signed and gate.shared and model.steps_per_token > 1:
-        raise SharedDecay(f"the decay `{gate.name}` may be negative and does something else too")
-    return factor
+    for gate in model.decay_gates:
+        if gate.signed and gate.shared and model.steps_per_token > 1:
+            raise SharedDecay(
+                f"the decay `{gate.name}` may be negative and does something else too"
+            )
+    factor = model.formulas_of(weight).decay
+    return value if factor is None else value * factor
 
 
 class SharedDecay(DerivationError):
@@ -140,11 +142,15 @@ def _apply_rules(
     new, new_carried = dict(kept), dict(carried)
     for weight, formulas in model.formulas:
         for target, rule in formulas.rules:
-            given: dict[Node, Node] = {
-                formulas.grad: gradients[weight],
-                formulas.kept: kept[weight],
-                formulas.newest: new[weight],
-            }
+            given: dict[Node, Node] = {}
+            # A rule for one weight may read the others; that weight comes last, for holes of rules for
+            # every weight are the same for all.
+            for other, holes in (*model.formulas, (weight, formulas)):
+                given |= {
+                    holes.grad: gradients[other],
+                    holes.kept: kept[other],
+                    holes.newest: new[other],
+                }
             given |= {hole: new_carried[name, weight] for name, hole in formulas.carried}
             (value,) = substitute([rule], given)
             if (target, weight) in new_carried:

@@ -233,7 +233,7 @@ class Transitions:
             left[axis] = exponential(after)
             self.labels.setdefault(after, Label("log_until_end", "retention"))
             self.labels.setdefault(left[axis], Label("until_end", "retention"))
-        row = left.get(state.axes[0], ONE)
+        row = left.get(state.axes[0], ONE) if state.axes else ONE
         column = left.get(state.axes[-1], ONE) if len(state.axes) > 1 else ONE
         for write in self.updates[state].writes:
             scale = broadcast(self.vectorize(write.scale), (I,)) * left.get(None, ONE)

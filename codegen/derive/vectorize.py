@@ -266,7 +266,7 @@ class TokenVectorizer(ABC):
             triangle = transition.triangle()
             weight = broadcast(weight, (I,)) if triangle is None else weight * triangle
             if x is None:
-                gates = transition.gates(state.axes[0])
+                gates = transition.gates(state.axes[0]) if state.axes else None
                 given = rename(u, {I: J})
                 if gates is None:
                     masked = weight if triangle is not None else Mask(weight, transition.reach)

@@ -65,11 +65,9 @@ def _on_simplex(model: MemoryModel) -> Link:
 
     def link(weight: str, dual: Node) -> Node:
         formulas = model.formulas_of(weight)
-        assert formulas.mass is not None
+        mass, column = formulas.mass, formulas.column
+        assert mass is not None and column is not None
         formula, factor = factors[weight]
-        return (
-            softmax(formula.as_node(DUAL / factor, {DUAL: dual}), (formulas.column,))
-            * formulas.mass
-        )
+        return softmax(formula.as_node(DUAL / factor, {DUAL: dual}), (column,)) * mass
 
     return link

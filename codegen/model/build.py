@@ -30,6 +30,7 @@ from .inputs import (
     past_input,
     per_pair,
     program_input,
+    weight_axes,
     window_inputs,
     written_past,
 )
@@ -75,8 +76,8 @@ def build_model(spec: MemorySpec) -> MemoryModel:
         gradients=tuple(_windowed(spec, _gradients(spec, name), name).items()),
         given_write=any(isinstance(term, Write) for term in spec.terms),
         answer=lower(spec.read, name),
-        formulas=tuple((state.name, _formulas(spec, state)) for state in spec.states),
-        decay_gate=_decay_gate(spec),
+        formulas=_weight_formulas(spec),
+        decay_gates=tuple(_decay_gates(spec).values()),
         at_chunk=spec.retention.at == "chunk",
         carry=algorithm.carry,
         anchored=_anchored(spec, name),
@@ -146,24 +147,40 @@ def _windowed(
 # ------------------------------------------------------------ retention and algorithm
 
 
+def _weight_formulas(spec: MemorySpec) -> tuple[tuple[str, WeightFormulas], ...]:
+    """What retention and algorithm say about each weight, in the order in which their rules run."""
+    states = {state.name: state for state in spec.states}
+    names = [target for target, _ in spec.algorithm.rules] if spec.algorithm.by_weight else states
+    return tuple((name, _formulas(spec, states[name])) for name in names)
+
+
+def _hole(spec: MemorySpec, word: str, weight: str) -> Input:
+    """What stands in a rule for the gradient of a weight (`grad`), its value that the write finds
+    (`kept`) and its value as the rules before have left it (`newest`)."""
+    axes = ordered(axes_of(weight_axes(spec, weight)))
+    return Input(f"{word} {weight}" if spec.algorithm.by_weight else word, axes, Role.HOLE)
+
+
 def _formulas(spec: MemorySpec, state: State) -> WeightFormulas:
     """What retention and algorithm say about one weight."""
     retention, algorithm = spec.retention, spec.algorithm
     own = axes_of(state.axes)
     axes = ordered(own)
-    dual, grad, kept, newest = (
-        Input(word, axes, Role.HOLE) for word in ("dual", "grad", "kept", "newest")
-    )
+    dual = Input("dual", axes, Role.HOLE)
     carried = {name: Input(f"carried {name}", axes, Role.HOLE) for name in algorithm.carry}
+    rules = algorithm.rules
+    if algorithm.by_weight:
+        rules = tuple(("W", rule) for target, rule in rules if target == state.name)
 
     def name(ref: Ref) -> Node:
+        of = ref.name if algorithm.by_weight else state.name
         match ref.kind:
             case "grad":
-                return grad
+                return _hole(spec, "grad", of)
             case "keep":
-                return kept
-            case "weight":
-                return newest
+                return _hole(spec, "kept", of)
+            case "weight" | "newest":
+                return _hole(spec, "newest", of)
             case "carry":
                 return carried[ref.name]
             case "dual":
@@ -177,11 +194,11 @@ def _formulas(spec: MemorySpec, state: State) -> WeightFormulas:
         potential=_element_formula(spec, state.name, retention.bregman),
         penalty=_element_formula(spec, state.name, retention.penalty),
         mass=lower(retention.simplex, name) if retention.simplex is not None else None,
-        column=own[-1],
-        rules=tuple((target, lower(rule, name, own)) for target, rule in algorithm.rules),
-        grad=grad,
-        kept=kept,
-        newest=newest,
+        column=own[-1] if own else None,
+        rules=tuple((target, lower(rule, name, own)) for target, rule in rules),
+        grad=_hole(spec, "grad", state.name),
+        kept=_hole(spec, "kept", state.name),
+        newest=_hole(spec, "newest", state.name),
         carried=tuple(carried.items()),
         dual=dual,
     )
@@ -205,27 +222,35 @@ def _element_formula(spec: MemorySpec, weight: str, formula: Expr | None) -> Ele
 
 def _decay(spec: MemorySpec, weight: str) -> Node | None:
     """The factor of a weight at each token: e^log, the form that chains, where it has a logarithm."""
-    decay, gate = spec.retention.decay, _decay_gate(spec)
-    if isinstance(decay, Number):
-        return Constant(decay.value)
-    if gate is None:
-        return None
-    if gate.signed:
-        return gate_input(gate.name, spec, weight)
-    return elementwise(sp.exp(OPERANDS[0]), gate_input(gate.name, spec, weight, log=True))
+    gates, factors = _decay_gates(spec), spec.retention.factors(weight)
+    result: Node = ONE
+    for decay in factors:
+        if isinstance(decay, Number):
+            factor: Node = Constant(decay.value)
+        elif gates[decay.name].signed:
+            factor = gate_input(decay.name, spec, weight)
+        else:
+            log = gate_input(decay.name, spec, weight, log=True)
+            factor = elementwise(sp.exp(OPERANDS[0]), log)
+        result = factor if result is ONE else result * factor
+    return result if factors else None
 
 
-def _decay_gate(spec: MemorySpec) -> DecayGate | None:
-    decay = spec.retention.decay
-    if not isinstance(decay, Ref):
-        return None
-    declared = next(gate for gate in spec.gates if gate.name == decay.name)
-    shared = any(
-        isinstance(ref, Ref) and ref.name == decay.name
+def _decay_gates(spec: MemorySpec) -> dict[str, DecayGate]:
+    """The gates that are decays, by name."""
+    found: dict[str, DecayGate] = {}
+    read = {
+        ref.name
         for formula in _learning_formulas(spec)
         for ref in iter_nodes(formula)
-    )
-    return DecayGate(decay.name, declared.range.low < 0, shared)
+        if isinstance(ref, Ref)
+    }
+    for decay in spec.retention.decays:
+        if isinstance(factor := decay.factor, Ref):
+            declared = next(gate for gate in spec.gates if gate.name == factor.name)
+            signed, shared = declared.range.low < 0, factor.name in read
+            found[factor.name] = DecayGate(factor.name, signed, shared)
+    return found
 
 
 def _learning_formulas(spec: MemorySpec) -> Iterator[Expr]:

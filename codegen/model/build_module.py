@@ -105,7 +105,7 @@ class _Builder:
 
     def gate(self, gate: Gate, state: State | None) -> None:
         weight = state.name if state else None
-        words = tuple(state.axes[0] if state and w == "row" else w for w in gate.axes)
+        words = state.with_rows(gate.axes) if state else gate.axes
         formula = self.formulas.formula(gate.expr, state)
         name = f"{gate.name}_{weight}" if weight else gate.name
         role = Role.GATE if timed(formula) else Role.CONSTANT

@@ -168,7 +168,7 @@ def memory_inputs(spec: MemorySpec) -> dict[str, MemoryInput]:
         own = input_name(gate.name, spec)
         for state in spec.states if "row" in gate.axes else (None,):
             name = f"{own}_{state.name}" if state else own
-            words = tuple(state.axes[0] if state and a == "row" else a for a in gate.axes)
+            words = state.with_rows(gate.axes) if state else gate.axes
             for log in (False, True):
                 feeds.append(
                     MemoryInput(

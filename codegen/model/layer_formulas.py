@@ -139,9 +139,8 @@ class LayerFormulas:
     def axes(self, words: Iterable[str], args: Iterable[Node], state: State | None) -> Axes:
         """The axes that words name: those of operands first, `row` that of the weight."""
         known = {axis.name: axis for arg in args for axis in arg.axes}
-        if state is not None:
-            known["row"] = axis_of(state.axes[0])
-        return tuple(known.get(word) or axis_of(word) for word in words)
+        own = tuple(words) if state is None else state.with_rows(tuple(words))
+        return tuple(known.get(word) or axis_of(word) for word in own)
 
     def constant(self, expr: Apply, state: State | None, flat: bool) -> Node:
         """A learned constant: per head, or among features one for all heads."""

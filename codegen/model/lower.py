@@ -78,7 +78,7 @@ POINTWISE: Mapping[str, sp.Expr] = {
 COMPARISONS = frozenset({"lt", "le", "gt", "ge"})
 
 
-def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes = ()) -> Node:
+def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes | None = None) -> Node:
     """A formula as a node; ``name`` says what each reference stands for.
 
     ``generic`` are the axes of the weight that a formula for every weight is about: what it calls
@@ -86,7 +86,7 @@ def lower(expr: Expr, name: Callable[[Ref], Node], generic: Axes = ()) -> Node:
     """
     done: dict[int, Node] = {}
     own: dict[str, Axis | None] = {}
-    if generic:
+    if generic is not None:
         own = dict.fromkeys(("row", "column")) | dict(zip(("row", "column"), generic, strict=False))
 
     def axes(words: Iterable[str]) -> Axes:

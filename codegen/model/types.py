@@ -123,9 +123,9 @@ class WeightFormulas:
     potential  of one element: its slope is what is carried
     penalty    of one element and the one before the step
     mass       what each row sums to, where the potential lives on the simplex
-    column     the axis along which a row of the weight runs
-    rules      (target, value) in order, over the holes below; the target "W" is the weight, any
-               other one a carried tensor
+    column     the axis along which a row of the weight runs; None for a number
+    rules      (target, value) in order, over the holes of this and of other weights; the target "W" is
+               the weight, any other one a carried tensor
     grad       stands for the gradient of the bias
     kept       stands for the weight that the write finds
     newest     stands for the weight as the rules before have left it
@@ -138,7 +138,7 @@ class WeightFormulas:
     potential: ElementFormula | None
     penalty: ElementFormula | None
     mass: Node | None
-    column: Axis
+    column: Axis | None
     rules: tuple[tuple[str, Node], ...]
     grad: Input
     kept: Input
@@ -149,7 +149,7 @@ class WeightFormulas:
 
 @dataclass(frozen=True, slots=True)
 class DecayGate:
-    """The gate that is the decay.
+    """A gate that is a decay.
 
     name    in the spec
     signed  it may be negative, so programs take the gate and not its logarithm
@@ -211,8 +211,8 @@ class MemoryModel:
                  gradients are taken; weights appear as inputs of role WEIGHT
     given_write  a term of the bias is a given write, not a loss
     answer       what leaves the memory, over weights and inputs
-    formulas     weight -> its retention and rules
-    decay_gate   the gate of the decay; None for a number or without a decay
+    formulas     weight -> its retention and rules, in the order in which these run
+    decay_gates  the gates that are decays
     at_chunk     link, potential or penalty act at the end of a block, not at every token
     carry        names of the tensors that the algorithm carries for every weight
     steps        steps with the same pair
@@ -232,7 +232,7 @@ class MemoryModel:
     given_write: bool
     answer: Node
     formulas: tuple[tuple[str, WeightFormulas], ...]
-    decay_gate: DecayGate | None
+    decay_gates: tuple[DecayGate, ...]
     at_chunk: bool
     carry: tuple[str, ...]
     anchored: AnchoredLearning | None

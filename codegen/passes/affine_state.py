@@ -33,7 +33,7 @@ class NotChunkable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RankOneWrite:
-    """``scale · u xᵀ``: u on the row axis, x on the column axis (None for a vector state)."""
+    """``scale · u xᵀ``: u on the row axis, x on the column axis (None for a vector or a number)."""
 
     u: Node
     x: Node | None
@@ -128,12 +128,12 @@ def to_affine_state(node: Node, axes: Axes, states: frozenset[Input]) -> AffineU
         return EMPTY
     if isinstance(node, Input) and node in states:
         return AffineUpdate(((node, ONE),), ())
-    if len(axes) == 1 and not states & set(inputs_of([node])):
+    if len(axes) <= 1 and not states & set(inputs_of([node])):
         return AffineUpdate(
             (), (_factor_out_scalars(RankOneWrite(broadcast(node, axes), None, ONE)),)
         )
     if not isinstance(node, Map):
-        if len(axes) == 1:
+        if len(axes) <= 1:
             return AffineUpdate((), (RankOneWrite(broadcast(node, axes), None, ONE),))
         raise NotChunkable("the new state is not a sum of kept states and products u xᵀ")
     nodes = dict(zip(OPERANDS, node.args, strict=False))
@@ -142,7 +142,7 @@ def to_affine_state(node: Node, axes: Axes, states: frozenset[Input]) -> AffineU
         for slot, arg in nodes.items()
         if _is_state_shaped(arg, axes, states)
     }
-    if len(axes) == 1:
+    if len(axes) <= 1:
         whole = {slot: inner for slot, inner in whole.items() if inner.keep}
     if whole and not can_expand(node.formula):
         raise NotChunkable("the update is too long a formula to be taken apart")
@@ -157,7 +157,7 @@ def to_affine_state(node: Node, axes: Axes, states: frozenset[Input]) -> AffineU
         others = sp.Mul(*rest).free_symbols
         bent = inside[0] in others or states & set(inputs_of(nodes[slot] for slot in others))
         if len(inside) > 1 or len(rest) == len(factors) or bent:
-            if len(axes) == 1:
+            if len(axes) <= 1:
                 result = result.plus(AffineUpdate((), (_outer(term, nodes, axes),)))
                 continue
             raise NotChunkable("the new state is not linear in the old one")
@@ -189,8 +189,8 @@ def _by_axis(
 
 
 def _outer(term: sp.Expr, nodes: Mapping[sp.Symbol, Node], axes: Axes) -> RankOneWrite:
-    """A product of vectors as ``scale · u xᵀ``; for a vector state, any vector as ``u``."""
-    if len(axes) == 1:
+    """A product of vectors as ``scale · u xᵀ``; for a vector or a number, anything as ``u``."""
+    if len(axes) <= 1:
         return _factor_out_scalars(RankOneWrite(broadcast(formula(term, nodes), axes), None, ONE))
     parts = _by_axis(sp.Mul.make_args(term), nodes, axes)
     row, column = (parts.get((axis,)) for axis in axes)

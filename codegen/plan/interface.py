@@ -98,7 +98,7 @@ def _step_of(rule: UpdateRule, event: str) -> int:
 
 
 def _once_per_token(rule: UpdateRule) -> tuple[str, ...]:
-    decay = rule.model.decay_gate
-    if rule.steps_per_token == 1 or decay is None:
+    if rule.steps_per_token == 1:
         return ()
-    return tuple(f.name for f in rule.inputs if f.of == decay.name and f.log != decay.signed)
+    signed = {decay.name: decay.signed for decay in rule.model.decay_gates}
+    return tuple(f.name for f in rule.inputs if f.of in signed and f.log != signed[f.of])

@@ -47,7 +47,7 @@ def style_of(model: MemoryModel, states: Iterable[StateTensor] = (), latex: bool
     for weight in model.weights:
         column = model.formulas_of(weight.name).column
         rows = tuple(axis for axis in weight.axes if axis != column)
-        if rows:
+        if rows and column is not None:
             matrices[weight.name] = (*rows, column)
     for state in states:
         if state.of in matrices and set(state.axes) == set(matrices[state.of]):

@@ -8,22 +8,18 @@ from typing import TypeVar
 
 import sympy as sp
 
-from miras_dsl.check.clauses.algorithm import (
+from miras_dsl.check.clauses.algorithm.clause import (
     ResolvedAlgorithm,
     algorithm,
     resolve_algorithm,
     with_rates,
 )
-from miras_dsl.check.clauses.architecture import architecture
+from miras_dsl.check.clauses.architecture import architecture, check_every_weight_is_read
 from miras_dsl.check.clauses.bias import terms
+from miras_dsl.check.clauses.decay import check_decay_range, constant_decays_as_gates
 from miras_dsl.check.clauses.order import order
 from miras_dsl.check.clauses.read import read
-from miras_dsl.check.clauses.retention import (
-    check_decay_range,
-    constant_decay_as_gate,
-    retention,
-    weight_axes,
-)
+from miras_dsl.check.clauses.retention import retention
 from miras_dsl.check.clauses.tokens_and_gates import Bindings, binding_definitions, resolve_bindings
 from miras_dsl.check.clauses.weights import check_weight_names
 from miras_dsl.check.formula.axis_sizes import AxisSizes
@@ -145,10 +141,7 @@ def _memory(
     learned = _try(
         findings,
         lambda: (
-            choice
-            and algorithm(
-                clauses["algorithm"], choice, bare, sizes, hoisted, weight_axes(built.states)
-            )
+            choice and algorithm(clauses["algorithm"], choice, bare, sizes, hoisted, built.states)
         ),
         place["algorithm"],
     )
@@ -170,7 +163,7 @@ def _memory(
         if e
     ]
     gates = tuple(_with_ranges([*bound.gates.values(), *hoisted.gates]))
-    kept, gates = constant_decay_as_gate(kept, gates, max(learned.steps, learned.pairs))
+    kept, gates = constant_decays_as_gates(kept, gates, max(learned.steps, learned.pairs))
     check_decay_range(kept, gates)
     check_weight_names(built.states, learned)
     tokens = _tokens(bound, hoisted, written, used, gates)
@@ -191,6 +184,7 @@ def _memory(
         doc=item.doc,
         span=item.name_span,
     )
+    check_every_weight_is_read(made)
     _limit(used, item)
     return made
 
@@ -225,7 +219,7 @@ def _formulas(losses: list[Term], kept: Retention) -> list[Expr]:
     for term in losses:
         parts = (getattr(term, n, None) for n in ("loss", "error", "place", "answer", "rate"))
         found += [p for p in parts if p is not None]
-    kinds = (kept.decay, kept.bregman, kept.link, kept.simplex, kept.penalty)
+    kinds = (*(d.factor for d in kept.decays), kept.bregman, kept.link, kept.simplex, kept.penalty)
     return found + [p for p in kinds if p is not None]
 
 

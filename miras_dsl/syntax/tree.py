@@ -166,6 +166,16 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptWeight:
+    """`W: l2(alpha)`: the retention of one weight; parts as in the clause for every weight."""
+
+    name: str
+    parts: tuple[Form | Reference, ...]
+    span: Span = field(compare=False, repr=False)
+    name_span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """The rules of an algorithm and the tensors that it carries."""
 
@@ -178,6 +188,7 @@ Content = (
     tuple[Binding, ...]
     | tuple[Term, ...]
     | tuple[Form | Reference, ...]
+    | tuple[KeptWeight, ...]
     | tuple[Rules | Reference, ...]
     | tuple[Name, ...]
     | Reference
@@ -192,7 +203,8 @@ class Clause:
     """A clause of a memory: its word and what stands after it.
 
     tokens, gates  bindings            architecture  Reference, Weights or NetworkBody
-    bias           terms               retention     forms, a Reference first for a library name
+    bias           terms               retention     forms, a Reference first for a library name;
+                                                           or one KeptWeight for each weight
     order          names               algorithm     Rules or Reference first, then References
     read           a formula
     """

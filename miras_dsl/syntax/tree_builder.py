@@ -154,6 +154,10 @@ class TreeBuilder(Transformer_NonRecursive):
             value = s.Name(str(value), self.at(value))
         return s.Form(word, value, children[1] if len(children) > 1 else None, span)
 
+    def kept(self, meta: Any, children: list[Any]) -> s.KeptWeight:
+        name, *parts = children
+        return s.KeptWeight(str(name), tuple(parts), self.span(meta), self.at(name))
+
     def carry(self, meta: Any, children: list[Any]) -> tuple[str, ...]:
         return tuple(str(c) for c in children)
 

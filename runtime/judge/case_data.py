@@ -140,7 +140,7 @@ def _heavy(x: Tensor) -> Tensor:
 def bounds(spec: MemorySpec, gate: Gate) -> tuple[float, float]:
     """The ends of a gate's range; an infinite end is replaced by one where the memory is still stable."""
     low, high = float(gate.range.low), float(gate.range.high)
-    decay = spec.retention.decay
+    decays = {d.factor.name for d in spec.retention.decays if isinstance(d.factor, Ref)}
     used = [formula for _, formula in spec.algorithm.rules] + [term.rate for term in spec.terms]
     rate = any(
         isinstance(node, Ref) and node.kind == "gate" and node.name == gate.name
@@ -149,7 +149,7 @@ def bounds(spec: MemorySpec, gate: Gate) -> tuple[float, float]:
     )
     block = spec.algorithm.anchored.block if spec.algorithm.anchored else 1
     cap = 1 / block if rate else 2.0
-    if isinstance(decay, Ref) and decay.name == gate.name:
+    if gate.name in decays:
         cap = 1.0
     low = -cap if low == -inf else low
     penalty = spec.retention.penalty
@@ -160,7 +160,7 @@ def bounds(spec: MemorySpec, gate: Gate) -> tuple[float, float]:
     ):
         # A penalty divides by its rates: at a rate of 0 it is infinite and has no minimum.
         low = cap / 16 if high == inf else high / 16
-    drives = isinstance(decay, Ref) and decay.name == gate.name
+    drives = gate.name in decays
     if spec.retention.link is not None and drives and low == 0:
         # A decay of 0 puts the carried state on the kink that many links have at 0.  The oracle has
         # exactly 0 there; a form that sums logarithms has a tiny number of either sign.

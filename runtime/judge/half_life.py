@@ -50,22 +50,28 @@ def half_lives(spec: MemorySpec, layer: Layer | None = None) -> tuple[HalfLife, 
 
     layer  whose gates are measured; None: gates drawn from their formulas
     """
-    decay = spec.retention.decay
-    if decay is None:
-        return ()
     found = []
     for state in spec.states:
-        if isinstance(decay, Number):
-            rates = torch.tensor([-log(float(decay.value))] if decay.value > 0 else [inf])
-        else:
-            rates = -_logarithms(spec, decay, state.name, layer).mean((0, 1)).flatten()
-        slow, fast = float(rates.min()), float(rates.max())
+        factors = spec.retention.factors(state.name)
+        if not factors:
+            continue
+        slow = fast = 0.0
+        for factor in factors:
+            rates = _rates(spec, factor, state.name, layer)
+            slow, fast = slow + float(rates.min()), fast + float(rates.max())
         left = min(1.0, exp(-HORIZON * max(slow, 0.0)))
         learned = state.init != "zero"
         found.append(
             HalfLife(state.name, _tokens(slow), _tokens(fast), left, learned and left < FADED)
         )
     return tuple(found)
+
+
+def _rates(spec: MemorySpec, factor: Ref | Number, weight: str, layer: Layer | None) -> Tensor:
+    """How fast a factor takes a weight away, -log of it per token, for each head and channel."""
+    if isinstance(factor, Number):
+        return torch.tensor([-log(float(factor.value))] if factor.value > 0 else [inf])
+    return -_logarithms(spec, factor, weight, layer).mean((0, 1)).flatten()
 
 
 def _tokens(rate: float) -> float:
@@ -84,8 +90,7 @@ def _logarithms(spec: MemorySpec, decay: Ref, weight: str, layer: Layer | None) 
             value = layer.inputs(made, x)[0][name]
         else:
             sizes = parameters(spec, Case("", (TOKENS,), (WIDTH // HEADS,) * 2))
-            own = next(s.axes[0] for s in spec.states if s.name == weight)
-            axes = tuple(own if axis == "row" else axis for axis in gate.axes)
+            axes = next(s for s in spec.states if s.name == weight).with_rows(gate.axes)
             extent = {**sizes, **axis_sizes(spec, sizes)}
             random = torch.Generator().manual_seed(0)
             fresh = FreshGates(spec, {}, extent, (1, TOKENS, HEADS), random)

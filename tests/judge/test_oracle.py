@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from miras_dsl.runtime.judge.oracle.run import run
-from miras_dsl.spec import Algorithm, Anchored, MemorySpec, Ref, Retention, Write
+from miras_dsl.spec import Algorithm, Anchored, Decay, MemorySpec, Ref, Retention, Write
 from tests.judge.handwritten_specs import (
     GD,
     KEY,
@@ -185,13 +185,13 @@ SPECS = {
         algorithm=Algorithm(GD, anchored=Anchored(4, scale=SCALE)),
     ),
     "reset": matrix(algorithm=Algorithm(GD, reset=5)),
-    "soft threshold": matrix(retention=Retention(g("alpha"), link=SOFT, at="token")),
+    "soft threshold": matrix(retention=Retention((Decay(g("alpha")),), link=SOFT, at="token")),
     "softmax at token": matrix(
-        retention=Retention(g("alpha"), bregman=ENTROPY, simplex=num(2), at="token")
+        retention=Retention((Decay(g("alpha")),), bregman=ENTROPY, simplex=num(2), at="token")
     ),
-    "potential": matrix(retention=Retention(g("alpha"), bregman=ENTROPY, at="token")),
+    "potential": matrix(retention=Retention((Decay(g("alpha")),), bregman=ENTROPY, at="token")),
     "link at chunk": matrix(
-        retention=Retention(g("alpha"), bregman=ENTROPY, simplex=num(1), at="chunk"),
+        retention=Retention((Decay(g("alpha")),), bregman=ENTROPY, simplex=num(1), at="chunk"),
         algorithm=Algorithm(GD, anchored=Anchored(4, 2)),
     ),
     "penalty": matrix(
@@ -263,7 +263,7 @@ def test_implicit_l2_is_the_delta_rule_with_a_bounded_rate() -> None:
 def test_potentials_and_penalties_have_their_known_solutions() -> None:
     x, sizes = inputs(2, 6, 1, 3, 4), {"dk": 3, "dv": 4}
     y, _ = run(SPECS["potential"], sizes, x)
-    exponential = Retention(g("alpha"), link=op("exp", A_DUAL), at="token")
+    exponential = Retention((Decay(g("alpha")),), link=op("exp", A_DUAL), at="token")
     close(y, run(matrix(retention=exponential), sizes, x)[0])
     start = {"W": draw(2, 1, 4, 3, seed=9)}
     y, state = run(SPECS["penalty"], sizes, {n: t[:, :1] for n, t in x.items()}, start)

@@ -130,7 +130,7 @@ def test_where_the_type_rounds_the_rule_away_only_what_agrees_is_green() -> None
 def test_a_decay_that_is_written_in_a_bias_is_one() -> None:
     """One token at c = 0 leaves nothing: its gradient is that of its logarithm, as of a declared decay."""
     assert decays(memory(FOUND)) == {"c"}
-    assert decays(memory(UNNAMED)) == {memory(UNNAMED).retention.decay.name}
+    assert decays(memory(UNNAMED)) == {memory(UNNAMED).retention.decays[0].factor.name}
     ends = replace(SHORT, gates=0.6)
     for dtype in (torch.float32, torch.float64):
         assert certified(FOUND, SHORT, ends, dtype=dtype).green

@@ -60,7 +60,7 @@ def extents(rule: UpdateRule) -> dict[Axis, int]:
 def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
     """Arrays for every feed [T, …], state and constant: decays below 1, other gates small."""
     rng, sizes = np.random.default_rng(seed), extents(rule)
-    decay = rule.model.decay_gate.name if rule.model.decay_gate else ""
+    decays = {gate.name for gate in rule.model.decay_gates}
     values: Arrays = {VALID.name: np.ones(length), POSITION.name: 1.0 + np.arange(length) % BLOCK}
     for feed in rule.inputs:
         shape = [sizes[axis] for axis in feed.axes if axis != POSITIONS]
@@ -70,7 +70,7 @@ def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
                 values[feed.name] = 0.9 * x / np.linalg.norm(x, axis=-1, keepdims=True)
             case "constant":
                 values[feed.name] = 1 + 0.2 * rng.standard_normal(shape)
-            case _ if feed.of == decay:
+            case _ if feed.of in decays:
                 gate = rng.uniform(0.6, 1.0, (length, *shape))
                 values[feed.name] = np.log(gate) if feed.log else gate
             case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import count
-from typing import assert_never
+from typing import TypeGuard, assert_never
 
 import sympy as sp
 
@@ -15,7 +15,18 @@ from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Problem, problem
 from miras_dsl.source import Span
-from miras_dsl.spec import POINTWISE, Apply, Expr, Network, Number, Ref, State, iter_nodes
+from miras_dsl.spec import (
+    POINTWISE,
+    Apply,
+    Expr,
+    Loss,
+    MemorySpec,
+    Network,
+    Number,
+    Ref,
+    State,
+    iter_nodes,
+)
 from miras_dsl.syntax import tree as syntax
 
 from .mlp import mlp
@@ -28,7 +39,7 @@ def is_vector(clause: syntax.Clause, library: Library) -> bool:
         case syntax.Weights(_, shape):
             return kind_of(shape) == "vector"
         case syntax.NetworkBody(weights):
-            return all(kind_of(w.shape) == "vector" for w in weights)
+            return {kind_of(w.shape) for w in weights} - {"number"} == {"vector"}
         case syntax.Name(name) | syntax.Call(name):
             body = library.get(("architecture", name))
             return body is not None and is_vector(replace(clause, content=body.body), library)
@@ -81,6 +92,31 @@ def architecture(
         case reference:
             assert isinstance(reference, syntax.Name | syntax.Call)
             return _library(reference, library, scope, sizes)
+
+
+def check_every_weight_is_read(made: MemorySpec) -> None:
+    """Raise Problem for a weight that no formula reads: not M, the read, the bias, nor another's rule."""
+    formulas = [made.network.body, made.read]
+    for term in made.terms:
+        formulas += [term.loss] if isinstance(term, Loss) else [term.error, term.place, term.answer]
+    read = {n.name for e in formulas for n in iter_nodes(e) if _names(n, "state")}
+    for target, rule in made.algorithm.rules if made.algorithm.by_weight else ():
+        kinds = ("newest", "keep")
+        read |= {n.name for n in iter_nodes(rule) if _names(n, *kinds) and n.name != target}
+    for state in made.states:
+        if state.name not in read:
+            raise problem(
+                "M0304",
+                f"nothing reads the weight `{state.name}`",
+                state.span,
+                "in no formula but its own",
+                help="a weight stands in the network, in the read, in the bias or in the rule of another "
+                "weight; leave it out",
+            )
+
+
+def _names(node: Expr, *kinds: str) -> TypeGuard[Ref]:
+    return isinstance(node, Ref) and node.kind in kinds
 
 
 def _transposed(state: State, span: Span) -> Problem:
@@ -164,17 +200,6 @@ def _network(
             body.body.span,
             f"no `{body.input}` here",
         )
-    used = {n.name for n in iter_nodes(expr) if isinstance(n, Ref) and n.kind == "state"}
-    for state in built.states:
-        if state.name not in used:
-            raise problem(
-                "M0304",
-                f"the network `{body.name}` does not use the weight `{state.name}`",
-                state.span,
-                f"not in the formula of `{body.name}`",
-                help="every weight is a part of the network; what a bias or a read alone would use is a "
-                "memory of its own, which a layer adds: `layer L = First + Second`",
-            )
     built.network = Network(source, _answer(expr, sizes, body.body.span), tuple(built.params))
     return built
 

@@ -33,7 +33,7 @@ def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[st
                 "M0704", f"`{name.name}` happens once per token", name.span, "again", because=first
             )
         seen[name.name] = name
-    if kept.decay is None and "decay" in seen:
+    if not kept.decays and "decay" in seen:
         raise problem(
             "M0703",
             "this retention has no decay",
@@ -42,7 +42,7 @@ def order(clause: syntax.Clause, terms: list[Term], kept: Retention) -> tuple[st
             because=(Label(kept.span, "no decay here"),),
             help="leave `decay` out of the order, or write `retention decay alpha`",
         )
-    needed = [e for e in EVENTS if not (e == "decay" and kept.decay is None)]
+    needed = [e for e in EVENTS if not (e == "decay" and not kept.decays)]
     needed = [e for e in needed if not (e == "predict" and not predicts)]
     missing = [e for e in needed if e not in seen]
     if missing:

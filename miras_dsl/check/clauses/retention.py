@@ -11,8 +11,12 @@ from miras_dsl.check.formula.shapes import shown
 from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Label, problem
-from miras_dsl.spec import Axes, Expr, Gate, Interval, Number, Ref, Retention, State
+from miras_dsl.spec import Axes, Decay, Expr, Number, Ref, Retention, State
+from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
+
+from .algorithm.rules import weight_axes
+from .decay import decays_of, row_decay_axes
 
 PLACES = ("token", "chunk")
 
@@ -30,7 +34,77 @@ def retention(
 
     eta  the learning rate of the algorithm, which a penalty may use; None if it has none
     """
-    parts: tuple[syntax.Form | syntax.Reference, ...] = clause.content  # type: ignore[assignment]
+    parts: tuple = clause.content  # type: ignore[assignment]
+    if isinstance(parts[0], syntax.KeptWeight):
+        return _by_weight(parts, clause, library, scope, sizes, hoisted, states, eta)
+    return _of_weights(parts, clause, library, scope, sizes, hoisted, states, eta)
+
+
+def _by_weight(
+    parts: tuple[syntax.KeptWeight, ...],
+    clause: syntax.Clause,
+    library: Library,
+    scope: Scope,
+    sizes: AxisSizes,
+    hoisted: Hoisted,
+    states: list[State],
+    eta: Expr | None,
+) -> Retention:
+    """The retention where it is written for each weight: decays, each with its weight."""
+    written: dict[str, syntax.KeptWeight] = {}
+    decays: list[Decay] = []
+    for part in parts:
+        own = [s for s in states if s.name == part.name]
+        if not own:
+            names = [s.name for s in states]
+            raise problem(
+                "M0514",
+                f"`{part.name}` is not a weight of this memory",
+                part.name_span,
+                "unknown",
+                help=did_you_mean(part.name, names),
+            )
+        if part.name in written:
+            first = (Label(written[part.name].name_span, "first here"),)
+            raise problem(
+                "M0509", f"`{part.name}` is kept twice", part.name_span, "again", because=first
+            )
+        written[part.name] = part
+        kept = _of_weights(part.parts, clause, library, scope, sizes, hoisted, own, eta, named=True)
+        if kept.at is not None:
+            raise problem(
+                "M0514",
+                "a potential, a link or a penalty holds for every weight",
+                part.span,
+                f"for `{part.name}` alone",
+                help="weights may differ in their decays: `retention A: decay a, B: none`; another "
+                "retention makes two memories, which a layer adds: `layer L = First + Second`",
+            )
+        decays += kept.decays
+    for state in states:
+        if state.name not in written:
+            raise problem(
+                "M0514",
+                f"the retention says nothing about `{state.name}`",
+                clause.span,
+                f"no `{state.name}: …`",
+                because=(Label(state.span, "a weight of this memory"),),
+                help=f"add `, {state.name}: none` for a weight that is kept as it is",
+            )
+    return Retention(tuple(decays), span=clause.span)
+
+
+def _of_weights(
+    parts: tuple[syntax.Form | syntax.Reference, ...],
+    clause: syntax.Clause,
+    library: Library,
+    scope: Scope,
+    sizes: AxisSizes,
+    hoisted: Hoisted,
+    states: list[State],
+    eta: Expr | None,
+    named: bool = False,
+) -> Retention:
     first, inner = parts[0], scope
     forms = [p for p in parts if isinstance(p, syntax.Form)]
     if not isinstance(first, syntax.Form):
@@ -64,17 +138,16 @@ def retention(
         forms = [*body, *forms]
     elif eta is not None:
         inner = scope.with_names(**{n: e for n, e in {"eta": eta}.items() if n not in scope.names})
-    return _build(forms, clause, inner, scope, sizes, hoisted, states)
+    return _build(forms, clause, inner, hoisted, states, named)
 
 
 def _build(
     forms: list[syntax.Form],
     clause: syntax.Clause,
     inner: Scope,
-    outer: Scope,
-    sizes: AxisSizes,
     hoisted: Hoisted,
     states: list[State],
+    named: bool,
 ) -> Retention:
     found: dict[str, syntax.Form] = {}
     for form in forms:
@@ -94,26 +167,8 @@ def _build(
             because=(Label(nonlinear[0].span, "the first"),),
         )
     axes = weight_axes(states)
-    decay = None
-    if "decay" in found:
-        value = found["decay"].value
-        decay = gate_of(
-            elaborate(value, replace(inner, place="a decay")),
-            hoisted,
-            "a decay",
-            "M0510",
-            value.span,
-        )
-        _decay_shape(decay, found["decay"], states)
-        if isinstance(decay, Number) and decay.value < -1:
-            raise problem(
-                "M0502",
-                "a decay cannot be below -1",
-                value.span,
-                "too low",
-                help="a decay is the share that is kept: between 0 and 1, or -1 and 1 where it may turn",
-            )
-    made = Retention(decay=decay, at=_place(found, nonlinear, clause), span=clause.span)
+    decays = decays_of(found["decay"], inner, hoisted, states, named) if "decay" in found else ()
+    made = Retention(decays, at=_place(found, nonlinear, clause), span=clause.span)
     for word, names in (("bregman", ("w",)), ("link", ("a",)), ("penalty", ("w", "w0"))):
         if word in found:
             expr = _formula(found[word], names, axes, inner, hoisted)
@@ -123,13 +178,6 @@ def _build(
         made = replace(made, simplex=_simplex(on, inner, hoisted))
         _simplex_rules(made, found, on, states)
     return made
-
-
-def weight_axes(states: list[State]) -> Axes:
-    """The axes of `W` in a rule: those of the only weight, or ("row", "column") for several."""
-    if len(states) == 1:
-        return states[0].axes
-    return ("row", "column")
 
 
 def _formula(
@@ -178,20 +226,6 @@ def _place(
     return word
 
 
-def _decay_shape(decay: Ref | Number, form: syntax.Form, states: list[State]) -> None:
-    single = states[0].axes if len(states) == 1 else ()
-    allowed = ("row",) if len(states) > 1 else single
-    if any(a not in allowed for a in decay.axes) or len(decay.axes) > 1:
-        raise problem(
-            "M0510",
-            f"a decay of shape {shown(decay.axes)} does not fit the weights of this memory",
-            form.value.span,
-            f"{shown(decay.axes)} here",
-            because=tuple(Label(s.span, f"{s.name} is {shown(s.axes)}") for s in states[:2]),
-            help="a decay is one number, or has one axis: `[row]`, or an axis of the only weight",
-        )
-
-
 def _simplex(on: syntax.Reference, inner: Scope, hoisted: Hoisted) -> Expr:
     shape = isinstance(on, syntax.Call) and on.name == "simplex" and len(on.arguments) == 2
     if not shape:
@@ -228,39 +262,11 @@ def _simplex_rules(
                 because=(Label(state.span, f"`{state.name}` begins {state.init}"),),
                 help="say `init = positive` in the mlp, or `W: matrix[value, key] = positive`",
             )
-    if made.decay is not None and made.decay.axes not in ((), ("row",), states[0].axes[:1]):
+    if (axes := row_decay_axes(made, states)) is not None:
         raise problem(
             "M0507",
             "on a simplex a decay must be the same along each row",
             found["decay"].span,
-            f"{shown(made.decay.axes)} here",
+            f"{shown(axes)} here",
             help="declare the gate as `[row]` or without axes",
         )
-
-
-def constant_decay_as_gate(
-    kept: Retention, gates: tuple[Gate, ...], steps: int
-) -> tuple[Retention, tuple[Gate, ...]]:
-    """A constant decay as a gate, if a token takes several steps: only one of them decays."""
-    decay = kept.decay
-    if not isinstance(decay, Number) or steps == 1:
-        return kept, gates
-    value = float(decay.value)
-    gate = Gate("_decay", (), decay, Interval(value, value), decay.span)
-    return replace(kept, decay=Ref("_decay", "gate", (), decay.span)), (*gates, gate)
-
-
-def check_decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
-    """Raise Problem for a decay that can be below -1."""
-    for gate in gates:
-        if isinstance(kept.decay, Ref) and gate.name == kept.decay.name and gate.range.low < -1:
-            low, high = gate.range.low, gate.range.high
-            raise problem(
-                "M0502",
-                f"the decay `{gate.name}` can be below -1",
-                gate.span,
-                f"lies between {low:g} and {high:g}",
-                because=(Label(kept.decay.span, "used as a decay here"),),
-                help="a decay keeps a share: `sigmoid(linear(x))` lies between 0 and 1, "
-                "`tanh(linear(x))` between -1 and 1",
-            )

@@ -13,6 +13,8 @@ from miras_dsl.spec import Algorithm, Apply, Axes, Expr, Network, Ref, State, it
 from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
+AXES = {"matrix": 2, "vector": 1, "number": 0}
+"""Kinds of weights -> how many axes they have."""
 INITS = ("zero", "learned", "positive")
 
 
@@ -74,23 +76,24 @@ def declare(
     layered      the network has several matrices, and therefore hidden axes
     """
     kind = kind_of(weights.shape)
-    if kind not in ("matrix", "vector"):
+    if kind not in AXES:
         raise problem(
             "M0305",
-            "a weight is a `matrix[rows, columns]` or a `vector[axis]`",
+            "a weight is a `matrix[rows, columns]`, a `vector[axis]` or a `number`",
             weights.shape.span,
-            "neither",
+            "none of these",
             help=f"write `{weights.names[0]}: matrix[value, key]` or `{weights.names[0]}: vector[value]`",
         )
-    wanted = 2 if kind == "matrix" else 1
+    wanted = AXES[kind]
     entries = weights.shape.entries if isinstance(weights.shape, syntax.Index) else ()
     if len(entries) != wanted:
         raise problem(
             "M0305",
-            f"a {kind} has {wanted} ax{'es' if wanted > 1 else 'is'}",
+            f"a {kind} has {wanted or 'no'} ax{'is' if wanted == 1 else 'es'}",
             weights.shape.span,
             f"{len(entries)} here",
-            help="`matrix[value, key]` maps keys to values",
+            help="`matrix[value, key]` maps keys to values, `vector[key]` has a number for each channel of "
+            "keys, `number` is one for each head",
         )
     axes = _weight_axes(entries, scope, sizes, layered)
     default = matrix_init if kind == "matrix" else "zero"

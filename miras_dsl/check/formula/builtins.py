@@ -15,7 +15,7 @@ from .shapes import contract, shown, to_axes
 
 REQUIRED = object()
 TWO, FLOOR = Integer(2), Integer(1) / Integer(10**6)
-STATE_KINDS = frozenset({"state", "input", "dual", "weight", "keep", "grad", "carry"})
+STATE_KINDS = frozenset({"state", "input", "dual", "weight", "newest", "keep", "grad", "carry"})
 """Kinds of names whose value depends on the state of the memory."""
 
 

@@ -65,7 +65,8 @@ def formulas(made: MemorySpec) -> Iterator[Expr]:
         parts = (term.loss,) if isinstance(term, Loss) else (term.error, term.place, term.answer)
         yield from (*parts, term.rate)
     kept = made.retention
-    optional = (kept.decay, kept.bregman, kept.link, kept.simplex, kept.penalty)
+    optional: tuple[Expr | None, ...] = tuple(decay.factor for decay in kept.decays)
+    optional += (kept.bregman, kept.link, kept.simplex, kept.penalty)
     anchored, window = made.algorithm.anchored, made.algorithm.window
     optional += (anchored.scale if anchored else None, window[1] if window else None)
     yield from (e for e in optional if e is not None)
@@ -81,18 +82,16 @@ def _everywhere(made: MemorySpec) -> Iterator[Expr]:
 
 
 def _decay(made: MemorySpec, ranges: dict[str, Interval]) -> Iterator[Diagnostic]:
-    decay = made.retention.decay
-    if decay is None:
-        return
-    high = ranges[decay.name].high if isinstance(decay, Ref) else float(decay.value)
-    if high > 1:
-        yield warning(
-            "M0503",
-            "this decay can exceed 1, and the memory would then grow by itself",
-            decay.span,
-            f"as large as {high:g}",
-            help="`sigmoid(…)` and `exp(-…)` of something positive stay below 1",
-        )
+    for decay in dict.fromkeys(d.factor for d in made.retention.decays):
+        high = ranges[decay.name].high if isinstance(decay, Ref) else float(decay.value)
+        if high > 1:
+            yield warning(
+                "M0503",
+                "this decay can exceed 1, and the memory would then grow by itself",
+                decay.span,
+                f"as large as {high:g}",
+                help="`sigmoid(…)` and `exp(-…)` of something positive stay below 1",
+            )
 
 
 def _steps(made: MemorySpec, ranges: dict[str, Interval]) -> Iterator[Diagnostic]:

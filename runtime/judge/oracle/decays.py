@@ -16,7 +16,7 @@ from .token_inputs import leaf_axes
 def decays(spec: MemorySpec) -> frozenset[str]:
     """The gates that multiply a carried tensor: the decay, a momentum's factor of itself, and any other
     gate at whose value 0 one token leaves nothing of what the memory held."""
-    found = {spec.retention.decay.name} if isinstance(spec.retention.decay, Ref) else set()
+    found = {d.factor.name for d in spec.retention.decays if isinstance(d.factor, Ref)}
     for target, formula in spec.algorithm.rules:
         for node in iter_nodes(formula):
             names = [part for part in _factors(node) if isinstance(part, Ref)]

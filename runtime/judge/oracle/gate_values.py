@@ -106,8 +106,8 @@ class FreshGates:
         return self.known[key]
 
     def _axes(self, axes: Axes, row: str) -> Axes:
-        own = {state.name: state.axes[0] for state in self.spec.states}
-        return tuple(own[row] if axis == "row" else axis for axis in axes)
+        own = next((state for state in self.spec.states if state.name == row), None)
+        return axes if own is None else own.with_rows(axes)
 
     def _extents(self, axes: Axes) -> list[int]:
         return [FEATURES if axis in (*FLAT, "width") else self.extent[axis] for axis in axes]

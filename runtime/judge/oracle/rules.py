@@ -83,6 +83,10 @@ def apply_rule(
     """
     axes = axes_of(spec)
     weights, carried = dict(kept), dict(carries)
+    if spec.algorithm.by_weight:
+        for w, formula in spec.algorithm.rules:
+            weights[w] = _by_weight(w, formula, axes, scope, kept, weights, gradient)
+        return weights, carried
     for target, formula in spec.algorithm.rules:
         for w, on in axes.items():
             names = {
@@ -99,6 +103,24 @@ def apply_rule(
             else:
                 weights[w] = new
     return weights, carried
+
+
+def _by_weight(
+    w: str,
+    formula: Expr,
+    axes: Mapping[str, Axes],
+    scope: Scope,
+    kept: Mapping[str, Tensor],
+    newest: Mapping[str, Tensor],
+    gradient: Mapping[str, Tensor],
+) -> Tensor:
+    """The new value of one weight, by a rule that may read all of them."""
+    names = {("grad", w): NamedTensor(gradient[w], axes[w])}
+    for other, on in axes.items():
+        names["keep", other] = NamedTensor(kept[other], on)
+        names["newest", other] = NamedTensor(newest[other], on)
+    made = evaluate(formula, scope.with_names(names, w))
+    return made.align_to(axes[w]).expand(kept[w].shape)
 
 
 def linked(spec: MemorySpec, scope: Scope, duals: Mapping[str, Tensor]) -> Weights:
@@ -206,10 +228,10 @@ def implicit(spec: MemorySpec, scope: Scope, kept: Mapping[str, Tensor]) -> Weig
 
 def decayed(spec: MemorySpec, scope: Scope, weights: Mapping[str, Tensor]) -> Weights:
     """The weights after the decay of this token."""
-    if spec.retention.decay is None:
-        return dict(weights)
     axes = axes_of(spec)
-    return {
-        w: evaluate(spec.retention.decay, scope.with_names({}, w)).align_to(axes[w]) * data
-        for w, data in weights.items()
-    }
+    left: Weights = {}
+    for w, data in weights.items():
+        for factor in spec.retention.factors(w):
+            data = evaluate(factor, scope.with_names({}, w)).align_to(axes[w]) * data
+        left[w] = data
+    return left

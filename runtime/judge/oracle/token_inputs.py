@@ -15,8 +15,7 @@ def leaf_axes(spec: MemorySpec) -> dict[tuple[str, str], Axes]:
     for gate in spec.gates:
         if "row" in gate.axes:
             for weight in spec.states:
-                axes = tuple(weight.axes[0] if a == "row" else a for a in gate.axes)
-                leaves["gate", f"{gate.name}.{weight.name}"] = axes
+                leaves["gate", f"{gate.name}.{weight.name}"] = weight.with_rows(gate.axes)
         elif "position" not in gate.axes:
             leaves["gate", gate.name] = gate.axes
     return leaves

@@ -12,8 +12,10 @@ from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
 from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.shapes import shown, to_axes
 from miras_dsl.diagnostics import problem
-from miras_dsl.spec import Apply, Axes, Expr, Number, Ref, iter_nodes
+from miras_dsl.spec import Apply, Axes, Expr, Number, Ref, State, iter_nodes
 from miras_dsl.syntax import tree as syntax
+
+from .weight_rules import rules_by_weight
 
 ONE = sp.Integer(1)
 
@@ -39,15 +41,28 @@ class ResolvedAlgorithm:
         return entry if isinstance(entry, Number | Ref | Apply) else None
 
 
-def rules_of(
-    choice: ResolvedAlgorithm, scope: Scope, sizes: AxisSizes, hoisted: Hoisted, axes: Axes
-) -> tuple[tuple[tuple[str, Expr], ...], tuple[str, ...]]:
-    """The rules as (target, formula), and the names of carried tensors.  Raises Problem.
+@dataclass(frozen=True, slots=True)
+class CheckedRules:
+    """Rules as (target, formula), the names of carried tensors, and whether each is for one weight."""
 
-    axes  of a weight in a rule
-    """
-    rules = choice.rules
-    weights = {n for n, (_, what) in sizes.taken.items() if what == "a weight"}
+    rules: tuple[tuple[str, Expr], ...]
+    carry: tuple[str, ...]
+    by_weight: bool
+
+
+def rules_of(
+    choice: ResolvedAlgorithm,
+    scope: Scope,
+    sizes: AxisSizes,
+    hoisted: Hoisted,
+    states: list[State],
+) -> CheckedRules:
+    """The rules of an algorithm, for every weight or each for one.  Raises Problem."""
+    rules, axes = choice.rules, weight_axes(states)
+    weights = {state.name for state in states}
+    named = {t.name for b in rules.bindings for t in b.targets} & weights
+    if choice.own and len(states) > 1 and named:
+        return CheckedRules(rules_by_weight(rules, scope, sizes, hoisted, states), (), True)
     for name in rules.carry:
         free_name(name, rules.span, "a carried tensor")
         if name == "W" or rules.carry.count(name) > 1:
@@ -70,15 +85,6 @@ def rules_of(
     made: list[tuple[str, Expr]] = []
     for binding in rules.bindings:
         for target in binding.targets:
-            if target.name in weights and target.name not in ("W", *rules.carry):
-                raise problem(
-                    "M0605",
-                    f"a rule is for every weight, so there is none for `{target.name}` alone",
-                    target.span,
-                    "one weight of the memory",
-                    help="write the rule once, for `W`, which stands for each weight in turn: "
-                    "`W = keep(W) - eta * grad`",
-                )
             if target.name not in ("W", *rules.carry) or target.entries or binding.value is None:
                 raise problem(
                     "M0605",
@@ -110,7 +116,12 @@ def rules_of(
             "missing",
             help=f"add `{missing[0]} = …`",
         )
-    return tuple(made), rules.carry
+    return CheckedRules(tuple(made), rules.carry, False)
+
+
+def weight_axes(states: list[State]) -> Axes:
+    """The axes of `W` in a rule: those of the only weight, or ("row", "column") for several."""
+    return states[0].axes if len(states) == 1 else ("row", "column")
 
 
 def _elsewhere_in_rules(weights: set[str], scope: Scope) -> dict[str, str]:

@@ -14,7 +14,7 @@ from miras_dsl.check.formula.shapes import shown
 from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Label, problem
-from miras_dsl.spec import Algorithm, Anchored, Axes, Expr, Number, Ref, Term
+from miras_dsl.spec import Algorithm, Anchored, Expr, Number, Ref, State, Term
 from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
@@ -100,14 +100,11 @@ def algorithm(
     scope: Scope,
     sizes: AxisSizes,
     hoisted: Hoisted,
-    axes: Axes,
+    states: list[State],
 ) -> Algorithm:
-    """The algorithm: rules and modifiers.  Raises Problem.
-
-    axes  of a weight in a rule
-    """
-    found, carry = rules_of(choice, scope, sizes, hoisted, axes)
-    made = Algorithm(found, carry, span=clause.span)
+    """The algorithm: rules and modifiers.  Raises Problem."""
+    found = rules_of(choice, scope, sizes, hoisted, states)
+    made = Algorithm(found.rules, found.carry, found.by_weight, span=clause.span)
     seen: dict[str, syntax.Reference] = {}
     for part in clause.content[1:]:  # type: ignore[index]
         assert isinstance(part, syntax.Name | syntax.Call | syntax.Index)
@@ -144,12 +141,12 @@ def algorithm(
             "neither `exact` nor `anchored(…)`",
             help="add `, exact` (newest weights) or `, anchored(64)` (those of a block's start)",
         )
-    if made.implicit and (carry or len(found) != 1):
+    if made.implicit and (made.carry or len(made.rules) != 1):
         raise problem(
             "M0608",
-            "an implicit step has no carried tensors",
+            "an implicit step has one rule, for every weight, and no carried tensors",
             seen["implicit"].span,
-            "with a carry",
+            "with a carry" if made.carry else "with several rules",
         )
     return made
 

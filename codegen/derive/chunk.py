@@ -12,6 +12,7 @@ For the delta rule the result is the UT/WY transform of Yang et al. 2024 (arXiv 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from miras_dsl.codegen.model.inputs import VALID
@@ -31,6 +32,7 @@ from miras_dsl.ir import (
     Number,
     Program,
     Role,
+    TakeLast,
     broadcast,
     contract,
     inputs_of,
@@ -41,6 +43,7 @@ from miras_dsl.ir import (
     substitute,
 )
 
+from .running_max import MaxUpdate
 from .state_read import StateRead, WriteKey
 from .update import UpdateRule
 from .vectorize import TokenVectorizer
@@ -105,8 +108,19 @@ class _WriteSolver(TokenVectorizer):
                 continue
             seen.add(here)
             found |= {(w.u, w.x) for w in self.updates[here].writes}
-            todo += [other for other, _ in self.updates[here].keep]
+            todo += self._feeding(here)
         return found
+
+    def _feeding(self, state: Input) -> Iterator[Input]:
+        """The states that the new value of a state depends on, but for those that its writes read."""
+        update = self.updates[state]
+        formulas = [factor for _, factor in update.keep]
+        if isinstance(update, MaxUpdate):
+            formulas += [update.log, update.new]
+        yield from (other for other, _ in update.keep)
+        for x in inputs_of(formulas):
+            if x.role in (Role.STATE, Role.NEXT):
+                yield Input(x.name, x.shape, Role.STATE)
 
     def _dependencies(self, key: WriteKey) -> set[WriteKey]:
         """The writes that the formula of a write depends on, directly or through other writes."""
@@ -248,6 +262,8 @@ class _WriteSolver(TokenVectorizer):
 
     def at_end(self, state: Input) -> Node:
         """The state after the last token."""
+        if isinstance(self.updates[state], MaxUpdate):
+            return TakeLast(self.vectorize(Input(state.name, state.shape, Role.NEXT)), I)
         result: Node = ZERO
         for first, factor in self.transitions.initial_at_end(state):
             result = result + first * factor

@@ -106,8 +106,9 @@ def _decayed(model: MemoryModel, weight: str, value: Node) -> Node:
             raise SharedDecay(
                 f"the decay `{gate.name}` may be negative and does something else too"
             )
-    factor = model.formulas_of(weight).decay
-    return value if factor is None else value * factor
+    for factor in model.formulas_of(weight).decays:
+        value = value * factor
+    return value
 
 
 class SharedDecay(DerivationError):

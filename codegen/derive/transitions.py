@@ -9,6 +9,7 @@ of such states must be scalars.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 
 import sympy as sp
 
@@ -38,6 +39,7 @@ from miras_dsl.ir import (
 from miras_dsl.scalar.functions import OPERANDS
 
 from .logarithms import decay_logarithms
+from .running_max import MaxUpdate
 from .transition import InitialTransition, Transition, When, exponential
 
 
@@ -52,7 +54,7 @@ class Transitions:
 
     def __init__(
         self,
-        updates: Mapping[Input, AffineUpdate],
+        updates: Mapping[Input, AffineUpdate | MaxUpdate],
         vectorize: Callable[[Node], Node],
         logarithms: Container[str],
     ) -> None:
@@ -63,7 +65,7 @@ class Transitions:
         self._dense: dict[
             Input, tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]
         ] = {}
-        self._in_progress: list[Input] = []
+        self._in_progress: list[tuple[str, Input]] = []
         self.labels: dict[Node, Label] = {}
 
     # ------------------------------------------------------------ decays
@@ -77,10 +79,11 @@ class Transitions:
             own = dict(self.updates[state].keep).get(state)
             if own is None:
                 raise NotChunkable(f"{state.name} forgets everything at every token")
-            self._logs[state] = {
-                axis: self._per_token(self.vectorize(log))
-                for axis, log in decay_logarithms(own, state).items()
-            }
+            with self.deriving("decay", state):
+                self._logs[state] = {
+                    axis: self._per_token(self.vectorize(log))
+                    for axis, log in decay_logarithms(own, state).items()
+                }
         return self._logs[state]
 
     def _per_token(self, log: Node) -> Node:
@@ -148,14 +151,23 @@ class Transitions:
         the triangle [i, j] of each write."""
         if state in self._dense:
             return self._dense[state]
-        if state in self._in_progress:
-            raise NotChunkable(f"{state.name} feeds itself through another state")
-        self._in_progress.append(state)
-        try:
+        with self.deriving("coupling", state):
             self._dense[state] = self._derive_coupled(state)
+        return self._dense[state]
+
+    @contextmanager
+    def deriving(self, what: str, state: Input) -> Iterator[None]:
+        """While something about a state is derived.
+
+        Raises NotChunkable where that asks for itself: the state feeds itself through another one.
+        """
+        if (what, state) in self._in_progress:
+            raise NotChunkable(f"{state.name} feeds itself through another state")
+        self._in_progress.append((what, state))
+        try:
+            yield
         finally:
             self._in_progress.pop()
-        return self._dense[state]
 
     def _derive_coupled(
         self, state: Input

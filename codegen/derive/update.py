@@ -29,6 +29,7 @@ from miras_dsl.codegen.passes.affine_state import (
 from miras_dsl.ir import ZERO, Input, Node, Program, Role, inputs_of, substitute
 
 from .logarithms import with_logarithms
+from .running_max import MaxUpdate, max_update
 from .token_step import Trajectory, run_token, weight_points
 
 
@@ -39,7 +40,8 @@ class UpdateRule:
     inputs           what the program reads of the token and the constants
     state_tensors    what is carried, with how each of them starts
     program          the whole step: results are ``y`` and the new value of every state
-    affine           each new state as ``Φ(states) + Σ u xᵀ``; empty if one of them does not have that form
+    affine           each new state as ``Φ(states) + Σ u xᵀ``, or as the largest value so far; empty if one
+                     of them has neither form
     answer           y over the states after this token (role NEXT) and before it (role STATE)
     block_start      (state, its value at the start of a block), over the states before the block
     block_end        (state, its value after the last token of a block), over the states after it
@@ -53,7 +55,7 @@ class UpdateRule:
     inputs: tuple[MemoryInput, ...]
     state_tensors: tuple[StateTensor, ...]
     program: Program
-    affine: tuple[tuple[Input, AffineUpdate], ...]
+    affine: tuple[tuple[Input, AffineUpdate | MaxUpdate], ...]
     answer: Node
     block_start: tuple[tuple[str, Node], ...]
     block_end: tuple[tuple[str, Node], ...]
@@ -187,6 +189,10 @@ def scaled_from_anchor(scale: Node, anchors: Mapping[str, Input]) -> Link:
     return lambda w, value: anchors[w] + (value - anchors[w]) * scale
 
 
+def _value(state: Input, update: AffineUpdate | MaxUpdate) -> Node:
+    return update.as_node() if isinstance(update, AffineUpdate) else update.as_node(state)
+
+
 def _assemble(
     model: MemoryModel,
     old: list[Input],
@@ -197,17 +203,22 @@ def _assemble(
     block_end: tuple[tuple[str, Node], ...],
 ) -> UpdateRule:
     """The rule with every new state as an affine formula of the old states, where all have that form."""
-    affine: dict[Input, AffineUpdate] = {}
+    affine: dict[Input, AffineUpdate | MaxUpdate] = {}
     obstacle = ""
     changing = frozenset(state for state in old if new[state.name] is not state)
     try:
+        sums: dict[Input, AffineUpdate] = {}
         for state in old:
+            if (largest := max_update(new[state.name], state)) is not None:
+                affine[state] = largest
+                continue
             own = frozenset([state]) if new[state.name] is state else changing
-            affine[state] = to_affine_state(new[state.name], state.axes, own)
-        affine = with_positive_scales(with_logarithms(affine, model))
+            sums[state] = to_affine_state(new[state.name], state.axes, own)
+        sums = with_positive_scales(with_logarithms(sums, model))
+        affine = {state: sums[state] if state in sums else affine[state] for state in old}
     except NotChunkable as reason:
         affine, obstacle = {}, str(reason)
-    values = {s: affine[s].as_node() if s in affine else new[s.name] for s in old}
+    values = {s: _value(s, affine[s]) if s in affine else new[s.name] for s in old}
     (y,) = substitute([answer], {Input(s.name, s.axes, Role.NEXT): v for s, v in values.items()})
     results = (("y", y), *((s.name, v) for s, v in values.items()))
     used = [x for x in inputs_of(node for _, node in results) if x.role is not Role.STATE]

@@ -39,6 +39,7 @@ from miras_dsl.ir import (
     with_operands,
 )
 
+from .running_max import MaxUpdate, running_max
 from .state_read import StateRead, WriteKey
 from .transition import Transition, When, exponential
 from .transitions import Transitions
@@ -252,6 +253,10 @@ class TokenVectorizer(ABC):
         when = When.of(node)
         if state not in self.states:
             raise NotChunkable(f"{node.name} is not a state of this memory")
+        update = self.updates[state]
+        if isinstance(update, MaxUpdate):
+            with self.transitions.deriving("largest", state):
+                return running_max(update, state, when, self.vectorize)
         result: Node = ZERO
         for first, transition in self.transitions.initial(state, when):
             value: Node = first if transition.scalar is None else first * transition.scalar

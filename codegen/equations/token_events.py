@@ -100,7 +100,8 @@ class TokenEvents:
     def _decay(self) -> Event:
         lines: list[tuple[str, str]] = []
         for weight, formulas in self.model.formulas:
-            assert formulas.decay is not None
+            if formulas.decay is None:
+                continue
             name = self._kept(weight)
             lines += self._named(name, formulas.decay * self._hole(weight, name))
             if self.model.at_chunk and link_function(self.model) is not None:

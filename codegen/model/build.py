@@ -189,7 +189,7 @@ def _formulas(spec: MemorySpec, state: State) -> WeightFormulas:
                 return program_input(ref, spec, state.name)
 
     return WeightFormulas(
-        decay=_decay(spec, state.name),
+        decays=tuple(_decays(spec, state.name)),
         link=lower(retention.link, name, own) if retention.link is not None else None,
         potential=_element_formula(spec, state.name, retention.bregman),
         penalty=_element_formula(spec, state.name, retention.penalty),
@@ -220,20 +220,17 @@ def _element_formula(spec: MemorySpec, weight: str, formula: Expr | None) -> Ele
     return ElementFormula(lower(formula, name), unknown, before)
 
 
-def _decay(spec: MemorySpec, weight: str) -> Node | None:
-    """The factor of a weight at each token: e^log, the form that chains, where it has a logarithm."""
-    gates, factors = _decay_gates(spec), spec.retention.factors(weight)
-    result: Node = ONE
-    for decay in factors:
+def _decays(spec: MemorySpec, weight: str) -> Iterator[Node]:
+    """The factors of a weight at each token: e^log, the form that chains, where there is a logarithm."""
+    gates = _decay_gates(spec)
+    for decay in spec.retention.factors(weight):
         if isinstance(decay, Number):
-            factor: Node = Constant(decay.value)
+            yield Constant(decay.value)
         elif gates[decay.name].signed:
-            factor = gate_input(decay.name, spec, weight)
+            yield gate_input(decay.name, spec, weight)
         else:
             log = gate_input(decay.name, spec, weight, log=True)
-            factor = elementwise(sp.exp(OPERANDS[0]), log)
-        result = factor if result is ONE else result * factor
-    return result if factors else None
+            yield elementwise(sp.exp(OPERANDS[0]), log)
 
 
 def _decay_gates(spec: MemorySpec) -> dict[str, DecayGate]:

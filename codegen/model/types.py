@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import reduce
+from operator import mul
 
 import sympy as sp
 
@@ -118,7 +120,7 @@ class ElementFormula:
 class WeightFormulas:
     """What retention and algorithm say about one weight.
 
-    decay      the factor of the weight at each token: a number, a gate or e^(logarithm of a gate)
+    decays     the factors of the weight at each token: numbers, gates or e^(logarithm of a gate)
     link       the weight as a formula of ``dual``
     potential  of one element: its slope is what is carried
     penalty    of one element and the one before the step
@@ -133,7 +135,7 @@ class WeightFormulas:
     dual       stands for the carried dual
     """
 
-    decay: Node | None
+    decays: tuple[Node, ...]
     link: Node | None
     potential: ElementFormula | None
     penalty: ElementFormula | None
@@ -145,6 +147,11 @@ class WeightFormulas:
     newest: Input
     carried: tuple[tuple[str, Input], ...]
     dual: Input
+
+    @property
+    def decay(self) -> Node | None:
+        """The product of the decays; None without one."""
+        return reduce(mul, self.decays) if self.decays else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,9 @@ def to_affine_state(node: Node, axes: Axes, states: frozenset[Input]) -> AffineU
             continue
         rest = [factor for factor in factors if factor != inside[0]]
         others = sp.Mul(*rest).free_symbols
-        bent = inside[0] in others or states & set(inputs_of(nodes[slot] for slot in others))
+        # What is kept may be scaled by other states, never by itself; a write by any of them.
+        own = {kept for kept, _ in whole[inside[0]].keep}
+        bent = inside[0] in others or own & set(inputs_of(nodes[slot] for slot in others))
         if len(inside) > 1 or len(rest) == len(factors) or bent:
             if len(axes) <= 1:
                 result = result.plus(AffineUpdate((), (_outer(term, nodes, axes),)))

@@ -1,0 +1,104 @@
+"""A state that is the largest value so far: `max(log + S, new)` for every token of a chunk.
+
+Unrolled from the chunk's start it is ``max(a_i + S_0, max_j (a_i - a_j + new_j))`` with ``a`` the running
+sum of the logarithms: addition and the maximum take the places of the product and the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sympy as sp
+
+from miras_dsl.codegen.model.inputs import VALID
+from miras_dsl.ir import (
+    ONE,
+    Axes,
+    Cumsum,
+    I,
+    Input,
+    J,
+    Map,
+    Mask,
+    Node,
+    Reduce,
+    Shift,
+    Triangle,
+    broadcast,
+    contract,
+    elementwise,
+    inputs_of,
+    reduce_sum,
+    rename,
+)
+from miras_dsl.scalar import functions as scalars
+from miras_dsl.scalar.functions import OPERANDS
+
+from .transition import When
+
+X, Y, Z = OPERANDS[:3]
+LOWEST = -sp.Float("1e30")
+"""Stands for minus infinity: below every number that a memory holds, and finite in each type."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaxUpdate:
+    """``max(log + S, new)``: a number or a vector that keeps the largest of what it has met.
+
+    log, new  formulas of one token, without the state itself
+    """
+
+    log: Node
+    new: Node
+
+    keep = ()
+    writes = ()
+
+    def as_node(self, state: Input) -> Node:
+        """The formula as a node again."""
+        return elementwise(scalars.maximum(X, Y), self.log + state, self.new)
+
+
+def max_update(node: Node, state: Input) -> MaxUpdate | None:
+    """A new state as the maximum of what it was, moved, and something else; None if it is not one."""
+    if len(state.axes) > 1 or not isinstance(node, Map):
+        return None
+    formula = node.formula
+    if not isinstance(formula, scalars.where) or formula != scalars.maximum(*formula.args[1:]):
+        return None
+    sides = [elementwise(side, *node.args) for side in formula.args[1:]]
+    reads = [state in inputs_of([side]) for side in sides]
+    if reads.count(True) != 1:
+        return None
+    moved, new = (sides[0], sides[1]) if reads[0] else (sides[1], sides[0])
+    log = moved - state
+    if state in inputs_of([log]):
+        return None
+    return MaxUpdate(log, new)
+
+
+def running_max(
+    update: MaxUpdate, state: Input, when: When, vectorize: Callable[[Node], Node]
+) -> Node:
+    """The state at a moment of every token of a chunk, [i, *axes]."""
+    strict = when is not When.AFTER
+    log, new = (_per_token(vectorize(x), state.axes) for x in (update.log, update.new))
+    total = Cumsum(log * VALID, I)
+    until = Shift(total, I, 1) if strict else total
+    new = elementwise(scalars.where(X, Y, LOWEST), VALID, new)
+    reach = Mask(broadcast(ONE, (I, J)), Triangle(I, J, strict))
+    candidates = elementwise(
+        scalars.where(X, Y, LOWEST), reach, until - rename(total, {I: J}) + rename(new, {I: J})
+    )
+    # The derivative of a maximum is that of the candidate which it is; equal ones share it.
+    largest = Reduce("max", candidates, (J,))
+    chosen = elementwise(1 - scalars.absolute(scalars.sign(X - Y)), candidates, largest)
+    share = elementwise(X / Y, chosen, reduce_sum(chosen, (J,)))
+    return elementwise(
+        scalars.maximum(X, Y), until + broadcast(state, (I,)), contract(share, candidates, (J,))
+    )
+
+
+def _per_token(node: Node, axes: Axes) -> Node:
+    return broadcast(node, (I, *axes))

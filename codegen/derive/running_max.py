@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import sympy as sp
 
 from miras_dsl.codegen.model.inputs import VALID
+from miras_dsl.codegen.passes.inline_maps import inline
 from miras_dsl.ir import (
     ONE,
     Axes,
@@ -29,7 +30,6 @@ from miras_dsl.ir import (
     contract,
     elementwise,
     inputs_of,
-    reduce_sum,
     rename,
 )
 from miras_dsl.scalar import functions as scalars
@@ -47,17 +47,19 @@ class MaxUpdate:
     """``max(log + S, new)``: a number or a vector that keeps the largest of what it has met.
 
     log, new  formulas of one token, without the state itself
+    oldest    of equal values the oldest is kept: its derivative counts
     """
 
     log: Node
     new: Node
+    oldest: bool
 
     keep = ()
     writes = ()
 
     def as_node(self, state: Input) -> Node:
         """The formula as a node again."""
-        return elementwise(scalars.maximum(X, Y), self.log + state, self.new)
+        return _larger(self.log + state, self.new, self.oldest)
 
 
 def max_update(node: Node, state: Input) -> MaxUpdate | None:
@@ -72,10 +74,11 @@ def max_update(node: Node, state: Input) -> MaxUpdate | None:
     if reads.count(True) != 1:
         return None
     moved, new = (sides[0], sides[1]) if reads[0] else (sides[1], sides[0])
-    log = moved - state
+    formula, args = inline(moved - state)
+    log = elementwise(sp.expand(formula), *args)
     if state in inputs_of([log]):
         return None
-    return MaxUpdate(log, new)
+    return MaxUpdate(log, new, reads[0])
 
 
 def running_max(
@@ -91,13 +94,20 @@ def running_max(
     candidates = elementwise(
         scalars.where(X, Y, LOWEST), reach, until - rename(total, {I: J}) + rename(new, {I: J})
     )
-    # The derivative of a maximum is that of the candidate which it is; equal ones share it.
+    # The derivative of a maximum is that of the candidate which it is: of equal ones, the oldest or newest.
     largest = Reduce("max", candidates, (J,))
-    chosen = elementwise(1 - scalars.absolute(scalars.sign(X - Y)), candidates, largest)
-    share = elementwise(X / Y, chosen, reduce_sum(chosen, (J,)))
-    return elementwise(
-        scalars.maximum(X, Y), until + broadcast(state, (I,)), contract(share, candidates, (J,))
+    equal = elementwise(1 - scalars.absolute(scalars.sign(X - Y)), candidates, largest)
+    place = Cumsum(equal, J, not update.oldest)
+    chosen = elementwise(scalars.where(scalars.gt0(X - 1), sp.Integer(0), Y), place, equal)
+    return _larger(
+        until + broadcast(state, (I,)), contract(chosen, candidates, (J,)), update.oldest
     )
+
+
+def _larger(older: Node, newer: Node, oldest: bool) -> Node:
+    if oldest:
+        return elementwise(scalars.maximum(X, Y), older, newer)
+    return elementwise(scalars.maximum(Y, X), older, newer)
 
 
 def _per_token(node: Node, axes: Axes) -> Node:

@@ -16,6 +16,8 @@ from miras_dsl.codegen.passes.inline_maps import has_logarithm, inline
 from miras_dsl.ir import Axis, Input, Node, Role, elementwise, formula, inputs_of, substitute
 from miras_dsl.scalar.functions import OPERANDS
 
+from .rotation import rotation
+
 
 def with_logarithms(
     updates: Mapping[Input, AffineUpdate], model: MemoryModel
@@ -45,15 +47,22 @@ def with_logarithms(
         }
         return substitute([node], exchange)[0] if exchange else node
 
+    turning = {s: found for s in updates if (found := rotation(s, updates)) is not None}
     own = {
-        s: with_exponentials(c, None) for s, form in updates.items() for t, c in form.keep if t is s
+        s: with_exponentials(turning[s].length if s in turning else c, None)
+        for s, form in updates.items()
+        for t, c in form.keep
+        if t is s
     }
     logs = {gate.of for gate in gates_of(list(own.values())) if gate.log}
+
+    def factor(state: Input, kept: Input, old: Node) -> Node:
+        if state in turning:
+            return turning[state].factor(kept, own[state])
+        return own[state] if kept is state else with_exponentials(old, logs)
+
     return {
-        s: AffineUpdate(
-            tuple((t, own[s] if t is s else with_exponentials(c, logs)) for t, c in form.keep),
-            form.writes,
-        )
+        s: AffineUpdate(tuple((t, factor(s, t, c)) for t, c in form.keep), form.writes)
         for s, form in updates.items()
     }
 

@@ -25,6 +25,14 @@ class StateRead:
     initial: list[tuple[Input, Node, Node]] = field(default_factory=list)
     unknown: dict[WriteKey, tuple[Node, tuple[Node, Node] | None]] = field(default_factory=dict)
 
+    def add_unknown(self, key: WriteKey, score: Node, gates: tuple[Node, Node] | None) -> None:
+        """Add the score of a write that is still to be solved for; one may come in several parts."""
+        if key in self.unknown:
+            known, same = self.unknown[key]
+            assert same == gates, "parts of one write have the same gates"
+            score = known + score
+        self.unknown[key] = (score, gates)
+
     def add(self, other: StateRead, gate: Node) -> None:
         """Add another read, times ``gate`` [i, *axes].
 

@@ -44,15 +44,31 @@ class When(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A factor of a token i and one of an earlier token j, which together are a part of a turn.
+
+    axis    along which they run besides the tokens; None for one angle of all channels
+    after   [i] or [i, axis]
+    before  [i] or [i, axis], of the token that wrote
+    """
+
+    axis: Axis | None
+    after: Node
+    before: Node
+
+
+@dataclass(frozen=True, slots=True)
 class InitialTransition:
     """``Φ(i, 0)``: what is left at token i of the state at the start of the chunk.
 
     scalar  a factor [i]; None is 1
     logs    (axis, logarithm [i, axis]): a further factor for each channel of the axis
+    turn    (axis, factor [i] or [i, axis]) of a state that turns; None is 1
     """
 
     scalar: Node | None
     logs: tuple[tuple[Axis, Node], ...]
+    turn: tuple[Axis | None, Node] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,7 @@ class Transition:
     logs     (axis, a, b), each [i, axis]: a factor e^(a_i - b_j) for each channel of the axis
     scale    [i], the scale of the write at its own token
     strict   the write of token i itself does not count, only those before it
+    turn     a factor of token i and one of token j, of a state that turns; None is 1
     """
 
     dense: Node | None
@@ -71,6 +88,7 @@ class Transition:
     logs: tuple[tuple[Axis, Node, Node], ...]
     scale: Node
     strict: bool
+    turn: Turn | None = None
 
     @property
     def reach(self) -> Triangle:

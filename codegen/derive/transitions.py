@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import sympy as sp
 
 from miras_dsl.codegen.model.inputs import VALID
-from miras_dsl.codegen.passes.affine_state import AffineUpdate, NotChunkable
+from miras_dsl.codegen.passes.affine_state import AffineUpdate, NotChunkable, RankOneWrite
 from miras_dsl.codegen.passes.inline_maps import inline
 from miras_dsl.ir import (
     ONE,
@@ -39,8 +39,9 @@ from miras_dsl.ir import (
 from miras_dsl.scalar.functions import OPERANDS
 
 from .logarithms import decay_logarithms
+from .rotation import Rotation, rotation, turns, wave
 from .running_max import MaxUpdate
-from .transition import InitialTransition, Transition, When, exponential
+from .transition import InitialTransition, Transition, Turn, When, exponential
 
 
 class Transitions:
@@ -65,6 +66,7 @@ class Transitions:
         self._dense: dict[
             Input, tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]
         ] = {}
+        self._rotations: dict[Input, Rotation | None] = {}
         self._in_progress: list[tuple[str, Input]] = []
         self.labels: dict[Node, Label] = {}
 
@@ -76,7 +78,8 @@ class Transitions:
         Raises NotChunkable where the state keeps nothing, or its decay has no logarithm.
         """
         if state not in self._logs:
-            own = dict(self.updates[state].keep).get(state)
+            turning = self.rotation(state)
+            own = turning.length if turning else dict(self.updates[state].keep).get(state)
             if own is None:
                 raise NotChunkable(f"{state.name} forgets everything at every token")
             with self.deriving("decay", state):
@@ -93,8 +96,26 @@ class Transitions:
         is_sum = all(term.as_coeff_Mul()[1] in OPERANDS for term in sp.Add.make_args(formula))
         return log if are_inputs and is_sum else log * VALID
 
+    def rotation(self, state: Input) -> Rotation | None:
+        """How a state turns into another one and back; None where it does not."""
+        if state not in self._rotations:
+            self._rotations[state] = rotation(state, self.updates)
+        return self._rotations[state]
+
+    def _angle(self, turning: Rotation) -> tuple[Axis | None, Node]:
+        """The axis of the angle, and the angle of every token [i, axis], 0 at padding."""
+        if len(turning.angle.axes) > 1:
+            raise NotChunkable(
+                f"{turning.partner.name} turns by an angle for every entry of its own"
+            )
+        axis = turning.angle.axes[0] if turning.angle.axes else None
+        return axis, broadcast(self.vectorize(turning.angle) * VALID, (I,))
+
     def coupled_states(self, state: Input) -> list[tuple[Input, Node]]:
-        """The other states that this one takes in, each with its coefficient."""
+        """The other states that this one takes in, each with its coefficient, but for one into which it
+        turns."""
+        if self.rotation(state) is not None:
+            return []
         return [(other, c) for other, c in self.updates[state].keep if other is not state]
 
     # ------------------------------------------------------------ at a token
@@ -106,12 +127,15 @@ class Transitions:
         for log in since_start.values():
             self.labels.setdefault(log, Label("log_since_start", "retention"))
             self.labels.setdefault(exponential(log), Label("since_start", "retention"))
-        yield (
-            state,
-            InitialTransition(
-                scalar, tuple((axis, log) for axis, log in since_start.items() if axis is not None)
-            ),
-        )
+        channels = tuple((axis, log) for axis, log in since_start.items() if axis is not None)
+        turning = self.rotation(state)
+        if turning is None:
+            yield state, InitialTransition(scalar, channels)
+        else:
+            axis, angle = self._angle(turning)
+            turned = self._log_until(angle, when)
+            for first, sign in ((state, 0), (turning.partner, turning.sign)):
+                yield first, InitialTransition(scalar, channels, (axis, wave(turned, sign)))
         if self.coupled_states(state):
             for other, factor in self._coupled_transitions(state)[0].items():
                 yield (
@@ -122,7 +146,10 @@ class Transitions:
     def of_writes(
         self, state: Input, when: When
     ) -> Iterator[tuple[tuple[Node, Node | None], Transition]]:
-        """How each write reaches the state at a moment of each token; a write is named by its (u, x)."""
+        """How each write reaches the state at a moment of each token; a write is named by its (u, x).
+
+        A write that a state which turns receives at the token itself is left out (`own_writes`).
+        """
         if self.coupled_states(state):
             for key, dense in self._coupled_transitions(state)[1].items():
                 if when is When.AFTER:
@@ -131,12 +158,34 @@ class Transitions:
                     yield key, Transition(Shift(dense, I, 1), None, (), ONE, True)
             return
         logs = self.logs(state)
-        strict = when is not When.AFTER
+        strict = when is not When.AFTER or self.rotation(state) is not None
         pairs = {axis: (self._log_until(log, when), Cumsum(log, I)) for axis, log in logs.items()}
         channels = tuple((axis, a, b) for axis, (a, b) in pairs.items() if axis is not None)
-        for write in self.updates[state].writes:
-            scale = broadcast(self.vectorize(write.scale), (I,))
-            yield (write.u, write.x), Transition(None, pairs.get(None), channels, scale, strict)
+        for source, turn in self._sources(state, when):
+            for write in self.updates[source].writes:
+                scale = broadcast(self.vectorize(write.scale), (I,))
+                made = Transition(None, pairs.get(None), channels, scale, strict, turn)
+                yield (write.u, write.x), made
+
+    def own_writes(self, state: Input, when: When) -> tuple[RankOneWrite, ...]:
+        """The writes of the reading token itself that `of_writes` leaves out.
+
+        They do not turn: as a difference of two angles, which are equal, they would leave rounding errors
+        where the gradient of the angle is 0.
+        """
+        apart = when is When.AFTER and self.rotation(state) is not None
+        return self.updates[state].writes if apart else ()
+
+    def _sources(self, state: Input, when: When) -> Iterator[tuple[Input, Turn | None]]:
+        """The states whose writes reach this one: itself, and what turns into it."""
+        turning = self.rotation(state)
+        if turning is None:
+            yield state, None
+            return
+        axis, angle = self._angle(turning)
+        for source, sign in ((state, 0), (turning.partner, turning.sign)):
+            for turn in turns(self._log_until(angle, when), Cumsum(angle, I), sign, axis):
+                yield source, turn
 
     @staticmethod
     def _log_until(log: Node, when: When) -> Node:
@@ -189,14 +238,14 @@ class Transitions:
                 raise NotChunkable(f"{state.name} takes in {other.name} by channel")
             taken = rename(taken * VALID, {I: L})
             for first, transition in self.initial(other, When.BEFORE):
-                if transition.logs:
+                if transition.logs or transition.turn:
                     raise NotChunkable(f"{other.name} feeds {state.name} and decays by channel")
                 factor = broadcast(ONE if transition.scalar is None else transition.scalar, (I,))
                 reach = contract(own, rename(factor, {I: L}) * taken, (L,))
                 initial[first] = initial[first] + reach if first in initial else reach
             for key, transition in self.of_writes(other, When.BEFORE):
                 source = transition.triangle()
-                if transition.logs:
+                if transition.logs or transition.turn:
                     raise NotChunkable(f"{other.name} feeds {state.name} and decays by channel")
                 if source is None:
                     source = Mask(broadcast(ONE, (I, J)), Triangle(I, J, strict=True))
@@ -223,7 +272,13 @@ class Transitions:
             self.labels.setdefault(total, Label("log_whole_chunk", "retention"))
             self.labels.setdefault(exponential(total), Label("whole_chunk", "retention"))
             factor = factor * exponential(total)
-        yield state, factor
+        turning = self.rotation(state)
+        if turning is None:
+            yield state, factor
+        else:
+            total = reduce_sum(self._angle(turning)[1], (I,))
+            yield state, factor * wave(total, 0)
+            yield turning.partner, factor * wave(total, turning.sign)
         if self.coupled_states(state):
             for other, reach in self._coupled_transitions(state)[0].items():
                 yield other, TakeLast(reach, I)
@@ -247,6 +302,22 @@ class Transitions:
             self.labels.setdefault(left[axis], Label("until_end", "retention"))
         row = left.get(state.axes[0], ONE) if state.axes else ONE
         column = left.get(state.axes[-1], ONE) if len(state.axes) > 1 else ONE
-        for write in self.updates[state].writes:
-            scale = broadcast(self.vectorize(write.scale), (I,)) * left.get(None, ONE)
-            yield (write.u, write.x), scale, row, column
+        for source, turned in self._until_end(state):
+            axis = turned.axes[-1] if turned.axes[1:] else None
+            sides = [row, column]
+            if axis is not None:
+                side = 0 if axis == state.axes[0] else 1
+                sides[side] = sides[side] * turned
+            for write in self.updates[source].writes:
+                scale = broadcast(self.vectorize(write.scale), (I,)) * left.get(None, ONE)
+                yield (write.u, write.x), scale * (turned if axis is None else ONE), *sides
+
+    def _until_end(self, state: Input) -> Iterator[tuple[Input, Node]]:
+        """The states whose writes reach this one, with the turn [i] or [i, axis] up to the chunk's end."""
+        turning = self.rotation(state)
+        if turning is None:
+            yield state, ONE
+            return
+        after = Shift(Cumsum(self._angle(turning)[1], I, True), I, -1)
+        yield state, wave(after, 0)
+        yield turning.partner, wave(after, turning.sign)

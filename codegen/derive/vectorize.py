@@ -196,6 +196,12 @@ class TokenVectorizer(ABC):
                     own_query = own_query * exponential(log)
                 else:
                     gate = gate * exponential(log)
+            if transition.turn is not None:
+                axis, factor = transition.turn
+                if axis in (None, over):
+                    own_query = own_query * factor
+                else:
+                    gate = gate * factor
             if not gate.axes[1:]:
                 own_query, gate = own_query * gate, ONE
             reading.initial.append((first, own_query, gate))
@@ -208,19 +214,35 @@ class TokenVectorizer(ABC):
             row_side = over == state.axes[-1]
             if not row_side and u is None:
                 raise NotChunkable("the memory's row vector depends on itself through the state")
-            score = self._score(query, x if row_side else u, transition, over)  # type: ignore[arg-type]
+            turn, asked, after = transition.turn, query, ONE
+            side = x if row_side else u
+            assert side is not None
+            if turn is not None and turn.axis in (None, over):
+                asked, side = query * turn.after, side * turn.before
+            elif turn is not None and u is None:
+                raise NotChunkable("what the memory predicts turns by channel")
+            elif turn is not None:
+                after = turn.after
+            score = self._score(asked, side, transition, over)
             gates = transition.gates(state.axes[0] if row_side else state.axes[-1])
             if u is None:
-                reading.unknown[key] = (score, gates)
+                reading.add_unknown(key, score, gates)
                 continue
-            given = rename(u if row_side else x, {I: J})
+            given = u if row_side else x
+            if after is not ONE:
+                assert turn is not None
+                given = given * turn.before
+            given = rename(given, {I: J})
             if gates is None:
-                reading.free = reading.free + contract(score, given, (J,))
+                found = contract(score, given, (J,))
             else:
                 channel = state.axes[0] if row_side else state.axes[-1]
-                reading.free = reading.free + GatedApply(
+                found = GatedApply(
                     score, given, gates[0], rename(gates[1], {I: J}), channel, transition.reach, J
                 )
+            reading.free = reading.free + found * after
+        for write in self.transitions.own_writes(state, when):
+            reading.free = reading.free + self._own_write(write, query, over, state.axes)
         return reading
 
     def _score(self, query: Node, side: Node, transition: Transition, over: Axis) -> Node:
@@ -262,11 +284,20 @@ class TokenVectorizer(ABC):
             value: Node = first if transition.scalar is None else first * transition.scalar
             for _, log in transition.logs:
                 value = value * exponential(log)
+            if transition.turn is not None:
+                value = value * transition.turn[1]
             result = result + broadcast(value, (I,))
         for key, transition in self.transitions.of_writes(state, when):
             if key in self.in_progress:
                 raise NotChunkable("the update is not a formula of its predictions alone")
             u, x = self.write(key)
+            turn = transition.turn
+            after = turn.after if turn is not None else ONE
+            if turn is not None and (x is None or turn.axis in (None, state.axes[0])):
+                u = u * turn.before
+            elif turn is not None:
+                assert x is not None
+                x = x * turn.before
             weight = rename(transition.scale * VALID, {I: J})
             triangle = transition.triangle()
             weight = broadcast(weight, (I,)) if triangle is None else weight * triangle
@@ -275,9 +306,9 @@ class TokenVectorizer(ABC):
                 given = rename(u, {I: J})
                 if gates is None:
                     masked = weight if triangle is not None else Mask(weight, transition.reach)
-                    result = result + contract(masked, given, (J,))
+                    found = contract(masked, given, (J,))
                 else:
-                    result = result + GatedApply(
+                    found = GatedApply(
                         weight,
                         given,
                         gates[0],
@@ -286,9 +317,14 @@ class TokenVectorizer(ABC):
                         transition.reach,
                         J,
                     )
+                result = result + found * after
                 continue
             masked = transition.dense_channels(weight)
-            result = result + contract(masked, rename(u, {I: J}) * rename(x, {I: J}), (J,))
+            found = contract(masked, rename(u, {I: J}) * rename(x, {I: J}), (J,))
+            result = result + found * after
+        for write in self.transitions.own_writes(state, when):
+            u, x = self.write((write.u, write.x))
+            result = result + (u if x is None else u * x) * self.vectorize(write.scale) * VALID
         return result
 
     # ------------------------------------------------------------ writes

@@ -239,10 +239,25 @@ class Decay:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A complex weight is multiplied by e^(i angle) at every token, with its decay.
+
+    angle      a Ref to a gate, or a Number, with at most one axis of the weight
+    real       the weight that is its real part
+    imaginary  the weight that is its imaginary part
+    """
+
+    angle: Ref | Number
+    real: str
+    imaginary: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """How the memory keeps its weights.
 
     decays   factors of the carried state at every token; a weight may have several
+    turns    angles by which complex weights turn at every token
     bregman  a potential F(w) (formula over Ref("w", "dual")): the carried state is F'(w)
     link     the weight as a formula of the carried state `a` (given, instead of a potential)
     simplex  total mass of each row, when the potential lives on the simplex; else None
@@ -252,6 +267,7 @@ class Retention:
     """
 
     decays: tuple[Decay, ...] = ()
+    turns: tuple[Turn, ...] = ()
     bregman: Expr | None = None
     link: Expr | None = None
     simplex: Expr | None = None

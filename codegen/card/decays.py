@@ -9,6 +9,7 @@ from math import exp, inf, log
 
 import numpy as np
 
+from miras_dsl.codegen.derive.rotation import rotation
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.model.types import MemoryInput, StateKind, StateTensor
 from miras_dsl.ir import Axis, Node, inputs_of, is_zero
@@ -74,7 +75,9 @@ def _factor(rule: UpdateRule, state: StateTensor) -> Node | None:
     """What a state is multiplied by at each token; None for one that is kept as it is."""
     for old, update in rule.affine:
         if old.name == state.name:
+            turning = rotation(old, dict(rule.affine))
             factor = next((f for kept, f in update.keep if kept is old), None)
+            factor = turning.length if turning else factor
             return None if isinstance(factor, Constant) and factor.value == 1 else factor
     if rule.affine or state.kind is StateKind.CARRIED:
         return None

@@ -65,6 +65,9 @@ def run_token(
         match event:
             case "decay":
                 current = {w: _decayed(model, w, value) for w, value in current.items()}
+                for turn in model.turns:
+                    both = turn.of(current[turn.real], current[turn.imaginary])
+                    current |= dict(zip((turn.real, turn.imaginary), both, strict=True))
             case "predict":
                 at_prediction = current
             case "write":

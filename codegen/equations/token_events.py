@@ -107,6 +107,12 @@ class TokenEvents:
             if self.model.at_chunk and link_function(self.model) is not None:
                 dual = self._each("dual", weight)
                 lines += self._named(dual, formulas.decay * self._hole(weight, dual))
+        for turn in self.model.turns:
+            names = [self._kept(w) for w in (turn.real, turn.imaginary)]
+            holes = [
+                self._hole(w, n) for w, n in zip((turn.real, turn.imaginary), names, strict=True)
+            ]
+            lines += self._lines(tuple(zip(names, turn.of(*holes), strict=True)))
         often = ", once a token" if self.model.steps_per_token > 1 else ""
         return Event(f"decay{often}", tuple(lines))
 

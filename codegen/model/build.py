@@ -44,6 +44,7 @@ from .types import (
     MemoryModel,
     StateTensor,
     WeightFormulas,
+    WeightTurn,
     Window,
 )
 
@@ -78,6 +79,10 @@ def build_model(spec: MemorySpec) -> MemoryModel:
         answer=lower(spec.read, name),
         formulas=_weight_formulas(spec),
         decay_gates=tuple(_decay_gates(spec).values()),
+        turns=tuple(
+            WeightTurn(lower(turn.angle, name), turn.real, turn.imaginary)
+            for turn in spec.retention.turns
+        ),
         at_chunk=spec.retention.at == "chunk",
         carry=algorithm.carry,
         anchored=_anchored(spec, name),

@@ -14,7 +14,8 @@ from operator import mul
 
 import sympy as sp
 
-from miras_dsl.ir import Axes, Axis, Input, Node, Role, hidden
+from miras_dsl.ir import Axes, Axis, Input, Node, Role, elementwise, hidden
+from miras_dsl.scalar.functions import OPERANDS
 from miras_dsl.scalar.interval import ANYWHERE, Interval
 from miras_dsl.source import NOWHERE, Span
 
@@ -169,6 +170,23 @@ class DecayGate:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightTurn:
+    """Two weights are the real and the imaginary part of one that is multiplied by e^(i angle).
+
+    angle  of one token; it may have one axis of the weights
+    """
+
+    angle: Node
+    real: str
+    imaginary: str
+
+    def of(self, real: Node, imaginary: Node) -> tuple[Node, Node]:
+        """Both parts after the turn."""
+        cos, sin = (elementwise(wave(OPERANDS[0]), self.angle) for wave in (sp.cos, sp.sin))
+        return real * cos - imaginary * sin, real * sin + imaginary * cos
+
+
+@dataclass(frozen=True, slots=True)
 class AnchoredLearning:
     """Gradients are taken at the weights with which a block began.
 
@@ -220,6 +238,7 @@ class MemoryModel:
     answer       what leaves the memory, over weights and inputs
     formulas     weight -> its retention and rules, in the order in which these run
     decay_gates  the gates that are decays
+    turns        what turns with each decay
     at_chunk     link, potential or penalty act at the end of a block, not at every token
     carry        names of the tensors that the algorithm carries for every weight
     steps        steps with the same pair
@@ -240,6 +259,7 @@ class MemoryModel:
     answer: Node
     formulas: tuple[tuple[str, WeightFormulas], ...]
     decay_gates: tuple[DecayGate, ...]
+    turns: tuple[WeightTurn, ...]
     at_chunk: bool
     carry: tuple[str, ...]
     anchored: AnchoredLearning | None

@@ -23,7 +23,7 @@ from miras_dsl.check.clauses.retention import retention
 from miras_dsl.check.clauses.tokens_and_gates import Bindings, binding_definitions, resolve_bindings
 from miras_dsl.check.clauses.weights import check_weight_names
 from miras_dsl.check.formula.axis_sizes import AxisSizes
-from miras_dsl.check.formula.builtins import FUNCTIONS
+from miras_dsl.check.formula.complex_functions import ALL_FUNCTIONS as FUNCTIONS
 from miras_dsl.check.formula.elaborate import Entry, Scope
 from miras_dsl.check.formula.expansion_limit import ExpandedSize, expanded_size
 from miras_dsl.check.formula.hoist_projections import Hoisted
@@ -32,6 +32,7 @@ from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Findings, Label, Problem, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import (
+    Algorithm,
     Expr,
     Gate,
     Interval,
@@ -100,7 +101,7 @@ def _memory(
     )
     if built is None:
         raise Problem(None)
-    if len(built.states) == 1:
+    if len({state.axes for state in built.states}) == 1 and built.states[0].axes:
         sizes.single_row = built.states[0].axes[0]
     written = binding_definitions(clauses.get("tokens"), "token") + binding_definitions(
         clauses.get("gates"), "gate"
@@ -108,7 +109,7 @@ def _memory(
     bound = resolve_bindings(written, sizes, replace(scope, place="a token"), findings)
     hoisted = Hoisted(pairs)
     network = lambda argument, span: built.apply(argument, sizes.sizes, span)  # noqa: E731
-    states: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
+    states = built.entries("state")
     names = {**base, **bound.entries(pairs=False), **states}
     inside = replace(
         scope, names=names, place="a bias", network=network, network_names=tuple({"M", built.name}),
@@ -134,15 +135,13 @@ def _memory(
     kept = _try(
         findings,
         lambda: retention(
-            clauses["retention"], library, bare, sizes, hoisted, built.states, choice and choice.eta
+            clauses["retention"], library, bare, hoisted, built, choice and choice.eta
         ),
         place["retention"],
     )
     learned = _try(
         findings,
-        lambda: (
-            choice and algorithm(clauses["algorithm"], choice, bare, sizes, hoisted, built.states)
-        ),
+        lambda: choice and algorithm(clauses["algorithm"], choice, bare, sizes, hoisted, built),
         place["algorithm"],
     )
     reading = _try(
@@ -156,6 +155,7 @@ def _memory(
     _at_chunk(kept, learned.anchored is not None, clauses)
     steps = order(clauses["order"], losses, kept)
     assert built.network is not None
+    _turns_once(kept, learned)
     used = [built.network.body, reading, *_formulas(losses, kept), *(e for _, e in learned.rules)]
     used += [
         e
@@ -214,12 +214,32 @@ def _at_chunk(kept: Retention, anchored: bool, clauses: dict[str, syntax.Clause]
         )
 
 
+def _turns_once(kept: Retention, learned: Algorithm) -> None:
+    """Raise Problem for a complex decay of a token that takes several steps: it would turn in each."""
+    if kept.turns and max(learned.steps, learned.pairs) > 1:
+        raise problem(
+            "M0608",
+            "a token of several steps cannot turn a complex weight",
+            kept.span,
+            "turns once a token",
+            because=(Label(learned.span, "several steps here"),),
+            help="learn from one pair a token, or let the decay be real",
+        )
+
+
 def _formulas(losses: list[Term], kept: Retention) -> list[Expr]:
     found: list[Expr] = []
     for term in losses:
         parts = (getattr(term, n, None) for n in ("loss", "error", "place", "answer", "rate"))
         found += [p for p in parts if p is not None]
-    kinds = (*(d.factor for d in kept.decays), kept.bregman, kept.link, kept.simplex, kept.penalty)
+    kinds = (
+        *(d.factor for d in kept.decays),
+        *(t.angle for t in kept.turns),
+        kept.bregman,
+        kept.link,
+        kept.simplex,
+        kept.penalty,
+    )
     return found + [p for p in kinds if p is not None]
 
 

@@ -9,6 +9,7 @@ from typing import TypeGuard, assert_never
 import sympy as sp
 
 from miras_dsl.check.formula.axis_sizes import AxisSizes, size_of
+from miras_dsl.check.formula.complex_parts import parts, real_formula
 from miras_dsl.check.formula.elaborate import Entry, Operation, Scope, elaborate
 from miras_dsl.check.formula.shapes import contract, shown, to_axes
 from miras_dsl.check.library.call import resolve_library_call
@@ -64,15 +65,19 @@ def architecture(
             built = Architecture()
             declare(built, weights, scope, sizes, matrix_init="zero")
             state = built.states[0]
+            own = built.entries("state")[weights.names[0]]
             axis = "key" if len(state.axes) == 2 else state.axes[0]
             source = Ref("input", "input", (axis,), weights.span)
-            weight = Ref(state.name, "state", state.axes, weights.span)
+            weight = own(weights.span) if callable(own) else own
+            assert isinstance(weight, Ref | Apply)
+            weight = replace(weight, span=weights.span)
             if len(state.axes) == 1:
                 body: Expr = Apply("mul", (weight, source), state.axes, (), weights.span)
             else:
                 if to_axes(source, state.axes[1:], sizes.sizes) is None:
                     raise _transposed(state, weights.span)
                 body = contract(weight, source, sizes.sizes, weights.span)
+            body = parts(body)[0]
             built.network = Network(source, _answer(body, sizes, weights.span))
             return built
         case syntax.NetworkBody() as network:
@@ -174,7 +179,7 @@ def _network(
         declare(built, weights, scope, sizes, matrix_init=start, forced=init, layered=layered)
     axis = "value" if sizes.vector else "key"
     source = Ref("input", "input", (axis,), body.span)
-    names: dict[str, Entry] = {s.name: Ref(s.name, "state", s.axes) for s in built.states}
+    names = built.entries("state")
     if body.input in names:
         raise problem(
             "M0109",
@@ -191,7 +196,7 @@ def _network(
         own=("value",),
         network_names=(),
     )
-    found = elaborate(body.body, inner)
+    found = real_formula(elaborate(body.body, inner), "the answer of a memory")
     expr = _constants(found, built, sizes, body.span)
     if not any(isinstance(n, Ref) and n.kind == "input" for n in iter_nodes(expr)):
         raise problem(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from miras_dsl.check.formula.axis_sizes import free_name
+from miras_dsl.check.formula.complex_parts import real_formula
 from miras_dsl.check.formula.constant_folding import fold_operation
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate, resolve
 from miras_dsl.check.formula.hoist_projections import Hoisted
@@ -59,8 +60,9 @@ def _term(term: syntax.Term, library: Library, scope: Scope, hoisted: Hoisted, o
     match body:
         case syntax.WriteForm(error, place, span):
             wanted = ("value",)
-            place_ = hoisted.hoist(elaborate(place, scope))
-            met = to_axes(hoisted.hoist(elaborate(error, scope)), wanted, scope.sizes)
+            place_ = hoisted.hoist(real_formula(elaborate(place, scope), "the place of a write"))
+            written = real_formula(elaborate(error, scope), "what is written")
+            met = to_axes(hoisted.hoist(written), wanted, scope.sizes)
             if met is None or met.axes != wanted:
                 raise problem(
                     "M0404",
@@ -74,7 +76,7 @@ def _term(term: syntax.Term, library: Library, scope: Scope, hoisted: Hoisted, o
             return Write(name, met, place_, answer, one, term.span)
         case formula:
             assert not isinstance(formula, tuple | syntax.Rules | syntax.NetworkBody)
-            loss = hoisted.hoist(elaborate(formula, scope))
+            loss = hoisted.hoist(real_formula(elaborate(formula, scope), "a bias"))
             return Loss(name, _checked(loss, term), one, term.span)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from miras_dsl.check.formula.builtins import REQUIRED, arguments
+from miras_dsl.check.formula.complex_parts import real_formula
 from miras_dsl.check.formula.elaborate import Scope, elaborate
 from miras_dsl.check.formula.hoist_projections import Hoisted, gate_of
 from miras_dsl.check.formula.shapes import shown
@@ -21,28 +23,78 @@ from miras_dsl.spec import (
     Ref,
     Retention,
     State,
+    Turn,
 )
 from miras_dsl.syntax import tree as syntax
 
 
 def decays_of(
-    form: syntax.Form, scope: Scope, hoisted: Hoisted, states: list[State], named: bool
-) -> tuple[Decay, ...]:
-    """The factors that `decay …` gives to each of ``states``; `outer(a, b)` gives two.  Raises Problem.
+    form: syntax.Form,
+    scope: Scope,
+    hoisted: Hoisted,
+    states: list[State],
+    named: bool,
+    pairs: Iterable[tuple[State, State]],
+) -> tuple[tuple[Decay, ...], tuple[Turn, ...]]:
+    """What `decay …` gives to each of ``states``: factors, and angles of complex weights.  Raises Problem.
+
+    `outer(a, b)` gives two factors, `polar(r, t)` a factor and an angle.
 
     named  the retention is written for these weights, not for every weight of the memory
+    pairs  the real and imaginary parts of complex weights
     """
     value = form.value
-    expr = elaborate(value, replace(scope, place="a decay"))
+    inner = replace(scope, place="a decay")
+    if isinstance(value, syntax.Call) and value.name == "polar":
+        length, angle = _polar(value, inner, hoisted, states, pairs)
+        own = [pair for pair in pairs if pair[0] in states]
+        turns = tuple(Turn(angle, real.name, imaginary.name) for real, imaginary in own)
+        return _factors_of(length, value.span, hoisted, states, named), turns
+    expr = real_formula(
+        elaborate(value, inner), "a decay that is not written `polar(length, angle)`"
+    )
+    return _factors_of(expr, value.span, hoisted, states, named), ()
+
+
+def _polar(
+    value: syntax.Call,
+    scope: Scope,
+    hoisted: Hoisted,
+    states: list[State],
+    pairs: Iterable[tuple[State, State]],
+) -> tuple[Expr, Ref | Number]:
+    """The length and the angle of a complex decay.  Raises Problem."""
+    real = [s for s in states if not any(s in pair for pair in pairs)]
+    if real:
+        raise problem(
+            "M0510",
+            f"`{real[0].name}` is real, and this decay is complex",
+            value.span,
+            "turns what it keeps",
+            because=(Label(real[0].span, "a real weight"),),
+            help="declare it complex, `h: vector[d, complex]` or `W: matrix[value, key, complex]`",
+        )
+    given = arguments(value, {"length": REQUIRED, "angle": REQUIRED})
+    length, turn = (
+        real_formula(elaborate(given[n], scope), "each part") for n in ("length", "angle")
+    )
+    angle = gate_of(turn, hoisted, "an angle", "M0510", given["angle"].span)
+    _fits(angle, given["angle"].span, states)
+    return length, angle
+
+
+def _factors_of(
+    expr: Expr, span: Span, hoisted: Hoisted, states: list[State], named: bool
+) -> tuple[Decay, ...]:
     found = []
     for part in _factors(expr, states):
-        factor = gate_of(part, hoisted, "a decay", "M0510", value.span)
-        _fits(factor, value.span, states)
+        factor = gate_of(part, hoisted, "a decay", "M0510", span)
+        _fits(factor, span, states)
         if isinstance(factor, Number) and factor.value < -1:
             raise problem(
                 "M0502",
                 "a decay cannot be below -1",
-                value.span,
+                span,
                 "too low",
                 help="a decay is the share that is kept: between 0 and 1, or -1 and 1 where it may turn",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from miras_dsl.check.formula.axis_sizes import AxisSizes
+from miras_dsl.check.formula.complex_parts import real_formula
 from miras_dsl.check.formula.elaborate import Scope, elaborate
 from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.shapes import shown, to_axes
@@ -38,7 +39,8 @@ def read(
             built.network.input.span,
         )
     node: syntax.Formula = clause.content  # type: ignore[assignment]
-    expr = hoisted.hoist(elaborate(node, replace(scope, place="a read")))
+    whole = real_formula(elaborate(node, replace(scope, place="a read")), "the answer of a memory")
+    expr = hoisted.hoist(whole)
     paired = {n for n, item in (bound.tokens | bound.gates).items() if "pair" in item.axes}
     for part in iter_nodes(expr):
         if isinstance(part, Ref) and part.name in paired and part.kind in ("token", "gate"):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
 from miras_dsl.check.formula.hoist_projections import Hoisted, gate_of
 from miras_dsl.check.formula.shapes import shown
 from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Label, problem
-from miras_dsl.spec import Axes, Decay, Expr, Number, Ref, Retention, State
+from miras_dsl.spec import Axes, Decay, Expr, Number, Ref, Retention, State, Turn
 from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
 from .algorithm.rules import weight_axes
 from .decay import decays_of, row_decay_axes
+from .weights import Architecture
 
 PLACES = ("token", "chunk")
 
@@ -25,9 +25,8 @@ def retention(
     clause: syntax.Clause,
     library: Library,
     scope: Scope,
-    sizes: AxisSizes,
     hoisted: Hoisted,
-    states: list[State],
+    built: Architecture,
     eta: Expr | None,
 ) -> Retention:
     """How the memory keeps its weights.  Raises Problem.
@@ -36,8 +35,8 @@ def retention(
     """
     parts: tuple = clause.content  # type: ignore[assignment]
     if isinstance(parts[0], syntax.KeptWeight):
-        return _by_weight(parts, clause, library, scope, sizes, hoisted, states, eta)
-    return _of_weights(parts, clause, library, scope, sizes, hoisted, states, eta)
+        return _by_weight(parts, clause, library, scope, hoisted, built, eta)
+    return _of_weights(parts, clause, library, scope, hoisted, built, built.states, eta)
 
 
 def _by_weight(
@@ -45,18 +44,18 @@ def _by_weight(
     clause: syntax.Clause,
     library: Library,
     scope: Scope,
-    sizes: AxisSizes,
     hoisted: Hoisted,
-    states: list[State],
+    built: Architecture,
     eta: Expr | None,
 ) -> Retention:
     """The retention where it is written for each weight: decays, each with its weight."""
     written: dict[str, syntax.KeptWeight] = {}
     decays: list[Decay] = []
+    turns: list[Turn] = []
     for part in parts:
-        own = [s for s in states if s.name == part.name]
+        own = built.named(part.name)
         if not own:
-            names = [s.name for s in states]
+            names = [*(s.name for s in built.states), *built.complex]
             raise problem(
                 "M0514",
                 f"`{part.name}` is not a weight of this memory",
@@ -70,7 +69,7 @@ def _by_weight(
                 "M0509", f"`{part.name}` is kept twice", part.name_span, "again", because=first
             )
         written[part.name] = part
-        kept = _of_weights(part.parts, clause, library, scope, sizes, hoisted, own, eta, named=True)
+        kept = _of_weights(part.parts, clause, library, scope, hoisted, built, own, eta, named=True)
         if kept.at is not None:
             raise problem(
                 "M0514",
@@ -81,8 +80,10 @@ def _by_weight(
                 "retention makes two memories, which a layer adds: `layer L = First + Second`",
             )
         decays += kept.decays
-    for state in states:
-        if state.name not in written:
+        turns += kept.turns
+    covered = {state.name for name in written for state in built.named(name)}
+    for state in built.states:
+        if state.name not in covered:
             raise problem(
                 "M0514",
                 f"the retention says nothing about `{state.name}`",
@@ -91,7 +92,7 @@ def _by_weight(
                 because=(Label(state.span, "a weight of this memory"),),
                 help=f"add `, {state.name}: none` for a weight that is kept as it is",
             )
-    return Retention(tuple(decays), span=clause.span)
+    return Retention(tuple(decays), tuple(turns), span=clause.span)
 
 
 def _of_weights(
@@ -99,8 +100,8 @@ def _of_weights(
     clause: syntax.Clause,
     library: Library,
     scope: Scope,
-    sizes: AxisSizes,
     hoisted: Hoisted,
+    built: Architecture,
     states: list[State],
     eta: Expr | None,
     named: bool = False,
@@ -138,7 +139,7 @@ def _of_weights(
         forms = [*body, *forms]
     elif eta is not None:
         inner = scope.with_names(**{n: e for n, e in {"eta": eta}.items() if n not in scope.names})
-    return _build(forms, clause, inner, hoisted, states, named)
+    return _build(forms, clause, inner, hoisted, built, states, named)
 
 
 def _build(
@@ -146,6 +147,7 @@ def _build(
     clause: syntax.Clause,
     inner: Scope,
     hoisted: Hoisted,
+    built: Architecture,
     states: list[State],
     named: bool,
 ) -> Retention:
@@ -167,8 +169,12 @@ def _build(
             because=(Label(nonlinear[0].span, "the first"),),
         )
     axes = weight_axes(states)
-    decays = decays_of(found["decay"], inner, hoisted, states, named) if "decay" in found else ()
-    made = Retention(decays, at=_place(found, nonlinear, clause), span=clause.span)
+    decays, turns = (
+        decays_of(found["decay"], inner, hoisted, states, named, tuple(built.complex.values()))
+        if "decay" in found
+        else ((), ())
+    )
+    made = Retention(decays, turns, at=_place(found, nonlinear, clause), span=clause.span)
     for word, names in (("bregman", ("w",)), ("link", ("a",)), ("penalty", ("w", "w0"))):
         if word in found:
             expr = _formula(found[word], names, axes, inner, hoisted)

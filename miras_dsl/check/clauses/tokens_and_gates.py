@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from miras_dsl.check.formula.axis_sizes import AxisSizes
+from miras_dsl.check.formula.complex_parts import real_formula
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
 from miras_dsl.check.formula.intervals import EVERYTHING
 from miras_dsl.check.formula.shapes import shown, to_axes
@@ -148,7 +149,8 @@ def _gate(item: Definition, sizes: AxisSizes, scope: Scope) -> Gate:
         raise problem(
             "M0208", "a gate for each row has no other axis", item.span, f"{shown(axes)} here"
         )
-    expr = _fitted(elaborate(item.value, replace(scope, own=axes)), axes, item, sizes)
+    whole = real_formula(elaborate(item.value, replace(scope, own=axes)), "a gate")
+    expr = _fitted(whole, axes, item, sizes)
     return Gate(item.name, axes, expr, EVERYTHING, item.span)
 
 
@@ -175,7 +177,7 @@ def _token(item: Definition, sizes: AxisSizes, scope: Scope) -> Token:
                 help=f"write `{item.name}[key]` for a projection of the layer's input",
             )
         return Token(item.name, axes, None, item.span)
-    expr = elaborate(item.value, replace(scope, own=axes or ()))
+    expr = real_formula(elaborate(item.value, replace(scope, own=axes or ())), "a token")
     if axes is None:
         axes = expr.axes
         if "width" in axes or "row" in axes:

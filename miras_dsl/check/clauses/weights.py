@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from miras_dsl.check.formula.axis_sizes import AxisSizes
-from miras_dsl.check.formula.elaborate import Scope
+from miras_dsl.check.formula.elaborate import Entry, Scope
 from miras_dsl.check.formula.shapes import Sizes, shown, to_axes
 from miras_dsl.diagnostics import problem
 from miras_dsl.source import Span
@@ -22,14 +23,24 @@ INITS = ("zero", "learned", "positive")
 class Architecture:
     """The weights and the network of a memory.
 
-    name    the spec's own name for M; `M` means it too
-    params  (name, axes, initial value) of learned constants of the network
+    name     the spec's own name for M; `M` means it too
+    params   (name, axes, initial value) of learned constants of the network
+    complex  complex weight -> its real and its imaginary part, two weights of ``states``
     """
 
     states: list[State] = field(default_factory=list)
+    complex: dict[str, tuple[State, State]] = field(default_factory=dict)
     network: Network | None = None
     name: str = "M"
     params: list[tuple[str, Axes, float]] = field(default_factory=list)
+
+    def named(self, name: str) -> list[State]:
+        """The weight of a name, or the two parts of a complex one; none for another name."""
+        return [s for s in self.states if s.name == name] or list(self.complex.get(name, ()))
+
+    def entries(self, kind: str) -> dict[str, Entry]:
+        """What the names of the weights mean in formulas, as references of a kind."""
+        return weight_entries(self.states, self.complex, kind)
 
     def apply(self, argument: Expr, sizes: Sizes, span: Span) -> Expr:
         """M applied to ``argument``.  Raises Problem if its shape does not fit."""
@@ -44,6 +55,21 @@ class Architecture:
                 f"{shown(argument.axes)} here",
             )
         return substitute(self.network.body, wanted, met)
+
+
+def weight_entries(
+    states: list[State], pairs: Mapping[str, tuple[State, State]], kind: str
+) -> dict[str, Entry]:
+    """Weights by name: a complex one is made of its two parts, which have names of their own too."""
+    names: dict[str, Entry] = {s.name: Ref(s.name, kind, s.axes) for s in states}
+    for name, (real, imaginary) in pairs.items():
+
+        def both(span: Span, real: State = real, imaginary: State = imaginary) -> Expr:
+            sides = tuple(Ref(s.name, kind, s.axes, span) for s in (real, imaginary))
+            return Apply("complex", sides, real.axes, (), span)
+
+        names[name] = both
+    return names
 
 
 def substitute(expr: Expr, old: Ref, new: Expr) -> Expr:
@@ -86,6 +112,9 @@ def declare(
         )
     wanted = AXES[kind]
     entries = weights.shape.entries if isinstance(weights.shape, syntax.Index) else ()
+    last = entries[-1] if entries else None
+    is_complex = isinstance(last, syntax.Name) and last.name == "complex"
+    entries = entries[:-1] if is_complex else entries
     if len(entries) != wanted:
         raise problem(
             "M0305",
@@ -104,7 +133,21 @@ def declare(
         if any(s.name == name for s in built.states):
             raise problem("M0109", f"the weight `{name}` is declared twice", weights.span, "again")
         sizes.claim(name, weights.span, "a weight")
-        built.states.append(State(name, axes, init, weights.span))
+        parts = (f"{name}_re", f"{name}_im") if is_complex else (name,)
+        made = [State(part, axes, init, weights.span) for part in parts]
+        if is_complex:
+            if init == "positive":
+                raise problem(
+                    "M0303",
+                    "a complex weight has no order, so it cannot begin positive",
+                    weights.span,
+                    "complex and positive",
+                    help="let it begin as `zero` or `learned`",
+                )
+            for part in parts:
+                sizes.claim(part, weights.span, f"a part of the complex weight `{name}`")
+            built.complex[name] = (made[0], made[1])
+        built.states += made
 
 
 def _weight_axes(

@@ -45,8 +45,6 @@ LATER = frozenset(
         "product",
         "pooled",
         "blocks",
-        "polar",
-        "real",
         "first",
         "mix",
     }

@@ -66,6 +66,7 @@ def formulas(made: MemorySpec) -> Iterator[Expr]:
         yield from (*parts, term.rate)
     kept = made.retention
     optional: tuple[Expr | None, ...] = tuple(decay.factor for decay in kept.decays)
+    optional += tuple(turn.angle for turn in kept.turns)
     optional += (kept.bregman, kept.link, kept.simplex, kept.penalty)
     anchored, window = made.algorithm.anchored, made.algorithm.window
     optional += (anchored.scale if anchored else None, window[1] if window else None)

@@ -234,4 +234,9 @@ def decayed(spec: MemorySpec, scope: Scope, weights: Mapping[str, Tensor]) -> We
         for factor in spec.retention.factors(w):
             data = evaluate(factor, scope.with_names({}, w)).align_to(axes[w]) * data
         left[w] = data
+    for turn in spec.retention.turns if left else ():
+        re, im = left[turn.real], left[turn.imaginary]
+        angle = evaluate(turn.angle, scope.with_names({}, turn.real)).align_to(axes[turn.real])
+        left[turn.real] = torch.cos(angle) * re - torch.sin(angle) * im
+        left[turn.imaginary] = torch.sin(angle) * re + torch.cos(angle) * im
     return left

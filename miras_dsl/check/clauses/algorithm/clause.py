@@ -14,10 +14,11 @@ from miras_dsl.check.formula.shapes import shown
 from miras_dsl.check.library.call import resolve_library_call
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Label, problem
-from miras_dsl.spec import Algorithm, Anchored, Expr, Number, Ref, State, Term
+from miras_dsl.spec import Algorithm, Anchored, Expr, Number, Ref, Term
 from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
+from ..weights import Architecture
 from .rules import ResolvedAlgorithm, references_in, rules_of
 
 ONE = sp.Integer(1)
@@ -100,10 +101,10 @@ def algorithm(
     scope: Scope,
     sizes: AxisSizes,
     hoisted: Hoisted,
-    states: list[State],
+    built: Architecture,
 ) -> Algorithm:
     """The algorithm: rules and modifiers.  Raises Problem."""
-    found = rules_of(choice, scope, sizes, hoisted, states)
+    found = rules_of(choice, scope, sizes, hoisted, built)
     made = Algorithm(found.rules, found.carry, found.by_weight, span=clause.span)
     seen: dict[str, syntax.Reference] = {}
     for part in clause.content[1:]:  # type: ignore[index]

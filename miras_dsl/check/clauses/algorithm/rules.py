@@ -8,6 +8,7 @@ from functools import partial
 import sympy as sp
 
 from miras_dsl.check.formula.axis_sizes import AxisSizes, free_name
+from miras_dsl.check.formula.complex_parts import real_formula
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
 from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.shapes import shown, to_axes
@@ -15,6 +16,7 @@ from miras_dsl.diagnostics import problem
 from miras_dsl.spec import Apply, Axes, Expr, Number, Ref, State, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
+from ..weights import Architecture
 from .weight_rules import rules_by_weight
 
 ONE = sp.Integer(1)
@@ -55,14 +57,14 @@ def rules_of(
     scope: Scope,
     sizes: AxisSizes,
     hoisted: Hoisted,
-    states: list[State],
+    built: Architecture,
 ) -> CheckedRules:
     """The rules of an algorithm, for every weight or each for one.  Raises Problem."""
-    rules, axes = choice.rules, weight_axes(states)
-    weights = {state.name for state in states}
+    rules, axes = choice.rules, weight_axes(built.states)
+    weights = {state.name for state in built.states} | set(built.complex)
     named = {t.name for b in rules.bindings for t in b.targets} & weights
-    if choice.own and len(states) > 1 and named:
-        return CheckedRules(rules_by_weight(rules, scope, sizes, hoisted, states), (), True)
+    if choice.own and len(built.states) > 1 and named:
+        return CheckedRules(rules_by_weight(rules, scope, sizes, hoisted, built), (), True)
     for name in rules.carry:
         free_name(name, rules.span, "a carried tensor")
         if name == "W" or rules.carry.count(name) > 1:
@@ -97,7 +99,7 @@ def rules_of(
                 )
             if any(name == target.name for name, _ in made):
                 raise problem("M0605", f"`{target.name}` is set twice", target.span, "again")
-            expr = hoisted.hoist(elaborate(binding.value, inner))
+            expr = hoisted.hoist(real_formula(elaborate(binding.value, inner), "a rule"))
             met = to_axes(expr, axes, sizes.sizes)
             if met is None or set(met.axes) != set(axes):
                 raise problem(

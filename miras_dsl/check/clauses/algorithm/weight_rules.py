@@ -8,17 +8,23 @@ weight that has no rule of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+import sympy as sp
+
 from miras_dsl.check.formula.axis_sizes import AxisSizes
+from miras_dsl.check.formula.complex_parts import parts, real_formula
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
 from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.shapes import shown, to_axes
 from miras_dsl.diagnostics import Label, problem
-from miras_dsl.spec import Axes, Expr, Ref, State
+from miras_dsl.spec import Apply, Axes, Expr, Number, Ref, State, iter_nodes
 from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
+
+from ..weights import Architecture, weight_entries
 
 
 def rules_by_weight(
@@ -26,10 +32,10 @@ def rules_by_weight(
     scope: Scope,
     sizes: AxisSizes,
     hoisted: Hoisted,
-    states: list[State],
+    built: Architecture,
 ) -> tuple[tuple[str, Expr], ...]:
     """(weight, formula of its new value) in order.  Raises Problem."""
-    known = {state.name: state for state in states}
+    known = weights_of(built)
     if rules.carry:
         raise problem(
             "M0605",
@@ -45,9 +51,8 @@ def rules_by_weight(
             own = [target.name] if target.name in known else [n for n in known if n not in written]
             assert binding.value is not None
             for name in own:
-                expr = _rule(binding.value, name, scope, sizes, hoisted, known)
-                made.append((name, expr))
-    missing = [state for state in states if state.name not in dict(made)]
+                made += _rule(binding.value, name, scope, sizes, hoisted, built)
+    missing = [state for state in built.states if state.name not in dict(made)]
     if missing:
         raise problem(
             "M0605",
@@ -61,7 +66,14 @@ def rules_by_weight(
     return tuple(made)
 
 
-def _written(rules: syntax.Rules, known: dict[str, State]) -> set[str]:
+def weights_of(built: Architecture) -> dict[str, list[State]]:
+    """The weights that a rule may set: name -> the weight, or the two parts of a complex one."""
+    parts = {state.name for pair in built.complex.values() for state in pair}
+    real = {state.name: [state] for state in built.states if state.name not in parts}
+    return {**real, **{name: list(pair) for name, pair in built.complex.items()}}
+
+
+def _written(rules: syntax.Rules, known: Mapping[str, list[State]]) -> set[str]:
     """The weights with a rule of their own.  Raises Problem for other targets and for one set twice."""
     written: set[str] = set()
     for binding in rules.bindings:
@@ -88,19 +100,22 @@ def _rule(
     scope: Scope,
     sizes: AxisSizes,
     hoisted: Hoisted,
-    known: dict[str, State],
-) -> Expr:
-    own = known[name]
-    names: dict[str, Entry] = {n: _of_weight(e, own.axes) for n, e in scope.names.items()}
-    names |= {state.name: Ref(state.name, "newest", state.axes) for state in known.values()}
-    names.setdefault("W", Ref(name, "newest", own.axes))
-    names["grad"] = Ref(name, "grad", own.axes)
+    built: Architecture,
+) -> list[tuple[str, Expr]]:
+    """The rule of one weight; of a complex one, a rule for each part."""
+    states = weights_of(built)[name]
+    axes = states[0].axes
+    names: dict[str, Entry] = {n: _of_weight(e, axes) for n, e in scope.names.items()}
+    names |= weight_entries(built.states, built.complex, "newest")
+    names.setdefault("W", names[name])
+    pairs = {name: (states[0], states[1])} if len(states) > 1 else {}
+    names["grad"] = weight_entries(states, pairs, "grad")[name]
     inner = replace(
         scope,
         names=names,
         place="a rule",
-        own=own.axes,
-        functions={**scope.functions, "keep": partial(_keep, own=own, known=known)},
+        own=axes,
+        functions={**scope.functions, "keep": partial(_keep, own=name, built=built)},
         network=None,
         network_names=(),
         elsewhere={
@@ -108,17 +123,43 @@ def _rule(
             **dict.fromkeys(("r", "M"), "in a rule the weights stand by their names: `W @ key`"),
         },
     )
-    expr = hoisted.hoist(elaborate(value, inner))
-    met = to_axes(expr, own.axes, sizes.sizes)
-    if met is None or set(met.axes) != set(own.axes):
-        raise problem(
-            "M0203",
-            f"`{name}` has the weight's shape, its rule has not",
-            value.span,
-            f"{shown(expr.axes)} here",
-            because=(Label(own.span, f"{shown(own.axes)}"),),
-        )
-    return met
+    found = elaborate(value, inner)
+    sides: tuple[Expr | None, ...]
+    if len(states) > 1:
+        real, imaginary = parts(found)
+        sides = (real, Number(sp.Integer(0), value.span) if imaginary is None else imaginary)
+    else:
+        sides = (real_formula(found, f"`{name}`"),)
+    made = []
+    for state, side in zip(states, sides, strict=True):
+        assert side is not None
+        expr = hoisted.hoist(side)
+        met = to_axes(expr, axes, sizes.sizes)
+        if met is None or not (set(met.axes) == set(axes) or isinstance(side, Number)):
+            raise problem(
+                "M0203",
+                f"`{name}` has the weight's shape, its rule has not",
+                value.span,
+                f"{shown(expr.axes)} here",
+                because=(Label(state.span, f"{shown(axes)}"),),
+            )
+        # Both parts of a complex weight are set at once: neither rule sees what the other has set.
+        own = {s.name for s in states} if len(states) > 1 else set()
+        made.append((state.name, _before(met, own)))
+    return made
+
+
+def _before(expr: Expr, own: set[str]) -> Expr:
+    """A formula in which some weights stand as the retention has left them."""
+    done: dict[int, Expr] = {}
+    for node in iter_nodes(expr):
+        if isinstance(node, Ref) and node.kind == "newest" and node.name in own:
+            done[id(node)] = replace(node, kind="keep")
+        elif isinstance(node, Apply):
+            done[id(node)] = replace(node, args=tuple(done[id(a)] for a in node.args))
+        else:
+            done[id(node)] = node
+    return done[id(expr)]
 
 
 def _of_weight(entry: Entry, axes: Axes) -> Entry:
@@ -129,17 +170,19 @@ def _of_weight(entry: Entry, axes: Axes) -> Entry:
     return entry
 
 
-def _keep(node: syntax.Call, scope: Scope, own: State, known: dict[str, State]) -> Expr:
+def _keep(node: syntax.Call, scope: Scope, own: str, built: Architecture) -> Expr:
     value = node.arguments[0].value if len(node.arguments) == 1 else None
     name = value.name if isinstance(value, syntax.Name) else ""
-    if name == "W" and "W" not in known:
-        name = own.name
-    if name not in known:
+    kept = weight_entries(built.states, built.complex, "keep")
+    if name == "W" and "W" not in kept:
+        name = own
+    if name not in kept:
         raise problem(
             "M0605",
             "`keep` takes a weight: its value after its retention",
             node.span,
             "not so here",
-            help=f"write `keep({own.name})`",
+            help=f"write `keep({own})`",
         )
-    return Ref(name, "keep", known[name].axes, node.span)
+    found = kept[name]
+    return found(node.span) if callable(found) else replace(found, span=node.span)  # type: ignore

@@ -232,14 +232,8 @@ def _formulas(losses: list[Term], kept: Retention) -> list[Expr]:
     for term in losses:
         parts = (getattr(term, n, None) for n in ("loss", "error", "place", "answer", "rate"))
         found += [p for p in parts if p is not None]
-    kinds = (
-        *(d.factor for d in kept.decays),
-        *(t.angle for t in kept.turns),
-        kept.bregman,
-        kept.link,
-        kept.simplex,
-        kept.penalty,
-    )
+    found += [*(d.factor for d in kept.decays), *(t.angle for t in kept.turns)]
+    kinds = (kept.bregman, kept.link, kept.simplex, kept.penalty)
     return found + [p for p in kinds if p is not None]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import sympy as sp
 
+from miras_dsl.check.clauses.weights import Architecture
 from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.builtins import arguments
 from miras_dsl.check.formula.elaborate import Scope, elaborate, integer_literal
@@ -18,7 +19,6 @@ from miras_dsl.spec import Algorithm, Anchored, Expr, Number, Ref, Term
 from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
 
-from ..weights import Architecture
 from .rules import ResolvedAlgorithm, references_in, rules_of
 
 ONE = sp.Integer(1)

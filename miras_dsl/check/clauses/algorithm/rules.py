@@ -7,6 +7,7 @@ from functools import partial
 
 import sympy as sp
 
+from miras_dsl.check.clauses.weights import Architecture
 from miras_dsl.check.formula.axis_sizes import AxisSizes, free_name
 from miras_dsl.check.formula.complex_parts import real_formula
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
@@ -16,7 +17,6 @@ from miras_dsl.diagnostics import problem
 from miras_dsl.spec import Apply, Axes, Expr, Number, Ref, State, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
-from ..weights import Architecture
 from .weight_rules import rules_by_weight
 
 ONE = sp.Integer(1)

@@ -14,6 +14,7 @@ from functools import partial
 
 import sympy as sp
 
+from miras_dsl.check.clauses.weights import Architecture, weight_entries
 from miras_dsl.check.formula.axis_sizes import AxisSizes
 from miras_dsl.check.formula.complex_parts import parts, real_formula
 from miras_dsl.check.formula.elaborate import Entry, Scope, elaborate
@@ -23,8 +24,6 @@ from miras_dsl.diagnostics import Label, problem
 from miras_dsl.spec import Apply, Axes, Expr, Number, Ref, State, iter_nodes
 from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax
-
-from ..weights import Architecture, weight_entries
 
 
 def rules_by_weight(

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
 from random import Random
+from types import UnionType
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ CHUNK = 48
 """One joining in threes; `test_an_inverse_alone` has the other chunks."""
 
 
-def has(program: Program, kind: type) -> bool:
+def has(program: Program, kind: type | UnionType) -> bool:
     return any(isinstance(n, kind) for n in postorder(n for _, n in program))
 
 
@@ -117,10 +118,11 @@ def check(memory: CompiledMemory) -> None:
         compare(program, extents(memory.rule), logs)
 
 
-SUBSTITUTIONS = {
+SUBSTITUTIONS: dict[str, ForwardSubstitution] = {
     f"{name}, {'reverse' if reverse else 'forward'}": replace(node, reverse=reverse)
     for name, node in substitutions().items()
     for reverse in (False, True)
+    if isinstance(node, ForwardSubstitution)
 }
 
 
@@ -147,18 +149,16 @@ def test_substitutions_of_other_lengths(tokens: int) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 def test_decays_between_blocks_stay_finite(reverse: bool) -> None:
     """Each token keeps between nothing that a float holds and all: exponents are of any size."""
-    node = replace(substitutions()["substitute, gated by a decay"], reverse=reverse)
+    way = "reverse" if reverse else "forward"
+    node = SUBSTITUTIONS[f"substitute, gated by a decay, {way}"]
     rng = np.random.default_rng(1)
-    env = {
-        x: rng.standard_normal([*map((SIZES | sizes_of(CHUNK)).get, x.axes)])
-        for x in inputs_of([node])
-    }
+    sizes = SIZES | sizes_of(CHUNK)
+    env = {x: rng.standard_normal([sizes[a] for a in x.axes]) for x in inputs_of([node])}
     logs = next(x for x in env if x.name == "ga")
     env[logs] = -(10.0 ** rng.uniform(-3, 3, env[logs].shape))
     program = of_node(node)
     wanted, found = (
-        evaluate([p.result("y")], env, SIZES | sizes_of(CHUNK))[0]
-        for p in (program, lower_blocks(program, CHUNK))
+        evaluate([p.result("y")], env, sizes)[0] for p in (program, lower_blocks(program, CHUNK))
     )
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
 
@@ -172,14 +172,14 @@ def test_decays_between_blocks_stay_finite(reverse: bool) -> None:
         ("substitute, coupled", ("Shift", lambda x, axis, by: x)),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("way", ["forward", "reverse"])
 def test_a_wrong_product_between_blocks_is_caught(
-    monkeypatch: pytest.MonkeyPatch, name: str, fault: tuple[str, object], reverse: bool
+    monkeypatch: pytest.MonkeyPatch, name: str, fault: tuple[str, object], way: str
 ) -> None:
     """No product; the inverse decay; a block taken for the one before; the blocks all alike."""
     monkeypatch.setattr(substitution_module, *fault)
     with pytest.raises(AssertionError):
-        test_a_substitution_alone(replace(substitutions()[name], reverse=reverse))
+        test_a_substitution_alone(SUBSTITUTIONS[f"{name}, {way}"])
 
 
 HELD = [case for case in CASES if has(case.program, Inverse | ForwardSubstitution)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from functools import cache, partial
 from random import Random
 
 import numpy as np
@@ -26,6 +26,9 @@ from miras_dsl.ir import (
     Broadcast,
     Contract,
     Cumsum,
+    GatedApply,
+    GatedContract,
+    GatedSpan,
     I,
     Input,
     J,
@@ -61,6 +64,7 @@ PASSES: dict[str, Pass] = {
     "merge_sums": merge_sums,
 }
 Q, K = Input("q", (I, KEY), Role.TOKEN), Input("k", (J, KEY), Role.TOKEN)
+QK = contract(Q, K, (KEY,))
 LOWER, STRICT = Triangle(I, J, False), Triangle(I, J, True)
 
 
@@ -200,6 +204,69 @@ def test_signs_move_outwards_and_cancel() -> None:
     assert simplified(contract(-Q, K, (KEY,))) is -score
     assert simplified(contract(-Q, -K, (KEY,))) is score
     assert simplified(-Mask(-score, LOWER)) is Mask(score, LOWER)
+
+
+@pytest.mark.parametrize("triangle", [LOWER, STRICT])
+def test_numbers_leave_gated_operations(triangle: Triangle) -> None:
+    """From what is multiplied; an exponent keeps its own, even if it is the same node."""
+    a, b, m = Input("a", (I, KEY), Role.TOKEN), Input("b", (J, KEY), Role.TOKEN), Mask(QK, LOWER)
+    over_col, over_row = (
+        partial(GatedApply, channel=KEY, triangle=triangle, over=t) for t in (J, I)
+    )
+    span = partial(GatedSpan, channel=KEY, triangle=triangle, inclusive=True)
+    pairs: list[tuple[Node, Node]] = [
+        (
+            GatedContract(-Q, K * 3, a, b, KEY, triangle),
+            GatedContract(Q, K, a, b, KEY, triangle) * -3,
+        ),
+        (GatedContract(-a, -b, -a, -b, KEY, triangle), GatedContract(a, b, -a, -b, KEY, triangle)),
+        (over_col(-m, K * 2, -a, b), over_col(m, K, -a, b) * -2),
+        (over_row(-m, -a, -a, b), over_row(m, a, -a, b)),
+        (span(-m, Q * 2, K * 3, a, b), span(m, Q, K, a, b) * -6),
+    ]
+    for node, wanted in pairs:
+        assert simplified(node) is wanted
+        program = Program(tuple(inputs_of([node])), (("y", node),), ())
+        assert difference(program, simplify(program), {I: 5, J: 5, KEY: 3}) < 1e-14
+
+
+def test_sums_of_sums_are_one() -> None:
+    """As are maxima of maxima; not a sum of maxima, nor a sum that something else reads."""
+    x = Input("x", (I, J, KEY, VALUE), Role.TOKEN)
+
+    def twice(outer: str, inner: str) -> Node:
+        return Reduce(outer, Reduce(inner, x, (VALUE,)), (I,))
+
+    for kind in ("sum", "max"):
+        assert simplified(twice(kind, kind)) is Reduce(kind, x, (I, VALUE))
+        assert simplified(Reduce(kind, twice(kind, kind), (KEY,))) is Reduce(
+            kind, x, (I, VALUE, KEY)
+        )
+    assert simplified(Reduce("sum", -Reduce("sum", x, (VALUE,)), (I,))) is -Reduce(
+        "sum", x, (I, VALUE)
+    )
+    for node in (
+        twice("sum", "max"),
+        twice("max", "sum"),
+        Reduce("max", -twice("max", "max"), (J,)),
+    ):
+        assert sum(isinstance(n, Reduce) for n in postorder([simplified(node)])) == 2
+    inner = Reduce("sum", x, (VALUE,))
+    read = Program((x,), (("y", Reduce("sum", inner, (I,))), ("z", inner)), ())
+    assert simplify(read).results == read.results
+    sizes = {I: 5, J: 5, KEY: 3, VALUE: 2}
+    for node in (twice("sum", "sum"), twice("max", "max"), twice("sum", "max")):
+        program = Program((x,), (("y", node),), ())
+        assert difference(program, simplify(program), sizes) < 1e-14
+
+
+def test_a_number_left_behind_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sign of a gated product's operand dropped: the comparison sees it."""
+    made = module._scaled
+    monkeypatch.setattr(module, "_scaled", lambda x: (abs(made(x)[0]), made(x)[1]))
+    (case,) = (case for case in CASES if case.name == "row gates")
+    with pytest.raises(AssertionError):
+        test_simplified_hand_written_programs(case)
 
 
 def test_idle_and_nested_masks() -> None:

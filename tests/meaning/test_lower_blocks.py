@@ -51,9 +51,10 @@ from miras_dsl.ir.interpreter import Array, evaluate
 from miras_dsl.source import Source
 from tests.judge.random_specs.draw import SpecRecipe, sample, text
 from tests.meaning.cases import CASES, Case
+from tests.meaning.compare_programs import difference
 from tests.meaning.derived import compiled, extents, of_text, shipped
 from tests.meaning.node_cases import SIZES, X, Y, substitutions
-from tests.meaning.test_passes import MANY, RANDOM, difference
+from tests.meaning.test_passes import MANY, RANDOM
 
 CHUNK = 48
 """One joining in threes; `test_an_inverse_alone` has the other chunks."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from random import Random
 
-import numpy as np
 import pytest
 import sympy as sp
 
@@ -48,10 +47,10 @@ from miras_dsl.ir import (
     inputs_of,
     postorder,
 )
-from miras_dsl.ir.interpreter import evaluate
 from miras_dsl.scalar.functions import OPERANDS
 from tests.judge.random_specs.draw import sample, text
 from tests.meaning.cases import CASES, Case
+from tests.meaning.compare_programs import difference
 from tests.meaning.derived import compiled, extents, of_text, shipped
 
 TOKENS = 6
@@ -66,26 +65,6 @@ PASSES: dict[str, Pass] = {
 Q, K = Input("q", (I, KEY), Role.TOKEN), Input("k", (J, KEY), Role.TOKEN)
 QK = contract(Q, K, (KEY,))
 LOWER, STRICT = Triangle(I, J, False), Triangle(I, J, True)
-
-
-def difference(
-    before: Program, after: Program, sizes: Mapping[Axis, int], logs: Collection[str] = ()
-) -> float:
-    """The largest difference of a result, relative to its size, on random inputs; `valid` is 1
-    unless ``after`` reads it.
-
-    logs  names of inputs that are drawn negative: the logarithms of gates, over many tokens
-    """
-    rng = np.random.default_rng(0)
-    env = {x: rng.uniform(0.1, 0.5, [sizes[a] for a in x.axes]) for x in before.inputs}
-    env |= {x: -v for x, v in env.items() if x.name in logs}
-    if VALID not in after.inputs:
-        env[VALID] = np.ones(sizes[I])
-    old, new = (evaluate([n for _, n in p], env, sizes) for p in (before, after))
-    return max(
-        float(np.max(np.abs(x - y))) / max(1.0, float(np.max(np.abs(x))))
-        for x, y in zip(old, new, strict=True)
-    )
 
 
 def sizes_of(memory: CompiledMemory) -> dict[Axis, int]:

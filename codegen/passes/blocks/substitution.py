@@ -10,10 +10,10 @@ and from the last block to the first, with ``A_kh`` transposed and k > h, for a 
 Groups of blocks are blocks too: in a chunk of 64 rows one product of 32 x 32 carries the first half
 into the second, and each half is solved so from its own halves.
 
-Between two blocks every decay holds the end of the earlier one, at which its exponent is parted:
-``e^(a_i - b_j) = e^(a_i - b_end) e^(b_end - b_j)``.  If ``a`` and ``b`` are running sums of one logarithm,
-both are decays themselves, no larger than those that the rows of the block hold.  Other exponents are
-not parted, for one of the two factors could be infinite.
+Between two blocks every decay reaches over the end of the earlier one, where its exponent is parted,
+and a product of matrices is left: ``e^(a_i - b_j) = e^(a_i - b_end) e^(b_end - b_j)``.  If ``a`` and ``b``
+are running sums of one logarithm, each factor is itself a decay between two rows of the chunk, so none
+is infinite where the decays are not.  Other exponents are not parted.
 """
 
 from __future__ import annotations

@@ -152,7 +152,8 @@ class _Anonymous:
             holes = [node.r, *(hole for hole, _ in node.rows)]
             body = self.nodes([node.body], holes)
             used = ",".join(at[operand] for operand in node.operands)
-            return f"Substitute({used}|{body}|{node.gates is not None},{node.reverse})"
+            how = f"{node.gates is not None},{node.reverse},{node.row},{node.col}"
+            return f"Substitute({used}|{body}|{how})"
         held = [getattr(node, f.name) for f in fields(node)]
         return type(node).__name__ + "(" + ",".join(_value(v, at) for v in held) + ")"
 

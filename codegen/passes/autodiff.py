@@ -21,10 +21,8 @@ from miras_dsl.ir import (
     GatedApply,
     GatedContract,
     GatedSpan,
-    I,
     Input,
     Inverse,
-    J,
     Join,
     L,
     Label,
@@ -56,9 +54,6 @@ from miras_dsl.ir import (
 from miras_dsl.scalar.functions import OPERANDS, derivative
 
 from .decay_gradient import decay_log
-
-EARLIER = Triangle(I, J, strict=True)
-"""What a token takes from the tokens before it."""
 
 
 def vjp(
@@ -179,14 +174,15 @@ def _substitution(node: ForwardSubstitution, g: Node) -> Iterator[tuple[Node, No
     """The adjoint of a substitution is the transposed substitution through the body's derivative."""
     if node.reverse:
         raise AssertionError("a reverse substitution is made by this pass, not read by it")
-    a, p, gates = node.a, node.p, node.gates
-    earlier = rename(node, {I: J})
+    a, p, gates, row, col = node.a, node.p, node.gates, node.row, node.col
+    before = Triangle(row, col, strict=True)
+    earlier = rename(node, {row: col})
     if gates is None:
-        sources = contract(a, earlier, (J,))
+        sources = contract(a, earlier, (col,))
     else:
-        (channel,) = set(p.axes) - {I}
-        high, low = gates[0], rename(gates[1], {I: J})
-        sources = GatedApply(a, earlier, high, low, channel, EARLIER, J)
+        (channel,) = set(p.axes) - {row}
+        high, low = gates[0], rename(gates[1], {row: col})
+        sources = GatedApply(a, earlier, high, low, channel, before, col)
     rows_r = p + sources
 
     hole = Input("t", node.body.axes, Role.HOLE)
@@ -197,31 +193,32 @@ def _substitution(node: ForwardSubstitution, g: Node) -> Iterator[tuple[Node, No
     through = g
     if not is_zero(body):
         read = set(inputs_of([body]))
-        holes = tuple((h, row) for h, row in ((kept_r, rows_r), *node.rows) if h in read)
-        dr = ForwardSubstitution(a, g, broadcast(body, node.r.axes), hole, holes, gates, True)
+        holes = tuple((h, x) for h, x in ((kept_r, rows_r), *node.rows) if h in read)
+        slope = broadcast(body, node.r.axes)
+        dr = ForwardSubstitution(a, g, slope, hole, holes, gates, True, row, col)
         if gates is None:
-            back = rename(contract(a, dr, (I,)), {J: I})
+            back = rename(contract(a, dr, (row,)), {col: row})
             da = contract(dr, earlier, set(node.body.axes))
         else:
-            moved = GatedApply(a, dr, high, low, channel, EARLIER, I)
-            back = rename(moved, {J: I})
-            da = GatedContract(dr, earlier, high, low, channel, EARLIER)
+            moved = GatedApply(a, dr, high, low, channel, before, row)
+            back = rename(moved, {col: row})
+            da = GatedContract(dr, earlier, high, low, channel, before)
             if (decay := decay_log(high, low)) is not None:
-                yield decay.log, decay.of_products(a, dr, earlier, high, low, channel, EARLIER)
+                yield decay.log, decay.of_products(a, dr, earlier, high, low, channel, before)
             else:
                 yield gates[0], dr * sources
                 yield gates[1], -(node * back)
         yield p, dr
-        yield a, Mask(da, EARLIER)
+        yield a, Mask(da, before)
         through = g + back
     lifted = {node.r: rows_r, hole: through, **rows}
-    for h, row in node.rows:
+    for h, given in node.rows:
         (share,) = substitute([slopes[h]], lifted)
         yield (
-            row,
+            given,
             share
             if is_zero(share)
-            else reduce_sum(broadcast(share, row.axes), set(share.axes) - set(row.axes)),
+            else reduce_sum(broadcast(share, given.axes), set(share.axes) - set(given.axes)),
         )
 
 

@@ -1,6 +1,10 @@
-"""Algebraic simplification of a program: numbers move outwards, masks that change nothing go."""
+"""Algebraic simplification of a program: numbers move outwards, masks that change nothing go, sums of
+sums are one."""
 
 from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
 
 import sympy as sp
 
@@ -9,7 +13,9 @@ from miras_dsl.ir import (
     Contract,
     Cumsum,
     Decay,
+    GatedApply,
     GatedContract,
+    GatedSpan,
     Join,
     Map,
     Mask,
@@ -24,6 +30,7 @@ from miras_dsl.ir import (
     Triangle,
     broadcast,
     elementwise,
+    ordered,
     postorder,
     with_operands,
 )
@@ -31,10 +38,29 @@ from miras_dsl.scalar.functions import OPERANDS
 
 
 def simplify(program: Program) -> Program:
-    """The same program with numeric factors outside linear operations and without idle masks."""
+    """The same program with numeric factors outside linear operations, without idle masks, and without
+    sums of sums or maxima of maxima; what something else reads stays a value of its own."""
     made: dict[Node, Node] = {}
     for node in postorder(root for _, root in program.results):
         made[node] = _simplified(with_operands(node, made) if node.operands else node)
+    return _with_merged_reductions(program.with_results(made))
+
+
+def _with_merged_reductions(program: Program) -> Program:
+    nodes = postorder(root for _, root in program.results)
+    users = Counter(operand for node in nodes for operand in node.operands)
+    users.update(root for _, root in program.results)
+    made: dict[Node, Node] = {}
+    for node in nodes:
+        new = with_operands(node, made) if node.operands else node
+        match node, new:
+            case Reduce(x=read), Reduce(kind, Reduce(inner, x, own), over) if (
+                kind == inner and users[read] == 1
+            ):
+                new = Reduce(kind, x, ordered((*own, *over)))
+            case _:
+                pass
+        made[node] = new
     return program.with_results(made)
 
 
@@ -52,6 +78,15 @@ def _simplified(node: Node) -> Node:
             return _number_outside(node)
         case Reduce("sum"):
             return _number_outside(node)
+        case GatedContract(x, y):
+            (one, x), (other, y) = _scaled(x), _scaled(y)
+            return elementwise(one * other * OPERANDS[0], replace(node, x=x, y=y))
+        case GatedApply(m, y):
+            (one, m), (other, y) = _scaled(m), _scaled(y)
+            return elementwise(one * other * OPERANDS[0], replace(node, m=m, y=y))
+        case GatedSpan(m, x, y):
+            (one, m), (other, x), (third, y) = _scaled(m), _scaled(x), _scaled(y)
+            return elementwise(one * other * third * OPERANDS[0], replace(node, m=m, x=x, y=y))
         case _:
             return node
 

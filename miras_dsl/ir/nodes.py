@@ -14,7 +14,7 @@ import sympy as sp
 
 from miras_dsl.scalar.functions import OPERANDS
 
-from .axes import Axes, Axis, I, Role, Triangle, ordered
+from .axes import Axes, Axis, I, J, Role, Triangle, ordered
 from .interning import Cached, Interned, cached
 
 
@@ -419,7 +419,8 @@ class ForwardSubstitution(TensorNode):
         forward   r_i = p_i + sum_{j<i} A[i, j] G_ij g_j     g_i = body(r_i, rows_i)
         reverse   r_i = p_i + sum_{j>i} A[j, i] G_ji g_j     (from the last row to the first)
 
-    with ``G_ij = e^(a[i, c] - b[j, c])`` when ``gates = (a, b)`` are given, else 1.
+    with ``G_ij = e^(a[i, c] - b[j, c])`` when ``gates = (a, b)`` are given, else 1; i is ``row``, and
+    j is ``col``, which only ``A`` has.  The result has the axis i and the axes of ``body``.
 
     a        ``A`` [i, j], zero on and above the diagonal
     p        [i, *axes of r]
@@ -427,9 +428,6 @@ class ForwardSubstitution(TensorNode):
     r        the input of role HOLE that stands for the right-hand side of a row
     rows     (hole, node with the axis i): what else ``body`` reads, row by row
     gates    (a, b), each [i, c] with c the only axis of a row
-    reverse  from the last row to the first
-
-    The result has the axis i and the axes of ``body``.
     """
 
     a: Node
@@ -439,10 +437,12 @@ class ForwardSubstitution(TensorNode):
     rows: tuple[tuple[Input, Node], ...]
     gates: tuple[Node, Node] | None = None
     reverse: bool = False
+    row: Axis = I
+    col: Axis = J
 
     @cached
     def axes(self) -> Axes:
-        return ordered((I, *self.body.axes))
+        return ordered((self.row, *self.body.axes))
 
     @property
     def operands(self) -> tuple[Node, ...]:

@@ -102,12 +102,10 @@ def with_operands(node: Node, operand: Mapping[Node, Node]) -> Node:
             return GatedSpan(*moved, channel, triangle, inclusive)
         case Inverse(x, row, col):
             return Inverse(operand[x], row, col)
-        case ForwardSubstitution(a, p, body, r, rows, gates, reverse):
+        case ForwardSubstitution(a, p, rows=rows, gates=gates):
             new_rows = tuple((hole, operand[row]) for hole, row in rows)
             new_gates = (operand[gates[0]], operand[gates[1]]) if gates else None
-            return ForwardSubstitution(
-                operand[a], operand[p], body, r, new_rows, new_gates, reverse
-            )
+            return replace(node, a=operand[a], p=operand[p], rows=new_rows, gates=new_gates)
         case Input() | Number() | AxisSize():
             return node
         case _:

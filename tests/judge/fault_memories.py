@@ -1,4 +1,4 @@
-"""The memories, layers and models that faults are planted in."""
+"""The memories, layers, models and programs that faults are planted in."""
 
 from __future__ import annotations
 
@@ -218,3 +218,7 @@ MODELS = {
     .replace("plain_output", "output_gate")
     + "model All(width = 8, vocab = 11) = repeat 2 { Whole ; swiglu }\n"
 }
+
+IN_BLOCKS = {f"{name} in blocks": name for name in ("delta", "momentum", "rows")}
+"""Memories of `TEXTS` whose chunk programs are opened into blocks: an inverse, and substitutions without
+and with a decay of their own for each row."""

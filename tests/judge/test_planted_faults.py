@@ -20,6 +20,7 @@ from miras_dsl.runtime.load import loader
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 from tests.judge import (
+    faults_blocks,
     faults_derived,
     faults_module,
     faults_reach,
@@ -27,8 +28,9 @@ from tests.judge import (
     faults_rules,
     faults_running,
 )
-from tests.judge.fault_memories import LAYERS, MODELS, TEXTS
+from tests.judge.fault_memories import IN_BLOCKS, LAYERS, MODELS, TEXTS
 from tests.judge.faults import FAULTS, Fault, cases, spec_of
+from tests.judge.opened_programs import wrong_in_blocks
 from tests.module.layer_certificate import wrong, wrong_model
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "planted-faults.md"
@@ -39,8 +41,9 @@ PLACES = {
     faults_reach: "far out",
     faults_rules: "algorithm, retention",
     faults_module: "module",
+    faults_blocks: "blocks",
 }
-SUBJECTS = [*TEXTS, *LAYERS, *MODELS]
+SUBJECTS = [*TEXTS, *LAYERS, *MODELS, *IN_BLOCKS]
 PLANTED = sorted(FAULTS, key=lambda f: SUBJECTS.index(f.memory))
 CAUGHT: dict[str, str] = {}
 
@@ -70,9 +73,11 @@ def certified(memory: str, where: tuple[Case, ...] = (), dtype: str = "float64")
 
 
 def judged(subject: str, *where: Any) -> list[tuple[str, str]]:
-    """What is red in a memory, layer or model: check and quantity."""
+    """What is red in a memory, layer, model or program in blocks: check and quantity."""
     if subject in TEXTS:
         return [(r.check, r.result.name) for r in certified(subject, *where).failures]
+    if subject in IN_BLOCKS:
+        return wrong_in_blocks(spec_named(IN_BLOCKS[subject]))
     library = loader._load.__wrapped__(Source("<fault>", (LAYERS | MODELS)[subject]))
     found = wrong(library, "Whole") if subject in LAYERS else wrong_model(library, "All")
     return [(w.check, w.name) for w in found]
@@ -95,7 +100,7 @@ def test_without_a_fault_it_is_green_there(
     assert certificate.green and not certificate.unjudged, str(certificate)
 
 
-@pytest.mark.parametrize("subject", [*LAYERS, *MODELS])
+@pytest.mark.parametrize("subject", [*LAYERS, *MODELS, *IN_BLOCKS])
 def test_without_a_fault_nothing_is_wrong(subject: str) -> None:
     assert judged(subject) == []
 
@@ -130,6 +135,10 @@ def page() -> str:
         "A certificate takes tokens and gates as given. Faults of what makes them, and of what",
         "stands around a memory, are planted under whole layers and models, whose meaning",
         "`tests/module/layer_meaning.py` computes from their formulas: what is fed, outputs, gradients.",
+        "",
+        "No generated module has its rows in blocks yet. Faults of what opens them, and of the reverse",
+        "mode of operations that only blocks have, are planted under chunk programs, compared in blocks",
+        "and without (`tests/judge/opened_programs.py`).",
         "",
         "| place | fault | memory | caught by |",
         "|---|---|---|---|",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from random import Random
 
-import numpy as np
 import pytest
 import sympy as sp
 
@@ -26,6 +25,9 @@ from miras_dsl.ir import (
     Broadcast,
     Contract,
     Cumsum,
+    GatedApply,
+    GatedContract,
+    GatedSpan,
     I,
     Input,
     J,
@@ -45,10 +47,10 @@ from miras_dsl.ir import (
     inputs_of,
     postorder,
 )
-from miras_dsl.ir.interpreter import evaluate
 from miras_dsl.scalar.functions import OPERANDS
 from tests.judge.random_specs.draw import sample, text
 from tests.meaning.cases import CASES, Case
+from tests.meaning.compare_programs import difference
 from tests.meaning.derived import compiled, extents, of_text, shipped
 
 TOKENS = 6
@@ -61,27 +63,8 @@ PASSES: dict[str, Pass] = {
     "merge_sums": merge_sums,
 }
 Q, K = Input("q", (I, KEY), Role.TOKEN), Input("k", (J, KEY), Role.TOKEN)
+QK = contract(Q, K, (KEY,))
 LOWER, STRICT = Triangle(I, J, False), Triangle(I, J, True)
-
-
-def difference(
-    before: Program, after: Program, sizes: Mapping[Axis, int], logs: Collection[str] = ()
-) -> float:
-    """The largest difference of a result, relative to its size, on random inputs; `valid` is 1
-    unless ``after`` reads it.
-
-    logs  names of inputs that are drawn negative: the logarithms of gates, over many tokens
-    """
-    rng = np.random.default_rng(0)
-    env = {x: rng.uniform(0.1, 0.5, [sizes[a] for a in x.axes]) for x in before.inputs}
-    env |= {x: -v for x, v in env.items() if x.name in logs}
-    if VALID not in after.inputs:
-        env[VALID] = np.ones(sizes[I])
-    old, new = (evaluate([n for _, n in p], env, sizes) for p in (before, after))
-    return max(
-        float(np.max(np.abs(x - y))) / max(1.0, float(np.max(np.abs(x))))
-        for x, y in zip(old, new, strict=True)
-    )
 
 
 def sizes_of(memory: CompiledMemory) -> dict[Axis, int]:
@@ -200,6 +183,69 @@ def test_signs_move_outwards_and_cancel() -> None:
     assert simplified(contract(-Q, K, (KEY,))) is -score
     assert simplified(contract(-Q, -K, (KEY,))) is score
     assert simplified(-Mask(-score, LOWER)) is Mask(score, LOWER)
+
+
+@pytest.mark.parametrize("triangle", [LOWER, STRICT])
+def test_numbers_leave_gated_operations(triangle: Triangle) -> None:
+    """From what is multiplied; an exponent keeps its own, even if it is the same node."""
+    a, b, m = Input("a", (I, KEY), Role.TOKEN), Input("b", (J, KEY), Role.TOKEN), Mask(QK, LOWER)
+    over_col, over_row = (
+        partial(GatedApply, channel=KEY, triangle=triangle, over=t) for t in (J, I)
+    )
+    span = partial(GatedSpan, channel=KEY, triangle=triangle, inclusive=True)
+    pairs: list[tuple[Node, Node]] = [
+        (
+            GatedContract(-Q, K * 3, a, b, KEY, triangle),
+            GatedContract(Q, K, a, b, KEY, triangle) * -3,
+        ),
+        (GatedContract(-a, -b, -a, -b, KEY, triangle), GatedContract(a, b, -a, -b, KEY, triangle)),
+        (over_col(-m, K * 2, -a, b), over_col(m, K, -a, b) * -2),
+        (over_row(-m, -a, -a, b), over_row(m, a, -a, b)),
+        (span(-m, Q * 2, K * 3, a, b), span(m, Q, K, a, b) * -6),
+    ]
+    for node, wanted in pairs:
+        assert simplified(node) is wanted
+        program = Program(tuple(inputs_of([node])), (("y", node),), ())
+        assert difference(program, simplify(program), {I: 5, J: 5, KEY: 3}) < 1e-14
+
+
+def test_sums_of_sums_are_one() -> None:
+    """As are maxima of maxima; not a sum of maxima, nor a sum that something else reads."""
+    x = Input("x", (I, J, KEY, VALUE), Role.TOKEN)
+
+    def twice(outer: str, inner: str) -> Node:
+        return Reduce(outer, Reduce(inner, x, (VALUE,)), (I,))
+
+    for kind in ("sum", "max"):
+        assert simplified(twice(kind, kind)) is Reduce(kind, x, (I, VALUE))
+        assert simplified(Reduce(kind, twice(kind, kind), (KEY,))) is Reduce(
+            kind, x, (I, VALUE, KEY)
+        )
+    assert simplified(Reduce("sum", -Reduce("sum", x, (VALUE,)), (I,))) is -Reduce(
+        "sum", x, (I, VALUE)
+    )
+    for node in (
+        twice("sum", "max"),
+        twice("max", "sum"),
+        Reduce("max", -twice("max", "max"), (J,)),
+    ):
+        assert sum(isinstance(n, Reduce) for n in postorder([simplified(node)])) == 2
+    inner = Reduce("sum", x, (VALUE,))
+    read = Program((x,), (("y", Reduce("sum", inner, (I,))), ("z", inner)), ())
+    assert simplify(read).results == read.results
+    sizes = {I: 5, J: 5, KEY: 3, VALUE: 2}
+    for node in (twice("sum", "sum"), twice("max", "max"), twice("sum", "max")):
+        program = Program((x,), (("y", node),), ())
+        assert difference(program, simplify(program), sizes) < 1e-14
+
+
+def test_a_number_left_behind_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sign of a gated product's operand dropped: the comparison sees it."""
+    made = module._scaled
+    monkeypatch.setattr(module, "_scaled", lambda x: (abs(made(x)[0]), made(x)[1]))
+    (case,) = (case for case in CASES if case.name == "row gates")
+    with pytest.raises(AssertionError):
+        test_simplified_hand_written_programs(case)
 
 
 def test_idle_and_nested_masks() -> None:

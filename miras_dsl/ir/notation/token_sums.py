@@ -66,7 +66,7 @@ def rows(writer: Writer, node: ir.ForwardSubstitution) -> Piece:
     order = "rows_from_the_last" if node.reverse else "rows"
     decayed = ""
     if node.gates is not None:
-        triangle = ir.Triangle(ir.I, ir.J, strict=True)
+        triangle = ir.Triangle(node.row, node.col, strict=True)
         decayed = f", G = {decay(writer, *node.gates, triangle).text}"
         scores = f"{scores} G"
     read = f"{r} = {base} + {scores}{times}{g}{decayed}"

@@ -1,0 +1,1 @@
+"""Operations on the rows of a chunk, opened into blocks of 16 rows."""

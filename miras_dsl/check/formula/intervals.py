@@ -27,9 +27,7 @@ def intervals(expr: Expr, known: Mapping[str, Interval]) -> dict[int, Interval]:
                 found[id(node)] = Interval(float(value), float(value))
             case Ref(name, "gate"):
                 found[id(node)] = known.get(name, EVERYTHING)
-            case Ref(_, "size"):
-                found[id(node)] = Interval(1, inf)
-            case Ref(_, "position"):
+            case Ref(_, "size" | "position" | "head"):
                 found[id(node)] = Interval(1, inf)
             case Ref():
                 found[id(node)] = EVERYTHING
@@ -42,8 +40,10 @@ def intervals(expr: Expr, known: Mapping[str, Interval]) -> dict[int, Interval]:
 
 def _apply(op: str, given: list[Interval], args: tuple[Expr, ...]) -> Interval:
     match op, given:
-        case (("retag" | "shift" | "mean"), [a, *_]):
-            return Interval(min(a.low, 0.0), max(a.high, 0.0)) if op == "shift" else a
+        case (("retag" | "mean"), [a]):
+            return a
+        case (("shift" | "topk"), [a]):
+            return Interval(min(a.low, 0.0), max(a.high, 0.0))
         case "sum", [a]:
             return Interval(0 if a.low >= 0 else -inf, 0 if a.high <= 0 else inf)
         case "norm", _:
@@ -60,6 +60,10 @@ def _apply(op: str, given: list[Interval], args: tuple[Expr, ...]) -> Interval:
             return Interval(_plus(a.low, -b.high, -inf), _plus(a.high, -b.low, inf))
         case "mul", [a, b]:
             return _power(a, 2) if args[0] == args[1] else _product(a, b)
+        case "div", [a, b] if (share := _share_of_heads(args)) is not None:
+            return _product(Interval(share, share), Interval(0, 1))
+        case "div", [a, _] if a.low >= 0 and _total_of(args):
+            return Interval(0, 1)
         case "div", [a, b]:
             if b.low < 0 < b.high or (b.low == 0 and b.high == 0):
                 return EVERYTHING
@@ -73,7 +77,7 @@ def _apply(op: str, given: list[Interval], args: tuple[Expr, ...]) -> Interval:
         case "sqrt", [a]:
             return Interval(sqrt(max(a.low, 0.0)), sqrt(max(a.high, 0.0)))
         case "log", [a]:
-            return Interval(log(a.low) if a.low > 0 else -inf, log(a.high) if a.high > 0 else -inf)
+            return Interval(_log(a.low), _log(a.high))
         case (("gelu" | "gelu_tanh"), [a]):
             return Interval(0 if a.low >= 0 else GELU_FLOOR, max(a.high, 0.0))
         case "silu", [a]:
@@ -180,8 +184,34 @@ def _root(x: float, n: float) -> float:
 
 
 def _powers(a: Interval, b: Interval) -> Interval:
+    """a^b = e^(b log a), for every a and b of two ranges."""
     if a.low < 0:
         return EVERYTHING
-    if a.high <= 1 and b.low >= 0:
-        return Interval(0, 1)
-    return Interval(0, inf)
+    exponent = _product(Interval(_log(a.low), _log(a.high)), b)
+    return Interval(_safe(exp, exponent.low), _safe(exp, exponent.high))
+
+
+def _log(x: float) -> float:
+    return log(x) if x > 0 else -inf
+
+
+def _total_of(args: tuple[Expr, ...]) -> bool:
+    """Whether a quotient is `v / sum(v)`."""
+    part, total = args
+    return isinstance(total, Apply) and total.op == "sum" and total.args[0] == part
+
+
+def _share_of_heads(args: tuple[Expr, ...]) -> float | None:
+    """c, where a quotient is `c * head / heads`: the share lies between 0 and 1."""
+    above, below = args
+    factor = 1.0
+    while True:
+        match above:
+            case Ref("head", "head") if isinstance(below, Ref) and below.name == "heads":
+                return factor
+            case Apply("neg", (inner,)):
+                factor, above = -factor, inner
+            case Apply("mul", (Number(value), inner)) | Apply("mul", (inner, Number(value))):
+                factor, above = factor * float(value), inner
+            case _:
+                return None

@@ -263,7 +263,7 @@ def _vector(x: Expr, node: syntax.Call) -> None:
             f"`{node.name}` takes a vector",
             x.span,
             "one number",
-            help="only vectors have a length",
+            help="a vector has an axis, such as [key]; a number has none",
         )
 
 

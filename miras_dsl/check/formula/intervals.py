@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from math import cosh, erf, exp, inf, isnan, log, log1p, sinh, sqrt, tanh
 from typing import assert_never
 
@@ -31,6 +32,8 @@ def intervals(expr: Expr, known: Mapping[str, Interval]) -> dict[int, Interval]:
                 found[id(node)] = Interval(1, inf)
             case Ref():
                 found[id(node)] = EVERYTHING
+            case Apply("div", (a, b)) if (share := _share(a, b, found)) is not None:
+                found[id(node)] = share
             case Apply(op, args):
                 found[id(node)] = _apply(op, [found[id(a)] for a in args], args)
             case _:
@@ -60,10 +63,6 @@ def _apply(op: str, given: list[Interval], args: tuple[Expr, ...]) -> Interval:
             return Interval(_plus(a.low, -b.high, -inf), _plus(a.high, -b.low, inf))
         case "mul", [a, b]:
             return _power(a, 2) if args[0] == args[1] else _product(a, b)
-        case "div", [a, b] if (share := _share_of_heads(args)) is not None:
-            return _product(Interval(share, share), Interval(0, 1))
-        case "div", [a, _] if a.low >= 0 and _total_of(args):
-            return Interval(0, 1)
         case "div", [a, b]:
             if b.low < 0 < b.high or (b.low == 0 and b.high == 0):
                 return EVERYTHING
@@ -195,23 +194,21 @@ def _log(x: float) -> float:
     return log(x) if x > 0 else -inf
 
 
-def _total_of(args: tuple[Expr, ...]) -> bool:
-    """Whether a quotient is `v / sum(v)`."""
-    part, total = args
-    return isinstance(total, Apply) and total.op == "sum" and total.args[0] == part
-
-
-def _share_of_heads(args: tuple[Expr, ...]) -> float | None:
-    """c, where a quotient is `c * head / heads`: the share lies between 0 and 1."""
-    above, below = args
-    factor = 1.0
-    while True:
-        match above:
-            case Ref("head", "head") if isinstance(below, Ref) and below.name == "heads":
-                return factor
-            case Apply("neg", (inner,)):
-                factor, above = -factor, inner
-            case Apply("mul", (Number(value), inner)) | Apply("mul", (inner, Number(value))):
-                factor, above = factor * float(value), inner
-            case _:
-                return None
+def _share(part: Expr, whole: Expr, found: Mapping[int, Interval]) -> Interval | None:
+    """The range of `part / whole` where that is a share between 0 and 1, perhaps times a factor: of the
+    heads in `head / heads`, of a sum in `v / sum(v)`; None for any other quotient."""
+    of_heads = (
+        isinstance(whole, Ref) and whole.name == "heads" and part == replace(whole, name="head")
+    )
+    of_sum = isinstance(whole, Apply) and whole.op == "sum" and whole.args[0] == part
+    if of_heads or (of_sum and found[id(part)].low >= 0):
+        return Interval(0, 1)
+    match part:
+        case Apply("neg", (inner,)):
+            factors = [(inner, Interval(-1, -1))]
+        case Apply("mul", (a, b)):
+            factors = [(a, found[id(b)]), (b, found[id(a)])]
+        case _:
+            return None
+    shares = ((_share(inner, whole, found), factor) for inner, factor in factors)
+    return next((_product(share, factor) for share, factor in shares if share is not None), None)

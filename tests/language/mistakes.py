@@ -130,6 +130,18 @@ MISTAKES: dict[str, dict[str, str | None]] = {
     "answer of the token before": {"bias": "sum((W @ key - value - shift(W @ key))^2)"},
     "top_k of torch": {"gates": "{ alpha[key] = sigmoid(top_k(linear(x), 4))  eta = 1 }"},
     "key of its own past": {"tokens": "{ key = shift(key) }"},
+    "rate of one term of two": {
+        "bias": "erase: sum((W @ key)^2) / 2, store: -dot(W @ key, value)",
+        "algorithm": "momentum(erase = eta, mu = alpha), exact",
+    },
+    "rates twice": {
+        "bias": "erase: sum((W @ key)^2) / 2, store: -dot(W @ key, value)",
+        "algorithm": "momentum(eta, alpha, erase = 1, store = 1), exact",
+    },
+    "momentum behind rates": {
+        "bias": "erase: sum((W @ key)^2) / 2, store: -dot(W @ key, value)",
+        "algorithm": "momentum(erase = eta, store = 1, alpha), exact",
+    },
     # layers and models
     "layer of a layer": {"after": "layer A = M\nlayer B = A -> M\n"},
     "unknown memory": {"after": "layer A = N\n"},

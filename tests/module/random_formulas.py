@@ -14,7 +14,7 @@ UNARY = (
 BINARY = (
     "{} + {}", "({}) - ({})", "({}) * ({})", "({}) / (1.5 + tanh({}))", "max({}, {})",
     "min({}, {})", "({}) * head / heads - ({})", "where({} <= {}, tanh({}), 2 * {})",
-    "where({} > 0 and {} < 1, {}, 0.25)",
+    "exp(tanh({})) / (1 + exp({}))", "where({} > 0 and {} < 1, {}, 0.25)",
 )  # fmt: skip
 VECTORS = ("normalize({})", "softmax(tanh({}))", "layernorm({})", "topk({}, 2)")
 NUMBERS_OF = ("sum({})", "mean({})", "norm({})", "dot({}, {})", "norm({}, 3)")

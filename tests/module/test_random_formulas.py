@@ -22,7 +22,7 @@ from tests.module.random_formulas import (
     memory,
 )
 
-FIRST, COUNT, ALWAYS = 202, 36, 24
+FIRST, COUNT, ALWAYS = 422, 36, 24
 NUMBERS = range(FIRST, FIRST + COUNT)
 DRAWN = [pytest.param(n, marks=pytest.mark.thorough) if n >= FIRST + ALWAYS else n for n in NUMBERS]
 DERIVED = [

@@ -64,6 +64,11 @@ TEXTS = {
         algorithm="momentum(erase = eta / 2, store = b, mu = m)",
         gates="b = sigmoid(linear(x))   m = 0.8 * sigmoid(linear(x))",
     ),
+    "a quotient of exponentials": memory(
+        decay="1 / (1 + exp(param[key]) / (1 + exp(eta)))",
+        algorithm="gd(exp(-softplus(param(1))) / (1 + exp(eta)))",
+    ),
+    "squares of keys": memory(tokens="key = linear(x) + linear(x)^2 / 2"),
     "positive numbers": memory(
         decay="exp(-softplus(param(1)) * eta)", algorithm="gd(rate / 4)",
         gates="rate[key] = exp(param[key]) / (1 + softplus(param(1)))",

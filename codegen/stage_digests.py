@@ -25,7 +25,7 @@ from .pipeline import CompiledMemory
 STAGES = ("spec", "model", "rule", "chunk", "adjoint", "plan", "text")
 OWN = frozenset({"query", "key", "value", "position", "valid", "y", "d_y"})
 """Names that every memory has and no user chooses."""
-GENERIC = frozenset({"keep", "weight", "grad", "x", "dual", "position"})
+GENERIC = frozenset({"keep", "weight", "grad", "x", "head", "dual", "position"})
 """Kinds of `Ref` whose name is a word of the language."""
 
 

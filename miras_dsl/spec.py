@@ -53,6 +53,7 @@ FEATURE: Mapping[str, str] = {
     "shift": "the previous token's value; zero before the first",
     "conv": "causal depthwise convolution; options['width']",
     "normalize": "x / max(|x|, 1e-6), the l2 norm over options['over']",
+    "topk": "the options['count'] largest entries over options['over'], the first of equal ones; else 0",
     "param": "a learned constant per head; options['init'] is a number",
 }
 """Operations of the layer that computes a memory's tokens and gates, trained by the outer loss.
@@ -87,6 +88,7 @@ class Ref:
     grad    the gradient of the bias for that weight, term rates applied
     size    a size parameter (d, dk, …) used as a number
     x       the layer's input
+    head    `head`, the number of the head, from 1; or `heads`, how many there are
     input   the input of the network `M(x)` while it is declared
     constant  a learned constant of the network, one per head (`Network.params`)
     dual    `a` of a link, `w` of a potential, `w0` of a penalty (by that name)

@@ -10,6 +10,7 @@ ALIASES = {
     "absolute": "abs", "fabs": "abs", "maximum": "max", "minimum": "min", "average": "mean",
     "length": "norm", "l2norm": "norm", "layer_norm": "layernorm", "einsum": "dot", "inner": "dot",
     "if": "where", "select": "where", "dense": "linear", "proj": "linear", "project": "linear",
+    "top_k": "topk", "kwta": "topk", "maxk": "topk",
     "delay": "shift", "prev": "shift", "previous": "shift", "convolution": "conv", "conv1d": "conv",
     "mse": "l2", "squared": "l2_full", "mae": "l1", "quantile": "pinball", "cosh_loss": "logcosh",
     "weight_decay": "l2", "forget": "l2", "keep": "none", "sgd": "gd", "descent": "gd",
@@ -75,8 +76,9 @@ ABSENT = {
     **dict.fromkeys(("cumsum", "cumprod", "scan", "for", "while", "loop"),
                     "a formula is about one token; what goes from token to token is the memory itself, "
                     "`shift(x)` or `conv(x, width = 4)`"),
-    **dict.fromkeys(("argmax", "topk", "sort", "argsort", "one_hot", "floor", "ceil", "round", "mod"),
-                    "it has no useful slope and is no function here; `softmax(v)` is its smooth form"),
+    **dict.fromkeys(("argmax", "sort", "argsort", "one_hot", "floor", "ceil", "round", "mod"),
+                    "it has no useful slope and is no function here; `softmax(v)` is its smooth form, and "
+                    "`topk(v, n)` keeps the n largest entries"),
     **dict.fromkeys(("cross_entropy", "nll", "kl_div", "ce", "bce", "kl_loss"),
                     "a bias compares M(key) with value: written out, "
                     "`-sum(value * log(softmax(M(key))))`"),

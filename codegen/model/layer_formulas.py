@@ -27,7 +27,7 @@ from miras_dsl.spec import Apply, Expr, Number, Ref, State
 from .decay_init import decay_init
 from .log_gates import floored_log
 from .lower import is_elementwise, lower_elementwise, summed
-from .module_types import WIDTH, LayerOp, LayerOperation, X
+from .module_types import HEAD, HEAD_COUNT, WIDTH, LayerOp, LayerOperation, X
 from .stable import StableForms
 
 ACROSS = {
@@ -84,6 +84,8 @@ class LayerFormulas:
                 return Constant(value)
             case Ref(kind="x"):
                 return X
+            case Ref(kind="head", name=name):
+                return HEAD if name == "head" else HEAD_COUNT
             case Ref(kind="size", name=name):
                 return Input(name, (), Role.SIZE)
             case Ref(name=name):
@@ -117,6 +119,9 @@ class LayerFormulas:
                 return self.reduce(LayerOp.NORM, args[0], over, power=_number(expr, "p", 2))
             case "normalize" | "softmax":
                 return self.add(ACROSS[expr.op], args[0], args[0].axes, over=over)
+            case "topk":
+                count = int(_number(expr, "count", 1))
+                return self.add(LayerOp.LARGEST, args[0], args[0].axes, over=over, count=count)
             case "layernorm":
                 x, *affine = args
                 made: Node = self.add(LayerOp.STANDARDIZE, x, x.axes, over=over)

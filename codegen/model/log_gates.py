@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sympy as sp
 
+from miras_dsl.check.formula.intervals import interval
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.spec import Apply, Expr, Number, Ref
 
@@ -32,7 +33,15 @@ def log_of(expr: Expr) -> Expr | None:
             return _both("add", expr, _factor(a), _factor(b))
         case Apply(op="div", args=(a, b)):
             return _both("sub", expr, _factor(a), _factor(b))
-        case Apply(op="pow", args=(base, Number() as exponent)):
+        case Apply(op="sub", args=(Number(value=one), share)) if one == 1:
+            # log(1 - e^u) = -softplus(u - log(1 - e^u)), which keeps the digits of a small e^u
+            inner = log_of(share)
+            if inner is None or interval(inner, {}).high > 0:
+                return None
+            rest = Apply("log", (expr,), expr.axes, (("floor", True),), expr.span)
+            odds = _apply("sub", expr, inner, rest)
+            return _apply("neg", expr, _apply("softplus", expr, odds))
+        case Apply(op="pow", args=(base, exponent)):
             inner = log_of(base)
             return None if inner is None else _apply("mul", expr, exponent, inner)
         case Apply(op="sqrt", args=(base,)):

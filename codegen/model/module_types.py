@@ -17,13 +17,17 @@ from enum import Enum
 
 import sympy as sp
 
-from miras_dsl.ir import Axes, Axis, Input, Node, Role, features
+from miras_dsl.ir import HEADS, Axes, Axis, Input, Node, Role, features
 from miras_dsl.source import Span
 
 WIDTH = features("width")
 """The axis of the layer's input."""
 X = Input("x", (WIDTH,), Role.TOKEN)
 """The layer's input."""
+HEAD = Input("head", (HEADS,), Role.CONSTANT)
+"""The number of each head, from 1."""
+HEAD_COUNT = Input("heads", (), Role.SIZE)
+"""How many heads there are."""
 MIN_GATE = sp.Float("1.2e-38")
 """A gate below it is 0: about the least normal number in single precision."""
 LOG_ZERO = sp.Integer(-800)
@@ -42,6 +46,7 @@ class LayerOp(Enum):
     NORM = "norm"  # (sum |x|^p)^(1/p) over `over`
     NORMALIZE = "normalize"  # x / max(|x|, 1e-6), the norm over `over`
     SOFTMAX = "softmax"  # over `over`
+    LARGEST = "topk"  # the `count` largest entries over `over`, the first of equal ones; else 0
     STANDARDIZE = "standardize"  # (x - mean) / sqrt(variance + 1e-6) over `over`
     ORTHOGONAL = "orthogonal"  # Newton-Schulz steps on a matrix
 
@@ -63,6 +68,7 @@ class LayerOperation:
             "" where it starts at ``init``
     power   p of a norm
     steps   of Newton-Schulz
+    count   entries that stay
     """
 
     op: LayerOp
@@ -76,6 +82,7 @@ class LayerOperation:
     start: str = ""
     power: sp.Expr | None = None
     steps: int = 0
+    count: int = 0
 
 
 class ValueKind(Enum):

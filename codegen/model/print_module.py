@@ -40,7 +40,12 @@ def _text(node: Node) -> str:
 def _call(operation: LayerOperation) -> str:
     """An operation as the language writes it, with what is not the default."""
     given = [] if operation.x is None else [_text(operation.x)]
-    options = {"rank": operation.rank, "width": operation.width, "steps": operation.steps}
+    options = {
+        "rank": operation.rank,
+        "width": operation.width,
+        "steps": operation.steps,
+        "n": operation.count,
+    }
     given += [f"{word} = {number}" for word, number in options.items() if number]
     if operation.power is not None:
         given.append(f"p = {operation.power}")

@@ -53,6 +53,8 @@ class StableForms:
 
     def axes(self, words: Iterable[str]) -> Axes:
         """The axes that words stand for."""
+        if not (words := tuple(words)):
+            return ()
         assert self._axes is not None
         return self._axes(words)
 

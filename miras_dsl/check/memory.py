@@ -51,6 +51,10 @@ from .signature import clauses_of, pairs_of, sizes_of, unused_sizes
 
 MAX_EXPANDED = 5000
 T = TypeVar("T")
+PER_HEAD = ("head", "heads")
+OF_THE_LAYER = (
+    "numbers of heads stand in tokens, gates, and formulas of the clauses after the architecture"
+)
 
 
 def memory(
@@ -83,6 +87,7 @@ def _memory(
     elsewhere: Mapping[str, str],
 ) -> MemorySpec:
     clauses = clauses_of(item, findings)
+    elsewhere = {**dict.fromkeys(PER_HEAD, OF_THE_LAYER), **elsewhere}
     sizes = sizes_of(item, clauses, library, given)
     base: dict[str, Entry] = {"x": Ref("x", "x", ("width",))}
     for name, default in sizes.params.items():
@@ -103,10 +108,11 @@ def _memory(
         raise Problem(None)
     if len({state.axes for state in built.states}) == 1 and built.states[0].axes:
         sizes.single_row = built.states[0].axes[0]
+    base |= {word: Ref(word, "head") for word in PER_HEAD}
     written = binding_definitions(clauses.get("tokens"), "token") + binding_definitions(
         clauses.get("gates"), "gate"
     )
-    bound = resolve_bindings(written, sizes, replace(scope, place="a token"), findings)
+    bound = resolve_bindings(written, sizes, replace(scope, place="a token", names=base), findings)
     hoisted = Hoisted(pairs)
     network = lambda argument, span: built.apply(argument, sizes.sizes, span)  # noqa: E731
     states = built.entries("state")

@@ -210,6 +210,12 @@ def like_parameters(layer: nn.Module) -> Tensor:
     return upcast(parameter.new_empty(0))
 
 
+def head_numbers(layer: nn.Module) -> Tensor:
+    """1, 2 … up to the layer's number of heads: [H], of the type of its states."""
+    blank = like_parameters(layer)
+    return torch.arange(1, layer.heads + 1, dtype=blank.dtype, device=blank.device)
+
+
 def expand_to(value: Tensor | float, blank: Tensor, *shape: int) -> Tensor:
     """A number, or a tensor that broadcasts to ``shape``, expanded to it."""
     tensor = value if isinstance(value, Tensor) else blank.new_tensor(value)
@@ -224,6 +230,13 @@ def expand_initial(first: Tensor, batch: int) -> Tensor:
 def unit(x: Tensor, axis: int) -> Tensor:
     """x / max(|x|, 1e-6) along an axis, in float32 at least."""
     return F.normalize(upcast(x), dim=axis, eps=1e-6)
+
+
+def largest_entries(x: Tensor, axis: int, count: int) -> Tensor:
+    """x with 0 in place of all but its ``count`` largest entries along an axis; of equal ones the first
+    stay.  A gradient goes to those that stay."""
+    falling = torch.argsort(x.detach(), dim=axis, descending=True, stable=True)
+    return torch.where(falling.argsort(axis) < count, x, torch.zeros_like(x))
 
 
 def orthogonal(x: Tensor, steps: int) -> Tensor:

@@ -120,6 +120,28 @@ MISTAKES: dict[str, dict[str, str | None]] = {
     "size without a default": {"head": "M(d, k, v)"},
     "no parameters": {"head": "M"},
     "attention": {"architecture": "attention(window = 64)"},
+    "gate of each head": {"gates": "{ alpha[head] = sigmoid(linear(x))  eta = 1 }"},
+    "block of a head": {"algorithm": "gd(eta), anchored(8 * head)"},
+    "head in a network": {"architecture": "{ W: matrix[value, key]  M(z) = W @ z / head }"},
+    "power of a negative number": {"gates": "{ alpha = (-0.5)^head  eta = 1 }"},
+    "largest of a number": {"gates": "{ alpha = topk(linear(x), 2)  eta = 1 }"},
+    "largest, how many": {"gates": "{ alpha[key] = sigmoid(topk(linear(x)))  eta = 1 }"},
+    "largest of what the memory says": {"read": "topk(W @ query, 4)"},
+    "answer of the token before": {"bias": "sum((W @ key - value - shift(W @ key))^2)"},
+    "top_k of torch": {"gates": "{ alpha[key] = sigmoid(top_k(linear(x), 4))  eta = 1 }"},
+    "key of its own past": {"tokens": "{ key = shift(key) }"},
+    "rate of one term of two": {
+        "bias": "erase: sum((W @ key)^2) / 2, store: -dot(W @ key, value)",
+        "algorithm": "momentum(erase = eta, mu = alpha), exact",
+    },
+    "rates twice": {
+        "bias": "erase: sum((W @ key)^2) / 2, store: -dot(W @ key, value)",
+        "algorithm": "momentum(eta, alpha, erase = 1, store = 1), exact",
+    },
+    "momentum behind rates": {
+        "bias": "erase: sum((W @ key)^2) / 2, store: -dot(W @ key, value)",
+        "algorithm": "momentum(erase = eta, store = 1, alpha), exact",
+    },
     # layers and models
     "layer of a layer": {"after": "layer A = M\nlayer B = A -> M\n"},
     "unknown memory": {"after": "layer A = N\n"},

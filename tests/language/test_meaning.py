@@ -221,6 +221,13 @@ def test_two_learned_constants_are_not_one():
         ("clip(linear(x), 0.25, 2)", 0.25, 2),
         ("1 / (1 + exp(linear(x)))", 0, 1),
         ("where(linear(x) > 0, 0.5, 0.75)", 0.5, 0.75),
+        ("1 - 2^(-4 - head)", 1 - 2**-5, 1),
+        ("exp(-2^(-8 * head / heads))", 2.718281828459045**-1, 0.9961013694701175),
+        ("1 - head / heads / 2", 0.5, 1),
+        ("0.5^softplus(linear(x))", 0, 1),
+        ("2^(-1 - relu(linear(x)))", 0, 0.5),
+        ("sigmoid(linear(x))^softplus(linear(x))", 0, 1),
+        ("1 - 0.5 * mean(topk(sigmoid(param[key]), 2))", 0.5, 1),
         ("abs(tanh(linear(x)))", 0, 1),
     ],
 )

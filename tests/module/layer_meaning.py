@@ -153,6 +153,11 @@ class LayerMeaning:
                 return Named(self.x.new_full((1, 1, 1), float(number)))
             case Ref(kind="x"):
                 return Named(self.x.unsqueeze(2), FLAT)
+            case Ref(kind="head", name="head"):
+                numbers = torch.arange(1, self.heads + 1, dtype=self.x.dtype)
+                return Named(numbers[None, None])
+            case Ref(kind="head"):
+                return Named(self.x.new_full((1, 1, 1), self.heads))
             case Ref(kind="token" | "gate", name=name):
                 return self.feed(name)
             case Apply(op="param"):
@@ -197,6 +202,8 @@ class LayerMeaning:
             case "softmax":
                 powers = torch.exp(first.data)
                 return Named(powers / powers.sum(dims, keepdim=True), first.axes)
+            case "topk":
+                return Named(largest(first.data, dims[0], int(expr.option("count"))), first.axes)  # type: ignore
             case "layernorm":
                 away = first.data - first.data.mean(dims, keepdim=True)
                 spread = torch.sqrt((away**2).mean(dims, keepdim=True) + 1e-6)
@@ -224,6 +231,16 @@ class LayerMeaning:
             return Named(made.unsqueeze(2), FLAT)
         shape = [self.heads] if not expr.axes else [self.heads, -1]
         return Named(made.reshape(*made.shape[:2], *shape), expr.axes)
+
+
+def largest(x: Tensor, dim: int, count: int) -> Tensor:
+    """The largest entry is taken, the first of equal ones, as often as ``count`` says."""
+    left, kept = x.detach().movedim(dim, -1).clone(), torch.zeros_like(x.movedim(dim, -1))
+    for _ in range(min(count, x.shape[dim])):
+        place = left.argmax(-1, keepdim=True)
+        kept = kept.scatter(-1, place, 1.0)
+        left = left.scatter(-1, place, -torch.inf)
+    return x * kept.movedim(-1, dim)
 
 
 def length(x: Tensor, dims: tuple[int, ...], p: float) -> Tensor:

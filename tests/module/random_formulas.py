@@ -9,28 +9,29 @@ UNARY = (
     "tanh({})", "sigmoid({})", "sin({})", "cos({})", "abs({})", "silu({})", "gelu({})", "erf({})",
     "gelu_tanh({})", "relu({})", "softplus({})", "sign({})", "exp(-softplus({}))", "-({})",
     "sqrt(1 + abs({}))", "log(1 + exp({}))", "cosh(tanh({}))", "sinh(tanh({}))", "({})^2", "({})^3",
-    "clip({}, -0.5, 0.75)",
+    "clip({}, -0.5, 0.75)", "2^(tanh({}))", "0.3^(sigmoid({}) * head)",
 )  # fmt: skip
 BINARY = (
     "{} + {}", "({}) - ({})", "({}) * ({})", "({}) / (1.5 + tanh({}))", "max({}, {})",
-    "min({}, {})", "where({} <= {}, tanh({}), 2 * {})", "where({} > 0 and {} < 1, {}, 0.25)",
+    "min({}, {})", "({}) * head / heads - ({})", "where({} <= {}, tanh({}), 2 * {})",
+    "exp(tanh({})) / (1 + exp({}))", "where({} > 0 and {} < 1, {}, 0.25)",
 )  # fmt: skip
-VECTORS = ("normalize({})", "softmax(tanh({}))", "layernorm({})")
+VECTORS = ("normalize({})", "softmax(tanh({}))", "layernorm({})", "topk({}, 2)")
 NUMBERS_OF = ("sum({})", "mean({})", "norm({})", "dot({}, {})", "norm({}, 3)")
 FEATURES = (
     "x", "shift(x)", "tanh(linear(x, size = 6))", "x + 0.5 * (shift(x) - x)", "conv(x, width = 3)",
-    "silu(linear(shift(x), size = 5))",
+    "silu(linear(shift(x), size = 5))", "topk(x, 5)",
 )  # fmt: skip
 DECAYS = (
     "sigmoid({})", "exp(-softplus({}))", "exp(-exp(param(0.3)) * softplus({} + param(-1)))",
     "sigmoid({})^(1 / 16)", "sqrt(sigmoid({}))", "1 - sigmoid({})",
     "sigmoid({}) / (2 + softplus({}))", "exp(-0.6 * sigmoid({}))", "sigmoid({}) * sigmoid({})",
-    "0.75 * sigmoid({})^2",
+    "0.75 * sigmoid({})^2", "1 - 2^(-head - softplus({}))", "exp(-2^(-8 * head / heads)) * sigmoid({})",
 )  # fmt: skip
 """Formulas in [0, 1] whose logarithm is derived."""
 TAKEN = (
     "0.9 + 0.1 * sigmoid({})", "clip(tanh({}), 0, 1)", "max(sigmoid({}), 0.25)",
-    "1 / (1 + exp({}))", "sigmoid({}) / (1 + softplus({}))",
+    "1 / (1 + exp({}))", "1 - 1 / (head + 1 + abs({}))", "sigmoid({}) / (1 + softplus({}))",
 )  # fmt: skip
 """Formulas whose logarithm, or a part of it, has to be taken."""
 
@@ -47,6 +48,7 @@ def leaf(random: Random, axis: str, names: tuple[str, ...]) -> str:
         lambda: f"linear({random.choice(FEATURES)}, rank = 3)",
         lambda: f"param[{axis}]" if axis else f"param({random.choice(NUMBERS)})",
         lambda: random.choice(names) if names else "linear(x)",
+        lambda: f"shift({random.choice(names)})" if names else "linear(shift(x))",
     ]
     return random.choice(kinds)()
 

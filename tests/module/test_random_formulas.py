@@ -22,8 +22,14 @@ from tests.module.random_formulas import (
     memory,
 )
 
-FIRST, COUNT = 111, 24
+FIRST, COUNT, ALWAYS = 422, 36, 24
 NUMBERS = range(FIRST, FIRST + COUNT)
+DRAWN = [pytest.param(n, marks=pytest.mark.thorough) if n >= FIRST + ALWAYS else n for n in NUMBERS]
+DERIVED = [
+    pytest.param(n, marks=pytest.mark.thorough) if n >= FIRST + ALWAYS else n
+    for n in NUMBERS
+    if n % 3
+]
 
 
 def drawn(number: int) -> tuple[str, LoadedModule]:
@@ -32,13 +38,13 @@ def drawn(number: int) -> tuple[str, LoadedModule]:
     return text, load(text)
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", DRAWN)
 def test_a_layer_of_random_formulas(number: int) -> None:
     text, library = drawn(number)
     assert wrong(library, "Around") == [], text
 
 
-@pytest.mark.parametrize("number", [n for n in NUMBERS if n % 3])
+@pytest.mark.parametrize("number", DERIVED)
 def test_a_derived_logarithm_keeps_its_digits(number: int) -> None:
     """In single precision, near 0 and near 1, where the decay itself has lost them."""
     text, library = drawn(number)

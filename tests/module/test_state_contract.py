@@ -16,12 +16,15 @@ from torch import Tensor, nn
 import miras_dsl as miras
 from miras_dsl.runtime.layers import state_tree
 from tests.module.test_operator import RULES, layer_of
+from tests.module.word_memories import TEXTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::miras_dsl.exceptions.SpecWarning")
 TOKENS = 21
 FILES = ("gated_deltanet", "delta_product", "rwkv7", "hgrn", "yaad")
 LAYERS = {f"{file}.{name}": (file, name) for file in FILES for name in miras.parse(file).layers}
 LAYERS |= {name: (name, "") for name in RULES}
+EARLIER = ("the token before", "two tokens before")
+LAYERS |= {name: (TEXTS[name], "Around") for name in EARLIER}
 
 
 def layer_named(name: str) -> nn.Module:

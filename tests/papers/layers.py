@@ -88,6 +88,23 @@ def gla(x: Tensor, p: Parameters, heads: int) -> Tensor:
     return out(heads_of(loops.gla, q, k, v, alpha), x, p)
 
 
+def retnet(x: Tensor, p: Parameters, heads: int) -> Tensor:
+    """Sun et al. 2023, without rotation: gamma = 1 - 2^(-5 - h), h from 0."""
+    q, k, v = (by_head(x, p[f"{name}_linear.weight"], heads) for name in ("query", "key", "value"))
+    gamma = torch.tensor([1 - 2.0 ** (-5 - h) for h in range(heads)]).to(x)
+    return out(heads_of(loops.retnet, q, k, v, gamma.expand(len(x), heads)), x, p)
+
+
+def lightning(x: Tensor, p: Parameters, heads: int) -> Tensor:
+    """Qin et al. 2024: lambda = exp(-s_h), with the slopes s_h = 2^(-8 h / H) of ALiBi, h from 1."""
+    q, k, v = (
+        F.silu(by_head(x, p[f"{name}_linear.weight"], heads)) for name in ("query", "key", "value")
+    )
+    slopes = [2.0 ** (-8 * (h + 1) / heads) for h in range(heads)]
+    decay = torch.exp(-torch.tensor(slopes, dtype=x.dtype))
+    return out(heads_of(loops.retnet, q, k, v, decay.expand(len(x), heads)), x, p)
+
+
 def hgrn(x: Tensor, p: Parameters, heads: int) -> Tensor:
     """Qin et al. 2023: a forget gate per channel, here with a learned offset that starts at 2."""
     forget = torch.sigmoid(by_head(x, p["alpha_linear.weight"], heads) + 2 + p["alpha_param"])

@@ -33,6 +33,16 @@ def gla(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor) -> Tensor:
     return torch.stack(out)
 
 
+def retnet(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor) -> Tensor:
+    """Sun et al. 2023, without rotation: S_t = gamma S_(t-1) + v k'; y = S q.  Qin et al. 2024 write the
+    same with lambda for gamma."""
+    s, out = v.new_zeros(v.shape[1], k.shape[1]), []
+    for t in range(len(q)):
+        s = gamma[t] * s + torch.outer(v[t], k[t])
+        out.append(s @ q[t])
+    return torch.stack(out)
+
+
 def deltanet(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
     """Yang et al. 2024: S_t = S_(t-1) (I - beta k k') + beta v k'."""
     s, eye, out = v.new_zeros(v.shape[1], k.shape[1]), torch.eye(k.shape[1]).to(k), []

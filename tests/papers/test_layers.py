@@ -20,6 +20,8 @@ from tests.papers import layers
 LAYERS: dict[tuple[str, str], Callable[..., Tensor]] = {
     ("linear_attention", "LinearAttentionLayer"): layers.linear_attention,
     ("gla", "GLALayer"): layers.gla,
+    ("retnet", "RetNetLayer"): layers.retnet,
+    ("lightning", "LightningLayer"): layers.lightning,
     ("hgrn", "HGRNLayer"): layers.hgrn,
     ("deltanet", "DeltaNetLayer"): layers.deltanet,
     ("gated_deltanet", "GatedDeltaNetLayer"): layers.gated_deltanet,

@@ -65,6 +65,8 @@ QKV = ("query", "key", "value")
 PAPERS: dict[tuple[str, str], Callable[[One], Tensor]] = {
     ("linear_attention", "LinearAttention"): matrix(loops.linear_attention, *QKV),
     ("gla", "GLA"): matrix(loops.gla, *QKV, "alpha"),
+    ("retnet", "RetNet"): matrix(loops.retnet, *QKV, "alpha"),
+    ("lightning", "Lightning"): matrix(loops.retnet, *QKV, "alpha"),
     ("deltanet", "DeltaNet"): matrix(loops.deltanet, *QKV, "eta"),
     ("gated_deltanet", "GatedDeltaNet"): matrix(loops.gated_deltanet, *QKV, "alpha", "eta"),
     ("rwkv7", "RWKV7"): matrix(loops.rwkv7, "query", "w", "insert", "value", "removal", "a", "_1"),

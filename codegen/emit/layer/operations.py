@@ -10,7 +10,7 @@ import sympy as sp
 
 from miras_dsl.codegen.emit.line_wrap import assignment
 from miras_dsl.codegen.emit.scalar_printer import ATOM, print_number
-from miras_dsl.codegen.model.module_types import LayerOp, LayerOperation, X
+from miras_dsl.codegen.model.module_types import HEAD, HEAD_COUNT, LayerOp, LayerOperation, X
 from miras_dsl.ir import HEADS, Axes, Axis, Broadcast, Input, Map, Node, Number, Rename, Role
 from miras_dsl.scalar.functions import OPERANDS
 
@@ -131,6 +131,10 @@ class FormulaWriter:
     def input(self, node: Input) -> Expression:
         if node is X:
             return Expression("x", Layout.FEATURES, X.shape, timed=True)
+        if node is HEAD:
+            return Expression("head_numbers(self)", Layout.HEADS, headed=True)
+        if node is HEAD_COUNT:
+            return Expression("self.heads", Layout.NUMBER)
         if node.role is Role.SIZE:
             return Expression(self.sizes.size_name(node.name), Layout.NUMBER)
         operation = self.operations.get(node)
@@ -176,6 +180,10 @@ class FormulaWriter:
                 return _call(x, f"unit({x.text}, {self.dim(x, operation)})")
             case LayerOp.SOFTMAX:
                 return _call(x, f"torch.softmax({x.text}, {self.dim(x, operation)})")
+            case LayerOp.LARGEST:
+                x = self.complete(x, operation.x)
+                dim, count = self.dim(x, operation), operation.count
+                return _call(x, f"largest_entries({x.text}, {dim}, {count})")
             case LayerOp.ORTHOGONAL:
                 return _call(x, f"orthogonal({x.text}, {operation.steps})")
             case LayerOp.STANDARDIZE:

@@ -212,7 +212,7 @@ def _fitted(expr: Expr, axes: Axes, item: Definition, sizes: AxisSizes) -> Expr:
         because=(Label(item.span, f"declared as {shown(axes)}"),),
         help="bring x to a size with `linear(x)`"
         if wide
-        else f"declare it as `{item.name}{shown(expr.axes)[2:]}`",
+        else f"declare it as `{item.name}{shown(expr.axes)}`",
     )
 
 

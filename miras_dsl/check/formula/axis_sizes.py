@@ -23,7 +23,7 @@ CLAUSES = frozenset(
 RESERVED = CLAUSES | {
     "memory", "layer", "model", "space", "pattern", "write", "at", "decay", "bregman", "link",
     "penalty", "on", "carry", "repeat", "with", "and", "or", "not", "x", "param", "position",
-    "grad", "keep", "M",
+    "grad", "keep", "M", "head", "heads",
 }  # fmt: skip
 LARGE = 4096
 """The largest value of a size parameter at which sizes made of it are tried."""
@@ -233,6 +233,8 @@ def _unknown_axis(node: syntax.Formula, scope: Scope | None = None) -> Problem:
 
 
 def _axis_help(word: str, scope: Scope | None) -> str:
+    if word in ("head", "heads"):
+        return "every gate and token has one value for each head; `head` is its number in a formula"
     entries = scope.names.items() if scope else ()
     sizes = (n for n, e in entries if isinstance(e, Ref) and e.kind == "size")
     help = did_you_mean(word, (*NAMED[:4], *sizes)) if word else ""

@@ -236,11 +236,20 @@ def _normalize(node: syntax.Call, scope: Scope) -> Expr:
     )
 
 
+def _topk(node: syntax.Call, scope: Scope) -> Expr:
+    given = arguments(node, {"x": REQUIRED, "n": REQUIRED})
+    x = elaborate(given["x"], scope)
+    _vector(x, node)
+    count = integer_literal(given["n"], scope, "the number of entries that stay", 1, 65536)
+    _feature_place(node, scope)
+    return Apply("topk", (x,), x.axes, (("over", x.axes[-1:]), ("count", count)), node.span)
+
+
 def _feature_place(node: syntax.Call, scope: Scope) -> None:
     if not scope.features:
         raise problem(
             "M0211",
-            f"`{node.name}` looks at other tokens and cannot stand in {scope.place}",
+            f"`{node.name}` is computed by the layer and cannot stand in {scope.place}",
             node.span,
             "belongs to the layer",
             help="define a token or a gate with it, and use that here",
@@ -254,7 +263,7 @@ def _vector(x: Expr, node: syntax.Call) -> None:
             f"`{node.name}` takes a vector",
             x.span,
             "one number",
-            help="only vectors have a length",
+            help="a vector has an axis, such as [key]; a number has none",
         )
 
 
@@ -291,4 +300,5 @@ FUNCTIONS: dict[str, Function] = {
     "clip": _clip, "sum": _reduce("sum"), "mean": _reduce("mean"), "norm": _norm, "dot": _dot,
     "outer": _outer, "softmax": _softmax, "layernorm": _layernorm, "orthogonal": _orthogonal,
     "linear": _linear, "shift": _shift, "conv": _conv, "param": _param, "normalize": _normalize,
+    "topk": _topk,
 }  # fmt: skip

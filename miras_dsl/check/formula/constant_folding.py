@@ -27,6 +27,8 @@ def fold_operation(op: str, args: tuple[Expr, ...], sizes: Sizes, span: Span) ->
         return folded
     if op == "pow" and isinstance(args[1], Number) and abs(args[1].value) > MAX_EXPONENT:
         raise _exponent(args[1])
+    if op == "pow" and isinstance(args[0], Number) and not args[0].value.is_positive:
+        raise _base(args[0])
     text = span.text if len(span.text) <= 60 else span.text[:57] + "…"
     args, axes = broadcast_operands(text, args, sizes, span, product=op == "mul")
     made = Apply(op, args, axes, (), span)
@@ -97,6 +99,16 @@ def fold(op: str, args: tuple[Expr, ...], span: Span) -> Number | None:
     if not isinstance(value, sp.Number) or not value.is_finite:
         raise problem("M0004", "this is not a real number", span, "no such number")
     return Number(value, span)
+
+
+def _base(expr: Expr) -> Problem:
+    return problem(
+        "M0004",
+        "a power with a formula as its exponent has a base above 0",
+        expr.span,
+        "0 or less",
+        help="as in `2^(-head)`; where the sign should change, write it as a factor",
+    )
 
 
 def _exponent(expr: Expr) -> Problem:

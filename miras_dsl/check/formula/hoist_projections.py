@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from miras_dsl.diagnostics import problem
+from miras_dsl.diagnostics import Problem, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import FEATURE, Apply, Expr, Gate, Number, Ref, Token, iter_nodes
 
@@ -35,7 +35,7 @@ class Hoisted:
         for node in iter_nodes(expr):
             below = node.args if isinstance(node, Apply) else ()
             op = node.op if isinstance(node, Apply) else ""
-            source = isinstance(node, Ref) and node.kind == "x"
+            source = isinstance(node, Ref) and node.kind in ("x", "head")
             learned[id(node)] = source or op in FEATURE or any(learned[id(a)] for a in below)
             own = isinstance(node, Ref) and node.kind in INSIDE
             inside[id(node)] = own or any(inside[id(a)] for a in below)
@@ -44,6 +44,8 @@ class Hoisted:
             if not isinstance(node, Apply) or not learned[id(node)]:
                 done[id(node)] = node
             elif inside[id(node)]:
+                if node.op in FEATURE:
+                    raise _of_the_state(node)
                 args = (
                     self.hoist_whole(a) if learned[id(a)] and not inside[id(a)] else done[id(a)]
                     for a in node.args
@@ -74,6 +76,16 @@ class Hoisted:
             )
         self.tokens.append(Token(name, expr.axes, expr, expr.span))
         return Ref(name, "token", expr.axes, expr.span)
+
+
+def _of_the_state(node: Apply) -> Problem:
+    return problem(
+        "M0211",
+        f"`{node.op}` is computed by the layer, which does not see what the memory holds",
+        node.span,
+        "depends on the memory",
+        help="use it on tokens and on the layer's input x",
+    )
 
 
 def gate_of(expr: Expr, hoisted: Hoisted, what: str, code: str, span: Span) -> Ref | Number:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from math import cosh, erf, exp, inf, isnan, log, log1p, sinh, sqrt, tanh
 from typing import assert_never
 
@@ -27,12 +28,12 @@ def intervals(expr: Expr, known: Mapping[str, Interval]) -> dict[int, Interval]:
                 found[id(node)] = Interval(float(value), float(value))
             case Ref(name, "gate"):
                 found[id(node)] = known.get(name, EVERYTHING)
-            case Ref(_, "size"):
-                found[id(node)] = Interval(1, inf)
-            case Ref(_, "position"):
+            case Ref(_, "size" | "position" | "head"):
                 found[id(node)] = Interval(1, inf)
             case Ref():
                 found[id(node)] = EVERYTHING
+            case Apply("div", (a, b)) if (share := _share(a, b, found)) is not None:
+                found[id(node)] = share
             case Apply(op, args):
                 found[id(node)] = _apply(op, [found[id(a)] for a in args], args)
             case _:
@@ -42,8 +43,10 @@ def intervals(expr: Expr, known: Mapping[str, Interval]) -> dict[int, Interval]:
 
 def _apply(op: str, given: list[Interval], args: tuple[Expr, ...]) -> Interval:
     match op, given:
-        case (("retag" | "shift" | "mean"), [a, *_]):
-            return Interval(min(a.low, 0.0), max(a.high, 0.0)) if op == "shift" else a
+        case (("retag" | "mean"), [a]):
+            return a
+        case (("shift" | "topk"), [a]):
+            return Interval(min(a.low, 0.0), max(a.high, 0.0))
         case "sum", [a]:
             return Interval(0 if a.low >= 0 else -inf, 0 if a.high <= 0 else inf)
         case "norm", _:
@@ -73,7 +76,7 @@ def _apply(op: str, given: list[Interval], args: tuple[Expr, ...]) -> Interval:
         case "sqrt", [a]:
             return Interval(sqrt(max(a.low, 0.0)), sqrt(max(a.high, 0.0)))
         case "log", [a]:
-            return Interval(log(a.low) if a.low > 0 else -inf, log(a.high) if a.high > 0 else -inf)
+            return Interval(_log(a.low), _log(a.high))
         case (("gelu" | "gelu_tanh"), [a]):
             return Interval(0 if a.low >= 0 else GELU_FLOOR, max(a.high, 0.0))
         case "silu", [a]:
@@ -180,8 +183,32 @@ def _root(x: float, n: float) -> float:
 
 
 def _powers(a: Interval, b: Interval) -> Interval:
+    """a^b = e^(b log a), for every a and b of two ranges."""
     if a.low < 0:
         return EVERYTHING
-    if a.high <= 1 and b.low >= 0:
+    exponent = _product(Interval(_log(a.low), _log(a.high)), b)
+    return Interval(_safe(exp, exponent.low), _safe(exp, exponent.high))
+
+
+def _log(x: float) -> float:
+    return log(x) if x > 0 else -inf
+
+
+def _share(part: Expr, whole: Expr, found: Mapping[int, Interval]) -> Interval | None:
+    """The range of `part / whole` where that is a share between 0 and 1, perhaps times a factor: of the
+    heads in `head / heads`, of a sum in `v / sum(v)`; None for any other quotient."""
+    of_heads = (
+        isinstance(whole, Ref) and whole.name == "heads" and part == replace(whole, name="head")
+    )
+    of_sum = isinstance(whole, Apply) and whole.op == "sum" and whole.args[0] == part
+    if of_heads or (of_sum and found[id(part)].low >= 0):
         return Interval(0, 1)
-    return Interval(0, inf)
+    match part:
+        case Apply("neg", (inner,)):
+            factors = [(inner, Interval(-1, -1))]
+        case Apply("mul", (a, b)):
+            factors = [(a, found[id(b)]), (b, found[id(a)])]
+        case _:
+            return None
+    shares = ((_share(inner, whole, found), factor) for inner, factor in factors)
+    return next((_product(share, factor) for share, factor in shares if share is not None), None)

@@ -72,7 +72,7 @@ def resolve_library_call(
                 f"`{reference.name}` takes {len(names)} argument{'' if len(names) == 1 else 's'}",
                 argument.span,
                 "one too many",
-                help=_usage(definition, names),
+                help=usage(definition, names, [n for n in passed if n in extra]),
             )
         name = argument.name or names[place]
         if name in given or name in passed:
@@ -99,14 +99,14 @@ def resolve_library_call(
                 f"`{reference.name}` needs `{param.name}`",
                 reference.span,
                 "missing",
-                help=_usage(definition, names, [n for n in passed if n in extra]),
+                help=usage(definition, names, [n for n in passed if n in extra]),
             )
     return ResolvedCall(definition, given, written, passed)
 
 
-def _usage(definition: syntax.Definition, names: list[str], rates: list[str] | None = None) -> str:
+def usage(definition: syntax.Definition, names: list[str], rates: list[str] | None = None) -> str:
+    """How a definition is called; ``rates``: named terms whose rates stand for its `eta`."""
     if rates:
-        # Rates of named terms stand for `eta`.
         rest = [f"{n} = {n}" for n in names if n != "eta"]
         names = [*(f"{n} = …" for n in rates), *rest]
     return (

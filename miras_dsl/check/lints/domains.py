@@ -16,7 +16,7 @@ from miras_dsl.check.formula.intervals import intervals
 from miras_dsl.diagnostics import Diagnostic, Label, warning
 from miras_dsl.spec import Apply, Expr, Interval, MemorySpec, Number, Ref, iter_nodes
 
-OPEN = frozenset({"gate", "size", "position"})
+OPEN = frozenset({"gate", "size", "position", "head"})
 """Kinds of names that are never 0 where their range ends at 0."""
 
 

@@ -6,6 +6,7 @@ The compiler writes logarithms and quotients of sums of exponentials stably; the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import log
 
 from miras_dsl.check.formula.exponentials import exponential_sum, stable_logarithm, stable_sum
 from miras_dsl.check.formula.intervals import intervals
@@ -53,6 +54,9 @@ def _overflows(expr: Expr, found: Mapping[int, Interval]) -> bool:
     match expr:
         case Apply("exp", (x,)):
             return found[id(x)].high > LARGEST
+        case Apply("pow", (Number(base), x)) if base > 0 and not isinstance(x, Number):
+            rate = log(base)
+            return max(rate * found[id(x)].low, rate * found[id(x)].high) > LARGEST
         case Apply("cosh" | "sinh", (x,)):
             return max(found[id(x)].high, -found[id(x)].low) > LARGEST
         case Apply("div", (a, b)) if stable_sum(b) is not None:

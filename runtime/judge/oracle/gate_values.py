@@ -60,6 +60,10 @@ class FreshGates:
         match expr:
             case Ref(kind="x"):
                 return self._normal(FLAT, "x")
+            case Ref(kind="head", name=name):
+                count = self.shape[2]
+                numbers = torch.arange(1, count + 1, dtype=torch.float64)
+                return NamedTensor((numbers if name == "head" else numbers[-1:])[None])
             case Ref(kind="gate", name=name):
                 return self._of_gate(next(g for g in self.spec.gates if g.name == name), row)
             case Ref(kind="token", name=name, axes=axes):
@@ -83,6 +87,8 @@ class FreshGates:
                 return NamedTensor(
                     torch.nn.functional.normalize(inner.data, dim=-1, eps=1e-6), inner.axes
                 )
+            case Apply(op="topk", args=(arg,)):
+                return _largest(self._value(arg, row, starts), int(expr.option("count")))  # type: ignore[call-overload]
             case Apply(args=args):
                 names: dict[tuple[str, str], NamedTensor] = {
                     ("dual", ""): NamedTensor(torch.zeros(1, 1, dtype=torch.float64))
@@ -137,6 +143,14 @@ class FreshGates:
             steps = [exp(log(1e-3) + u * log(1e2)) for u in uniform]
             values = [step + log(-expm1(-step)) for step in steps]
         return NamedTensor(torch.tensor(values, dtype=torch.float64).reshape(shape), axes)
+
+
+def _largest(x: NamedTensor, count: int) -> NamedTensor:
+    """An entry of the last axis stays if fewer than ``count`` are before it: larger, or equal and first."""
+    mine, other = x.data[..., :, None], x.data[..., None, :]
+    earlier = torch.ones_like(other.expand_as(mine * other)).tril(-1) > 0
+    before = (other > mine) | ((other == mine) & earlier)
+    return NamedTensor(torch.where(before.sum(-1) < count, x.data, 0.0), x.axes)
 
 
 def _starts(expr: Expr) -> dict[int, str]:

@@ -108,7 +108,7 @@ def legal(recipe: SpecRecipe) -> bool:
         and ("chunk" not in r.retention or (r.anchored and "window" not in r.schedule))
         and (("positive" in r.architecture) == simplex)
         and not (simplex and r.alpha not in ("scalar", "row"))
-        and not (two_rates and (r.rule != "gd" or r.eta != "scalar"))
+        and not (two_rates and (r.rule not in ("gd", "momentum") or r.eta != "scalar"))
         and not (r.schedule == "implicit" and not _solved(r))
         and not (penalty and (r.schedule != "exact" or r.deep or "gd" not in r.rule))
         and not (r.schedule == "pairs" and (r.deep or vector))

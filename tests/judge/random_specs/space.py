@@ -69,7 +69,7 @@ RETENTIONS: Mapping[str, str] = {
 }
 RULES: Mapping[str, str] = {
     "gd": "gd({rate})",
-    "momentum": "momentum({rate}, mu)",
+    "momentum": "momentum({rate}, mu = mu)",
     "gd in place": "{{ W = keep(W) - {rate} * grad }}",
     "signed momentum": "{{ carry S   S = nu * S - {rate} * grad   W = keep(W) + S }}",
     "heavy ball": "{{ carry S   S = mu * S + grad   W = keep(W) - {rate} * S }}",

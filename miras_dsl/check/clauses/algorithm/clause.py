@@ -12,7 +12,7 @@ from miras_dsl.check.formula.builtins import arguments
 from miras_dsl.check.formula.elaborate import Scope, elaborate, integer_literal
 from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.shapes import shown
-from miras_dsl.check.library.call import resolve_library_call
+from miras_dsl.check.library.call import resolve_library_call, usage
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Label, problem
 from miras_dsl.spec import Algorithm, Anchored, Expr, Number, Ref, Term
@@ -72,7 +72,7 @@ def resolve_algorithm(
                 what,
                 first.span,
                 "each term needs one rate",
-                help="write `gd(erase = a, store = b)`",
+                help=usage(choice.definition, [p.name for p in choice.definition.params], names),
             )
         values["eta"] = Number(ONE, first.span)
     for name, expr in {**values, **rates}.items():

@@ -16,25 +16,31 @@ from tests.meaning.derived import (
     run_rule,
     run_rule_adjoint,
     shipped,
+    shipped_names,
     values_of,
 )
 
 FAMILIES = {
-    "LinearAttention": "additive",
-    "GLA": "additive",
-    "HGRN": "additive",
-    "DeltaNet": "affine",
-    "GatedDeltaNet": "affine",
-    "DeltaProduct": "affine",
-    "RWKV7": "affine",
-    "LogCoshMomentum": "substitution",
-    "TTTMLP": "anchored",
-    "Titans": "anchored",
-    "Yaad": "anchored",
-    "Memora": "anchored",
+    **dict.fromkeys(
+        ("LinearAttention", "GLA", "HGRN", "HGRN2", "Mamba2", "RWKV6", "MinGRU", "SWLA"), "additive"
+    ),
+    **dict.fromkeys(
+        ("DeltaNet", "GatedDeltaNet", "DeltaProduct", "RWKV7", "KDA", "Comba", "GatedDeltaNet2"),
+        "affine",
+    ),
+    **dict.fromkeys(("MomentumDeltaNet", "QDelta", "TitansLinear"), "affine"),
+    **dict.fromkeys(
+        ("LogCoshMomentum", "ValueShift", "AbsoluteError", "CubedError"), "substitution"
+    ),
+    **dict.fromkeys(("HuberChannels", "HuberLength", "HeavyTails", "EraseAndHold"), "substitution"),
+    "Longhorn": "substitution",
+    **dict.fromkeys(("TTTLinear", "TTTMLP", "Titans", "Yaad", "Memora"), "anchored"),
+    **dict.fromkeys(("Moneta", "MonetaPrinted"), "anchored"),
     "YaadSweeps": "sweeps",
+    **dict.fromkeys(("OmegaNet", "ChannelMomentum", "Atlas"), "token by token"),
+    **dict.fromkeys(("ElasticNet", "SoftThreshold", "BoundedMemory"), "token by token"),
 }
-EVERY = sorted(FAMILIES)
+EVERY = shipped_names("form")
 
 
 def program_of(name: str) -> Program:
@@ -51,10 +57,13 @@ def test_every_shipped_memory_is_in_the_table() -> None:
     assert set(FAMILIES) == set(shipped())
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_family(name: str) -> None:
     """The class, and that it is no mere word: only its own operation solves for the writes."""
     assert compiled(name).family == FAMILIES[name]
+    assert (compiled(name).form is None) == (FAMILIES[name] == "token by token")
+    if compiled(name).form is None:
+        return
     assert has(program_of(name), Inverse) == (FAMILIES[name] == "affine")
     assert has(program_of(name), ForwardSubstitution) == (FAMILIES[name] == "substitution")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.papers import loops
+from tests.papers.loops import additive, deep, delta, robust
 
 Parameters = dict[str, Tensor]
 
@@ -64,7 +64,7 @@ def out(y: Tensor, x: Tensor, p: Parameters) -> Tensor:
 
 
 def heads_of(loop: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """A loop of `loops` for every head, [time, heads, value]."""
+    """A token loop for every head, [time, heads, value]."""
     return torch.stack([loop(*(u[:, h] for u in inputs)) for h in range(inputs[0].shape[1])], 1)
 
 
@@ -76,7 +76,7 @@ def mamba_decay(x: Tensor, p: Parameters) -> Tensor:
 
 def linear_attention(x: Tensor, p: Parameters, heads: int) -> Tensor:
     """Katharopoulos et al. 2020."""
-    return out(heads_of(loops.linear_attention, *qkv(x, p, heads)), x, p)
+    return out(heads_of(additive.linear_attention, *qkv(x, p, heads)), x, p)
 
 
 def gla(x: Tensor, p: Parameters, heads: int) -> Tensor:
@@ -85,34 +85,34 @@ def gla(x: Tensor, p: Parameters, heads: int) -> Tensor:
         F.silu(by_head(x, p[f"{name}_linear.weight"], heads)) for name in ("query", "key", "value")
     )
     alpha = torch.sigmoid(low_rank(x, p, "alpha", heads) + p["alpha_param"]) ** (1 / 16)
-    return out(heads_of(loops.gla, q, k, v, alpha), x, p)
+    return out(heads_of(additive.gla, q, k, v, alpha), x, p)
 
 
 def hgrn(x: Tensor, p: Parameters, heads: int) -> Tensor:
     """Qin et al. 2023: a forget gate per channel, here with a learned offset that starts at 2."""
     forget = torch.sigmoid(by_head(x, p["alpha_linear.weight"], heads) + 2 + p["alpha_param"])
     candidate = by_head(x, p["value_linear.weight"], heads)
-    return out(heads_of(loops.hgrn, candidate, forget), x, p)
+    return out(heads_of(additive.hgrn, candidate, forget), x, p)
 
 
 def deltanet(x: Tensor, p: Parameters, heads: int) -> Tensor:
     """Yang et al. 2024: beta = sigmoid(W x)."""
     beta = torch.sigmoid(x @ p["eta_linear.weight"].T)
-    return out(heads_of(loops.deltanet, *qkv(x, p, heads), beta), x, p)
+    return out(heads_of(delta.deltanet, *qkv(x, p, heads), beta), x, p)
 
 
 def gated_deltanet(x: Tensor, p: Parameters, heads: int) -> Tensor:
     """Yang et al. 2024: the decay of Mamba-2, beta = sigmoid(W x)."""
     beta = torch.sigmoid(x @ p["eta_linear.weight"].T)
     given = (*qkv(x, p, heads), mamba_decay(x, p), beta)
-    return out(heads_of(loops.gated_deltanet, *given), x, p)
+    return out(heads_of(delta.gated_deltanet, *given), x, p)
 
 
 def delta_product(x: Tensor, p: Parameters, heads: int) -> Tensor:
     """Siems et al. 2025: beta in [0, 2] for each of two pairs."""
     beta = 2 * torch.sigmoid(by_head(x, p["eta_linear.weight"], heads))
     given = (*qkv(x, p, heads, True, 2), mamba_decay(x, p), beta)
-    return out(heads_of(loops.delta_product, *given), x, p)
+    return out(heads_of(delta.delta_product, *given), x, p)
 
 
 def logcosh_momentum(x: Tensor, p: Parameters, heads: int) -> Tensor:
@@ -120,7 +120,7 @@ def logcosh_momentum(x: Tensor, p: Parameters, heads: int) -> Tensor:
     eta = torch.sigmoid(x @ p["eta_linear.weight"].T) / 2
     mu = 0.8 * torch.sigmoid(x @ p["mu_linear.weight"].T)
     given = (*qkv(x, p, heads), mamba_decay(x, p), eta, mu)
-    return out(heads_of(loops.logcosh_momentum, *given), x, p)
+    return out(heads_of(robust.logcosh_momentum, *given), x, p)
 
 
 def rwkv7(x: Tensor, p: Parameters, heads: int) -> Tensor:
@@ -140,7 +140,7 @@ def rwkv7(x: Tensor, p: Parameters, heads: int) -> Tensor:
     mix = 1 + p["insert_param"]
     replaced = k * ((1 - mix) + mix * a)
     bonus = torch.einsum("thk,hk,thk->th", r, p["_1_param"], replaced)[..., None] * v
-    return out(heads_of(loops.rwkv7, r, w, replaced, v, kappa, a, bonus), x, p)
+    return out(heads_of(delta.rwkv7, r, w, replaced, v, kappa, a, bonus), x, p)
 
 
 def weights_of(p: Parameters, head: int) -> Parameters:
@@ -157,7 +157,7 @@ def ttt_mlp(x: Tensor, p: Parameters, heads: int) -> Tensor:
         scale = (1 / torch.arange(1, 17).to(x) + p["_1_param"][h]).clamp(min=0)
         w = weights_of(p, h)
         w |= {"b1": p["W1_start"].new_zeros(w["W1"].shape[0]), "b2": v.new_zeros(v.shape[-1])}
-        ys.append(loops.ttt_mlp(q[:, h], k[:, h], v[:, h], eta[:, h], scale, w, 16))
+        ys.append(deep.ttt_mlp(q[:, h], k[:, h], v[:, h], eta[:, h], scale, w, 16))
     return out(torch.stack(ys, 1), x, p)
 
 
@@ -168,7 +168,7 @@ def titans(x: Tensor, p: Parameters, heads: int) -> Tensor:
     theta = torch.sigmoid(x @ p["eta_linear.weight"].T) / 128
     eta = 0.9 * torch.sigmoid(x @ p["mu_linear.weight"].T)
     given = (q, k, v, alpha, theta, eta)
-    ys = [loops.titans(*(u[:, h] for u in given), weights_of(p, h), 64) for h in range(heads)]
+    ys = [deep.titans(*(u[:, h] for u in given), weights_of(p, h), 64) for h in range(heads)]
     return out(torch.stack(ys, 1), x, p)
 
 
@@ -193,7 +193,7 @@ def yaad(x: Tensor, p: Parameters, heads: int, sweeps: int = 1) -> Tensor:
     for h in range(heads):
         own = {w: (a[:, h], e[:, h]) for w, (a, e) in gates.items()}
         given = (q[:, h], k[:, h], v[:, h], delta[:, h], own, weights_of(p, h), 64, sweeps)
-        ys.append(loops.yaad(*given))
+        ys.append(deep.yaad(*given))
     return out(torch.stack(ys, 1), x, p)
 
 
@@ -205,5 +205,5 @@ def memora(x: Tensor, p: Parameters, heads: int) -> Tensor:
         own = {w: (a[:, h], e[:, h]) for w, (a, e) in gates.items()}
         w = weights_of(p, h)
         log = {name: torch.log_softmax(w.pop(name), -1) for name in ("W1", "W2")}
-        ys.append(loops.memora(q[:, h], k[:, h], v[:, h], own, log, w, 64))
+        ys.append(deep.memora(q[:, h], k[:, h], v[:, h], own, log, w, 64))
     return out(torch.stack(ys, 1), x, p)

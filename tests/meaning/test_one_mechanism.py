@@ -85,7 +85,8 @@ def test_a_twin_shares_no_name_with_its_memory(name: str) -> None:
 )
 def test_twins_have_equal_digests(name: str) -> None:
     here, there = digests(name), digests(TWINS[name])
-    stages = STAGES if name not in shipped() or compiled(name).form else BY_TOKEN
+    chunked = name not in shipped() or compiled(name).form is not None
+    stages = set(STAGES) - ({"chunk", "adjoint"} if not chunked else set())
     assert tuple(here) == STAGES and all(here[stage] for stage in stages)
     assert here == there
 

@@ -96,6 +96,11 @@ def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
             case _:
                 gate = rng.uniform(0.1, 0.4, (length, *shape))
                 values[feed.name] = np.log(gate) if feed.log else gate
+    if (window := rule.model.window) is not None:
+        for age in range(1, window.width):
+            values[f"written_past{age}"] = np.ones(length) * (np.arange(length) >= age)
+            for name in window.inputs:
+                values[f"{name}_past{age}"] = np.roll(values[name], age, axis=0)
     for state in rule.states:
         values[state.name] = 0.4 * rng.standard_normal([sizes[axis] for axis in state.axes])
     return values

@@ -113,6 +113,9 @@ def arguments(compiled: CompiledMemory, tokens: int) -> tuple[dict[str, Tensor],
     for weight in rule.states:
         shape = [sizes[a] for a in weight.axes]
         state[weight.name] = 0.1 * torch.randn(1, HEADS, *shape, generator=random)
+    for name in rule.model.window_inputs:
+        shape = feeds[name].shape[2:]
+        state[f"window.{name}"] = torch.randn(1, rule.model.window.width - 1, *shape)
     if rule.block:
         state["position"] = torch.zeros(1, dtype=torch.int64)
     return feeds, state

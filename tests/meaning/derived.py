@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import sympy as sp
 
 from miras_dsl.check import read
@@ -39,6 +41,24 @@ def shipped() -> dict[str, MemorySpec]:
 def compiled(name: str) -> CompiledMemory:
     """A shipped memory through all stages."""
     return compile_memory(shipped()[name])
+
+
+REPEATED = frozenset({
+    "AbsoluteError", "CubedError", "HuberChannels", "HeavyTails", "ValueShift", "EraseAndHold",
+    "QDelta", "Comba", "HGRN2", "MinGRU", "Mamba2", "TitansLinear", "MonetaPrinted", "TTTLinear",
+    "SoftThreshold",
+})  # fmt: skip
+"""Memories whose programs have the shape of another shipped memory's: another formula in one place."""
+
+
+def shipped_names(having: str = "rule", family_is_not: str = "") -> list[Any]:
+    """The shipped memories as cases of a test; those in `REPEATED` are `thorough`.
+
+    having  only those whose `CompiledMemory` has this: `form` or `kernel_plan`
+    """
+    found = [name for name in sorted(shipped()) if getattr(compiled(name), having) is not None]
+    found = [name for name in found if compiled(name).family != family_is_not]
+    return [pytest.param(n, marks=pytest.mark.thorough) if n in REPEATED else n for n in found]
 
 
 def of_text(text: str) -> CompiledMemory:
@@ -76,6 +96,11 @@ def values_of(rule: UpdateRule, length: int, seed: int = 0) -> Arrays:
             case _:
                 gate = rng.uniform(0.1, 0.4, (length, *shape))
                 values[feed.name] = np.log(gate) if feed.log else gate
+    if (window := rule.model.window) is not None:
+        for age in range(1, window.width):
+            values[f"written_past{age}"] = np.ones(length) * (np.arange(length) >= age)
+            for name in window.inputs:
+                values[f"{name}_past{age}"] = np.roll(values[name], age, axis=0)
     for state in rule.states:
         values[state.name] = 0.4 * rng.standard_normal([sizes[axis] for axis in state.axes])
     return values

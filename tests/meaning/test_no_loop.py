@@ -26,7 +26,7 @@ from miras_dsl.runtime.ops import tensor_ops
 from miras_dsl.runtime.run import MemoryOp, MemoryTable, Region, ScanProgram
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
-from tests.meaning.derived import extents, shipped
+from tests.meaning.derived import extents, shipped, shipped_names
 from tests.meaning.test_derivation import FAMILIES
 
 HEADS = 1
@@ -113,13 +113,16 @@ def arguments(compiled: CompiledMemory, tokens: int) -> tuple[dict[str, Tensor],
     for weight in rule.states:
         shape = [sizes[a] for a in weight.axes]
         state[weight.name] = 0.1 * torch.randn(1, HEADS, *shape, generator=random)
+    for name in rule.model.window_inputs:
+        shape = feeds[name].shape[2:]
+        state[f"window.{name}"] = torch.randn(1, rule.model.window.width - 1, *shape)
     if rule.block:
         state["position"] = torch.zeros(1, dtype=torch.int64)
     return feeds, state
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 130])
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", shipped_names("form"))
 def test_steps_are_those_that_the_plan_states(
     name: str, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +171,7 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(FAMILIES) if FAMILIES[n] != "substitution"])
+@pytest.mark.parametrize("name", shipped_names("form", family_is_not="substitution"))
 def test_a_chunk_is_not_done_token_by_token(name: str) -> None:
     """Each further chunk costs the same few operations, a fraction of those of its tokens."""
     compiled, memory = generated(name)

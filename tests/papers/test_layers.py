@@ -15,24 +15,67 @@ import torch
 from torch import Tensor
 
 import miras_dsl as miras
-from tests.papers import layers
+from tests.papers.layers import deep, matrix
+from tests.papers.layers.parts import gated, positive, squashed
+from tests.papers.loops import additive, delta, retained, robust
 
+ETA = squashed("eta")
 LAYERS: dict[tuple[str, str], Callable[..., Tensor]] = {
-    ("linear_attention", "LinearAttentionLayer"): layers.linear_attention,
-    ("gla", "GLALayer"): layers.gla,
-    ("retnet", "RetNetLayer"): layers.retnet,
-    ("lightning", "LightningLayer"): layers.lightning,
-    ("hgrn", "HGRNLayer"): layers.hgrn,
-    ("deltanet", "DeltaNetLayer"): layers.deltanet,
-    ("gated_deltanet", "GatedDeltaNetLayer"): layers.gated_deltanet,
-    ("delta_product", "DeltaProductLayer"): layers.delta_product,
-    ("rwkv7", "RWKV7Layer"): layers.rwkv7,
-    ("logcosh_momentum", "LogCoshMomentumLayer"): layers.logcosh_momentum,
-    ("ttt_mlp", "TTTMLPLayer"): layers.ttt_mlp,
-    ("titans", "TitansLayer"): layers.titans,
-    ("yaad", "YaadLayer"): layers.yaad,
-    ("yaad", "YaadSweepsLayer"): partial(layers.yaad, sweeps=3),
-    ("memora", "MemoraLayer"): layers.memora,
+    ("linear_attention", "LinearAttentionLayer"): gated(additive.linear_attention, decay=False),
+    ("gla", "GLALayer"): matrix.gla,
+    ("retnet", "RetNetLayer"): matrix.retnet,
+    ("lightning", "LightningLayer"): matrix.lightning,
+    ("hgrn", "HGRNLayer"): matrix.hgrn,
+    ("hgrn2", "HGRN2Layer"): matrix.hgrn2,
+    ("mamba2", "Mamba2Layer"): matrix.mamba2,
+    ("rwkv6", "RWKV6Layer"): matrix.rwkv6,
+    ("min_gru", "MinGRULayer"): matrix.min_gru,
+    ("swla", "SWLALayer"): gated(additive.swla, ETA, squashed("gamma")),
+    ("deltanet", "DeltaNetLayer"): gated(delta.deltanet, ETA, decay=False),
+    ("gated_deltanet", "GatedDeltaNetLayer"): gated(delta.gated_deltanet, ETA),
+    ("delta_product", "DeltaProductLayer"): matrix.delta_product,
+    ("rwkv7", "RWKV7Layer"): matrix.rwkv7,
+    ("kda", "KDALayer"): matrix.kda,
+    ("comba", "CombaLayer"): matrix.comba,
+    ("gdn2", "GatedDeltaNet2Layer"): matrix.gdn2,
+    ("mdn", "MomentumDeltaNetLayer"): matrix.mdn,
+    ("q_delta", "QDeltaLayer"): gated(delta.q_delta, ETA, squashed("share", 1, -0.9)),
+    ("longhorn", "LonghornLayer"): matrix.longhorn,
+    ("omega_net", "OmegaNetLayer"): gated(
+        delta.omega_net, squashed("eta", 1 / 4), squashed("gamma")
+    ),
+    ("titans_linear", "TitansLinearLayer"): matrix.titans_linear,
+    ("channel_momentum", "ChannelMomentumLayer"): matrix.channel_momentum,
+    ("logcosh_momentum", "LogCoshMomentumLayer"): gated(
+        robust.logcosh_momentum, squashed("eta", 1 / 2), squashed("mu", 0.8)
+    ),
+    ("value_shift", "ValueShiftLayer"): gated(
+        robust.value_shift, squashed("eta", 1 / 2), squashed("delta", 1 / 4)
+    ),
+    ("absolute_error", "AbsoluteErrorLayer"): gated(robust.absolute_error, squashed("eta", 1 / 4)),
+    ("cubed_error", "CubedErrorLayer"): gated(robust.cubed_error, squashed("eta", 1 / 16)),
+    ("huber_channels", "HuberChannelsLayer"): gated(
+        robust.huber_channels, ETA, positive("delta", -1)
+    ),
+    ("huber_length", "HuberLengthLayer"): gated(robust.huber_length, ETA, positive("delta")),
+    ("heavy_tails", "HeavyTailsLayer"): matrix.heavy_tails,
+    ("erase_and_hold", "EraseAndHoldLayer"): gated(
+        robust.erase_and_hold, squashed("b", 1 / 2, -2), ETA
+    ),
+    ("elastic_net", "ElasticNetLayer"): matrix.elastic_net,
+    ("soft_threshold", "SoftThresholdLayer"): gated(
+        retained.soft_threshold, squashed("gamma", 0.02), ETA
+    ),
+    ("bounded_memory", "BoundedMemoryLayer"): gated(retained.bounded_memory, ETA),
+    ("ttt_linear", "TTTLinearLayer"): deep.ttt_linear,
+    ("ttt_mlp", "TTTMLPLayer"): deep.ttt_mlp,
+    ("titans", "TitansLayer"): deep.titans,
+    ("atlas", "AtlasLayer"): deep.atlas,
+    ("yaad", "YaadLayer"): deep.yaad,
+    ("yaad", "YaadSweepsLayer"): partial(deep.yaad, sweeps=3),
+    ("moneta", "MonetaLayer"): deep.moneta,
+    ("moneta", "MonetaPrintedLayer"): partial(deep.moneta, printed=True),
+    ("memora", "MemoraLayer"): deep.memora,
 }
 HEADS = 2
 

@@ -72,6 +72,13 @@ class _Run:
         self.axes: dict[str, Axes] = {f.name: ordered(f.axes) for f in plan.interface.inputs}
         self.axes |= {s.name: ordered(s.axes) for s in plan.interface.states}
         self.axes["y"] = (VALUE,)
+        for age in range(1, plan.interface.window):  # the inputs of earlier tokens
+            past: dict[str, Axes] = {
+                f"{name}_past{age}": self.axes[name] for name in plan.interface.window_inputs
+            }
+            past[f"written_past{age}"] = ()
+            self.axes |= past
+            self.timed |= past.keys()
         self.parts: dict[str, list[tuple[Program, Array]]] = {}
 
     def results(self) -> dict[str, Array]:

@@ -1,7 +1,7 @@
-"""Published recurrences as plain token loops, written from the papers with gradients by hand.
+"""Networks that learn while they read, as token loops from the papers, with gradients by hand.
 
-Each takes one head of one sequence: q, k, v and gates [time, ...], weights without leading axes.
-Nothing here knows the project.
+One head of one sequence: q, k, v and gates [time, ...], weights by name without leading axes.  Nothing
+here knows the project.
 """
 
 from __future__ import annotations
@@ -13,100 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Weights = dict[str, Tensor]
-
-
-def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Katharopoulos et al. 2020, without normaliser: S_t = S_(t-1) + v k'; y = S q."""
-    s, out = v.new_zeros(v.shape[1], k.shape[1]), []
-    for t in range(len(q)):
-        s = s + torch.outer(v[t], k[t])
-        out.append(s @ q[t])
-    return torch.stack(out)
-
-
-def gla(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor) -> Tensor:
-    """Yang et al. 2023: S_t = S_(t-1) Diag(alpha_t) + v k'."""
-    s, out = v.new_zeros(v.shape[1], k.shape[1]), []
-    for t in range(len(q)):
-        s = s @ torch.diag(alpha[t]) + torch.outer(v[t], k[t])
-        out.append(s @ q[t])
-    return torch.stack(out)
-
-
-def retnet(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor) -> Tensor:
-    """Sun et al. 2023, without rotation: S_t = gamma S_(t-1) + v k'; y = S q.  Qin et al. 2024 write the
-    same with lambda for gamma."""
-    s, out = v.new_zeros(v.shape[1], k.shape[1]), []
-    for t in range(len(q)):
-        s = gamma[t] * s + torch.outer(v[t], k[t])
-        out.append(s @ q[t])
-    return torch.stack(out)
-
-
-def deltanet(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
-    """Yang et al. 2024: S_t = S_(t-1) (I - beta k k') + beta v k'."""
-    s, eye, out = v.new_zeros(v.shape[1], k.shape[1]), torch.eye(k.shape[1]).to(k), []
-    for t in range(len(q)):
-        s = s @ (eye - beta[t] * torch.outer(k[t], k[t])) + beta[t] * torch.outer(v[t], k[t])
-        out.append(s @ q[t])
-    return torch.stack(out)
-
-
-def gated_deltanet(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """Yang et al. 2024: S_t = alpha S_(t-1) (I - beta k k') + beta v k'."""
-    s, eye, out = v.new_zeros(v.shape[1], k.shape[1]), torch.eye(k.shape[1]).to(k), []
-    for t in range(len(q)):
-        erase = alpha[t] * (eye - beta[t] * torch.outer(k[t], k[t]))
-        s = s @ erase + beta[t] * torch.outer(v[t], k[t])
-        out.append(s @ q[t])
-    return torch.stack(out)
-
-
-def rwkv7(
-    r: Tensor, w: Tensor, insert: Tensor, v: Tensor, removal: Tensor, a: Tensor, bonus: Tensor
-) -> Tensor:
-    """Peng et al. 2025: S_t = S_(t-1) (Diag(w) - c (a c)') + v k'; y = S r + bonus."""
-    s, out = v.new_zeros(v.shape[1], r.shape[1]), []
-    for t in range(len(r)):
-        transition = torch.diag(w[t]) - torch.outer(removal[t], a[t] * removal[t])
-        s = s @ transition + torch.outer(v[t], insert[t])
-        out.append(s @ r[t] + bonus[t])
-    return torch.stack(out)
-
-
-def delta_product(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """Siems et al. 2025, gated: one decay, then a delta step for each of the token's pairs."""
-    s, eye, out = v.new_zeros(v.shape[2], k.shape[2]), torch.eye(k.shape[2]).to(k), []
-    for t in range(len(q)):
-        s = alpha[t] * s
-        for j in range(k.shape[1]):
-            householder = eye - beta[t, j] * torch.outer(k[t, j], k[t, j])
-            s = s @ householder + beta[t, j] * torch.outer(v[t, j], k[t, j])
-        out.append(s @ q[t])
-    return torch.stack(out)
-
-
-def hgrn(candidate: Tensor, forget: Tensor) -> Tensor:
-    """Qin et al. 2023, real part: h_t = f h_(t-1) + (1 - f) silu(c)."""
-    h, out = torch.zeros_like(candidate[0]), []
-    for t in range(len(candidate)):
-        h = forget[t] * h + (1 - forget[t]) * F.silu(candidate[t])
-        out.append(h)
-    return torch.stack(out)
-
-
-def logcosh_momentum(
-    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, mu: Tensor
-) -> Tensor:
-    """In no paper: slope tanh(W k - v) of log cosh, Titans' momentum, exact, decay first."""
-    w = s = v.new_zeros(v.shape[1], k.shape[1])
-    out = []
-    for t in range(len(q)):
-        w = alpha[t] * w
-        s = mu[t] * s - eta[t] * torch.outer(torch.tanh(w @ k[t] - v[t]), k[t])
-        w = w + s
-        out.append(w @ q[t])
-    return torch.stack(out)
 
 
 def gelu_slope(x: Tensor) -> Tensor:
@@ -234,5 +140,81 @@ def memora(
         step = {n: (a[t][:, None], e[t][:, None] * g[n]) for n, (a, e) in gates.items()}
         log = {n: keep * log[n] - move for n, (keep, move) in step.items()}
         w = fixed | {n: keep * w[n] - move for n, (keep, move) in step.items()}
+        out.append(deep_read(w, q[t]))
+    return torch.stack(out)
+
+
+def ttt_linear(
+    q: Tensor, k: Tensor, v: Tensor, eta: Tensor, scale: Tensor, w: Weights, block: int
+) -> Tensor:
+    """Sun et al. 2024: x + LN(W x + b); steps as in TTT-MLP."""
+    out, shift, learned = [], w["norm_shift"], ("W1", "b1")
+    for start in range(0, len(q), block):
+        anchor, total = dict(w), {n: torch.zeros_like(w[n]) for n in learned}
+        for i, t in enumerate(range(start, min(start + block, len(q)))):
+            hat, deviation = norm(anchor["W1"] @ k[t] + anchor["b1"])
+            error = k[t] + w["norm_weight"] * hat + shift - v[t]
+            d = norm_slope(hat, deviation, w["norm_weight"] * error)
+            total["W1"] = total["W1"] + eta[t] * torch.outer(d, k[t])
+            total["b1"] = total["b1"] + eta[t] * d
+            w = {**anchor, **{n: anchor[n] - scale[i] * total[n] for n in learned}}
+            hat, _ = norm(w["W1"] @ q[t] + w["b1"])
+            out.append(q[t] + w["norm_weight"] * hat + shift)
+    return torch.stack(out)
+
+
+def moneta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: dict[str, tuple[Tensor, Tensor]],
+    held: Weights,
+    fixed: Weights,
+    block: int,
+    printed: bool = False,
+) -> Tensor:
+    """Behrouz et al. 2025, p = 3, q = 4: A = alpha A - eta grad; W = A / |A|_4^2 as printed, or the
+    minimiser A |A|^2 / (3 |A|_4^2), at the ends of blocks."""
+
+    def link(a: Tensor) -> Tensor:
+        four = (a**4).sum() ** (1 / 4)
+        return a / four.pow(2).clamp(min=0.01) if printed else a**3 / (3 * four**2)
+
+    out = []
+    for t in range(len(q)):
+        if t % block == 0:
+            w = anchor = fixed | {n: link(held[n]) for n in held}
+        g = deep_slopes(anchor, k[t], v[t], lambda r: 3 * torch.tanh(10 * r) * (r**2 + 1e-6))
+        step = {n: (a[t][:, None], e[t][:, None] * g[n]) for n, (a, e) in gates.items()}
+        held = {n: keep * held[n] - move for n, (keep, move) in step.items()}
+        w = fixed | {n: keep * w[n] - move for n, (keep, move) in step.items()}
+        out.append(deep_read(w, q[t]))
+    return torch.stack(out)
+
+
+def orthogonal(x: Tensor) -> Tensor:
+    """Five steps of Newton and Schulz, which bring singular values near 1 (Jordan et al. 2024)."""
+    x = x / x.norm()
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x
+
+
+def atlas(
+    q: Tensor, k: Tensor, v: Tensor, gates: tuple[Tensor, ...], w: Weights, block: int
+) -> Tensor:
+    """Behrouz et al. 2025: S = theta S - sum of gamma^age grad over the last four tokens at the block's
+    first weights; M = alpha M + eta NS5(S).  Gates: alpha, eta, theta, gamma."""
+    (alpha, eta, theta, gamma), out = gates, []
+    s = {n: torch.zeros_like(w[n]) for n in ("W1", "W2")}
+    for t in range(len(q)):
+        if t % block == 0:
+            anchor = w
+        s = {n: theta[t] * s[n] for n in s}
+        for age in range(min(4, t + 1)):
+            g = deep_slopes(anchor, k[t - age], v[t - age], lambda r: r)
+            s = {n: s[n] - gamma[t] ** age * g[n] for n in s}
+        w = {**w, **{n: alpha[t] * w[n] + eta[t] * orthogonal(s[n]) for n in s}}
         out.append(deep_read(w, q[t]))
     return torch.stack(out)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate, islice
 
 from miras_dsl.codegen.emit.line_wrap import WIDTH, statement, wrap_names
 
@@ -117,7 +119,6 @@ class _Run:
     places   (body, first statement)
     returns  what the function returns, by the names of the first place
     results  the same by each place's own names, `_` where it is not needed
-    own      lines of text of the run
     """
 
     places: tuple[tuple[int, int], ...]
@@ -126,15 +127,19 @@ class _Run:
     returns: tuple[str, ...]
     results: tuple[tuple[str, ...], ...]
 
-    own: int
 
-    @property
-    def saved(self) -> int:
-        """Lines of text that a function for it saves."""
-        given, made = ((ANY_NAME,) * len(names) for names in (self.params[0], self.returns))
-        call = Assignment(made, f"{ANY_NAME}({', '.join((*given, 'size'))})", "")
-        frame = 5 + len(wrap_names(given, 4)) + len(wrap_names(made, 8))
-        return self.own * (len(self.runs) - 1) - len(call.lines()) * len(self.runs) - frame
+@cache
+def _frame(params: int, returns: int) -> tuple[int, int]:
+    """Lines of a function beside its statements, and of a call of it."""
+    given, made = (ANY_NAME,) * params, (ANY_NAME,) * returns
+    call = Assignment(made, f"{ANY_NAME}({', '.join((*given, 'size'))})", "")
+    return 5 + len(wrap_names(given, 4)) + len(wrap_names(made, 8)), len(call.lines())
+
+
+def _saved(lines: int, places: int, params: int, returns: int) -> int:
+    """Lines of text that a function for a run of so many lines saves."""
+    frame, call = _frame(params, returns)
+    return lines * (places - 1) - call * places - frame
 
 
 class _Bodies:
@@ -146,9 +151,10 @@ class _Bodies:
         self.last_read = [_last_reads(body) for body in bodies]
         self.heights = [[_height(made, body.own) for made in body.statements] for body in bodies]
 
-    def text_lines(self, place: tuple[int, int], length: int) -> int:
-        """Lines of text of a run."""
-        return sum(self.heights[place[0]][place[1] : place[1] + length])
+    def lines_of_each(self, place: tuple[int, int], length: int) -> list[int]:
+        """Lines of text of the run of each length, from 0 on."""
+        at, start = place
+        return [0, *accumulate(self.heights[at][start : start + length])]
 
     def repeats(
         self, repeated: Sequence[Sequence[tuple[int, int]]]
@@ -174,11 +180,14 @@ class _Bodies:
 
     def common(self, a: tuple[int, int], b: tuple[int, int]) -> int:
         """How many statements from two places on are the same but for their names."""
-        one, two = self.shapes[a[0]][a[1] :], self.shapes[b[0]][b[1] :]
-        limit = min(len(one), len(two), abs(b[1] - a[1]) if a[0] == b[0] else len(one))
+        one, two = self.shapes[a[0]], self.shapes[b[0]]
+        limit = min(len(one) - a[1], len(two) - b[1])
+        if a[0] == b[0]:
+            limit = min(limit, abs(b[1] - a[1]))
         there: dict[str, str] = {}
         back: dict[str, str] = {}
-        for at, (left, right) in enumerate(zip(one[:limit], two[:limit], strict=True)):
+        for at in range(limit):
+            left, right = one[a[1] + at], two[b[1] + at]
             if left[0] != right[0]:
                 return at
             for x, y in zip(left[1], right[1], strict=True):
@@ -186,14 +195,44 @@ class _Bodies:
                     return at
         return limit
 
+    def params_of_each(self, place: tuple[int, int], length: int) -> list[int]:
+        """How many values the run of each length, from 0 on, reads from outside."""
+        at, start = place
+        params: set[str] = set()
+        own: set[str] = set()
+        counts = [0]
+        run = zip(self.bodies[at].statements, self.shapes[at], strict=True)
+        for made, (_, names) in islice(run, start, start + length):
+            own.update(made.targets)
+            params.update(name for name in names if name not in own)
+            params.difference_update(made.targets)
+            counts.append(len(params))
+        return counts
+
+    def returns_of_each(self, places: Sequence[tuple[int, int]], length: int) -> list[int]:
+        """How many values of the run of each length, from 0 on, are read behind it in some place."""
+        steps = [self.bodies[at].statements[start : start + length] for at, start in places]
+        counts = [0] * (length + 2)
+        for n, same in enumerate(zip(*steps, strict=True)):
+            for names in zip(*(made.targets for made in same), strict=True):
+                end = max(
+                    self.last_read[at].get(name, -1) - start
+                    for name, (at, start) in zip(names, places, strict=True)
+                )
+                if end > n:
+                    counts[n + 1] += 1
+                    counts[min(end, length) + 1] -= 1
+        return list(accumulate(counts))[: length + 1]
+
     def run(self, places: Sequence[tuple[int, int]], length: int) -> _Run:
         """What a function for a run would read and return."""
         runs = [self.bodies[at].statements[start : start + length] for at, start in places]
         targets = [[t for made in run for t in made.targets] for run in runs]
         params = []
         for (at, start), own in zip(places, targets, strict=True):
+            inside = frozenset(own)
             read = [name for _, names in self.shapes[at][start : start + length] for name in names]
-            params.append(tuple(dict.fromkeys(name for name in read if name not in own)))
+            params.append(tuple(dict.fromkeys(name for name in read if name not in inside)))
         ends = [(self.last_read[at], start + length) for at, start in places]
         needed = [
             n
@@ -207,8 +246,7 @@ class _Bodies:
             for own, (last, end) in zip(targets, ends, strict=True)
         ]
         returns = tuple(targets[0][n] for n in needed)
-        own = self.text_lines(places[0], length)
-        return _Run(tuple(places), tuple(runs), tuple(params), returns, tuple(results), own)
+        return _Run(tuple(places), tuple(runs), tuple(params), returns, tuple(results))
 
 
 def _best(given: Sequence[Body]) -> _Run | None:
@@ -221,17 +259,22 @@ def _best(given: Sequence[Body]) -> _Run | None:
     repeated = [places for places in starts.values() if len(places) > 1]
     best, most = None, LEAST_SAVED - 1
     found = list(bodies.repeats(repeated))
-    found.sort(key=lambda run: -bodies.text_lines(run[1][0], run[0]) * (len(run[1]) - 1))
+    found.sort(key=lambda run: -bodies.lines_of_each(run[1][0], run[0])[-1] * (len(run[1]) - 1))
     for length, places in found:
+        lines = bodies.lines_of_each(places[0], length)
+        if lines[length] * (len(places) - 1) - FRAME <= most:
+            break
+        params = bodies.params_of_each(places[0], length)
+        returns = bodies.returns_of_each(places, length)
         for shorter in range(length, 1, -1):
-            if bodies.text_lines(places[0], shorter) * (len(places) - 1) - FRAME <= most:
+            if lines[shorter] * (len(places) - 1) - FRAME <= most:
                 break
-            run = bodies.run(places, shorter)
-            if not run.returns or max(len(run.returns), len(run.params[0])) > MOST_NAMES:
+            if not 0 < returns[shorter] <= MOST_NAMES or params[shorter] > MOST_NAMES:
                 continue
-            if run.saved > most:
-                best, most = run, run.saved
-    return best
+            saved = _saved(lines[shorter], len(places), params[shorter], returns[shorter])
+            if saved > most:
+                best, most = (places, shorter), saved
+    return best and bodies.run(*best)
 
 
 def _shape(made: Assignment, own: frozenset[str]) -> tuple[object, tuple[str, ...]]:

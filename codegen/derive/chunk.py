@@ -44,7 +44,7 @@ from miras_dsl.ir import (
 )
 
 from .running_max import MaxUpdate
-from .state_read import StateRead, WriteKey
+from .state_reader import StateRead, WriteKey
 from .update import UpdateRule
 from .vectorize import TokenVectorizer
 

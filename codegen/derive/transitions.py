@@ -20,24 +20,20 @@ from miras_dsl.ir import (
     ONE,
     Axis,
     Cumsum,
-    Decay,
     I,
     Input,
     J,
-    L,
     Label,
-    Mask,
     Node,
     Shift,
     TakeLast,
-    Triangle,
     broadcast,
-    contract,
     reduce_sum,
     rename,
 )
 from miras_dsl.scalar.functions import OPERANDS
 
+from .coupled_transitions import Coupled, coupled_transitions
 from .logarithms import decay_logarithms
 from .rotation import Rotation, rotation, turns, wave
 from .running_max import MaxUpdate
@@ -63,9 +59,7 @@ class Transitions:
         self.logarithms = logarithms
         self.vectorize = vectorize
         self._logs: dict[Input, dict[Axis | None, Node]] = {}
-        self._dense: dict[
-            Input, tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]
-        ] = {}
+        self._dense: dict[Input, Coupled] = {}
         self._rotations: dict[Input, Rotation | None] = {}
         self._in_progress: list[tuple[str, Input]] = []
         self.labels: dict[Node, Label] = {}
@@ -193,15 +187,13 @@ class Transitions:
         total = Cumsum(log, I)
         return Shift(total, I, 1) if when is When.BEFORE else total
 
-    def _coupled_transitions(
-        self, state: Input
-    ) -> tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]:
+    def _coupled_transitions(self, state: Input) -> Coupled:
         """For a state that takes in others: the factor [i] of each state at the start of the chunk, and
         the triangle [i, j] of each write."""
         if state in self._dense:
             return self._dense[state]
         with self.deriving("coupling", state):
-            self._dense[state] = self._derive_coupled(state)
+            self._dense[state] = coupled_transitions(self, state)
         return self._dense[state]
 
     @contextmanager
@@ -217,50 +209,6 @@ class Transitions:
             yield
         finally:
             self._in_progress.pop()
-
-    def _derive_coupled(
-        self, state: Input
-    ) -> tuple[dict[Input, Node], dict[tuple[Node, Node | None], Node]]:
-        logs = self.logs(state)
-        if set(logs) - {None}:
-            raise NotChunkable(f"{state.name} is fed by another state and decays by channel")
-        own = self._own_decay(logs.get(None))
-        initial: dict[Input, Node] = {}
-        dense: dict[tuple[Node, Node | None], Node] = {}
-        triangle = rename(own, {L: J})
-        for write in self.updates[state].writes:
-            dense[write.u, write.x] = triangle * rename(
-                broadcast(self.vectorize(write.scale), (I,)), {I: J}
-            )
-        for other, coefficient in self.coupled_states(state):
-            taken = self.vectorize(coefficient)
-            if set(taken.axes) - {I}:
-                raise NotChunkable(f"{state.name} takes in {other.name} by channel")
-            taken = rename(taken * VALID, {I: L})
-            for first, transition in self.initial(other, When.BEFORE):
-                if transition.logs or transition.turn:
-                    raise NotChunkable(f"{other.name} feeds {state.name} and decays by channel")
-                factor = broadcast(ONE if transition.scalar is None else transition.scalar, (I,))
-                reach = contract(own, rename(factor, {I: L}) * taken, (L,))
-                initial[first] = initial[first] + reach if first in initial else reach
-            for key, transition in self.of_writes(other, When.BEFORE):
-                source = transition.triangle()
-                if transition.logs or transition.turn:
-                    raise NotChunkable(f"{other.name} feeds {state.name} and decays by channel")
-                if source is None:
-                    source = Mask(broadcast(ONE, (I, J)), Triangle(I, J, strict=True))
-                source = source * rename(transition.scale, {I: J})
-                reach = contract(own, rename(source, {I: L}) * taken, (L,))
-                dense[key] = dense[key] + reach if key in dense else reach
-        return initial, dense
-
-    @staticmethod
-    def _own_decay(log: Node | None) -> Node:
-        """The triangle [i, l] of a state's own decay, from the logarithm [i] of a scalar decay."""
-        if log is None:
-            return Mask(broadcast(ONE, (I, L)), Triangle(I, L))
-        since_start = Cumsum(broadcast(log, (I,)), I)
-        return Decay(since_start, rename(since_start, {I: L}), Triangle(I, L))
 
     # ------------------------------------------------------------ at the chunk's end
 

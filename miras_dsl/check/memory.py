@@ -16,7 +16,11 @@ from miras_dsl.check.clauses.algorithm.clause import (
 )
 from miras_dsl.check.clauses.architecture import architecture, check_every_weight_is_read
 from miras_dsl.check.clauses.bias import terms
-from miras_dsl.check.clauses.decay import check_decay_range, constant_decays_as_gates
+from miras_dsl.check.clauses.decay import (
+    check_decay_range,
+    check_turns_once,
+    constant_decays_as_gates,
+)
 from miras_dsl.check.clauses.order import order
 from miras_dsl.check.clauses.read import read
 from miras_dsl.check.clauses.retention import retention
@@ -32,7 +36,6 @@ from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Findings, Label, Problem, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import (
-    Algorithm,
     Expr,
     Gate,
     Interval,
@@ -161,7 +164,7 @@ def _memory(
     _at_chunk(kept, learned.anchored is not None, clauses)
     steps = order(clauses["order"], losses, kept)
     assert built.network is not None
-    _turns_once(kept, learned)
+    check_turns_once(kept, learned)
     used = [built.network.body, reading, *_formulas(losses, kept), *(e for _, e in learned.rules)]
     used += [
         e
@@ -217,19 +220,6 @@ def _at_chunk(kept: Retention, anchored: bool, clauses: dict[str, syntax.Clause]
             "acts at the ends of blocks",
             because=(Label(clauses["algorithm"].span, "no `anchored(…)` here"),),
             help="write `anchored(64)` in the algorithm, or `at token` here",
-        )
-
-
-def _turns_once(kept: Retention, learned: Algorithm) -> None:
-    """Raise Problem for a complex decay of a token that takes several steps: it would turn in each."""
-    if kept.turns and max(learned.steps, learned.pairs) > 1:
-        raise problem(
-            "M0608",
-            "a token of several steps cannot turn a complex weight",
-            kept.span,
-            "turns once a token",
-            because=(Label(learned.span, "several steps here"),),
-            help="learn from one pair a token, or let the decay be real",
         )
 
 

@@ -13,6 +13,7 @@ from miras_dsl.check.formula.shapes import shown
 from miras_dsl.diagnostics import Label, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import (
+    Algorithm,
     Apply,
     Axes,
     Decay,
@@ -172,3 +173,16 @@ def check_decay_range(kept: Retention, gates: tuple[Gate, ...]) -> None:
                 help="a decay keeps a share: `sigmoid(linear(x))` lies between 0 and 1, "
                 "`tanh(linear(x))` between -1 and 1",
             )
+
+
+def check_turns_once(kept: Retention, learned: Algorithm) -> None:
+    """Raise Problem for a complex decay of a token that takes several steps: it would turn in each."""
+    if kept.turns and max(learned.steps, learned.pairs) > 1:
+        raise problem(
+            "M0608",
+            "a token of several steps cannot turn a complex weight",
+            kept.span,
+            "turns once a token",
+            because=(Label(learned.span, "several steps here"),),
+            help="learn from one pair a token, or let the decay be real",
+        )

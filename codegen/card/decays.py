@@ -12,7 +12,7 @@ import numpy as np
 from miras_dsl.codegen.derive.rotation import rotation
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.model.types import MemoryInput, StateKind, StateTensor
-from miras_dsl.ir import Axis, Node, inputs_of, is_zero
+from miras_dsl.ir import Axis, Node, Role, inputs_of, is_zero
 from miras_dsl.ir import Number as Constant
 from miras_dsl.ir.interpreter import evaluate
 from miras_dsl.scalar.interval import Interval
@@ -78,6 +78,8 @@ def _factor(rule: UpdateRule, state: StateTensor) -> Node | None:
             turning = rotation(old, dict(rule.affine))
             factor = next((f for kept, f in update.keep if kept is old), None)
             factor = turning.length if turning else factor
+            if factor is not None and any(x.role is Role.STATE for x in inputs_of([factor])):
+                return None
             return None if isinstance(factor, Constant) and factor.value == 1 else factor
     if rule.affine or state.kind is StateKind.CARRIED:
         return None

@@ -52,9 +52,8 @@ def _state(card: Card) -> str:
     shapes: dict[tuple[str, ...], list[str]] = {}
     for row in card.state:
         sides = " x ".join(map(str, row.shape))
-        shapes.setdefault((f"[{', '.join(row.axes)}] {sides}", _start(row.starts)), []).append(
-            row.name
-        )
+        shape = f"[{', '.join(row.axes)}] {sides}" if row.axes else "one number"
+        shapes.setdefault((shape, _start(row.starts)), []).append(row.name)
     parts = [f"{', '.join(names)} {shape}{start}" for (shape, start), names in shapes.items()]
     sizes = ", ".join(f"{name} = {value}" for name, value in card.sizes.items())
     total = f"{card.state_numbers} numbers, {_bytes(card.state_bytes)} a head at {sizes}"

@@ -47,6 +47,8 @@ def _wrong(node: Apply, found: Mapping[int, Interval]) -> tuple[Expr, str, str] 
             return x, f"there is no logarithm of {_bad(x, found)}", way
         case Apply("div", (_, Number())):
             return None
+        case Apply("div", (_, x)) if _is_positive(x):
+            return None
         case Apply("div", (_, x)) if _holds_zero(x, found):
             way = _keep_from_zero(x, found)
             return x, "this may divide by zero", way
@@ -68,6 +70,21 @@ def _wrong(node: Apply, found: Mapping[int, Interval]) -> tuple[Expr, str, str] 
             )
         case _:
             return None
+
+
+def _is_positive(x: Expr) -> bool:
+    """Whether a formula is above 0 by its form: an exponential, or the larger of one and something."""
+    match x:
+        case Number(value):
+            return bool(value > 0)
+        case Apply("exp", _):
+            return True
+        case Apply("max", sides):
+            return any(map(_is_positive, sides))
+        case Apply("mul" | "min" | "retag", sides):
+            return all(map(_is_positive, sides))
+        case _:
+            return False
 
 
 def _as_warning(node: Apply, x: Expr, what: str, way: str, made: MemorySpec) -> Diagnostic:

@@ -122,8 +122,8 @@ def rules_of(
 
 
 def weight_axes(states: list[State]) -> Axes:
-    """The axes of `W` in a rule: those of the only weight, or ("row", "column") for several."""
-    return states[0].axes if len(states) == 1 else ("row", "column")
+    """The axes of `W` in a rule: those of the weights, or ("row", "column") where these differ."""
+    return states[0].axes if len({s.axes for s in states}) == 1 else ("row", "column")
 
 
 def _elsewhere_in_rules(weights: set[str], scope: Scope) -> dict[str, str]:

@@ -15,7 +15,6 @@ from miras_dsl.codegen.model.inputs import VALID
 from miras_dsl.codegen.passes.inline_maps import inline
 from miras_dsl.ir import (
     ONE,
-    Axes,
     Cumsum,
     I,
     Input,
@@ -30,6 +29,7 @@ from miras_dsl.ir import (
     contract,
     elementwise,
     inputs_of,
+    reduce_sum,
     rename,
 )
 from miras_dsl.scalar import functions as scalars
@@ -84,31 +84,33 @@ def max_update(node: Node, state: Input) -> MaxUpdate | None:
 def running_max(
     update: MaxUpdate, state: Input, when: When, vectorize: Callable[[Node], Node]
 ) -> Node:
-    """The state at a moment of every token of a chunk, [i, *axes]."""
-    strict = when is not When.AFTER
-    log, new = (_per_token(vectorize(x), state.axes) for x in (update.log, update.new))
+    """The state at a moment of every token of a chunk, [i, *axes].
+
+    What a token finds is what the one before it left, so that both choose alike where values are equal.
+    """
+    log, new = (broadcast(vectorize(x), (I, *state.axes)) for x in (update.log, update.new))
     total = Cumsum(log * VALID, I)
-    until = Shift(total, I, 1) if strict else total
     new = elementwise(scalars.where(X, Y, LOWEST), VALID, new)
-    reach = Mask(broadcast(ONE, (I, J)), Triangle(I, J, strict))
+    reach = Mask(broadcast(ONE, (I, J)), Triangle(I, J))
     candidates = elementwise(
-        scalars.where(X, Y, LOWEST), reach, until - rename(total, {I: J}) + rename(new, {I: J})
+        scalars.where(X, Y, LOWEST), reach, total - rename(total, {I: J}) + rename(new, {I: J})
     )
     # The derivative of a maximum is that of the candidate which it is: of equal ones, the oldest or newest.
     largest = Reduce("max", candidates, (J,))
     equal = elementwise(1 - scalars.absolute(scalars.sign(X - Y)), candidates, largest)
     place = Cumsum(equal, J, not update.oldest)
     chosen = elementwise(scalars.where(scalars.gt0(X - 1), sp.Integer(0), Y), place, equal)
-    return _larger(
-        until + broadcast(state, (I,)), contract(chosen, candidates, (J,)), update.oldest
+    after = _larger(
+        total + broadcast(state, (I,)), contract(chosen, candidates, (J,)), update.oldest
     )
+    if when is When.AFTER:
+        return after
+    before = reduce_sum(Mask(broadcast(ONE, (I, J)), Triangle(I, J, strict=True)), (J,))
+    is_first = elementwise(1 - scalars.gt0(X), before)
+    return Shift(after, I, 1) + is_first * state
 
 
 def _larger(older: Node, newer: Node, oldest: bool) -> Node:
     if oldest:
         return elementwise(scalars.maximum(X, Y), older, newer)
     return elementwise(scalars.maximum(Y, X), older, newer)
-
-
-def _per_token(node: Node, axes: Axes) -> Node:
-    return broadcast(node, (I, *axes))

@@ -81,7 +81,12 @@ def run_token(
                 if model.implicit:
                     gradients = implicit_step(model, current)
                 kept = current
-                current, carried = _apply_rules(model, kept, carried, gradients)
+                after = {
+                    w: Input(s.name, s.axes, Role.NEXT)
+                    for w, s in trajectory.weights.items()
+                    if _is_last_event(model, w, at)
+                }
+                current, carried = _apply_rules(model, kept, carried, gradients, after)
                 for w in kept:
                     if model.formulas_of(w).penalty is not None:
                         current[w] = proximal_step(model, w, gradients[w], kept[w])
@@ -97,6 +102,14 @@ def run_token(
     new = {trajectory.weights[w].name: value for w, value in current.items()}
     new |= {trajectory.carried[key].name: value for key, value in carried.items()}
     return TokenResult(new, answer, at_prediction)
+
+
+def _is_last_event(model: MemoryModel, weight: str, at: int) -> bool:
+    """Whether a weight keeps what the write at a place of the order gives it, to the token's end."""
+    turned = any(weight in (turn.real, turn.imaginary) for turn in model.turns)
+    later = "decay" in model.order[at + 1 :] and (turned or model.formulas_of(weight).decays)
+    linked = model.formulas_of(weight).penalty is not None
+    return not later and not linked and model.steps_per_token == 1
 
 
 def _decayed(model: MemoryModel, weight: str, value: Node) -> Node:
@@ -141,8 +154,13 @@ def _apply_rules(
     kept: Mapping[str, Node],
     carried: Mapping[tuple[str, str], Node],
     gradients: Mapping[str, Node],
+    after: Mapping[str, Node],
 ) -> tuple[dict[str, Node], dict[tuple[str, str], Node]]:
-    """The weights and carried tensors after the rules of the algorithm."""
+    """The weights and carried tensors after the rules of the algorithm.
+
+    after  weight -> the state as this token leaves it, where that is what its own rule sets: rules of
+           other weights then read it there, instead of repeating how it came about
+    """
     new, new_carried = dict(kept), dict(carried)
     for weight, formulas in model.formulas:
         for target, rule in formulas.rules:
@@ -150,10 +168,11 @@ def _apply_rules(
             # A rule for one weight may read the others; that weight comes last, for holes of rules for
             # every weight are the same for all.
             for other, holes in (*model.formulas, (weight, formulas)):
+                is_set = other != weight and new[other] is not kept[other]
                 given |= {
                     holes.grad: gradients[other],
                     holes.kept: kept[other],
-                    holes.newest: new[other],
+                    holes.newest: after.get(other, new[other]) if is_set else new[other],
                 }
             given |= {hole: new_carried[name, weight] for name, hole in formulas.carried}
             (value,) = substitute([rule], given)

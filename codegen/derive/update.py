@@ -189,6 +189,19 @@ def scaled_from_anchor(scale: Node, anchors: Mapping[str, Input]) -> Link:
     return lambda w, value: anchors[w] + (value - anchors[w]) * scale
 
 
+def _without_next(values: Mapping[Input, Node]) -> dict[Input, Node]:
+    """The new states as formulas of the states before the token alone: a rule may read what an earlier
+    one has set."""
+    done = dict(values)
+    for _ in values:
+        reads = {x for x in inputs_of(done.values()) if x.role is Role.NEXT}
+        if not reads:
+            break
+        given = {x: done[Input(x.name, x.shape, Role.STATE)] for x in reads}
+        done = dict(zip(done, substitute(list(done.values()), given), strict=True))
+    return done
+
+
 def _value(state: Input, update: AffineUpdate | MaxUpdate) -> Node:
     return update.as_node() if isinstance(update, AffineUpdate) else update.as_node(state)
 
@@ -219,6 +232,7 @@ def _assemble(
     except NotChunkable as reason:
         affine, obstacle = {}, str(reason)
     values = {s: _value(s, affine[s]) if s in affine else new[s.name] for s in old}
+    values = _without_next(values)
     (y,) = substitute([answer], {Input(s.name, s.axes, Role.NEXT): v for s, v in values.items()})
     results = (("y", y), *((s.name, v) for s, v in values.items()))
     used = [x for x in inputs_of(node for _, node in results) if x.role is not Role.STATE]

@@ -206,7 +206,7 @@ def _outer(term: sp.Expr, nodes: Mapping[sp.Symbol, Node], axes: Axes) -> RankOn
 
 def _reads_state(node: Node) -> bool:
     """Whether a node depends on a state: then it belongs to the row that is solved for."""
-    return any(x.role is Role.STATE for x in inputs_of([node]))
+    return any(x.role in (Role.STATE, Role.NEXT) for x in inputs_of([node]))
 
 
 def _factor_out_scalars(write: RankOneWrite) -> RankOneWrite:

@@ -63,9 +63,10 @@ def scan_chunks(
     reverse  the program is an adjoint: from the last chunk to the first
     """
     layout, size = context.layout, context.size
+    parallel, inside = size.with_leading(2), size.with_leading(1)
     values = {"zero": 0.0, "one": 1.0, **values}
     for region in program.before:
-        values |= _needed(program, region, region(values, size))
+        values |= _needed(program, region, region(values, parallel))
     names = [f"d_{s.name}" if reverse else s.name for s in memory.states]
     arguments = dict(zip(names, (argument for argument, _ in program.next_values), strict=True))
     next_values = dict(zip(names, (value for _, value in program.next_values), strict=True))
@@ -95,7 +96,7 @@ def scan_chunks(
         local |= {argument: states[state] for state, argument in arguments.items()}
         made: Values = {}
         for region in program.loop:
-            made |= _needed(program, region, region(local | made, size))
+            made |= _needed(program, region, region(local | made, inside))
         if program.loop:
             made = _needed(program, program.loop[-1], made)
         for state in arguments:
@@ -130,7 +131,7 @@ def scan_chunks(
             else first
         )
     for region in program.after:
-        values |= _needed(program, region, region(values, size))
+        values |= _needed(program, region, region(values, parallel))
     results = {result: values[name] for result, name in program.result_values}
     kept = {state: torch.stack(found) for state, found in before_end.items() if found}
     return ScanResult(results, stacked, kept, states, edges)

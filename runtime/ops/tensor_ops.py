@@ -30,6 +30,11 @@ def full(value: float, sizes: Sequence[int], size: Sizes) -> Tensor:
     return torch.full(tuple(sizes), value, dtype=size.dtype, device=size.device)
 
 
+def everywhere(value: float, sizes: Sequence[int], size: Sizes) -> Tensor:
+    """A value of a chunk that no input has a part in: one for all chunks and rows, [1, …, *sizes]."""
+    return full(value, (*[1] * size.leading, *sizes), size)
+
+
 def exponential(log: Tensor, size: Sizes) -> Tensor:
     """``e^log``, for a sum of logarithms in float64; the result is in the computing type."""
     return torch.exp(log).to(size.dtype)
@@ -204,6 +209,7 @@ __all__ = [
     "Sizes",
     "abs_pow",
     "broadcast",
+    "everywhere",
     "exponential",
     "finite_exp",
     "fixed",

@@ -147,7 +147,7 @@ class TorchPrinter:
                 sizes = self._sizes(node.axes)
                 here = stored_as(x)
                 if isinstance(here, Number):
-                    return f"ops.tril(ops.full({print_number(here.value)}, {sizes}, size), {where})"
+                    return f"ops.tril(ops.everywhere({print_number(here.value)}, {sizes}, size), {where})"
                 if len(x.axes) < len(node.axes):
                     return (
                         f"ops.tril(ops.broadcast({self.aligned(x, node.axes)}, {sizes}), {where})"

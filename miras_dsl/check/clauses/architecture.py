@@ -108,6 +108,10 @@ def check_every_weight_is_read(made: MemorySpec) -> None:
     for target, rule in made.algorithm.rules if made.algorithm.by_weight else ():
         kinds = ("newest", "keep")
         read |= {n.name for n in iter_nodes(rule) if _names(n, *kinds) and n.name != target}
+    for turn in made.retention.turns:
+        # The parts of a complex weight turn into each other.
+        both = {turn.real, turn.imaginary}
+        read |= both if both & read else set()
     for state in made.states:
         if state.name not in read:
             raise problem(

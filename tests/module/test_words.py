@@ -93,6 +93,18 @@ def test_a_gate_of_head_numbers_has_no_parameter_and_is_the_same_for_every_token
     torch.testing.assert_close(log.double(), meant.expand(2, 5, HEADS), rtol=1e-6, atol=0)
 
 
+def test_what_explain_says_of_the_words() -> None:
+    said = miras.explain("retnet", stage="layer")
+    assert "alpha[heads] = 1 - 2^(-head - 4)" in said
+    said = miras.explain("lightning", stage="layer")
+    assert "log alpha = -2^(-8 * head / heads)" in said
+    said = miras.explain(TEXTS["sparse slots"], stage="layer")
+    assert "= topk[key](sigmoid(linear_" in said and ", n = 2)" in said
+    said = miras.explain(TEXTS["the token before"], stage="layer")
+    assert "[heads, key] = shift(key)" in said
+    assert "starts at 0.969 to 0.996" in miras.explain("retnet")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_logarithm_of_a_decay_near_one_keeps_its_digits(dtype: torch.dtype) -> None:
     """A rate of 1 - 2^-34 is 1 in single precision, its logarithm is not 0."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.module.word_memories import EVERYTHING
+
 MATRIX = """
 memory {name}(dk, dv) {{
   architecture W: matrix[value, key]
@@ -190,6 +192,7 @@ LAYERS = {
     "layer, complement": _projected("1 - sigmoid(linear(x))"),
     "layer, root": _projected("sqrt(sigmoid(linear(x)) / 2)"),
     "layer, taken": _projected("0.9 + 0.1 * sigmoid(linear(x))"),
+    "layer, words": EVERYTHING.replace("layer Around", "layer Whole"),
     "layers": """
 memory Fast(d) {
   architecture W: matrix[value, key]

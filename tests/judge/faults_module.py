@@ -16,7 +16,7 @@ from torch import Tensor
 from miras_dsl.codegen.emit import scalar_printer
 from miras_dsl.codegen.emit.layer import composition, elementwise, operations
 from miras_dsl.codegen.model import build_module, layer_formulas, log_gates, lower
-from miras_dsl.codegen.model.module_types import LayerOp, LayerOperation
+from miras_dsl.codegen.model.module_types import HEAD, LayerOp, LayerOperation
 from miras_dsl.ir import Node
 from miras_dsl.runtime.execute.packed import CuSeqlens
 from miras_dsl.runtime.layers import conv_state, lm_blocks
@@ -248,6 +248,50 @@ def _(patch: Patch) -> None:
         return self.project(answer.flatten(-2))
 
     patch.setattr(layers.OutputProjection, "forward", early)
+
+
+# ------------------------------------------------------------ heads and largest entries
+
+
+@fault("layer, words", "heads are counted from 0")
+def _(patch: Patch) -> None:
+    made = operations.FormulaWriter.input
+
+    def earlier(self: Any, node: Any) -> Any:
+        found = made(self, node)
+        return replace(found, text=f"({found.text} - 1)") if node is HEAD else found
+
+    patch.setattr(operations.FormulaWriter, "input", earlier)
+
+
+@fault("layer, words", "one entry too many stays among the largest")
+def _(patch: Patch) -> None:
+    made = operations.FormulaWriter.operation
+
+    def more(self: Any, operation: LayerOperation) -> Any:
+        return made(self, replace(operation, count=operation.count + 1))
+
+    patch.setattr(operations.FormulaWriter, "operation", more)
+
+
+@fault("layer, words", "the logarithm of 1 - e^x is -e^x")
+def _(patch: Patch) -> None:
+    _logarithm(
+        patch,
+        lambda expr, log: (
+            Apply("neg", (expr.args[1],), expr.axes)
+            if _is(expr, "sub") and isinstance(expr, Apply)
+            else log
+        ),
+    )
+
+
+@fault("layer, words", "the logarithm of a power of 2 is its exponent")
+def _(patch: Patch) -> None:
+    _logarithm(
+        patch,
+        lambda expr, log: expr.args[1] if _is(expr, "pow") and isinstance(expr, Apply) else log,
+    )
 
 
 # ------------------------------------------------------------ layers and models

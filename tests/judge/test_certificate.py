@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import miras_dsl as miras
 from miras_dsl.runtime.judge.bench import Implementation
 from miras_dsl.runtime.judge.cases import covering
 from miras_dsl.runtime.judge.certificate import Certificate, certify
@@ -124,3 +125,26 @@ LIES: dict[str, Change] = {
 def test_a_changed_result_is_red(name: str) -> None:
     certificate = certified(LIES[name])
     assert not certificate.green and certificate.failures
+
+
+DEEP = """
+memory Deep(d) {{
+  architecture mlp(hidden = 2 * d, activation = gelu, depth = {depth}, residual, layernorm)
+  bias         l2
+  retention    decay alpha
+  algorithm    {algorithm}
+  order        decay, predict, write, read
+  gates        {{ alpha = exp(-softplus(param(-4)))   eta = softplus(param(1)) / 64
+                 mu = 0.8 * sigmoid(linear(x)) }}
+}}
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore::miras_dsl.exceptions.SpecWarning")
+@pytest.mark.parametrize("depth", [3, 4])
+@pytest.mark.parametrize("algorithm", ["gd(eta), exact", "momentum(eta, mu), anchored(16)"])
+def test_a_deep_network_is_green(depth: int, algorithm: str) -> None:
+    """Token by token and in blocks, with rates and decays that are free positive numbers."""
+    (proof,) = miras.certify(DEEP.format(depth=depth, algorithm=algorithm)).values()
+    assert proof.green, proof.red

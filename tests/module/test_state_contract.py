@@ -23,8 +23,7 @@ TOKENS = 21
 FILES = ("gated_deltanet", "delta_product", "rwkv7", "hgrn", "yaad")
 LAYERS = {f"{file}.{name}": (file, name) for file in FILES for name in miras.parse(file).layers}
 LAYERS |= {name: (name, "") for name in RULES}
-EARLIER = ("the token before", "two tokens before")
-LAYERS |= {name: (TEXTS[name], "Around") for name in EARLIER}
+LAYERS["the token before"] = (TEXTS["the token before"], "Around")
 
 
 def layer_named(name: str) -> nn.Module:

@@ -77,5 +77,5 @@ TEXTS = {
 EVERYTHING = memory(
     tokens="slot = normalize(topk(key + shift(key) / head, 3))",
     bias="sum((W @ slot - value)^2) / 2",
-    decay="1 - 2^(-1 - head) * eta",
+    decay="1 - 2^(-1 - head - softplus(linear(x)))",
 )

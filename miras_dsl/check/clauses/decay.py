@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from miras_dsl.check.formula.builtins import REQUIRED, arguments
+from miras_dsl.check.formula.call_arguments import REQUIRED, arguments
 from miras_dsl.check.formula.complex_parts import real_formula
 from miras_dsl.check.formula.elaborate import Scope, elaborate
 from miras_dsl.check.formula.hoist_projections import Hoisted, gate_of

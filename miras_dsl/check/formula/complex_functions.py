@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from miras_dsl.spec import Apply, Expr
 from miras_dsl.syntax import tree as syntax
 
-from .builtins import FUNCTIONS, REQUIRED, arguments
+from .builtins import FUNCTIONS
+from .call_arguments import REQUIRED, arguments
 from .complex_parts import complex_of
 from .constant_folding import fold_operation
 from .elaborate import Function, Scope, elaborate

@@ -53,3 +53,12 @@ def quotient(factor: sp.Expr) -> tuple[list[sp.Expr], list[sp.Expr]]:
         if negative(exponent) and base != sp.E:
             return [], [sp.Pow(base, -exponent)]
     return [factor], []
+
+
+def power_of_number(exponent: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
+    """(c, u) where e^exponent was written `c^u` with a number c: the exponent is u log(c)."""
+    factors = sp.Mul.make_args(exponent)
+    for factor in factors:
+        if isinstance(factor, sp.log) and factor.args[0].is_Rational and len(factors) > 1:
+            return factor.args[0], sp.Mul(*(f for f in factors if f is not factor))
+    return None

@@ -17,7 +17,7 @@ from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.monotone_inverse import UNKNOWN, monotone_inverse
 
 from .named_functions import DEFINED, WORDS, Z
-from .number_parts import common_number, decimal, negative, number_parts, quotient
+from .number_parts import common_number, decimal, negative, number_parts, power_of_number, quotient
 from .style import Level, Piece, Style
 
 
@@ -218,6 +218,8 @@ class _Formula:
                 return self._condition(expr)
             case scalars.where():
                 return self._choice(*given)
+            case sp.exp() if (power := power_of_number(given[0])) is not None:
+                return self._power_of(*power)
             case scalars.abs_pow():
                 return self._power_of(scalars.absolute(given[0]), given[1])
             case scalars.pow_nonneg():

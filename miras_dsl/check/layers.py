@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from miras_dsl.check.formula.complex_functions import ALL_FUNCTIONS as FUNCTIONS
 from miras_dsl.check.formula.elaborate import Scope, integer_literal
+from miras_dsl.check.formula.functions.complex_functions import ALL_FUNCTIONS as FUNCTIONS
 from miras_dsl.diagnostics import Label, Problem, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import Block, Chain, LayerSpec, MemorySpec, Mixing, ModelSpec, Together, Use

@@ -27,9 +27,9 @@ from miras_dsl.check.clauses.retention import retention
 from miras_dsl.check.clauses.tokens_and_gates import Bindings, binding_definitions, resolve_bindings
 from miras_dsl.check.clauses.weights import check_weight_names
 from miras_dsl.check.formula.axis_sizes import AxisSizes
-from miras_dsl.check.formula.complex_functions import ALL_FUNCTIONS as FUNCTIONS
 from miras_dsl.check.formula.elaborate import Entry, Scope
 from miras_dsl.check.formula.expansion_limit import ExpandedSize, expanded_size
+from miras_dsl.check.formula.functions.complex_functions import ALL_FUNCTIONS as FUNCTIONS
 from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.intervals import interval
 from miras_dsl.check.library.load import Library

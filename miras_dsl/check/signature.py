@@ -8,8 +8,8 @@ import sympy as sp
 
 from miras_dsl.check.clauses.architecture import is_vector
 from miras_dsl.check.formula.axis_sizes import CLAUSES, AxisSizes
-from miras_dsl.check.formula.complex_functions import ALL_FUNCTIONS as FUNCTIONS
 from miras_dsl.check.formula.elaborate import Scope, integer_literal
+from miras_dsl.check.formula.functions.complex_functions import ALL_FUNCTIONS as FUNCTIONS
 from miras_dsl.check.library.load import Library
 from miras_dsl.diagnostics import Findings, Label, Problem, problem
 from miras_dsl.syntax import tree as syntax

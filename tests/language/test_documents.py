@@ -55,7 +55,7 @@ def test_every_memory_of_the_page_is_what_autodiff_says(name, text):
 
 
 def test_the_page_names_every_function_and_every_word_of_the_library():
-    from miras_dsl.check.formula.complex_functions import ALL_FUNCTIONS as FUNCTIONS
+    from miras_dsl.check.formula.functions.complex_functions import ALL_FUNCTIONS as FUNCTIONS
 
     words = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", PAGE))
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import sympy as sp
 
-from miras_dsl.check.formula.builtins import FUNCTIONS
 from miras_dsl.check.formula.elaborate import Scope, elaborate
+from miras_dsl.check.formula.functions.builtins import FUNCTIONS
 from miras_dsl.codegen.analysis.function_calls import DEFINITIONS
 from miras_dsl.codegen.model.lower import lower
 from miras_dsl.ir import Axis, Input, Node, Role, axes_of, axis_names, inputs_of, ordered

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from miras_dsl.check.formula.call_arguments import REQUIRED, arguments
 from miras_dsl.check.formula.complex_parts import real_formula
 from miras_dsl.check.formula.elaborate import Scope, elaborate
+from miras_dsl.check.formula.functions.call_arguments import REQUIRED, arguments
 from miras_dsl.check.formula.hoist_projections import Hoisted, gate_of
 from miras_dsl.check.formula.shapes import shown
 from miras_dsl.diagnostics import Label, problem

@@ -11,8 +11,8 @@ from miras_dsl.diagnostics import Problem, problem
 from miras_dsl.source import Span
 from miras_dsl.spec import FEATURE, Apply, Expr, Gate, Number, Ref, Token, iter_nodes
 
+from .functions.layer_functions import STATE_KINDS
 from .intervals import EVERYTHING
-from .layer_functions import STATE_KINDS
 
 INSIDE = STATE_KINDS | {"position", "constant"}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_never
 
-from miras_dsl.check.formula.complex_functions import ALL_FUNCTIONS as FUNCTIONS
+from miras_dsl.check.formula.functions.complex_functions import ALL_FUNCTIONS as FUNCTIONS
 from miras_dsl.diagnostics import Label, problem
 from miras_dsl.suggestions import did_you_mean
 from miras_dsl.syntax import tree as syntax

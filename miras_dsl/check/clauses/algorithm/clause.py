@@ -8,8 +8,8 @@ import sympy as sp
 
 from miras_dsl.check.clauses.weights import Architecture
 from miras_dsl.check.formula.axis_sizes import AxisSizes
-from miras_dsl.check.formula.call_arguments import arguments
 from miras_dsl.check.formula.elaborate import Scope, elaborate, integer_literal
+from miras_dsl.check.formula.functions.call_arguments import arguments
 from miras_dsl.check.formula.hoist_projections import Hoisted
 from miras_dsl.check.formula.shapes import shown
 from miras_dsl.check.library.call import resolve_library_call, usage

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from sympy import Integer
 
+from miras_dsl.check.formula.constant_folding import fold_operation
+from miras_dsl.check.formula.elaborate import (
+    Function,
+    Scope,
+    constant,
+    elaborate,
+    integer_literal,
+    learned,
+)
 from miras_dsl.diagnostics import problem
 from miras_dsl.spec import Apply, Expr, Number, Ref, iter_nodes
 from miras_dsl.syntax import tree as syntax
 
 from .call_arguments import REQUIRED, arguments, left_of, vector
-from .constant_folding import fold_operation
-from .elaborate import Function, Scope, constant, elaborate, integer_literal, learned
 
 TWO, FLOOR = Integer(2), Integer(1) / Integer(10**6)
 STATE_KINDS = frozenset({"state", "input", "dual", "weight", "newest", "keep", "grad", "carry"})

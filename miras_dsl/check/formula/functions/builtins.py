@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from sympy import Integer
 
+from miras_dsl.check.formula.constant_folding import fold_operation
+from miras_dsl.check.formula.elaborate import Function, Scope, constant, elaborate, integer_literal
+from miras_dsl.check.formula.shapes import contract, shown, to_axes
 from miras_dsl.diagnostics import problem
 from miras_dsl.spec import POINTWISE, Apply, Axes, Expr
 from miras_dsl.syntax import tree as syntax
 
 from .call_arguments import REQUIRED, arguments, left_of, vector
-from .constant_folding import fold_operation
-from .elaborate import Function, Scope, constant, elaborate, integer_literal
 from .layer_functions import OF_THE_LAYER
-from .shapes import contract, shown, to_axes
 
 TWO = Integer(2)
 

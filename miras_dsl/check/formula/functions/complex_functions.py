@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from miras_dsl.check.formula.complex_parts import complex_of
+from miras_dsl.check.formula.constant_folding import fold_operation
+from miras_dsl.check.formula.elaborate import Function, Scope, elaborate
 from miras_dsl.spec import Apply, Expr
 from miras_dsl.syntax import tree as syntax
 
 from .builtins import FUNCTIONS
 from .call_arguments import REQUIRED, arguments
-from .complex_parts import complex_of
-from .constant_folding import fold_operation
-from .elaborate import Function, Scope, elaborate
 
 
 def _complex(node: syntax.Call, scope: Scope) -> Expr:

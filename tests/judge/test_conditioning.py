@@ -5,9 +5,6 @@ Fed is what a layer makes of random numbers before it has learned anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,16 +18,9 @@ from miras_dsl.runtime.judge.reference import Outcome, outcome
 from miras_dsl.runtime.judge.tolerance import ILL_CONDITIONED
 from miras_dsl.runtime.layers.conv_state import ConvState
 from miras_dsl.spec import MemorySpec
+from tests.shipped_specs import by_layer
 
-SPECS = Path(miras.__file__).with_name("specs")
 TOKENS, SIZE, HEADS = 128, 32, 2
-
-
-def shipped() -> Iterator[tuple[str, str]]:
-    """Every memory with the layer that holds it."""
-    for path in sorted(SPECS.glob("*.mem")):
-        for layer in miras.parse(path).layers:
-            yield path.stem, layer
 
 
 def as_fed(layer: nn.Module, spec: MemorySpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -51,7 +41,7 @@ def as_fed(layer: nn.Module, spec: MemorySpec) -> tuple[dict[str, Tensor], dict[
     return inputs, {name: x.detach() for name, x in state["memory"].items()}
 
 
-@pytest.mark.parametrize(("file", "name"), list(shipped()))
+@pytest.mark.parametrize(("file", "name"), by_layer())
 def test_bf16_means_something_at_default_gates(file: str, name: str) -> None:
     library = miras.load(file)
     torch.manual_seed(0)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import sympy as sp
 
 from miras_dsl.check import read
@@ -20,6 +19,7 @@ from miras_dsl.ir import Axis, I, Input, J, L, M, Node, Program, inputs_of
 from miras_dsl.ir.interpreter import Array, evaluate
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
+from tests.shipped_specs import FAMILIES, case, is_alone
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 BLOCK = 21
@@ -43,22 +43,17 @@ def compiled(name: str) -> CompiledMemory:
     return compile_memory(shipped()[name])
 
 
-REPEATED = frozenset({
-    "AbsoluteError", "CubedError", "HuberChannels", "HeavyTails", "ValueShift", "EraseAndHold",
-    "QDelta", "Comba", "HGRN2", "MinGRU", "Mamba2", "TitansLinear", "MonetaPrinted", "TTTLinear",
-    "SoftThreshold",
-})  # fmt: skip
-"""Memories whose programs have the shape of another shipped memory's: another formula in one place."""
+def shipped_names(having: str = "", family_is_not: str = "") -> list[Any]:
+    """The shipped memories as cases of a test; see `tests.shipped_specs`.  Nothing is compiled for it.
 
-
-def shipped_names(having: str = "rule", family_is_not: str = "") -> list[Any]:
-    """The shipped memories as cases of a test; those in `REPEATED` are `thorough`.
-
-    having  only those whose `CompiledMemory` has this: `form` or `kernel_plan`
+    having  only those that have this: a chunk `form`, or a `kernel_plan`
     """
-    found = [name for name in sorted(shipped()) if getattr(compiled(name), having) is not None]
-    found = [name for name in found if compiled(name).family != family_is_not]
-    return [pytest.param(n, marks=pytest.mark.thorough) if n in REPEATED else n for n in found]
+    found = [name for name, family in sorted(FAMILIES.items()) if family != family_is_not]
+    if having == "form":
+        found = [name for name in found if FAMILIES[name] != "token by token"]
+    if having == "kernel_plan":
+        found = [name for name in found if is_alone(name)]
+    return [case(name, [name]) for name in found]
 
 
 def of_text(text: str) -> CompiledMemory:

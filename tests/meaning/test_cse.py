@@ -25,7 +25,7 @@ from miras_dsl.ir import (
 from miras_dsl.ir.interpreter import evaluate
 from miras_dsl.scalar import functions as scalars
 from miras_dsl.scalar.functions import OPERANDS
-from tests.meaning.derived import compiled, shipped
+from tests.meaning.derived import compiled, shipped_names
 
 A, B = OPERANDS[:2]
 X, Y = Input("x", (KEY,), Role.TOKEN), Input("y", (KEY,), Role.TOKEN)
@@ -91,7 +91,7 @@ def test_a_program_without_repetition_stays_as_it_is() -> None:
     assert eliminate_common_subexpressions([root], is_work) == [root]
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_names())
 def test_no_function_of_the_text_computes_a_term_twice(name: str) -> None:
     for function in ast.parse(compiled(name).text).body:
         if not isinstance(function, ast.FunctionDef):

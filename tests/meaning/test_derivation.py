@@ -19,18 +19,8 @@ from tests.meaning.derived import (
     shipped_names,
     values_of,
 )
+from tests.shipped_specs import FAMILIES, is_alone
 
-NAMES = {
-    "additive": "LinearAttention GLA HGRN HGRN2 Mamba2 RWKV6 MinGRU SWLA",
-    "affine": "DeltaNet GatedDeltaNet DeltaProduct RWKV7 KDA Comba GatedDeltaNet2 MomentumDeltaNet "
-    "QDelta TitansLinear",
-    "substitution": "LogCoshMomentum ValueShift AbsoluteError CubedError HuberChannels HuberLength "
-    "HeavyTails EraseAndHold Longhorn",
-    "anchored": "TTTLinear TTTMLP Titans Yaad Memora Moneta MonetaPrinted",
-    "sweeps": "YaadSweeps",
-    "token by token": "OmegaNet ChannelMomentum Atlas ElasticNet SoftThreshold BoundedMemory",
-}
-FAMILIES = {name: family for family, names in NAMES.items() for name in names.split()}
 EVERY = shipped_names("form")
 
 
@@ -48,11 +38,12 @@ def test_every_shipped_memory_is_in_the_table() -> None:
     assert set(FAMILIES) == set(shipped())
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", shipped_names())
 def test_family(name: str) -> None:
     """The class, and that it is no mere word: only its own operation solves for the writes."""
     assert compiled(name).family == FAMILIES[name]
     assert (compiled(name).form is None) == (FAMILIES[name] == "token by token")
+    assert (compiled(name).kernel_plan is not None) == is_alone(name)
     if compiled(name).form is None:
         return
     assert has(program_of(name), Inverse) == (FAMILIES[name] == "affine")

@@ -27,7 +27,7 @@ from miras_dsl.runtime.run import MemoryOp, MemoryTable, Region, ScanProgram
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
 from tests.meaning.derived import extents, shipped, shipped_names
-from tests.meaning.test_derivation import FAMILIES
+from tests.shipped_specs import FAMILIES
 
 HEADS = 1
 BY_TOKEN = """

@@ -23,8 +23,8 @@ from miras_dsl.runtime.load.loader import load
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec
 from tests.module.generated_file import write
+from tests.shipped_specs import by_file
 
-SPECS = sorted(p.name for p in files("miras_dsl.specs").iterdir() if p.name.endswith(".mem"))
 RULE = '''
 def {name}_memory(*, state, cu_seqlens=None, **fed):
     """An answer of the value's shape that depends on everything that is fed."""
@@ -53,7 +53,7 @@ def text_of(name: str) -> tuple[FileSpec, str]:
     return read(Source(name, source)), source
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", by_file(".mem"))
 def test_a_shipped_module(name: str, tmp_path: Path) -> None:
     spec, _ = text_of(name)
     models = {n: build_model(m) for n, m in spec.memories.items()}
@@ -107,7 +107,7 @@ def _check_steps(module, layer) -> None:
     assert all(torch.isfinite(v).all() for _, v in states.leaves(state))
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", by_file(".mem"))
 def test_text_is_clean(name: str, tmp_path: Path) -> None:
     pytest.importorskip("ruff")
     spec, _ = text_of(name)
@@ -125,7 +125,7 @@ def test_text_is_clean(name: str, tmp_path: Path) -> None:
     assert found.returncode == 0, found.stdout
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", by_file(".mem"))
 def test_a_shipped_layer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled: whole, split and steps agree; every parameter gets a gradient that is not zero."""
     monkeypatch.setenv("MIRAS_CACHE_DIR", str(tmp_path / "cache"))

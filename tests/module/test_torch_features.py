@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
 
 import miras_dsl as miras
-
-SPECS = Path(miras.__file__).with_name("specs")
-
-
-def shipped() -> Iterator[tuple[str, str]]:
-    for path in sorted(SPECS.glob("*.mem")):
-        for layer in miras.parse(path).layers:
-            yield path.stem, layer
+from tests.shipped_specs import by_layer
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize(("file", "name"), list(shipped()))
+@pytest.mark.parametrize(("file", "name"), by_layer())
 def test_a_layer_in_another_type(file: str, name: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer = miras.load(file)[name](width=16, heads=2).to(dtype)

@@ -74,7 +74,7 @@ LAYERS: dict[tuple[str, str], Callable[..., Tensor]] = {
     ("yaad", "YaadLayer"): deep.yaad,
     ("yaad", "YaadSweepsLayer"): partial(deep.yaad, sweeps=3),
     ("moneta", "MonetaLayer"): deep.moneta,
-    ("moneta", "MonetaPrintedLayer"): partial(deep.moneta, printed=True),
+    ("moneta_printed", "MonetaPrintedLayer"): partial(deep.moneta, printed=True),
     ("memora", "MemoraLayer"): deep.memora,
 }
 HEADS = 2

@@ -131,7 +131,7 @@ PAPERS: dict[tuple[str, str], Callable[[One], Tensor]] = {
     ("yaad", "Yaad"): yaad(1),
     ("yaad", "YaadSweeps"): yaad(3),
     ("moneta", "Moneta"): moneta(printed=False),
-    ("moneta", "MonetaPrinted"): moneta(printed=True),
+    ("moneta_printed", "MonetaPrinted"): moneta(printed=True),
     ("memora", "Memora"): memora,
 }
 TIED = {"HGRN": ("eta", "alpha"), "HGRN2": ("key", "alpha"), "MinGRU": ("alpha", "eta")}

@@ -22,7 +22,7 @@ from miras_dsl.codegen.card.text import card_text
 from miras_dsl.codegen.card.types import Card
 from miras_dsl.runtime.execute.call import validate
 from miras_dsl.runtime.run import MemoryOp
-from tests.meaning.derived import compiled, of_text, shipped
+from tests.meaning.derived import compiled, of_text, shipped_names
 
 SIZE = 64
 
@@ -32,7 +32,7 @@ def card(name: str) -> Card:
     return card_of(compiled(name))
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_names())
 def test_a_card_is_short(name: str) -> None:
     lines = card_text(card(name)).splitlines()
     assert 8 <= len(lines) <= 20 and max(map(len, lines)) <= 100
@@ -172,7 +172,7 @@ def test_half_life(factor: float, tokens: float) -> None:
 # ------------------------------------------------------------ JSON
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_names())
 def test_the_json_of_a_card_follows_its_schema(name: str) -> None:
     told = json.loads(json.dumps(card_json(card(name)), allow_nan=False))
     assert not list(faults(told, CARD_SCHEMA))

@@ -19,7 +19,7 @@ from miras_dsl.ir.interpreter import Array, evaluate
 from miras_dsl.ir.notation.printer import Printer
 from miras_dsl.ir.notation.style import TEXT
 from tests.judge.random_specs.draw import sample_covering, text
-from tests.meaning.derived import SIZES, compiled, extents, of_text, shipped, values_of
+from tests.meaning.derived import SIZES, compiled, extents, of_text, shipped_names, values_of
 from tests.project.printed_formulas import Reader
 
 MUON = """
@@ -146,7 +146,7 @@ def check_token(memory: CompiledMemory) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_names())
 def test_a_shipped_token_reads_back(name: str) -> None:
     assert check_token(compiled(name))
 

@@ -13,6 +13,7 @@ from miras_dsl.check import read
 from miras_dsl.codegen.emit.torch.shared_parts import Assignment, Body, share_parts
 from miras_dsl.codegen.pipeline import compile_file
 from miras_dsl.source import Source
+from tests.shipped_specs import by_file
 
 SPECS = sorted(p.name for p in files("miras_dsl.specs").iterdir() if p.name.endswith(".mem"))
 LONGEST_LINE = 100
@@ -51,7 +52,7 @@ def test_lengths() -> None:
     assert len(torch.splitlines()) <= 220
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", by_file(".mem"))
 def test_no_function_has_the_body_of_another(spec: str) -> None:
     """But for names: a function for another class or memory may be the same in other words only where
     it is one statement."""
@@ -65,7 +66,7 @@ def test_no_function_has_the_body_of_another(spec: str) -> None:
         seen[text] = function.name
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", by_file(".mem"))
 def test_no_function_computes_a_thing_twice(spec: str) -> None:
     for function in functions(text_of(spec)):
         seen: dict[str, str] = {}
@@ -93,7 +94,7 @@ def test_names_are_of_the_derivation() -> None:
     assert len(numbered) <= 0.15 * count, (len(numbered), count)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", by_file(".mem"))
 def test_lines_are_short(spec: str) -> None:
     assert [line for line in text_of(spec).splitlines() if len(line) > LONGEST_LINE] == []
 

@@ -1,0 +1,74 @@
+"""The shipped specs as cases of tests: by memory, by file and by layer.
+
+A memory whose programs have the shape of another shipped one's differs from it in a formula.  What
+holds for every memory is tested on it too, but where a test is about shapes and texts, only by
+`make test-all`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+import miras_dsl as miras
+from miras_dsl.check.layers import uses
+from miras_dsl.spec import FileSpec
+
+REPEATED = frozenset({
+    "AbsoluteError", "CubedError", "HuberChannels", "HeavyTails", "ValueShift", "EraseAndHold",
+    "QDelta", "Comba", "HGRN2", "MinGRU", "Mamba2", "TitansLinear", "MonetaPrinted", "TTTLinear",
+    "SoftThreshold",
+})  # fmt: skip
+"""Memories whose programs have the shape of another shipped memory's."""
+
+_NAMES = {
+    "additive": "LinearAttention GLA HGRN HGRN2 Mamba2 RWKV6 MinGRU SWLA",
+    "affine": "DeltaNet GatedDeltaNet DeltaProduct RWKV7 KDA Comba GatedDeltaNet2 MomentumDeltaNet "
+    "QDelta TitansLinear",
+    "substitution": "LogCoshMomentum ValueShift AbsoluteError CubedError HuberChannels HuberLength "
+    "HeavyTails EraseAndHold Longhorn",
+    "anchored": "TTTLinear TTTMLP Titans Yaad Memora Moneta MonetaPrinted",
+    "sweeps": "YaadSweeps",
+    "token by token": "OmegaNet ChannelMomentum Atlas ElasticNet SoftThreshold BoundedMemory",
+}
+FAMILIES = {name: family for family, names in _NAMES.items() for name in names.split()}
+"""Every shipped memory -> how its writes are found."""
+
+
+def case(value: Any, memories: Iterable[str]) -> Any:
+    """A value as a case; `thorough` where all its memories are in `REPEATED`."""
+    again = all(name in REPEATED for name in memories)
+    values = value if isinstance(value, tuple) else (value,)
+    return pytest.param(*values, marks=pytest.mark.thorough) if again else value
+
+
+@cache
+def parsed() -> dict[str, FileSpec]:
+    """Every shipped file by its name without `.mem`."""
+    folder = files("miras_dsl.specs")
+    stems = sorted(p.name.removesuffix(".mem") for p in folder.iterdir() if p.name.endswith(".mem"))
+    return {stem: miras.parse(stem) for stem in stems}
+
+
+def is_alone(name: str) -> bool:
+    """Whether a memory is one matrix or vector and no network, so that it has kernels."""
+    (spec,) = (spec.memories[name] for spec in parsed().values() if name in spec.memories)
+    return len(spec.states) == 1 and not spec.network.params
+
+
+def by_file(suffix: str = "") -> list[Any]:
+    """The names of files, with a suffix."""
+    return [case(f"{stem}{suffix}", spec.memories) for stem, spec in parsed().items()]
+
+
+def by_layer() -> list[Any]:
+    """A file and a layer in it."""
+    return [
+        case((stem, name), [use.memory for use in uses(layer.body)])
+        for stem, spec in parsed().items()
+        for name, layer in spec.layers.items()
+    ]

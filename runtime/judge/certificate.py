@@ -20,6 +20,7 @@ from .cases import Case, covering
 from .checks import CHECKS
 from .half_life import HalfLife, half_lives
 from .obstacles import shown
+from .side_by_side import side_by_side
 from .summary import lines
 from .tolerance import Comparison
 
@@ -174,6 +175,7 @@ def certify(
     chunk: int = 64,
     seed: int = 0,
     layer: Layer | None = None,
+    workers: int = 1,
 ) -> Certificate:
     """Compare an implementation of a memory with the oracle, in all checks and cases.
 
@@ -182,6 +184,7 @@ def certify(
     cases           None: `covering(chunk)`
     chunk           tokens of a chunk of the form under test; lengths of cases lie around its multiples
     layer           the memory as a layer, whose gates are then judged too
+    workers         processes that judge cases side by side, on a CPU
     """
     if spec.algorithm.anchored is not None:
         chunk = spec.algorithm.anchored.block
@@ -191,10 +194,18 @@ def certify(
     by_token = way == TOKEN_BY_TOKEN
     bench = Bench(spec, implementation, dtype, device, seed, chunk, layer, by_token)
     rows, expected = [], []
-    for case in chosen:
-        for check, compare in CHECKS.items():
-            found = compare(bench, case) if check in case.checks else None
-            for result in found or ():
+
+    def judged(number: int) -> list[tuple[str, list[Comparison]]]:
+        case = chosen[number]
+        made = ((check, compare) for check, compare in CHECKS.items() if check in case.checks)
+        return [(check, list(compare(bench, case) or ())) for check, compare in made]
+
+    # The longest case first, so that no process is left with it at the end.
+    order = sorted(range(len(chosen)), key=lambda n: -sum(chosen[n].lengths))
+    found = side_by_side(judged, order, workers if device == "cpu" else 1)
+    for number, case in enumerate(chosen):
+        for check, results in found[number]:
+            for result in results:
                 named = replace(result, name=shown(spec, result.name))
                 expected.append((check, case.name, named.name))
                 rows.append(Row(check, case.name, named, case.default))

@@ -43,7 +43,8 @@ def certify_file(
     plain, fast = implementations(spec), implementations(spec, kernels=True) if launched else {}
     proofs: dict[str, Certificate] = {}
     # The oracle is a long chain of small operations: threads that wait for each other after every
-    # one of them cost more than they share.
+    # one of them cost more than they share.  Processes, each with cases of its own, do not wait.
+    workers = torch.get_num_threads()
     with on_threads(1):
         for name, memory in spec.memories.items():
             if only and name not in only:
@@ -69,6 +70,7 @@ def certify_file(
                     dtype=kind,
                     device=device,
                     layer=own,
+                    workers=workers,
                 )
     return proofs
 

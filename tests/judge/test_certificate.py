@@ -17,6 +17,8 @@ from miras_dsl.runtime.judge.certificate import Certificate, certify
 from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.runtime.judge.oracle.run import State
 from miras_dsl.runtime.judge.oracle.token_inputs import leaf_axes
+from miras_dsl.runtime.judge.side_by_side import side_by_side
+from miras_dsl.runtime.load.loader import implementation
 from miras_dsl.spec import MemorySpec
 from tests.judge.handwritten_specs import matrix
 
@@ -148,3 +150,26 @@ def test_a_deep_network_is_green(depth: int, algorithm: str) -> None:
     """Token by token and in blocks, with rates and decays that are free positive numbers."""
     (proof,) = miras.certify(DEEP.format(depth=depth, algorithm=algorithm)).values()
     assert proof.green, proof.red
+
+
+def test_cases_may_be_judged_side_by_side() -> None:
+    """Another process judges some of them, and the certificate is the same, row by row."""
+    spec = miras.parse(miras.find("gated_deltanet")).memories["GatedDeltaNet"]
+    chosen = covering(8)[3:7]
+    alone, shared = (
+        certify(spec, partial(implementation, spec), cases=chosen, workers=workers)
+        for workers in (1, 2)
+    )
+    assert shared == alone
+    assert shared.green
+
+
+def test_a_failure_beside_is_raised_here() -> None:
+    def work(number: int) -> int:
+        if number == 3:
+            raise ValueError("the third")
+        return 10 * number
+
+    assert side_by_side(work, [2, 1, 0], 2) == {0: 0, 1: 10, 2: 20}
+    with pytest.raises(ValueError, match="the third"):
+        side_by_side(work, [0, 1, 2, 3], 3)

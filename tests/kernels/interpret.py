@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -92,14 +93,14 @@ def compare_tiles(spec: MemorySpec) -> None:
             print(json.dumps({"tile": tile, "name": name, "apart": float(apart)}))
 
 
-def main() -> None:
+def main(given: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("memory", nargs="+")
     parser.add_argument("--values", type=int, default=None)
     parser.add_argument("--past", type=int, default=launch_config.RECOMPUTE_BYTES)
     parser.add_argument("--fault", nargs=2, action="append", default=[])
     parser.add_argument("--tiles", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     assert interpreting(), "set TRITON_INTERPRET=1"
     # What torch.empty gives is NaN, so that what a kernel fails to write is seen.
     torch.use_deterministic_algorithms(True)
@@ -127,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

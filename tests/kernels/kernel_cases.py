@@ -6,12 +6,14 @@ in turn: every length is seen by some kernel, every size and every cosine by eac
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -63,17 +65,30 @@ WANTED: Mapping[str, frozenset[object]] = {
 }
 
 
-def interpreted(module: str, *arguments: str) -> list[dict[str, Any]]:
-    """What a module of `tests.kernels` prints, a JSON object a line, in a process that interprets."""
-    run = subprocess.run(
-        [sys.executable, "-m", f"tests.kernels.{module}", *arguments],
+@cache
+def _server() -> subprocess.Popen[str]:
+    """A process that interprets kernels, one for all tests of this process; it ends with its stdin."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.kernels.interpreter_server"],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
     )
-    assert run.returncode == 0, run.stderr[-4000:]
-    return [json.loads(line) for line in run.stdout.splitlines()]
+    atexit.register(server.communicate)
+    return server
+
+
+def interpreted(module: str, *arguments: str) -> list[dict[str, Any]]:
+    """What a module of `tests.kernels` prints, a JSON object a line, in a process that interprets."""
+    server = _server()
+    assert server.stdin is not None and server.stdout is not None
+    server.stdin.write(json.dumps([module, *arguments]) + "\n")
+    server.stdin.flush()
+    run = json.loads(server.stdout.readline())
+    assert run["status"] == 0, run["stderr"][-4000:]
+    return [json.loads(line) for line in run["stdout"].splitlines()]
 
 
 def memory_named(name: str) -> MemorySpec:

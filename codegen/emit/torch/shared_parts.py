@@ -21,7 +21,7 @@ LEAST_SAVED = 4
 FRAME = 6
 """Lines of such a function, and of a call, beside its statements: at least."""
 MOST_NAMES = 14
-"""Values that such a function reads or returns at most: with more it says less than the statements."""
+"""Values that such a function reads or returns at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +182,7 @@ class _Bodies:
         """How many statements from two places on are the same but for their names."""
         one, two = self.shapes[a[0]], self.shapes[b[0]]
         limit = min(len(one) - a[1], len(two) - b[1])
-        if a[0] == b[0]:
-            limit = min(limit, abs(b[1] - a[1]))
+        limit = min(limit, abs(b[1] - a[1])) if a[0] == b[0] else limit
         there: dict[str, str] = {}
         back: dict[str, str] = {}
         for at in range(limit):

@@ -40,6 +40,7 @@ def lines_of(
     parts, style = program.parts(), writer.style
     names = dict(given)
     inner = replace(writer, names=names)
+    inner.final = lambda node: node not in words
     written: list[tuple[str, str, str]] = []
     for node, word in words.items():
         written.append((parts[node], style.name(word), inner.text(node)))
@@ -91,8 +92,10 @@ def _line_names(
             node, ir.Input | ir.Number | ir.AxisSize | ir.Broadcast | ir.Rename
         ):
             continue
-        text = writer.text(node)
+        piece = writer.piece(node, top=True)
+        text = piece.text
         if node not in results and (text.isidentifier() or is_part_of_norm(node)):
+            writer.pieces[node] = piece
             continue
         solved = isinstance(node, ir.Inverse | ir.ForwardSubstitution)
         # A function of one name is as short as a name.
@@ -101,6 +104,8 @@ def _line_names(
         )
         if node in results or repeated or solved or len(text) > LONG:
             names[node] = known[node] = results[node] if node in results else namer(node)
+        else:
+            writer.pieces[node] = piece
     return names
 
 

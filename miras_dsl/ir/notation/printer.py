@@ -36,6 +36,8 @@ class Printer(Writer):
         """A node as part of a formula; ``top`` writes it out even if it has a name."""
         if node in self.names and not top:
             return Piece(self.names[node], Level.ATOM, node.axes)
+        if node in self.pieces:
+            return self.pieces[node]
         if node in self.calls:
             found = self.calls[node]
             given = (self.piece(x).text for x in found.args)
@@ -46,7 +48,10 @@ class Printer(Writer):
             made = self.scalar.piece(node.value, {})
         else:
             made = self._tensor(node)
-        return Piece(made.text, made.level, node.axes)
+        result = Piece(made.text, made.level, node.axes)
+        if self.final is not None and self.final(node):
+            self.pieces[node] = result
+        return result
 
     def _map(self, node: ir.Map) -> Piece:
         """Nested elementwise formulas as one, so that signs and numbers meet."""

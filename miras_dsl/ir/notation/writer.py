@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from miras_dsl.ir import Axes, Node
@@ -32,12 +32,16 @@ class Writer(ABC):
     names   texts of nodes that have a line of their own
     calls   nodes that are functions of the language, written out
     scalar  prints elementwise formulas, and knows which functions it has met
+    pieces  of nodes that get no other name any more: each is written once, however often it is used
+    final   says of a node that it gets none; None: of no node is it known
     """
 
     style: Style
     names: Mapping[Node, str] = field(default_factory=dict)
     calls: Mapping[Node, Call] = field(default_factory=dict)
     scalar: ScalarPrinter = field(init=False)
+    pieces: dict[Node, Piece] = field(init=False, default_factory=dict)
+    final: Callable[[Node], bool] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.scalar = ScalarPrinter(self.style)

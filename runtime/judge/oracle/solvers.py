@@ -15,6 +15,8 @@ from torch import Tensor
 Slope = Callable[[Tensor], Tensor]
 Kinks = Callable[[Tensor], list[Tensor]]
 """From a weight to values that are 0 where a function has a kink."""
+NOTHING = 1e-20
+"""A solution as small as this is 0."""
 
 
 def slope_of(total: Slope) -> Slope:
@@ -94,30 +96,46 @@ def root(slope: Slope, target: Tensor) -> Tensor:
         low, high = torch.where(short_high, high, low), torch.where(short_low, low, high)
         low = torch.where(short_low, middle - 2.0**power, low)
         high = torch.where(short_high, middle + 2.0**power, high)
+    # A root near 0 has its own number of digits to be found: bounds beside 0 halve that number.
+    for beside in (-NOTHING, NOTHING):
+        point = torch.full_like(low, beside)
+        error = torch.where((low < point) & (point < high), miss(point, slope(point).detach()), 0)
+        low, high = torch.where(error < 0, point, low), torch.where(error > 0, point, high)
     w = (low + high) / 2
     tiny = 4 * torch.finfo(w.dtype).eps
     settled = torch.zeros_like(w, dtype=torch.bool)
-    for iteration in range(240):
+    moved = high - low
+    for _ in range(240):
         value, curvature = _value_and_curvature(slope, w)
         error = miss(w, value)
         low, high = torch.where(error < 0, w, low), torch.where(error > 0, w, high)
         # The slope is the target to the last digits.
         hit = error.abs() <= tiny * aim.abs()
         newton = w - error / curvature
-        # At a jump Newton steps may oscillate, so every fourth step halves the bracket.
-        inside = (newton > low) & (newton < high) & (iteration % 4 != 3)
-        # Between points of very different size the geometric mean halves the number of digits.
-        apart = (low > 0) & (high > 4 * low)
-        centre = torch.where(
-            apart, torch.sqrt(low.clamp_min(0) * high.clamp_min(0)), (low + high) / 2
+        # At a jump Newton steps may oscillate: one that is no half of the step before gives way to a
+        # halving of the bracket, unless both are rounding errors.
+        step = (newton - w).abs()
+        halved = 2 * step <= moved
+        inside = (newton > low) & (newton < high) & halved
+        rounded = ~halved & (step <= 4 * tiny * w.abs()) & (moved <= 4 * tiny * w.abs())
+        new = torch.where(
+            settled | hit | rounded, w, torch.where(inside, newton, _centre(low, high))
         )
-        new = torch.where(settled | hit, w, torch.where(inside, newton, centre))
-        close = tiny * torch.maximum(low.abs(), high.abs()) + 1e-20
-        settled = settled | hit | ((new - w).abs() <= tiny * w.abs()) | (high - low <= close)
+        close = tiny * torch.maximum(low.abs(), high.abs()) + 2 * NOTHING
+        moved = (new - w).abs()
+        settled = settled | hit | rounded | (moved <= tiny * w.abs()) | (high - low <= close)
         w = new
         if bool(settled.all()):
             break
     return w
+
+
+def _centre(low: Tensor, high: Tensor) -> Tensor:
+    """The middle of a bracket.  Between points of one sign and very different size it is the geometric
+    mean, which halves the number of digits."""
+    above, below = (low > 0) & (high > 4 * low), (high < 0) & (low < 4 * high)
+    mean = torch.sqrt(low.abs()) * torch.sqrt(high.abs())
+    return torch.where(above, mean, torch.where(below, -mean, (low + high) / 2))
 
 
 def invert(potential: Slope, target: Tensor, kinks: Kinks) -> Tensor:

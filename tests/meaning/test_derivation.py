@@ -21,6 +21,8 @@ from tests.meaning.derived import (
 
 FAMILIES = {
     "LinearAttention": "additive",
+    "RetNet": "additive",
+    "Lightning": "additive",
     "GLA": "additive",
     "HGRN": "additive",
     "DeltaNet": "affine",

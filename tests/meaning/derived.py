@@ -46,7 +46,7 @@ def compiled(name: str) -> CompiledMemory:
 REPEATED = frozenset({
     "AbsoluteError", "CubedError", "HuberChannels", "HeavyTails", "ValueShift", "EraseAndHold",
     "QDelta", "Comba", "HGRN2", "MinGRU", "Mamba2", "TitansLinear", "MonetaPrinted", "TTTLinear",
-    "SoftThreshold",
+    "SoftThreshold", "Raven",
 })  # fmt: skip
 """Memories whose programs have the shape of another shipped memory's: another formula in one place."""
 

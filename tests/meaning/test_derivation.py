@@ -21,14 +21,16 @@ from tests.meaning.derived import (
 )
 
 NAMES = {
-    "additive": "LinearAttention GLA HGRN HGRN2 Mamba2 RWKV6 MinGRU SWLA",
+    "additive": "LinearAttention GLA HGRN HGRN2 Mamba2 RWKV6 MinGRU SWLA DecayingFastWeights "
+    "GatedSlotAttention Raven MLSTM LRU Mamba3 NormalisedAttention",
     "affine": "DeltaNet GatedDeltaNet DeltaProduct RWKV7 KDA Comba GatedDeltaNet2 MomentumDeltaNet "
-    "QDelta TitansLinear",
+    "QDelta TitansLinear PreconditionedDeltaNet",
     "substitution": "LogCoshMomentum ValueShift AbsoluteError CubedError HuberChannels HuberLength "
     "HeavyTails EraseAndHold Longhorn",
     "anchored": "TTTLinear TTTMLP Titans Yaad Memora Moneta MonetaPrinted",
     "sweeps": "YaadSweeps",
-    "token by token": "OmegaNet ChannelMomentum Atlas ElasticNet SoftThreshold BoundedMemory",
+    "token by token": "OmegaNet ChannelMomentum Atlas ElasticNet SoftThreshold BoundedMemory "
+    "M2RNN",
 }
 FAMILIES = {name: family for family, names in NAMES.items() for name in names.split()}
 EVERY = shipped_names("form")

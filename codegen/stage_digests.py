@@ -17,7 +17,19 @@ import sympy as sp
 
 from miras_dsl.codegen.plan.kernel_plan import Kernel, KernelPlan, computed, walks
 from miras_dsl.ir import ForwardSubstitution, Input, Node, Program, postorder
-from miras_dsl.spec import Apply, Gate, Loss, MemorySpec, Network, Ref, State, Token, Write
+from miras_dsl.spec import (
+    Apply,
+    Decay,
+    Gate,
+    Loss,
+    MemorySpec,
+    Network,
+    Ref,
+    State,
+    Token,
+    Turn,
+    Write,
+)
 
 from .digest import sha256
 from .pipeline import CompiledMemory
@@ -67,9 +79,13 @@ def _kernel(plan: KernelPlan, kernel: Kernel) -> str:
 
 @dataclass(slots=True)
 class _Anonymous:
-    """Writes stages as text in which every chosen name is replaced by its kind and a number."""
+    """Writes stages as text in which every chosen name is replaced by its kind and a number.
+
+    by_weight  the names of weights that have rules of their own, in which they stand for themselves
+    """
 
     given: dict[tuple[str, str], str] = field(default_factory=dict)
+    by_weight: frozenset[str] = frozenset()
 
     def name(self, kind: str, name: str) -> str:
         """A name's replacement: its kind, and its number among the names of that kind by first use."""
@@ -88,7 +104,11 @@ class _Anonymous:
                     "name": "",
                     "params": [(self.name("size", n), d) for n, d in value.params],
                 }
+                if value.algorithm.by_weight:
+                    self.by_weight = frozenset(state.name for state in value.states)
                 return self._fields(value, hidden)
+            case Ref(name, "keep" | "grad" | "newest") if name in self.by_weight:
+                return self._fields(value, {"name": self.name("state", name)})
             case Ref(name, kind):
                 return self._fields(
                     value, {"name": name if kind in GENERIC else self.name(kind, name)}
@@ -96,6 +116,11 @@ class _Anonymous:
             case Token() | Gate() | State() | Loss() | Write():
                 kind = type(value).__name__.lower()
                 return self._fields(value, {"name": self.name(kind, value.name)})
+            case Decay(_, weights):
+                return self._fields(value, {"weights": [self.name("state", n) for n in weights]})
+            case Turn(_, real, imaginary):
+                parts = {"real": real, "imaginary": imaginary}
+                return self._fields(value, {n: self.name("state", w) for n, w in parts.items()})
             case Apply():
                 options = [(n, self._option(n, v)) for n, v in value.options]
                 return self._fields(value, {"options": options})
@@ -126,9 +151,15 @@ class _Anonymous:
                 case "carry":
                     held = [self.name("carry", name) for name in held]
                 case "rules":
-                    held = [(t if t == "W" else self.name("carry", t), e) for t, e in held]
+                    held = [(self._target(t), e) for t, e in held]
             parts.append(self.spec(held))
         return "(" + " ".join(parts) + ")"
+
+    def _target(self, name: str) -> str:
+        """What a rule sets: one weight, every weight, or a carried tensor."""
+        if name in self.by_weight:
+            return self.name("state", name)
+        return name if name == "W" else self.name("carry", name)
 
     # ------------------------------------------------------------ stages 3 to 7
 

@@ -21,7 +21,7 @@ from miras_dsl.spec import FileSpec
 REPEATED = frozenset({
     "AbsoluteError", "CubedError", "HuberChannels", "HeavyTails", "ValueShift", "EraseAndHold",
     "QDelta", "Comba", "HGRN2", "MinGRU", "Mamba2", "TitansLinear", "MonetaPrinted", "TTTLinear",
-    "SoftThreshold",
+    "SoftThreshold", "Raven", "Lightning", "RetNet",
 })  # fmt: skip
 """Memories whose programs have the shape of another shipped memory's."""
 SOLVED = frozenset({"ElasticNet"})
@@ -29,14 +29,15 @@ SOLVED = frozenset({"ElasticNet"})
 seconds for."""
 
 _NAMES = {
-    "additive": "LinearAttention GLA HGRN HGRN2 Mamba2 RWKV6 MinGRU SWLA",
+    "additive": "LinearAttention RetNet Lightning GLA HGRN HGRN2 Mamba2 RWKV6 MinGRU SWLA "
+    "DecayingFastWeights GatedSlotAttention Raven MLSTM LRU Mamba3 NormalisedAttention",
     "affine": "DeltaNet GatedDeltaNet DeltaProduct RWKV7 KDA Comba GatedDeltaNet2 MomentumDeltaNet "
-    "QDelta TitansLinear",
+    "QDelta TitansLinear PreconditionedDeltaNet",
     "substitution": "LogCoshMomentum ValueShift AbsoluteError CubedError HuberChannels HuberLength "
     "HeavyTails EraseAndHold Longhorn",
     "anchored": "TTTLinear TTTMLP Titans Yaad Memora Moneta MonetaPrinted",
     "sweeps": "YaadSweeps",
-    "token by token": "OmegaNet ChannelMomentum Atlas ElasticNet SoftThreshold BoundedMemory",
+    "token by token": "OmegaNet ChannelMomentum Atlas ElasticNet SoftThreshold BoundedMemory M2RNN",
 }
 FAMILIES = {name: family for family, names in _NAMES.items() for name in names.split()}
 """Every shipped memory -> how its writes are found."""
@@ -58,9 +59,10 @@ def parsed() -> dict[str, FileSpec]:
 
 
 def is_alone(name: str) -> bool:
-    """Whether a memory is one matrix or vector and no network, so that it has kernels."""
+    """Whether a memory has no hidden axis and no learned constants of a network: then it has kernels."""
     (spec,) = (spec.memories[name] for spec in parsed().values() if name in spec.memories)
-    return len(spec.states) == 1 and not spec.network.params
+    axes = {axis for state in spec.states for axis in state.axes}
+    return axes <= {"value", "key"} and not spec.network.params
 
 
 def by_file(suffix: str = "") -> list[Any]:

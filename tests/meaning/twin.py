@@ -15,6 +15,7 @@ from miras_dsl.spec import MemorySpec
 
 STANDARD = Path(__file__).resolve().parents[2] / "specs" / "std"
 CLAUSES = ("bias", "retention", "algorithm")
+OTHERS = ("tokens", "architecture", "order", "read", "gates")
 GIVEN = {"query", "key", "value", "r"}
 
 
@@ -61,20 +62,28 @@ def names_of(spec: MemorySpec) -> set[str]:
     return {name for name in named - GIVEN if re.match(r"[A-Za-z]", name) and "." not in name}
 
 
+def weights_of(body: str) -> set[str]:
+    """The weights that a memory declares itself, and not by a word of the library."""
+    return set(re.findall(r"(\w+): (?:matrix|vector|number)\b", body))
+
+
 def twin_of(text: str) -> str:
     """The twins of all memories of a text, each called `Other…`."""
     specs = read(Source("spec.mem", text)).memories
     found: list[str] = []
     for name, body in re.findall(r"^memory (\w+)(.*?^})", text, re.MULTILINE | re.DOTALL):
         names = other_names(names_of(specs[name]), "name")
-        lines = []
+        weights = other_names(weights_of(body), "weight")
+        lines, within = [], ""
         for line in body.splitlines():
             clause, *rest = line.split(maxsplit=1)
             word = re.match(r"\w+", rest[0]) if rest else None
             if clause in CLAUSES and word and (clause, word[0]) in library():
                 found.append(definition(clause, word[0]))
                 line = line.replace(word[0], f"other_{word[0]}", 1)
-            weight = {} if clause == "algorithm" else {"W": "Z", "h": "z"}
-            lines.append(renamed(line, names | weight))
+            within = clause if clause in (*CLAUSES, *OTHERS) else within
+            # In rules for every weight, W is a word of the language.
+            generic = within == "algorithm" and not specs[name].algorithm.by_weight
+            lines.append(renamed(line, names if generic else names | weights))
         found.append(f"memory Other{name}" + "\n".join(lines))
     return "\n".join(dict.fromkeys(found)) + "\n"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import miras_dsl as miras
-from tests.papers.layers import deep, matrix
+from tests.papers.layers import deep, matrix, several_states
 from tests.papers.layers.parts import gated, positive, squashed
 from tests.papers.loops import additive, delta, retained, robust
 
@@ -67,6 +67,15 @@ LAYERS: dict[tuple[str, str], Callable[..., Tensor]] = {
         retained.soft_threshold, squashed("gamma", 0.02), ETA
     ),
     ("bounded_memory", "BoundedMemoryLayer"): gated(retained.bounded_memory, ETA),
+    ("dfw", "DecayingFastWeightsLayer"): several_states.decaying_fast_weights,
+    ("gsa", "GatedSlotAttentionLayer"): several_states.gated_slots,
+    ("raven", "RavenLayer"): several_states.raven,
+    ("mlstm", "MLSTMLayer"): several_states.mlstm,
+    ("lru", "LRULayer"): several_states.lru,
+    ("mamba3", "Mamba3Layer"): several_states.mamba3,
+    ("preconditioned_gdn", "PreconditionedDeltaNetLayer"): several_states.preconditioned_gdn,
+    ("m2rnn", "M2RNNLayer"): several_states.m2rnn,
+    ("normalised_attention", "NormalisedAttentionLayer"): several_states.normalised_attention,
     ("ttt_linear", "TTTLinearLayer"): deep.ttt_linear,
     ("ttt_mlp", "TTTMLPLayer"): deep.ttt_mlp,
     ("titans", "TitansLayer"): deep.titans,

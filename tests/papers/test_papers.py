@@ -17,7 +17,7 @@ from miras_dsl.runtime.judge.cases import Case, parameters
 from miras_dsl.runtime.judge.oracle import run as oracle
 from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
-from tests.papers.loops import additive, deep, delta, retained, robust
+from tests.papers.loops import additive, deep, delta, retained, robust, several_states
 
 FOLDER = Path(__file__).parent
 One = dict[str, Tensor]
@@ -82,6 +82,19 @@ def atlas(x: One) -> Tensor:
     return deep.atlas(*(x[name] for name in QKV), gates, weights(x), 16)
 
 
+def lru(x: One) -> Tensor:
+    u, rate = torch.complex(x["value"], x["shadow"]), torch.polar(x["r"], x["angle"])
+    c = torch.complex(x["_1"], x["_2"])
+    return several_states.lru(u, rate, x["size"], c, x["_3"])
+
+
+def mamba3(x: One) -> Tensor:
+    c = torch.complex(x["query"], x["query_im"])
+    b = torch.complex(x["key"], -x["key_im"])
+    rate = torch.polar(x["alpha"][:, None].expand(x["angle"].shape), x["angle"])
+    return several_states.mamba3(c, b, x["value"], rate, x["dt"], x["share"], x["_1"])
+
+
 QKV = ("query", "key", "value")
 GATED = (*QKV, "alpha", "eta")
 HUBER = (*GATED, "delta")
@@ -124,6 +137,23 @@ PAPERS: dict[tuple[str, str], Callable[[One], Tensor]] = {
         retained.soft_threshold, *QKV, "alpha", "gamma", "eta"
     ),
     ("bounded_memory", "BoundedMemory"): matrix(retained.bounded_memory, *GATED),
+    ("dfw", "DecayingFastWeights"): matrix(
+        several_states.decaying_fast_weights, *QKV, "beta", "alpha"
+    ),
+    ("gsa", "GatedSlotAttention"): matrix(several_states.slots, *QKV, "alpha"),
+    ("raven", "Raven"): matrix(several_states.slots, *QKV, "alpha"),
+    ("mlstm", "MLSTM"): matrix(several_states.mlstm, *QKV, "input", "forget"),
+    ("lru", "LRU"): lru,
+    ("mamba3", "Mamba3"): mamba3,
+    ("preconditioned_gdn", "PreconditionedDeltaNet"): matrix(
+        several_states.preconditioned_gdn, *QKV, "alpha", "fade", "eta", "rate", "usual"
+    ),
+    ("m2rnn", "M2RNN"): lambda x: several_states.m2rnn(
+        *(x[name] for name in (*QKV, "forget")), x["U"].T, x["H"].T
+    ),
+    ("normalised_attention", "NormalisedAttention"): matrix(
+        several_states.normalised_attention, *QKV
+    ),
     ("ttt_linear", "TTTLinear"): ttt_linear,
     ("ttt_mlp", "TTTMLP"): ttt,
     ("titans", "Titans"): titans,
@@ -134,8 +164,16 @@ PAPERS: dict[tuple[str, str], Callable[[One], Tensor]] = {
     ("moneta_printed", "MonetaPrinted"): moneta(printed=True),
     ("memora", "Memora"): memora,
 }
-TIED = {"HGRN": ("eta", "alpha"), "HGRN2": ("key", "alpha"), "MinGRU": ("alpha", "eta")}
+TIED = {
+    "HGRN": ("eta", "alpha"),
+    "HGRN2": ("key", "alpha"),
+    "MinGRU": ("alpha", "eta"),
+    "GatedSlotAttention": ("slot", "alpha"),
+    "Raven": ("slot", "alpha"),
+}
 """What these specs define as 1 less a gate: the first by the second."""
+LATE = {"Mamba3": {"last_key": "key", "last_im": "key_im", "last_value": "value"}}
+"""What these specs define as another token's value one token ago."""
 
 
 def shipped(file: str, name: str) -> MemorySpec:
@@ -153,6 +191,9 @@ def test_a_shipped_spec_is_its_paper(file: str, name: str) -> None:
     if name in TIED:
         made, of = TIED[name]
         inputs[made] = 1 - inputs[of]
+    for made, of in LATE.get(name, {}).items():
+        inputs[made] = inputs[of].roll(1, 1)
+        inputs[made][:, 0] = 0
     y, _ = oracle.run(spec, sizes, inputs, drawn.state)
     for head in range(y.shape[2]):
         lasting = {n for n, *_ in spec.network.params}

@@ -105,7 +105,10 @@ class _Run:
         replay, adjoint = walk.body
         assert isinstance(replay, Walk) and isinstance(adjoint, Walk), "a segment has two loops"
         assert (replay.step, adjoint.step) == (1, -1), "states forwards, their adjoint backwards"
-        cotangents = self.first(walk.carry, program)
+        cotangents = {
+            x: array if self.brings(x.axes, program) else np.zeros_like(array)
+            for x, array in self.first(walk.carry, program).items()
+        }
         for number in reversed(range(len(checkpoints))):
             start = number * self.segment
             states, before = checkpoints[number], []
@@ -122,6 +125,13 @@ class _Run:
         return {
             x: cut(self.arrays[x.name], x.axes, program) for x in states if isinstance(x, Input)
         }
+
+    @staticmethod
+    def brings(axes: Axes, program: Program) -> bool:
+        """Whether a program starts with the cotangent of a last state: of programs that have shares of
+        one, the first."""
+        shared = [part for axis, part in program.slices.items() if axis not in axes]
+        return all(part.start == 0 for part in shared)
 
     def last(self, carried: Carried, program: Program) -> None:
         for state, x in carried.items():
@@ -199,13 +209,16 @@ class _Run:
     # -------------------------------------------------------- all programs
 
     def whole(self, name: str, parts: list[tuple[Program, Array]]) -> Array:
-        """A result from the programs' parts: side by side along an axis that they divide up, else
-        added up, where they have shares of a sum."""
+        """A result from the programs' parts: side by side along an axis that they divide up, else a
+        state that each of them has, or a gradient of which each has a share."""
         axes = self.axes[name if name in self.axes else name.removeprefix("d_")]
         first, array = parts[0]
         divided = [axis for axis in first.slices if axis in axes]
-        if not divided:
+        if not divided and name.startswith("d_"):
             return np.asarray(sum(x for _, x in parts))
+        if not divided:
+            assert all(np.array_equal(x, array) for _, x in parts), f"programs disagree on {name}"
+            return array
         timed = array.ndim - len(axes)
         whole = np.full((*array.shape[:timed], *(self.sizes[axis] for axis in axes)), np.nan)
         for program, x in parts:

@@ -68,10 +68,10 @@ def heads_of(loop: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return torch.stack([loop(*(u[:, h] for u in inputs)) for h in range(inputs[0].shape[1])], 1)
 
 
-def mamba_decay(x: Tensor, p: Parameters) -> Tensor:
-    """alpha = exp(-exp(A) softplus(W x + dt)), one number per head (Gu and Dao 2023)."""
-    step = torch.log(1 + torch.exp(x @ p["alpha_linear.weight"].T + p["alpha_param_2"]))
-    return torch.exp(-torch.exp(p["alpha_param"]) * step)
+def mamba_decay(x: Tensor, p: Parameters, name: str = "alpha") -> Tensor:
+    """exp(-exp(A) softplus(W x + dt)), one number per head (Gu and Dao 2023)."""
+    step = torch.log(1 + torch.exp(x @ p[f"{name}_linear.weight"].T + p[f"{name}_param_2"]))
+    return torch.exp(-torch.exp(p[f"{name}_param"]) * step)
 
 
 def squashed(name: str, most: float = 1, shift: float = 0) -> Gate:

@@ -14,7 +14,13 @@ import sympy as sp
 
 from miras_dsl.codegen.analysis.function_calls import function_calls
 from miras_dsl.codegen.inner_step.mirror_map import link_function
-from miras_dsl.codegen.model.types import MemoryModel, StateKind, StateTensor, WeightFormulas
+from miras_dsl.codegen.model.types import (
+    MemoryModel,
+    StateKind,
+    StateTensor,
+    WeightFormulas,
+    WeightTurn,
+)
 from miras_dsl.codegen.plan.line_names import line_namer
 from miras_dsl.ir import Input, Label, Node, Program, Role, inputs_of, substitute
 from miras_dsl.ir.notation.program_lines import program_lines
@@ -100,21 +106,27 @@ class TokenEvents:
     def _decay(self) -> Event:
         lines: list[tuple[str, str]] = []
         for weight, formulas in self.model.formulas:
-            if formulas.decay is None:
-                continue
-            name = self._kept(weight)
-            lines += self._named(name, formulas.decay * self._hole(weight, name))
+            names = [self._kept(weight)]
             if self.model.at_chunk and link_function(self.model) is not None:
-                dual = self._each("dual", weight)
-                lines += self._named(dual, formulas.decay * self._hole(weight, dual))
+                names.append(self._each("dual", weight))
+            for name in names:
+                # Each factor by itself: it scales along the axis that it has.
+                for factor in formulas.decays:
+                    lines += self._named(name, factor * self._hole(weight, name))
         for turn in self.model.turns:
-            names = [self._kept(w) for w in (turn.real, turn.imaginary)]
-            holes = [
-                self._hole(w, n) for w, n in zip((turn.real, turn.imaginary), names, strict=True)
-            ]
-            lines += self._lines(tuple(zip(names, turn.of(*holes), strict=True)))
+            lines += self._turn(turn)
         often = ", once a token" if self.model.steps_per_token > 1 else ""
         return Event(f"decay{often}", tuple(lines))
+
+    def _turn(self, turn: WeightTurn) -> list[tuple[str, str]]:
+        """Both parts of a complex weight, of which the second needs what the first one was."""
+        real, imaginary = self._kept(turn.real), self._kept(turn.imaginary)
+        was = self._hole(turn.real, f"was_{real}")
+        both = turn.of(was, self._hole(turn.imaginary, imaginary))
+        lines = [(self.style.name(was.name), self.style.name(real))]
+        for name, node in zip((real, imaginary), both, strict=True):
+            lines += self._named(name, node)
+        return lines
 
     def _predict(self) -> Event:
         grads = tuple((self._grad(w), g) for w, g in self.model.gradients)
@@ -162,14 +174,15 @@ class TokenEvents:
     ) -> list[tuple[str, str]]:
         """The rules of an algorithm for one weight, which is called ``name`` here."""
         lines: list[tuple[str, str]] = []
-        targets = [target for target, _ in rules]
         kept = name
-        if "W" in targets and any(
-            formulas.kept in inputs_of([rule]) for _, rule in rules[targets.index("W") + 1 :]
-        ):
+        if self._is_kept_apart(weight, rules):
             kept = f"keep_{name}"
             lines.append((self.style.name(kept), self.style.name(name)))
-        holes = {
+        holes: dict[Node, str] = {}
+        for other, others in self.model.formulas:
+            was = f"keep_{other}" if self._is_kept_apart(other, list(others.rules)) else other
+            holes |= {others.grad: self._grad(other), others.kept: was, others.newest: other}
+        holes |= {
             formulas.grad: self._grad(weight),
             formulas.kept: kept,
             formulas.newest: name,
@@ -179,6 +192,18 @@ class TokenEvents:
             written = name if target == "W" else self._each(target, weight)
             lines += self._named(written, rule, holes)
         return lines
+
+    def _is_kept_apart(self, weight: str, rules: list[tuple[str, Node]]) -> bool:
+        """Whether a rule reads what a weight was before its own rule has set it."""
+        formulas = self.model.formulas_of(weight)
+        targets = [target for target, _ in rules]
+        later = [rule for _, rule in rules[targets.index("W") + 1 :]] if "W" in targets else []
+        places = [w for w, _ in self.model.formulas]
+        for _, its in self.model.formulas[places.index(weight) + 1 :]:
+            # Holes of rules for every weight are the same for all: such rules read their own weight only.
+            if its.kept is not formulas.kept:
+                later += [rule for _, rule in its.rules]
+        return formulas.kept in inputs_of(later)
 
     def _penalised(self, weight: str, formulas: WeightFormulas) -> list[tuple[str, str]]:
         penalty = formulas.penalty

@@ -45,6 +45,8 @@ FOLDERS = {
     "tests/meaning": "Nodes, programs, passes, derivations and plans, in the float64 interpreter.",
     "tests/module": "Generated layers and models, against what their formulas mean.",
     "tests/papers": "Shipped specs against recurrences written from the papers.",
+    "tests/papers/layers": "Whole layers written from the papers.",
+    "tests/papers/loops": "Token loops written from the papers.",
     "tests/project": "Command line, documents, packaging, layering and sizes of files.",
     "tests/text": "Expected text of some stages, word for word.",
     "tests/text/golden/code": "Expected generated functions.",

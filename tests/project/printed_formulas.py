@@ -52,7 +52,7 @@ class Reader:
             given[x] = self.values[x.name]
         (value,) = evaluate([node], given, self.sizes)
         axes = self.axes.get(name, axes_of(expr.axes))
-        self.put(name, axes, _broadcast(value, node, axes, self.sizes), "state")
+        self.put(name, axes, _broadcast(value, node, axes, self.sizes), "newest")
         return self.values[name]
 
     def expr(self, text: str) -> Expr:

@@ -7,7 +7,7 @@ holds for every memory is tested on it too, but where a test is about shapes and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -28,6 +28,12 @@ SOLVED = frozenset({"ElasticNet"})
 """Memories for which the oracle solves an equation for every weight: minutes for what others take
 seconds for."""
 
+SPANNING = frozenset({
+    "LinearAttention", "GLA", "HGRN", "DeltaNet", "GatedDeltaNet", "DeltaProduct", "RWKV7",
+    "LogCoshMomentum", "HuberLength", "Titans", "Yaad", "Memora", "MLSTM", "Mamba3",
+})  # fmt: skip
+"""Memories of every class, architecture and kind of state: for tests that take seconds for each."""
+
 _NAMES = {
     "additive": "LinearAttention RetNet Lightning GLA HGRN HGRN2 Mamba2 RWKV6 MinGRU SWLA "
     "DecayingFastWeights GatedSlotAttention Raven MLSTM LRU Mamba3 NormalisedAttention",
@@ -43,11 +49,21 @@ FAMILIES = {name: family for family, names in _NAMES.items() for name in names.s
 """Every shipped memory -> how its writes are found."""
 
 
+Case = Callable[[Any, Iterable[str]], Any]
+
+
 def case(value: Any, memories: Iterable[str]) -> Any:
     """A value as a case; `thorough` where all its memories are in `REPEATED` or `SOLVED`."""
     again = all(name in REPEATED | SOLVED for name in memories)
     values = value if isinstance(value, tuple) else (value,)
     return pytest.param(*values, marks=pytest.mark.thorough) if again else value
+
+
+def spanning_case(value: Any, memories: Iterable[str]) -> Any:
+    """A value as a case; `thorough` where none of its memories is in `SPANNING`."""
+    among = any(name in SPANNING for name in memories)
+    values = value if isinstance(value, tuple) else (value,)
+    return value if among else pytest.param(*values, marks=pytest.mark.thorough)
 
 
 @cache
@@ -65,12 +81,12 @@ def is_alone(name: str) -> bool:
     return axes <= {"value", "key"} and not spec.network.params
 
 
-def by_file(suffix: str = "") -> list[Any]:
+def by_file(suffix: str = "", case: Case = case) -> list[Any]:
     """The names of files, with a suffix."""
     return [case(f"{stem}{suffix}", spec.memories) for stem, spec in parsed().items()]
 
 
-def by_layer() -> list[Any]:
+def by_layer(case: Case = case) -> list[Any]:
     """A file and a layer in it."""
     return [
         case((stem, name), [use.memory for use in uses(layer.body)])

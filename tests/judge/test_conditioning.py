@@ -18,7 +18,7 @@ from miras_dsl.runtime.judge.reference import Outcome, outcome
 from miras_dsl.runtime.judge.tolerance import ILL_CONDITIONED
 from miras_dsl.runtime.layers.conv_state import ConvState
 from miras_dsl.spec import MemorySpec
-from tests.shipped_specs import by_layer
+from tests.shipped_specs import by_layer, spanning_case
 
 TOKENS, SIZE, HEADS = 128, 32, 2
 
@@ -41,7 +41,7 @@ def as_fed(layer: nn.Module, spec: MemorySpec) -> tuple[dict[str, Tensor], dict[
     return inputs, {name: x.detach() for name, x in state["memory"].items()}
 
 
-@pytest.mark.parametrize(("file", "name"), by_layer())
+@pytest.mark.parametrize(("file", "name"), by_layer(spanning_case))
 def test_bf16_means_something_at_default_gates(file: str, name: str) -> None:
     library = miras.load(file)
     torch.manual_seed(0)

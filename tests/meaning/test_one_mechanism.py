@@ -19,7 +19,7 @@ from miras_dsl.source import Source
 from miras_dsl.spec import MemorySpec
 from tests.meaning.derived import compiled, of_text, shipped
 from tests.meaning.twin import names_of, twin_of
-from tests.shipped_specs import case
+from tests.shipped_specs import spanning_case
 
 ROOT = Path(__file__).resolve().parents[2]
 RENAMED = Path(__file__).with_name("renamed.mem").read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ def test_a_twin_shares_no_name_with_its_memory(name: str) -> None:
         assert not {s.name for s in here.states} & {s.name for s in there.states}
 
 
-@pytest.mark.parametrize("name", [case(name, [name]) for name in TWINS])
+@pytest.mark.parametrize("name", [spanning_case(name, [name]) for name in TWINS])
 def test_twins_have_equal_digests(name: str) -> None:
     here, there = digests(name), digests(TWINS[name])
     chunked = name not in shipped() or compiled(name).form is not None

@@ -20,7 +20,7 @@ from miras_dsl.ir.notation.program_lines import print_program
 from miras_dsl.ir.notation.style import LATEX, TEXT
 from miras_dsl.spec import FileSpec
 from tests.project.command import GOOD
-from tests.shipped_specs import by_file
+from tests.shipped_specs import by_file, spanning_case
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted(p.stem for p in (ROOT / "specs").glob("*.mem"))
@@ -120,7 +120,7 @@ def test_brackets_stand_where_they_must():
 
 
 @pytest.mark.parametrize("stage", PRINTED)
-@pytest.mark.parametrize("spec", by_file())
+@pytest.mark.parametrize("spec", by_file(case=spanning_case))
 def test_every_stage_of_every_spec_prints(spec, stage):
     """Balanced, without a name of ours in it, and as LaTeX that a compiler would take."""
     meant = parsed(spec)
@@ -135,7 +135,7 @@ def test_every_stage_of_every_spec_prints(spec, stage):
     assert not re.search(r"_\{[^{}]*\}_", latex)
 
 
-@pytest.mark.parametrize("spec", by_file())
+@pytest.mark.parametrize("spec", by_file(case=spanning_case))
 def test_json_holds_every_memory(spec):
     meant = parsed(spec)
     told = json.loads(explain(meant, form="json"))
@@ -183,7 +183,7 @@ def equations(latex: str) -> Iterator[str]:
             yield from (side.strip() for side in line.split("&"))
 
 
-@pytest.mark.parametrize("spec", by_file())
+@pytest.mark.parametrize("spec", by_file(case=spanning_case))
 def test_latex_renders(spec):
     """matplotlib's own TeX parser reads every side of every equation."""
     from matplotlib.mathtext import MathTextParser

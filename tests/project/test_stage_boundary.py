@@ -152,7 +152,7 @@ def test_a_model_holds_no_part_of_a_spec(name: str) -> None:
     assert next(spec_parts(planted)) == "MemoryModel.order[]"
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", SPANS)
 def test_the_model_alone_makes_the_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text of a memory and of its layer come from models whose spec cannot be read any more."""
     spec = SHIPPED[name]
@@ -176,7 +176,7 @@ def test_the_model_alone_makes_the_text(name: str, monkeypatch: pytest.MonkeyPat
     assert again == layer
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", SPANS)
 def test_no_meaning_is_in_a_name(name: str) -> None:
     """Gates under names that lie about them: `log_1` is none, and a logarithm is called `in_2`."""
     model = build_model(SHIPPED[name])

@@ -28,10 +28,11 @@ from miras_dsl.ir import (
     Shift,
     TakeLast,
     broadcast,
+    elementwise,
     reduce_sum,
     rename,
 )
-from miras_dsl.scalar.functions import OPERANDS
+from miras_dsl.scalar.functions import OPERANDS, within_turn
 
 from .coupled_transitions import Coupled, coupled_transitions
 from .logarithms import decay_logarithms
@@ -97,13 +98,14 @@ class Transitions:
         return self._rotations[state]
 
     def _angle(self, turning: Rotation) -> tuple[Axis | None, Node]:
-        """The axis of the angle, and the angle of every token [i, axis], 0 at padding."""
+        """The axis of the angle, and the angle of every token [i, axis] within one turn, 0 at padding."""
         if len(turning.angle.axes) > 1:
             raise NotChunkable(
                 f"{turning.partner.name} turns by an angle for every entry of its own"
             )
         axis = turning.angle.axes[0] if turning.angle.axes else None
-        return axis, broadcast(self.vectorize(turning.angle) * VALID, (I,))
+        angle = elementwise(within_turn(OPERANDS[0]), self.vectorize(turning.angle))
+        return axis, broadcast(angle * VALID, (I,))
 
     def coupled_states(self, state: Input) -> list[tuple[Input, Node]]:
         """The other states that this one takes in, each with its coefficient, but for one into which it

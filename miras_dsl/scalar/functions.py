@@ -76,6 +76,19 @@ class asinh(_Real):
         return 1 / hypot(self.args[0], sp.Integer(1))
 
 
+class within_turn(_Real):
+    """x less whole turns of 2 pi, from -pi to pi: an angle with the same sine and cosine.  The derivative
+    is 1, as of x, also where it jumps.  A sum of such angles keeps the digits that a sum of large ones
+    would lose."""
+
+    @classmethod
+    def definition(cls, x: sp.Expr) -> sp.Expr:
+        return x - 2 * sp.pi * sp.floor(x / (2 * sp.pi) + sp.Rational(1, 2))
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.Integer(1)
+
+
 class ge0(sp.Function):
     """1 where x >= 0, else 0; its derivative is 0."""
 
@@ -289,7 +302,7 @@ def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
 
 FUNCTIONS = (
     sigmoid, softplus, logcosh, ge0, gt0, sign, where, abs_pow, signed_pow, pow_nonneg, absolute, sqrt,
-    rsqrt, hypot, hypot_slope, erf, asinh, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
+    rsqrt, hypot, hypot_slope, erf, asinh, within_turn, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
 )  # fmt: skip
 """Every function that may occur in a scalar formula; printers and tests go through this list."""
 

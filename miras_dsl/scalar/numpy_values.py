@@ -43,6 +43,7 @@ NUMPY = {
     gelu: lambda x: x * _normal(x),
     gelu_slope: lambda x: _normal(x) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi),
     scalars.asinh: np.arcsinh,
+    scalars.within_turn: lambda x: x - 2 * np.pi * np.floor(x / (2 * np.pi) + 0.5),
     scalars.sigmoid: lambda x: np.exp(np.minimum(x, 0.0)) / (1 + np.exp(-np.abs(x))),
     scalars.softplus: lambda x: np.logaddexp(0.0, x),
     scalars.logcosh: _logcosh,

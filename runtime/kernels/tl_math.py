@@ -90,6 +90,13 @@ def asinh(x):
 
 
 @triton.jit
+def within_turn(x):
+    """x less whole turns of 2 pi, from -pi to pi; multiples of 6.28125 are exact."""
+    turns = tl.floor(x / 6.283185307179586 + 0.5)
+    return (x - turns * 6.28125) - turns * 0.0019353071795864769
+
+
+@triton.jit
 def sign(x):
     """-1, 0 or 1."""
     return tl.where(x > 0.0, 1.0, 0.0) - tl.where(x < 0.0, 1.0, 0.0)

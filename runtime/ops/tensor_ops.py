@@ -102,6 +102,15 @@ def logcosh(x: Tensor) -> Tensor:
     return torch.where(near, -0.5 * torch.log1p(-(torch.tanh(small) ** 2)), far)
 
 
+def within_turn(x: Tensor) -> Tensor:
+    """x less whole turns of 2 pi, from -pi to pi, with derivative 1.
+
+    A turn is taken off in two parts: multiples of the first one, 201 / 32, are exact.
+    """
+    turns = torch.floor(x / 6.283185307179586 + 0.5)
+    return (x - turns * 6.28125) - turns * 0.0019353071795864769
+
+
 def sqrt(x: Tensor) -> Tensor:
     """The square root; 0 with derivative 0 for x <= 0."""
     positive = x > 0
@@ -239,4 +248,5 @@ __all__ = [
     "tril",
     "unit_lower_inverse",
     "where",
+    "within_turn",
 ]  # fmt: skip

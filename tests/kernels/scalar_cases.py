@@ -35,6 +35,7 @@ ONE: dict[type, Exact] = {
     gelu: lambda x: x * mpmath.ncdf(x),
     gelu_slope: lambda x: mpmath.ncdf(x) + x * mpmath.npdf(x),
     scalars.asinh: mpmath.asinh,
+    scalars.within_turn: lambda x: x - 2 * mpmath.pi * mpmath.floor(x / (2 * mpmath.pi) + 0.5),
     scalars.sigmoid: lambda x: 1 / (1 + mpmath.exp(-x)),
     scalars.softplus: lambda x: mpmath.log1p(mpmath.exp(x)),
     scalars.logcosh: lambda x: mpmath.log1p(2 * mpmath.sinh(x / 2) ** 2),
@@ -81,8 +82,13 @@ def points(dtype: torch.dtype, positive: bool = False) -> Tensor:
     return both.to(torch.float32).to(dtype)
 
 
-TERMS: dict[str, Exact] = {"gelu": abs, "gelu_slope": lambda x: mpmath.mpf(1)}
-"""Sums whose terms cancel for negative operands, in torch's own function too: the size of the terms."""
+TERMS: dict[str, Exact] = {
+    "gelu": abs,
+    "gelu_slope": lambda x: mpmath.mpf(1),
+    "within_turn": lambda x: mpmath.mpf(1),
+}
+"""Sums whose terms cancel, in torch's own function too: the size of the terms.  Of an angle near whole
+turns that size is 1 radian: it is for sines and cosines."""
 
 
 def worst(name: str, x: Tensor, found: Tensor) -> tuple[float, float]:

@@ -34,6 +34,7 @@ VALUES: dict[object, Callable[[float], float]] = {
         math.erfc(-x / math.sqrt(2)) / 2 + x * math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
     ),
     scalars.asinh: math.asinh,
+    scalars.within_turn: lambda x: math.remainder(x, math.tau),
     sp.exp: math.exp,
     sp.log: math.log,
     sp.tanh: math.tanh,

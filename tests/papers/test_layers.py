@@ -73,7 +73,7 @@ LAYERS: dict[tuple[str, str], Callable[..., Tensor]] = {
     ("mlstm", "MLSTMLayer"): several_states.mlstm,
     ("lru", "LRULayer"): several_states.lru,
     ("mamba3", "Mamba3Layer"): several_states.mamba3,
-    ("preconditioned_gdn", "PreconditionedDeltaNetLayer"): several_states.preconditioned_gdn,
+    ("preconditioned_gdn", "PreconditionedGDNLayer"): several_states.preconditioned_gdn,
     ("m2rnn", "M2RNNLayer"): several_states.m2rnn,
     ("normalised_attention", "NormalisedAttentionLayer"): several_states.normalised_attention,
     ("ttt_linear", "TTTLinearLayer"): deep.ttt_linear,

@@ -85,7 +85,7 @@ def atlas(x: One) -> Tensor:
 def lru(x: One) -> Tensor:
     u, rate = torch.complex(x["value"], x["shadow"]), torch.polar(x["r"], x["angle"])
     c = torch.complex(x["_1"], x["_2"])
-    return several_states.lru(u, rate, x["size"], c, x["_3"])
+    return several_states.lru(u, rate, x["gain"], c, x["_3"])
 
 
 def mamba3(x: One) -> Tensor:
@@ -145,7 +145,7 @@ PAPERS: dict[tuple[str, str], Callable[[One], Tensor]] = {
     ("mlstm", "MLSTM"): matrix(several_states.mlstm, *QKV, "input", "forget"),
     ("lru", "LRU"): lru,
     ("mamba3", "Mamba3"): mamba3,
-    ("preconditioned_gdn", "PreconditionedDeltaNet"): matrix(
+    ("preconditioned_gdn", "PreconditionedGDN"): matrix(
         several_states.preconditioned_gdn, *QKV, "alpha", "fade", "eta", "rate", "usual"
     ),
     ("m2rnn", "M2RNN"): lambda x: several_states.m2rnn(

@@ -34,6 +34,7 @@ from miras_dsl.ir import Axis, Input, Node, Role, substitute
 from miras_dsl.scalar.interval import Interval
 from miras_dsl.source import Source, Span
 from miras_dsl.spec import MemorySpec
+from tests.shipped_specs import spanning_case
 
 ROOT = Path(__file__).resolve().parents[2]
 LATER = (
@@ -116,6 +117,7 @@ def shipped() -> dict[str, MemorySpec]:
 
 
 SHIPPED = shipped()
+SPANS = [spanning_case(name, [name]) for name in SHIPPED]
 
 
 @pytest.mark.parametrize("path", later_files(), ids=lambda p: f"{p.parent.name}/{p.name}")

@@ -82,14 +82,14 @@ def lru(x: Tensor, p: Parameters, heads: int) -> Tensor:
 
 
 def mamba3(x: Tensor, p: Parameters, heads: int) -> Tensor:
-    """2603.15569: dt = softplus(W x + b), |e^(dt A)| = exp(-A dt), angles dt W x, share sigmoid(W x).
+    """2603.15569: dt = softplus(W x + b), |e^(dt A)| = exp(-A dt), angles pi dt tanh(W x), share sigmoid(W x).
     B is conjugated, which names the parameters of its imaginary part otherwise."""
     q, k, v = projected(x, p, heads, "query", "key", "value")
     q_im, k_im, turn = projected(x, p, heads, "query_im", "key_im", "angle")
-    c, b = torch.complex(unit(q), q_im), torch.complex(unit(k), -k_im)
+    c, b, turn = torch.complex(unit(q), q_im), torch.complex(unit(k), -k_im), torch.tanh(turn)
     dt = F.softplus(x @ p["dt_linear.weight"].T + p["dt_param"])
     length = torch.exp(-torch.exp(p["alpha_param"]) * dt)[..., None]
-    rate = torch.polar(length.expand(turn.shape), dt[..., None] * turn)
+    rate = torch.polar(length.expand(turn.shape), 3.14159 * dt[..., None] * turn)
     skip = p["_1_param"][:, None] * v
     given = (c, b, v, rate, dt, squashed("share")(x, p, heads), skip)
     return out(heads_of(loops.mamba3, *given), x, p)

@@ -41,9 +41,10 @@ test-all: $(READY)
 bench: $(READY)
 	$(PY) benchmarks/bench.py
 
-# The printed stages and the maps in docs/compiler.md.
+# The printed stages and the maps in docs/compiler.md, and the table of shipped memories.
 docs: $(READY)
 	$(PY) -m tests.project.compiler_page
+	$(PY) -m tests.project.specs_page
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.project import specs_page
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICK = {"train": ["--steps", "2", "--batch", "2", "--length", "64"]}
@@ -71,7 +73,13 @@ def test_links_lead_somewhere():
 
 
 def test_every_shipped_memory_is_in_the_readme():
-    """A row for each file in specs, by the name one types."""
+    """By the name one types; and as many as it says."""
     text = (ROOT / "README.md").read_text()
-    for spec in (ROOT / "specs").glob("*.mem"):
-        assert f"| `{spec.stem}` |" in text
+    specs = list((ROOT / "specs").glob("*.mem"))
+    for spec in specs:
+        assert f"`{spec.stem}`" in text
+    assert f"\n{len(specs)} specs, each by its name" in text
+
+
+def test_the_page_of_specs_is_what_the_compiler_says():
+    assert specs_page.PAGE.read_text(encoding="utf-8") == specs_page.page(), "run `make docs`"

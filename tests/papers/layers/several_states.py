@@ -82,7 +82,8 @@ def lru(x: Tensor, p: Parameters, heads: int) -> Tensor:
 
 
 def mamba3(x: Tensor, p: Parameters, heads: int) -> Tensor:
-    """2603.15569: dt = softplus(W x + b), |e^(dt A)| = exp(-A dt), angles pi dt tanh(W x), share sigmoid(W x).
+    """2603.15569: dt = softplus(W x + b), |e^(dt A)| = exp(-A dt), angles pi dt tanh(W x), and a share
+    sigmoid(W x).
     B is conjugated, which names the parameters of its imaginary part otherwise."""
     q, k, v = projected(x, p, heads, "query", "key", "value")
     q_im, k_im, turn = projected(x, p, heads, "query_im", "key_im", "angle")

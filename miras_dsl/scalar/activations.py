@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sympy as sp
 
-from .functions import _Real
+from .real_function import RealFunction
 
 
-class gelu(_Real):
+class gelu(RealFunction):
     """x Φ(x) with the standard normal distribution Φ(x) = (1 + erf(x / sqrt 2)) / 2."""
 
     @classmethod
@@ -22,7 +22,7 @@ class gelu(_Real):
         return gelu_slope(self.args[0])
 
 
-class gelu_slope(_Real):
+class gelu_slope(RealFunction):
     """The derivative of `gelu`: Φ(x) + x φ(x) with the density φ(x) = exp(-x²/2) / sqrt(2 π)."""
 
     @classmethod

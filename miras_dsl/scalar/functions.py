@@ -12,27 +12,15 @@ from functools import lru_cache
 import sympy as sp
 from sympy.core.function import ArgumentIndexError
 
+from .angles import within_turn as within_turn
 from .hypotenuse import hypot, hypot_slope, inside_asinh
+from .real_function import RealFunction
 
 OPERANDS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(1024))
 """The symbols that stand for the operands of a `Map`, in order."""
 
 
-class _Real(sp.Function):
-    """A real function of one number; ``definition`` gives it in sympy's own functions, for values."""
-
-    nargs = 1
-    is_real = True
-
-    @classmethod
-    def definition(cls, x: sp.Expr) -> sp.Expr:
-        raise AssertionError(f"{cls.__name__} has no definition")
-
-    def _eval_evalf(self, prec: int) -> sp.Expr:
-        return self.definition(self.args[0])._evalf(prec)
-
-
-class sigmoid(_Real):
+class sigmoid(RealFunction):
     """1 / (1 + e^-x)."""
 
     @classmethod
@@ -43,7 +31,7 @@ class sigmoid(_Real):
         return self * (1 - self)
 
 
-class softplus(_Real):
+class softplus(RealFunction):
     """log(1 + e^x)."""
 
     @classmethod
@@ -54,7 +42,7 @@ class softplus(_Real):
         return sigmoid(self.args[0])
 
 
-class logcosh(_Real):
+class logcosh(RealFunction):
     """log(cosh x), computed without cosh, which overflows from 89 on in float32."""
 
     @classmethod
@@ -65,7 +53,7 @@ class logcosh(_Real):
         return sp.tanh(self.args[0])
 
 
-class asinh(_Real):
+class asinh(RealFunction):
     """log(x + sqrt(x^2 + 1)); that formula itself cancels for large negative x."""
 
     @classmethod
@@ -74,19 +62,6 @@ class asinh(_Real):
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return 1 / hypot(self.args[0], sp.Integer(1))
-
-
-class within_turn(_Real):
-    """x less whole turns of 2 pi, from -pi to pi: an angle with the same sine and cosine.  The derivative
-    is 1, as of x, also where it jumps.  A sum of such angles keeps the digits that a sum of large ones
-    would lose."""
-
-    @classmethod
-    def definition(cls, x: sp.Expr) -> sp.Expr:
-        return x - 2 * sp.pi * sp.floor(x / (2 * sp.pi) + sp.Rational(1, 2))
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return sp.Integer(1)
 
 
 class ge0(sp.Function):
@@ -226,7 +201,7 @@ class pow_nonneg(sp.Function):
         return self * where(sign(x), sp.log(absolute(x)), 0)
 
 
-class absolute(_Real):
+class absolute(RealFunction):
     """|x|; the derivative at 0 is 0."""
 
     @classmethod
@@ -237,7 +212,7 @@ class absolute(_Real):
         return sign(self.args[0])
 
 
-class sqrt(_Real):
+class sqrt(RealFunction):
     """The square root of x, 0 for x <= 0 with derivative 0 there, so that a norm may be 0."""
 
     @classmethod
@@ -248,7 +223,7 @@ class sqrt(_Real):
         return rsqrt(self.args[0]) / 2
 
 
-class rsqrt(_Real):
+class rsqrt(RealFunction):
     """1 / sqrt(x) for x > 0, else 0."""
 
     @classmethod

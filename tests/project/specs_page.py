@@ -6,6 +6,7 @@ python -m tests.project.specs_page
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 from miras_dsl.check import read
@@ -47,7 +48,7 @@ def clauses(text: str, memory: str) -> dict[str, str]:
     """The clauses of a memory as they are written, each on one line."""
     body = text[text.index(f"memory {memory}(") :].split("\nlayer ")[0].split("\nmemory ")[0]
     found = {}
-    for word, after in zip(CLAUSES, CLAUSES[1:], strict=False):
+    for word, after in pairwise(CLAUSES):
         ends = rf"\n\s+(?:{after}|bias|retention|algorithm|order)\b"
         match = re.search(rf"\n\s+{word}\s+(.*?)(?={ends})", body, re.DOTALL)
         assert match is not None, f"{memory} has no {word}"

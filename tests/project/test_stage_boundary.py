@@ -13,6 +13,7 @@ import pytest
 import sympy as sp
 
 from miras_dsl import spec as spec_module
+from miras_dsl import typed_formula
 from miras_dsl.check import read
 from miras_dsl.codegen import pipeline
 from miras_dsl.codegen.derive.chunk import chunkwise_form
@@ -92,7 +93,7 @@ def spec_parts(root: object) -> Iterator[str]:
         if id(value) in seen or isinstance(value, sp.Basic | str):
             continue
         seen.add(id(value))
-        if type(value).__module__ == spec_module.__name__:
+        if type(value).__module__ in (spec_module.__name__, typed_formula.__name__):
             yield place
         if isinstance(value, dict):
             value = tuple(value.items())

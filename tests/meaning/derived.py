@@ -14,6 +14,7 @@ from miras_dsl.check import read
 from miras_dsl.codegen.derive.update import UpdateRule
 from miras_dsl.codegen.model.inputs import POSITION, VALID
 from miras_dsl.codegen.model.types import POSITIONS
+from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.codegen.pipeline import CompiledMemory, compile_memory
 from miras_dsl.ir import Axis, I, Input, J, L, M, Node, Program, inputs_of
 from miras_dsl.ir.interpreter import Array, evaluate
@@ -176,3 +177,44 @@ def run_rule_adjoint(
         for name, total in found.items():
             total[here if inputs[name].per_token else ...] += made[f"d_{name}"]
     return found | {name[2:]: x for name, x in states.items()}
+
+
+def assert_chunks(memory: CompiledMemory, chunk: int) -> None:
+    """Chunks give what the rule gives over a whole block and a part of the next; the last chunk may be
+    cut short."""
+    assert memory.form is not None, memory.obstacle
+    rule, program = memory.rule, memory.form.program
+    values, block = values_of(rule, BLOCK + 4), BLOCK if rule.block else 0
+    y, states, _ = run_rule(rule, rule.program, values, 0, block)
+    found, after, _ = run_rule(rule, program, values, chunk, block)
+    np.testing.assert_allclose(found, y, rtol=1e-12, atol=1e-12)
+    assert np.abs(y).max() > 1e-2
+    for state, x in states.items():
+        np.testing.assert_allclose(after[state], x, rtol=1e-12, atol=1e-12, err_msg=state)
+
+
+def assert_adjoint(memory: CompiledMemory) -> None:
+    """Gradients equal differences along one random direction for each input; anchors count as states of
+    their own here."""
+    assert memory.form is not None, memory.obstacle
+    rule, program, chunk = memory.rule, memory.form.program, 4
+    values = values_of(rule, 10, seed=1)
+    rng = np.random.default_rng(2)
+    y, states, entries = run_rule(rule, program, values, chunk, 0)
+    d_y = rng.standard_normal(y.shape)
+    d_states = {n: rng.standard_normal(x.shape) for n, x in states.items()}
+
+    def loss(changed: Arrays) -> float:
+        y, states, _ = run_rule(rule, program, changed, chunk, 0)
+        return float((y * d_y).sum() + sum((x * d_states[n]).sum() for n, x in states.items()))
+
+    back = adjoint(program)
+    found = run_rule_adjoint(rule, back, values, entries, d_y, d_states, chunk)
+    assert set(found) == {x.name for x in program.inputs if x.role.differentiable}
+    for x, gradient in found.items():
+        along = rng.standard_normal(values[x].shape)
+        step = 5e-6 / np.abs(along).max()
+        at = [loss(values | {x: values[x] + n * step * along}) for n in (-2, -1, 1, 2)]
+        slope = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)
+        assert abs((gradient * along).sum() - slope) < 1e-6 * max(1.0, abs(slope)), x
+        assert np.abs(gradient).max() > 1e-6, f"{x} is not tested"

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from miras_dsl.codegen.model.inputs import POSITION, VALID
-from miras_dsl.codegen.passes.autodiff import adjoint
 from miras_dsl.ir import ForwardSubstitution, Inverse, Node, Program, Role, axis_names, postorder
 from tests.meaning.derived import (
     BLOCK,
-    Arrays,
+    assert_adjoint,
+    assert_chunks,
     compiled,
     of_text,
     run_rule,
-    run_rule_adjoint,
     shipped,
     shipped_names,
     values_of,
@@ -53,15 +52,7 @@ def test_family(name: str) -> None:
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 @pytest.mark.parametrize("name", EVERY)
 def test_chunks_equal_the_rule(name: str, chunk: int) -> None:
-    """A whole block and a part of the next; the last chunk may be cut short."""
-    rule = compiled(name).rule
-    values, block = values_of(rule, BLOCK + 4), BLOCK if rule.block else 0
-    y, states, _ = run_rule(rule, rule.program, values, 0, block)
-    found, after, _ = run_rule(rule, program_of(name), values, chunk, block)
-    np.testing.assert_allclose(found, y, rtol=1e-12, atol=1e-12)
-    assert np.abs(y).max() > 1e-2
-    for state, x in states.items():
-        np.testing.assert_allclose(after[state], x, rtol=1e-12, atol=1e-12, err_msg=state)
+    assert_chunks(compiled(name), chunk)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -84,28 +75,7 @@ def test_padding_is_not_there(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_adjoint_equals_differences(name: str) -> None:
-    """Along one random direction for each input; anchors count as states of their own here."""
-    rule, program, chunk = compiled(name).rule, program_of(name), 4
-    values = values_of(rule, 10, seed=1)
-    rng = np.random.default_rng(2)
-    y, states, entries = run_rule(rule, program, values, chunk, 0)
-    d_y = rng.standard_normal(y.shape)
-    d_states = {n: rng.standard_normal(x.shape) for n, x in states.items()}
-
-    def loss(changed: Arrays) -> float:
-        y, states, _ = run_rule(rule, program, changed, chunk, 0)
-        return float((y * d_y).sum() + sum((x * d_states[n]).sum() for n, x in states.items()))
-
-    back = adjoint(program)
-    found = run_rule_adjoint(rule, back, values, entries, d_y, d_states, chunk)
-    assert set(found) == {x.name for x in program.inputs if x.role.differentiable}
-    for x, gradient in found.items():
-        along = rng.standard_normal(values[x].shape)
-        step = 5e-6 / np.abs(along).max()
-        at = [loss(values | {x: values[x] + n * step * along}) for n in (-2, -1, 1, 2)]
-        slope = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)
-        assert abs((gradient * along).sum() - slope) < 1e-6 * max(1.0, abs(slope)), x
-        assert np.abs(gradient).max() > 1e-6, f"{x} is not tested"
+    assert_adjoint(compiled(name))
 
 
 SHIFTS = """

@@ -1,6 +1,6 @@
 """Certificates of every shipped memory on a GPU, in float32 and bfloat16: kernels and chunk forms.
 
-    python benchmarks/gpu_certificates.py
+    python benchmarks/gpu_certificates.py [NAME ...]
 
 Prints for each how many comparisons are green, red and not judged, and writes them to
 gpu_certificates.json in $OUT (or here).  Exit code 1 if anything is red, or if something at the default
@@ -50,8 +50,8 @@ def judged(case: tuple[str, str]) -> list[dict[str, object]]:
 
 
 def main() -> int:
-    files = sorted(path.stem for path in Path(miras.__file__).with_name("specs").glob("*.mem"))
-    cases = list(product(files, ("float32", "bfloat16")))
+    every = sorted(path.stem for path in Path(miras.__file__).with_name("specs").glob("*.mem"))
+    cases = list(product(sys.argv[1:] or every, ("float32", "bfloat16")))
     with ProcessPoolExecutor(12, mp_context=multiprocessing.get_context("spawn")) as pool:
         rows = [row for found in pool.map(judged, cases) for row in found]
     report = {

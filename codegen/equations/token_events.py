@@ -109,10 +109,11 @@ class TokenEvents:
                 lines += self._named(dual, formulas.decay * self._hole(weight, dual))
         for turn in self.model.turns:
             names = [self._kept(w) for w in (turn.real, turn.imaginary)]
-            holes = [
-                self._hole(w, n) for w, n in zip((turn.real, turn.imaginary), names, strict=True)
-            ]
-            lines += self._lines(tuple(zip(names, turn.of(*holes), strict=True)))
+            before = f"keep_{names[0]}"  # the imaginary part takes in the real one as it was
+            lines.append((self.style.name(before), self.style.name(names[0])))
+            holes = self._hole(turn.real, before), self._hole(turn.imaginary, names[1])
+            for name, node in zip(names, turn.of(*holes), strict=True):
+                lines += self._lines(((name, node),))
         often = ", once a token" if self.model.steps_per_token > 1 else ""
         return Event(f"decay{often}", tuple(lines))
 
@@ -139,10 +140,14 @@ class TokenEvents:
 
     def _write(self) -> Event:
         lines: list[tuple[str, str]] = []
-        for weight, formulas in self.model.formulas:
+        for number, (weight, formulas) in enumerate(self.model.formulas):
             if formulas.penalty is not None:
                 lines += self._penalised(weight, formulas)
                 continue
+            later = [rule for _, f in self.model.formulas[number + 1 :] for _, rule in f.rules]
+            if formulas.kept in inputs_of(later):
+                name = self._kept(weight)
+                lines.append((self.style.name(f"keep_{name}"), self.style.name(name)))
             lines += self._assignments(weight, formulas, list(formulas.rules), self._kept(weight))
             if self.model.at_chunk and link_function(self.model) is not None:
                 dual = self._each("dual", weight)
@@ -169,7 +174,13 @@ class TokenEvents:
         ):
             kept = f"keep_{name}"
             lines.append((self.style.name(kept), self.style.name(name)))
-        holes = {
+        earlier = True
+        holes: dict[Input, str] = {}
+        for other, own in self.model.formulas:  # what rules set, in their order, others read
+            earlier = earlier and other != weight
+            named = self._kept(other)
+            holes |= {own.newest: named, own.kept: f"keep_{named}" if earlier else named}
+        holes |= {
             formulas.grad: self._grad(weight),
             formulas.kept: kept,
             formulas.newest: name,

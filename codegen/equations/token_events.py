@@ -144,8 +144,8 @@ class TokenEvents:
             if formulas.penalty is not None:
                 lines += self._penalised(weight, formulas)
                 continue
-            later = [rule for _, f in self.model.formulas[number + 1 :] for _, rule in f.rules]
-            if formulas.kept in inputs_of(later):
+            after = [f for _, f in self.model.formulas[number + 1 :] if f.kept != formulas.kept]
+            if formulas.kept in inputs_of([rule for f in after for _, rule in f.rules]):
                 name = self._kept(weight)
                 lines.append((self.style.name(f"keep_{name}"), self.style.name(name)))
             lines += self._assignments(weight, formulas, list(formulas.rules), self._kept(weight))

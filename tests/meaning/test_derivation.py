@@ -20,8 +20,8 @@ from tests.meaning.derived import (
 )
 
 NAMES = {
-    "additive": "LinearAttention GLA HGRN HGRN2 Mamba2 RWKV6 MinGRU SWLA DecayingFastWeights "
-    "GatedSlotAttention Raven MLSTM LRU Mamba3 NormalisedAttention RetNet Lightning",
+    "additive": "LinearAttention GLA HGRN HGRN2 Mamba2 RWKV6 MinGRU SWLA DFW "
+    "GSA Raven MLSTM LRU Mamba3 NormalisedAttention RetNet Lightning",
     "affine": "DeltaNet GatedDeltaNet DeltaProduct RWKV7 KDA Comba GatedDeltaNet2 MomentumDeltaNet "
     "QDelta TitansLinear PreconditionedGDN",
     "substitution": "LogCoshMomentum ValueShift AbsoluteError CubedError HuberChannels HuberLength "

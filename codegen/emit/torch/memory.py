@@ -72,7 +72,7 @@ def emit_memory(plan: KernelPlan, prefix: str, kernels: str = "") -> str:
 
 def _equations(plan: KernelPlan) -> list[str]:
     """The rule for one token as lines of a docstring; a long one is left to the function of a token."""
-    lines = [piece for line in plan.interface.equations for piece in prose(line)]
+    lines = [piece for line in plan.interface.equations for piece in prose(line, 8)]
     return lines if len(lines) <= LONGEST_DOCSTRING else []
 
 

@@ -17,7 +17,19 @@ import sympy as sp
 
 from miras_dsl.codegen.plan.kernel_plan import Kernel, KernelPlan, computed, walks
 from miras_dsl.ir import ForwardSubstitution, Input, Node, Program, postorder
-from miras_dsl.spec import Apply, Decay, Gate, Loss, MemorySpec, Network, Ref, State, Token, Turn, Write
+from miras_dsl.spec import (
+    Apply,
+    Decay,
+    Gate,
+    Loss,
+    MemorySpec,
+    Network,
+    Ref,
+    State,
+    Token,
+    Turn,
+    Write,
+)
 
 from .digest import sha256
 from .pipeline import CompiledMemory

@@ -28,8 +28,7 @@ NAMES = {
     "HeavyTails EraseAndHold Longhorn",
     "anchored": "TTTLinear TTTMLP Titans Yaad Memora Moneta MonetaPrinted",
     "sweeps": "YaadSweeps",
-    "token by token": "OmegaNet ChannelMomentum Atlas ElasticNet SoftThreshold BoundedMemory "
-    "M2RNN",
+    "token by token": "OmegaNet ChannelMomentum Atlas ElasticNet SoftThreshold BoundedMemory M2RNN",
 }
 FAMILIES = {name: family for family, names in NAMES.items() for name in names.split()}
 EVERY = shipped_names("form")

@@ -82,7 +82,9 @@ TEXTS = {
     "one angle": TURNING.replace("AXIS", "").replace("DECAY", "[value]"),
     "scaled by a statistic": STATISTIC,
     "rows and columns": ENTRIES.replace("BIAS", "dot").replace("PREDICT", ""),
-    "rows and columns, squared error": ENTRIES.replace("BIAS", "l2").replace("PREDICT", "predict, "),
+    "rows and columns, squared error": ENTRIES.replace("BIAS", "l2").replace(
+        "PREDICT", "predict, "
+    ),
 }
 
 
@@ -157,7 +159,9 @@ def test_a_token_that_is_not_there_is_no_maximum(operands: str) -> None:
         values[token] = values[token] * there[:, None]
     largest, found = shares(memory, values, 6)
     assert largest == 1.0
-    assert found["new"].tolist() == [float(t == {"oldest": 1, "newest": 3}[operands]) for t in range(6)]
+    assert found["new"].tolist() == [
+        float(t == {"oldest": 1, "newest": 3}[operands]) for t in range(6)
+    ]
 
 
 # ------------------------------------------------------------ what is refused

@@ -137,9 +137,7 @@ PAPERS: dict[tuple[str, str], Callable[[One], Tensor]] = {
         retained.soft_threshold, *QKV, "alpha", "gamma", "eta"
     ),
     ("bounded_memory", "BoundedMemory"): matrix(retained.bounded_memory, *GATED),
-    ("dfw", "DFW"): matrix(
-        several_states.decaying_fast_weights, *QKV, "beta", "alpha"
-    ),
+    ("dfw", "DFW"): matrix(several_states.decaying_fast_weights, *QKV, "beta", "alpha"),
     ("gsa", "GSA"): matrix(several_states.slots, *QKV, "alpha"),
     ("raven", "Raven"): matrix(several_states.slots, *QKV, "alpha"),
     ("mlstm", "MLSTM"): matrix(several_states.mlstm, *QKV, "input", "forget"),

@@ -302,7 +302,8 @@ def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
 
 FUNCTIONS = (
     sigmoid, softplus, logcosh, ge0, gt0, sign, where, abs_pow, signed_pow, pow_nonneg, absolute, sqrt,
-    rsqrt, hypot, hypot_slope, erf, asinh, within_turn, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
+    rsqrt, hypot, hypot_slope, erf, asinh, within_turn, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin,
+    sp.cos,
 )  # fmt: skip
 """Every function that may occur in a scalar formula; printers and tests go through this list."""
 

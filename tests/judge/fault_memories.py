@@ -180,7 +180,8 @@ memory Largest(dk, dv) {
   architecture { C: matrix[value, key] = zero   m: number   M(z) = C @ z * exp(m) }
   bias         -dot(C @ key, value)
   retention    none
-  algorithm    { m = max(fade + keep(m), new)   C = exp(keep(m) - m) * keep(C) - exp(new - m) * grad }, exact
+  algorithm    { m = max(fade + keep(m), new)
+                 C = exp(keep(m) - m) * keep(C) - exp(new - m) * grad }, exact
   order        write, read
   gates        { fade = -softplus(linear(x))   new = linear(x) }
 }

@@ -12,6 +12,7 @@ from functools import lru_cache
 import sympy as sp
 from sympy.core.function import ArgumentIndexError
 
+from .angle import within_turn
 from .hypotenuse import hypot, hypot_slope, inside_asinh
 
 OPERANDS = tuple(sp.Symbol(f"x{n}", real=True) for n in range(1024))
@@ -74,19 +75,6 @@ class asinh(_Real):
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return 1 / hypot(self.args[0], sp.Integer(1))
-
-
-class within_turn(_Real):
-    """x less whole turns of 2 pi, from -pi to pi: an angle with the same sine and cosine.  The derivative
-    is 1, as of x, also where it jumps.  A sum of such angles keeps the digits that a sum of large ones
-    would lose."""
-
-    @classmethod
-    def definition(cls, x: sp.Expr) -> sp.Expr:
-        return x - 2 * sp.pi * sp.floor(x / (2 * sp.pi) + sp.Rational(1, 2))
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return sp.Integer(1)
 
 
 class ge0(sp.Function):

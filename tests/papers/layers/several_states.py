@@ -83,7 +83,8 @@ def lru(x: Tensor, p: Parameters, heads: int) -> Tensor:
 
 def mamba3(x: Tensor, p: Parameters, heads: int) -> Tensor:
     """2603.15569 and its code: dt = softplus(W x + b), |e^(dt A)| = exp(-A dt), angles pi dt tanh(W x)
-    with pi written 3.14159, share sigmoid(W x).  B is conjugated, which names the parameters of its imaginary part otherwise."""
+    with pi written 3.14159, share sigmoid(W x).  B is conjugated, which names the
+    parameters of its imaginary part otherwise."""
     q, k, v = projected(x, p, heads, "query", "key", "value")
     q_im, k_im, turn = projected(x, p, heads, "query_im", "key_im", "angle")
     c, b, turn = torch.complex(unit(q), q_im), torch.complex(unit(k), -k_im), torch.tanh(turn)

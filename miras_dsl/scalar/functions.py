@@ -120,8 +120,7 @@ class sign(sp.Function):
 
 
 class where(sp.Function):
-    """``where(c, a, b)``: a where c is not 0, else b.  The branch that is not taken may be infinite or
-    NaN.  The derivative with respect to c is 0."""
+    """a where c is not 0, else b; the other may be infinite or NaN.  The derivative by c is 0."""
 
     nargs = 3
     is_real = True
@@ -289,9 +288,8 @@ def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
 
 
 FUNCTIONS = (
-    sigmoid, softplus, logcosh, ge0, gt0, sign, where, abs_pow, signed_pow, pow_nonneg, absolute, sqrt,
-    rsqrt, hypot, hypot_slope, erf, asinh, within_turn, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin,
-    sp.cos,
+    sigmoid, softplus, logcosh, ge0, gt0, sign, where, abs_pow, signed_pow, pow_nonneg, absolute, sqrt, rsqrt,
+    hypot, hypot_slope, erf, asinh, within_turn, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
 )  # fmt: skip
 """Every function that may occur in a scalar formula; printers and tests go through this list."""
 

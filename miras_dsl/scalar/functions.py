@@ -1,8 +1,7 @@
 """Scalar functions as sympy functions with stated derivatives, whose values stay finite.
 
-sympy's own `Abs`, `Max`, `Piecewise` and `Heaviside` either cannot be differentiated twice or give NaN
-where a kernel needs a number.  Most functions here are defined for every real number, and each derivative
-is stated, almost everywhere, by functions of this file.
+sympy's own `Abs`, `Max`, `Piecewise` and `Heaviside` cannot be differentiated twice, or give NaN.  Most
+functions here are defined for every real number; derivatives are stated, almost everywhere.
 """
 
 from __future__ import annotations
@@ -288,8 +287,9 @@ def power(x: sp.Expr, p: sp.Expr) -> sp.Expr:
 
 
 FUNCTIONS = (
-    sigmoid, softplus, logcosh, ge0, gt0, sign, where, abs_pow, signed_pow, pow_nonneg, absolute, sqrt, rsqrt,
-    hypot, hypot_slope, erf, asinh, within_turn, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin, sp.cos,
+    sigmoid, softplus, logcosh, ge0, gt0, sign, where, abs_pow, signed_pow, pow_nonneg, absolute, sqrt,
+    rsqrt, hypot, hypot_slope, erf, asinh, within_turn, sp.exp, sp.log, sp.tanh, sp.sinh, sp.cosh, sp.sin,
+    sp.cos,
 )  # fmt: skip
 """Every function that may occur in a scalar formula; printers and tests go through this list."""
 

@@ -36,7 +36,7 @@ SPANNING = frozenset({
 
 _NAMES = {
     "additive": "LinearAttention RetNet Lightning GLA HGRN HGRN2 Mamba2 RWKV6 MinGRU SWLA "
-    "DecayingFastWeights GatedSlotAttention Raven MLSTM LRU Mamba3 NormalisedAttention",
+    "DFW GSA Raven MLSTM LRU Mamba3 NormalisedAttention",
     "affine": "DeltaNet GatedDeltaNet DeltaProduct RWKV7 KDA Comba GatedDeltaNet2 MomentumDeltaNet "
     "QDelta TitansLinear PreconditionedGDN",
     "substitution": "LogCoshMomentum ValueShift AbsoluteError CubedError HuberChannels HuberLength "

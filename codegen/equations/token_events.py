@@ -151,10 +151,14 @@ class TokenEvents:
 
     def _write(self) -> Event:
         lines: list[tuple[str, str]] = []
-        for weight, formulas in self.model.formulas:
+        for number, (weight, formulas) in enumerate(self.model.formulas):
             if formulas.penalty is not None:
                 lines += self._penalised(weight, formulas)
                 continue
+            after = [f for _, f in self.model.formulas[number + 1 :] if f.kept != formulas.kept]
+            if formulas.kept in inputs_of([rule for f in after for _, rule in f.rules]):
+                name = self._kept(weight)
+                lines.append((self.style.name(f"keep_{name}"), self.style.name(name)))
             lines += self._assignments(weight, formulas, list(formulas.rules), self._kept(weight))
             if self.model.at_chunk and link_function(self.model) is not None:
                 dual = self._each("dual", weight)

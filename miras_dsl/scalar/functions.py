@@ -1,8 +1,7 @@
 """Scalar functions as sympy functions with stated derivatives, whose values stay finite.
 
-sympy's own `Abs`, `Max`, `Piecewise` and `Heaviside` either cannot be differentiated twice or give NaN
-where a kernel needs a number.  Most functions here are defined for every real number, and each derivative
-is stated, almost everywhere, by functions of this file.
+sympy's own `Abs`, `Max`, `Piecewise` and `Heaviside` cannot be differentiated twice, or give NaN.  Most
+functions here are defined for every real number; derivatives are stated, almost everywhere.
 """
 
 from __future__ import annotations
@@ -107,8 +106,7 @@ class sign(sp.Function):
 
 
 class where(sp.Function):
-    """``where(c, a, b)``: a where c is not 0, else b.  The branch that is not taken may be infinite or
-    NaN.  The derivative with respect to c is 0."""
+    """a where c is not 0, else b; the other may be infinite or NaN.  The derivative by c is 0."""
 
     nargs = 3
     is_real = True

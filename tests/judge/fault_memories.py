@@ -164,6 +164,41 @@ TEXTS |= {
         "Orthogonal", algorithm="muon(eta, mu), exact", gates=f"{ETA} / 4   {MU}"
     ),
 }
+TEXTS |= {
+    "turning": """
+memory Turning(dk, dv) {
+  tokens       { query  key  value  key_im[key] }
+  architecture S: matrix[value, key, complex]
+  bias         -real(dot(S @ complex(key, key_im), value))
+  retention    decay polar(alpha, angle)
+  algorithm    gd(1), exact
+  order        decay, write, read
+  read         real(S @ complex(query, key_im))
+  gates        { alpha = 0.5 + 0.5 * sigmoid(linear(x))   angle[key] = linear(x) }
+}
+""",
+    "largest": """
+memory Largest(dk, dv) {
+  architecture { C: matrix[value, key] = zero   m: number   M(z) = C @ z * exp(m) }
+  bias         -dot(C @ key, value)
+  retention    none
+  algorithm    { m = max(fade + keep(m), new)
+                 C = exp(keep(m) - m) * keep(C) - exp(new - m) * grad }, exact
+  order        write, read
+  gates        { fade = -softplus(linear(x))   new = linear(x) }
+}
+""",
+    "two retentions": """
+memory TwoRetentions(dk, dv) {
+  architecture { S: matrix[value, key] = zero   A: vector[key]   M(z) = S @ z }
+  bias         l2
+  retention    S: decay alpha, A: decay fade
+  algorithm    { A = keep(A) + rate * key^2   S = keep(S) - eta * grad / (1 + A) }, exact
+  order        decay, predict, write, read
+  gates        { alpha, fade = 0.5 + 0.5 * sigmoid(linear(x))   eta, rate = sigmoid(linear(x)) }
+}
+""",
+}
 
 PROJECTED = """
 memory Projected(d) {

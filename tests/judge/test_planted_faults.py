@@ -27,6 +27,7 @@ from tests.judge import (
     faults_reverse,
     faults_rules,
     faults_running,
+    faults_states,
 )
 from tests.judge.fault_memories import IN_BLOCKS, LAYERS, MODELS, TEXTS
 from tests.judge.faults import FAULTS, Fault, cases, spec_of
@@ -42,6 +43,7 @@ PLACES = {
     faults_rules: "algorithm, retention",
     faults_module: "module",
     faults_blocks: "blocks",
+    faults_states: "several weights",
 }
 SUBJECTS = [*TEXTS, *LAYERS, *MODELS, *IN_BLOCKS]
 PLANTED = sorted(FAULTS, key=lambda f: SUBJECTS.index(f.memory))

@@ -29,7 +29,9 @@ SHIPPED = (
     "linear_attention", "gla", "deltanet", "gated_deltanet", "rwkv7", "delta_product", "hgrn",
     "logcosh_momentum",
 )  # fmt: skip
-NAMES = (*SHIPPED, *EXTRA)
+SEVERAL = ("mlstm", "mamba3", "preconditioned_gdn", "lru", "dfw", "normalised_attention")
+"""Shipped memories with several weights, complex ones, or decays of rows and columns."""
+NAMES = (*SHIPPED, *EXTRA, *SEVERAL)
 
 # Segments have 16 tokens: none of one, a part, one and a part.
 CASES = (

@@ -103,6 +103,8 @@ def _check_steps(module, layer) -> None:
         _, state = layer.step(x[:, t], state)
         for name, value in module.seen["step"].items():
             wanted = whole[name] if value.shape == whole[name].shape else whole[name][:, t]
+            if name.startswith("log_"):  # of a number near 0 the logarithm has few digits
+                value, wanted = value.exp(), wanted.exp()
             torch.testing.assert_close(value, wanted, msg=name)
     assert all(torch.isfinite(v).all() for _, v in states.leaves(state))
 

@@ -67,8 +67,8 @@ LAYERS: dict[tuple[str, str], Callable[..., Tensor]] = {
         retained.soft_threshold, squashed("gamma", 0.02), ETA
     ),
     ("bounded_memory", "BoundedMemoryLayer"): gated(retained.bounded_memory, ETA),
-    ("dfw", "DecayingFastWeightsLayer"): several_states.decaying_fast_weights,
-    ("gsa", "GatedSlotAttentionLayer"): several_states.gated_slots,
+    ("dfw", "DFWLayer"): several_states.decaying_fast_weights,
+    ("gsa", "GSALayer"): several_states.gated_slots,
     ("raven", "RavenLayer"): several_states.raven,
     ("mlstm", "MLSTMLayer"): several_states.mlstm,
     ("lru", "LRULayer"): several_states.lru,

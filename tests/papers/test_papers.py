@@ -137,10 +137,8 @@ PAPERS: dict[tuple[str, str], Callable[[One], Tensor]] = {
         retained.soft_threshold, *QKV, "alpha", "gamma", "eta"
     ),
     ("bounded_memory", "BoundedMemory"): matrix(retained.bounded_memory, *GATED),
-    ("dfw", "DecayingFastWeights"): matrix(
-        several_states.decaying_fast_weights, *QKV, "beta", "alpha"
-    ),
-    ("gsa", "GatedSlotAttention"): matrix(several_states.slots, *QKV, "alpha"),
+    ("dfw", "DFW"): matrix(several_states.decaying_fast_weights, *QKV, "beta", "alpha"),
+    ("gsa", "GSA"): matrix(several_states.slots, *QKV, "alpha"),
     ("raven", "Raven"): matrix(several_states.slots, *QKV, "alpha"),
     ("mlstm", "MLSTM"): matrix(several_states.mlstm, *QKV, "input", "forget"),
     ("lru", "LRU"): lru,
@@ -168,7 +166,7 @@ TIED = {
     "HGRN": ("eta", "alpha"),
     "HGRN2": ("key", "alpha"),
     "MinGRU": ("alpha", "eta"),
-    "GatedSlotAttention": ("slot", "alpha"),
+    "GSA": ("slot", "alpha"),
     "Raven": ("slot", "alpha"),
 }
 """What these specs define as 1 less a gate: the first by the second."""

@@ -32,7 +32,7 @@ DOCS = {
     "before_forward": "more of that, which the backward pass does not need",
     "loop": "what reads the states at the start of a chunk, and later states need",
     "next_state": "the states after a chunk",
-    "after": "what reads the states at the start of a chunk, and no later state needs",
+    "after": "what reads the states at a chunk's start, and no later state needs",
     "answer": "what leaves the memory",
     "back_before": "gradients: what needs no carried cotangent, for all chunks at once",
     "back_loop": "gradients: one chunk after the other, from the last",

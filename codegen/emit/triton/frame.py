@@ -119,7 +119,7 @@ class Frame:
         axes = tuple(a for a in SIZES if a == VALUE or any(a in x.node.axes for x in every))
         keeps = self.phase is Phase.FORWARD
         gradients = "" if keeps else "Gradients of "
-        order = ", token by token:" if keeps else ", from the last token to the first:"
+        order = ", token by token:" if keeps else ", the last token first:"
         return {
             "name": prefix,
             "title": f"{gradients}{plan.name} ({plan.interface.cited}){order}",

@@ -114,14 +114,16 @@ class _Formula:
                     side.append(part)
         over, under = number_parts(number)
         above, below = [*over, *above], [*under, *below]
-        rows = self._outer_axes([*above, *below])
+        # A vector scales a matrix along its axis; two that meet first need their outer product.
+        vectors = [f for f in (*above, *below) if len(self.axes(f)) <= 1]
+        rows = self._outer_axes(vectors)
         if rows is None:
             return self._fraction(above, below)
         groups = []
         for axes in rows:
             sides = [[f for f in side if self.axes(f) == axes] for side in (above, below)]
             groups.append(self._fraction(*sides))
-        scales = [[f for f in side if not self.axes(f)] for side in (above, below)]
+        scales = [[f for f in side if len(self.axes(f)) != 1] for side in (above, below)]
         made = self._outer(*groups)
         if not any(scales):
             return made

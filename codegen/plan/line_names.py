@@ -49,10 +49,10 @@ def style_of(model: MemoryModel, states: Iterable[StateTensor] = (), latex: bool
         rows = tuple(axis for axis in weight.axes if axis != column)
         if rows and column is not None:
             matrices[weight.name] = (*rows, column)
-            # What stands for this weight in the rules of others.
+            # What stands for this weight alone in the rules of others.
             formulas = model.formulas_of(weight.name)
-            for hole in (formulas.grad, formulas.kept, formulas.newest):
-                if hole.name.endswith(f" {weight.name}"):
+            if all(f is formulas or f.kept is not formulas.kept for _, f in model.formulas):
+                for hole in (formulas.grad, formulas.kept, formulas.newest):
                     matrices[hole.name] = matrices[weight.name]
     for state in states:
         if state.of in matrices and set(state.axes) == set(matrices[state.of]):

@@ -179,11 +179,11 @@ memory Turning(dk, dv) {
 """,
     "largest": """
 memory Largest(dk, dv) {
-  architecture { C: matrix[value, key] = zero   m: number   M(z) = C @ z * exp(m) }
+  architecture { C: matrix[value, key] = zero   m: number   M(z) = C @ z }
   bias         -dot(C @ key, value)
   retention    none
   algorithm    { m = max(fade + keep(m), new)
-                 C = exp(keep(m) - m) * keep(C) - exp(new - m) * grad }, exact
+                 C = keep(C) - exp(new - m) * grad }, exact
   order        write, read
   gates        { fade = -softplus(linear(x))   new = linear(x) }
 }

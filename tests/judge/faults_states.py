@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from miras_dsl.codegen.derive import running_max, transitions
-from miras_dsl.codegen.derive.transition import Turn
+from miras_dsl.codegen.derive import running_max, state_reader, transitions
+from miras_dsl.codegen.derive.running_max import MaxUpdate
+from miras_dsl.codegen.derive.transition import Turn, When
 from miras_dsl.codegen.derive.transitions import Transitions
-from miras_dsl.ir import Axis, I, Input, Node, Shift
+from miras_dsl.ir import Axis, I, Input, Node, Number, Shift, substitute
 from tests.judge.faults import Patch, fault
 
 
@@ -33,10 +34,17 @@ def _(patch: Patch) -> None:
 
 @fault("largest", "a running maximum forgets what it was when the chunk began")
 def _(patch: Patch) -> None:
-    def newer_only(older: Node, newer: Node, oldest: bool) -> Node:
-        return newer
+    made = running_max.running_max
 
-    patch.setattr(running_max, "_larger", newer_only)
+    def without_start(
+        update: MaxUpdate, state: Input, when: When, vectorize: Callable[[Node], Node]
+    ) -> Node:
+        (found,) = substitute(
+            [made(update, state, when, vectorize)], {state: Number(running_max.LOWEST)}
+        )
+        return found
+
+    patch.setattr(state_reader, "running_max", without_start)
 
 
 @fault("largest", "of equal values the newest has the derivative of the oldest")

@@ -27,7 +27,7 @@ from miras_dsl.runtime.run import MemoryOp, MemoryTable, Region, ScanProgram
 from miras_dsl.source import Source
 from miras_dsl.spec import FileSpec, MemorySpec
 from tests.meaning.derived import extents, shipped, shipped_names
-from tests.shipped_specs import FAMILIES
+from tests.shipped_specs import FAMILIES, spanning_case
 
 HEADS = 1
 BY_TOKEN = """
@@ -122,7 +122,9 @@ def arguments(compiled: CompiledMemory, tokens: int) -> tuple[dict[str, Tensor],
 
 
 @pytest.mark.parametrize("tokens", [1, 40, 130])
-@pytest.mark.parametrize("name", shipped_names("form"))
+@pytest.mark.parametrize(
+    "name", [spanning_case(n, [n]) for n, f in sorted(FAMILIES.items()) if f != "token by token"]
+)
 def test_steps_are_those_that_the_plan_states(
     name: str, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,13 @@ print("read")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kept", [True, False], ids=["same cache", "empty cache"])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        pytest.param(True, marks=pytest.mark.thorough, id="same cache"),
+        pytest.param(False, id="empty cache"),
+    ],
+)
 @pytest.mark.parametrize("name", KINDS)
 def test_another_process_reads_it(library, name, kept, tmp_path):
     """One that has imported nothing of ours; also on a machine where the module was never made."""

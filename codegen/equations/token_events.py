@@ -183,9 +183,14 @@ class TokenEvents:
             kept = f"keep_{name}"
             lines.append((self.style.name(kept), self.style.name(name)))
         holes: dict[Node, str] = {}
+        is_set = True  # weights before this one have new values, those after it not yet
         for other, others in self.model.formulas:
-            was = f"keep_{other}" if self._is_kept_apart(other, list(others.rules)) else other
-            holes |= {others.grad: self._grad(other), others.kept: was, others.newest: other}
+            is_set = is_set and other != weight
+            now = self._kept(other)
+            was = (
+                f"keep_{now}" if is_set and self._is_kept_apart(other, list(others.rules)) else now
+            )
+            holes |= {others.grad: self._grad(other), others.kept: was, others.newest: now}
         holes |= {
             formulas.grad: self._grad(weight),
             formulas.kept: kept,

@@ -154,6 +154,23 @@ def test_a_shipped_token_reads_back(name: str) -> None:
     assert check_token(compiled(name)) == (not solved)
 
 
+def test_a_weight_that_others_read_before_and_after_it_is_set_reads_back() -> None:
+    assert check_token(
+        of_text("""
+memory Three(dk, dv) {
+  architecture { C: matrix[value, key] = zero   a, b, c: vector[key]   M(z) = C @ (z * (a + c)) }
+  bias         -dot(C @ key, value)
+  retention    none
+  algorithm    { a = keep(a) / 2 + keep(b)
+                 b = keep(b) / 3 + a * key
+                 c = keep(c) / 4 + keep(b) - b
+                 C = keep(C) - grad }, exact
+  order        predict, write, read
+}
+""")
+    )
+
+
 def test_tokens_of_random_memories_read_back() -> None:
     """Recipes that cover the design space; most of them are in the language to the last line."""
     coverage: Counter[tuple[str, str]] = Counter()
